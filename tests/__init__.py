@@ -1,0 +1,1 @@
+"""Tests of optadamw, run by `python -m pytest` from the repository root."""
