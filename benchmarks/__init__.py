@@ -1,0 +1,1 @@
+"""Benchmarks of optadamw against Optax, Keras and PyTorch: `python -m benchmarks`."""

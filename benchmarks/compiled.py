@@ -1,0 +1,89 @@
+"""Time to trace, lower and compile a step, and the memory of what was compiled."""
+
+import gc
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.contenders.contender import Contender
+from benchmarks.workloads import Config
+
+PHASES = ("trace_s", "lower_s", "compile_s")
+
+
+def measure(contender: Contender, config: Config, tree: Any) -> dict[str, float]:
+    """Traces, lowers and compiles one contender's step once, with nothing reused.
+
+    Returns:
+        The seconds of each phase, and bytes: of temporaries, of the donated arrays, of
+        those among them whose memory the results take over, and of the parameters.
+    """
+    assert contender.program is not None
+    program = contender.program(config, tree)
+    carry = jax.eval_shape(program.init, tree)
+    jax.clear_caches()
+    gc.collect()
+    # A new function object each time, because the program was made anew.
+    function = jax.jit(program.step, donate_argnums=1)
+    start = time.perf_counter()
+    traced = function.trace(tree, carry)
+    traced_at = time.perf_counter()
+    lowered = traced.lower()
+    lowered_at = time.perf_counter()
+    compiled = lowered.compile()
+    end = time.perf_counter()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return {
+        "trace_s": traced_at - start,
+        "lower_s": lowered_at - traced_at,
+        "compile_s": end - lowered_at,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "aliased_bytes": memory.alias_size_in_bytes,
+        "donated_bytes": size_in_bytes(carry),
+        "parameter_bytes": size_in_bytes(tree),
+    }
+
+
+def alternate(
+    contenders: Mapping[str, Contender],
+    config: Config,
+    tree: Any,
+    tiny: Any,
+    rounds: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Measures each contender in turn, in random order, round after round.
+
+    Args:
+        contenders: The contenders by name; all of them on JAX.
+        config: The configuration.
+        tree: The shapes of the parameters.
+        tiny: A small tree of the same kind, run through first, so that no contender
+            pays for imports and for starting the compiler.
+        rounds: How often.
+        seed: Of the random order.
+
+    Returns:
+        For each contender the seconds of each phase as lists, the bytes as numbers.
+    """
+    order = np.random.default_rng(seed)
+    for contender in contenders.values():
+        measure(contender, config, tiny)
+    results: dict[str, dict[str, Any]] = {name: {} for name in contenders}
+    for _ in range(rounds):
+        for name in order.permutation(list(contenders)):
+            for key, value in measure(contenders[name], config, tree).items():
+                if key in PHASES:
+                    results[name].setdefault(key, []).append(value)
+                else:
+                    results[name][key] = value
+    return results
+
+
+def size_in_bytes(tree: Any) -> int:
+    """Adds up the bytes of a tree of arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

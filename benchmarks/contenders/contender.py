@@ -1,0 +1,72 @@
+"""What the timing and the check need of an implementation."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from benchmarks.reference import OURS, Conventions
+from benchmarks.workloads import Config
+
+
+class UnavailableError(Exception):
+    """An installed implementation cannot run here; the message says why."""
+
+
+class Session(Protocol):
+    """Parameters, gradients and optimizer state, resident on the device."""
+
+    def load(self, gradients: Iterable[np.ndarray]) -> None:
+        """Puts the gradients of the following steps on the device."""
+        ...
+
+    def step(self) -> None:
+        """Starts one optimizer step, in place."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when everything that was started has finished."""
+        ...
+
+    def parameters(self) -> list[np.ndarray]:
+        """Copies the sampled elements of each parameter to the host."""
+        ...
+
+    def average(self) -> list[np.ndarray]:
+        """Copies the sampled elements of each parameter's moving average."""
+        ...
+
+
+class Program(NamedTuple):
+    """A step as a pure function, for implementations on JAX.
+
+    `carry` is everything that a step replaces, and all of it is donated.
+
+    Attributes:
+        step: `(gradients, carry) -> carry`.
+        init: `parameters -> carry`.
+        parameters: `carry -> parameters`.
+        average: `carry -> moving average of the parameters`.
+    """
+
+    step: Callable[[Any, Any], Any]
+    init: Callable[[Any], Any]
+    parameters: Callable[[Any], Any]
+    average: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """An implementation and how it is run.
+
+    Attributes:
+        open: Makes a session from a configuration, a tree of shapes, and parameters.
+        program: The step as a function, made anew by each call from a configuration
+            and a tree of shapes; None if the implementation is not on JAX.
+        conventions: Where its numbers differ by design.
+    """
+
+    open: Callable[[Config, Any, Iterable[np.ndarray]], Session]
+    program: Callable[[Config, Any], Program] | None
+    conventions: Conventions = OURS

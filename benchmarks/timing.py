@@ -1,0 +1,50 @@
+"""Step times of several contenders, alternating in one process."""
+
+import gc
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.contenders.contender import Session
+
+
+def alternate(
+    sessions: Mapping[str, Session], rounds: int, burst: int, seed: int
+) -> dict[str, list[list[float]]]:
+    """Times a few steps of each contender in turn, in random order, round after round.
+
+    Every step is timed by itself, from the call until all its results exist. The first
+    step of a turn is not timed: it brings the contender's memory back into the caches
+    and outlasts the threads of the previous one (OpenMP's spin for about 1 ms).
+
+    Args:
+        sessions: The contenders by name, compiled and loaded.
+        rounds: How many turns each contender has.
+        burst: How many steps are timed in a turn.
+        seed: Of the random order.
+
+    Returns:
+        For each contender, for each round, the seconds of each timed step.
+    """
+    order = np.random.default_rng(seed)
+    samples: dict[str, list[list[float]]] = {name: [] for name in sessions}
+    gc.collect()
+    gc.disable()  # A collection takes milliseconds and would strike at random.
+    try:
+        for _ in range(rounds):
+            for name in order.permutation(list(sessions)):
+                session = sessions[name]
+                session.step()
+                session.wait()
+                samples[name].append([_one(session) for _ in range(burst)])
+    finally:
+        gc.enable()
+    return samples
+
+
+def _one(session: Session) -> float:
+    start = time.perf_counter()
+    session.step()
+    session.wait()
+    return time.perf_counter() - start
