@@ -1,0 +1,8 @@
+"""Run the command line as `python -m optadamw`."""
+
+import sys
+
+from optadamw.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

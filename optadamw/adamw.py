@@ -1,0 +1,185 @@
+"""`adamw`: the public atoms, chained."""
+
+from typing import Any, Literal
+
+from optadamw.rules.adam import EpsMode, scale_by_adam
+from optadamw.rules.amsgrad import amsgrad_max
+from optadamw.rules.caution import cautious
+from optadamw.rules.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from optadamw.rules.decay import DecayMode, add_decoupled_weight_decay
+from optadamw.rules.ema import ema_params
+from optadamw.rules.maximize import maximize as maximize_objective
+from optadamw.rules.rate import scale_by_learning_rate
+from optadamw.transformation import Transformation, chain, spelled
+from optadamw.types import DTypeLike, ScalarOrSchedule
+
+
+@spelled
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = False,
+    amsgrad: bool | Literal["raw", "corrected"] | None = None,
+    bias_correction: bool | None = None,
+    eps_mode: EpsMode | None = None,
+    clip_value: ScalarOrSchedule | None = None,
+    clip_norm: ScalarOrSchedule | None = None,
+    clip_global_norm: ScalarOrSchedule | None = None,
+    ema_decay: ScalarOrSchedule | None = None,
+    ema_overwrite_every: int | None = None,
+    ema_debias: bool | None = None,
+    ema_warmup: bool | None = None,
+    weight_decay_mode: DecayMode | None = None,
+    max_learning_rate: ScalarOrSchedule | None = None,
+    maximize: bool | None = None,
+    caution: bool | None = None,
+    update_dtype: DTypeLike | None = None,
+) -> Transformation:
+    r"""AdamW: Adam with decoupled weight decay.
+
+    With g the gradient, p the parameter, t = `state.step` + 1:
+
+        m = b1 m + (1 - b1) g
+        v = b2 v + (1 - b2) g^2
+        d = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t) + eps_root) + eps)
+        p = p - learning_rate * d - learning_rate * weight_decay * p
+
+    in float32 (float64 for float64 parameters), whatever the parameters' dtype; the
+    new parameter is rounded once. It is `optadamw.chain` of `maximize`, the clips,
+    `scale_by_adam`, `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`,
+    `scale_by_learning_rate` and `ema_params`, in this order, without those that are
+    not asked for. Each of their docstrings gives its formulas.
+
+    Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, with the decay times
+    the learning rate, as all libraries have it (`weight_decay_mode="schedule"` is the
+    paper's own).
+    Differs from `optax.adamw`, whose positions, defaults and numbers it has: bias
+    corrections are accurate (Optax's, in float32, are off by 1.3e-5 at t = 1);
+    moments of 16-bit parameters are float32; bad values are refused.
+
+    Every hyperparameter is a number, a 0-d array (also traced: build `adamw(rate)`
+    inside `jit` or `vmap`) or a schedule of the finished optimizer steps. Options that
+    choose structure default to None, so that `optax.inject_hyperparams(adamw)` leaves
+    them alone.
+
+    Args:
+      learning_rate: >= 0.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root; in units of the gradient, >= 0.
+      eps_root: added under the root; in units of the squared gradient, >= 0.
+      mu_dtype: dtype in which the first moment is kept; None: float32.
+      weight_decay: >= 0. The default is Optax's; PyTorch's is 1e-2, Keras's 4e-3.
+      mask: which parameters are decayed: a pattern such as `"*/kernel"`, a list of
+        patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`, or a
+        tree of bools. None: all.
+      nesterov: look ahead by one step of momentum (NAdamW).
+      amsgrad: divide by the maximum of the second moments: True or "raw" as PyTorch
+        and Keras, "corrected" as Optax.
+      bias_correction: False leaves out the divisions by `1 - beta^t` (MLX's default).
+      eps_mode: "outside" (None), or "hat" as Keras and TensorFlow.
+      clip_value: limit on each element of the gradients, > 0.
+      clip_norm: limit on the norm of each parameter's gradient, > 0.
+      clip_global_norm: limit on the norm of all gradients, > 0. Clips combine, in
+        this order.
+      ema_decay: keep a running average of the parameters, in [0, 1]; read it with
+        `ema_of(state)`.
+      ema_overwrite_every: write the average into the parameters every so many steps.
+      ema_debias: average from the first written parameter on, forgetting the initial.
+      ema_warmup: average faster at first, by min(decay, (1 + t) / (10 + t)).
+      weight_decay_mode: "lr" (None), "schedule", "independent" or "corrected".
+      max_learning_rate: peak of the schedule, for modes "schedule" and "corrected".
+      maximize: ascend.
+      caution: zero the direction where its sign is not the gradient's.
+      update_dtype: dtype of the updates of `update`; None: the parameters'.
+
+    Returns:
+      A transformation; its state is one `State` with `step`, `mu`, `nu`, and `nu_max`
+      and `ema` where asked for.
+
+    Raises:
+      ValueError, TypeError: at construction, for a value out of its range, of a wrong
+        type, or options that contradict each other; when traced, for parameters or
+        gradients that do not fit, with the leaf's path.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, weight_decay=0.01, clip_global_norm=1.0)
+      >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
+      >>> state = tx.init(params)
+      >>> step = jax.jit(tx.step, donate_argnums=(1, 2))
+      >>> grads = jax.tree.map(jnp.ones_like, params)
+      >>> params, state = step(grads, state, params)
+      >>> int(state.step)
+      1
+    """
+    _check_dependent("ema_overwrite_every", ema_overwrite_every, ema_decay)
+    _check_dependent("ema_debias", ema_debias or None, ema_decay)
+    _check_dependent("ema_warmup", ema_warmup or None, ema_decay)
+    _check_switch("maximize", maximize)
+    _check_switch("caution", caution)
+    _check_switch("bias_correction", bias_correction)
+    _check_switch("ema_debias", ema_debias)
+    _check_switch("ema_warmup", ema_warmup)
+    parts = []
+    if maximize:
+        parts.append(maximize_objective())
+    if clip_value is not None:
+        parts.append(clip_by_value(clip_value))
+    if clip_norm is not None:
+        parts.append(clip_by_norm(clip_norm))
+    if clip_global_norm is not None:
+        parts.append(clip_by_global_norm(clip_global_norm))
+    parts.append(
+        scale_by_adam(
+            b1,
+            b2,
+            eps,
+            eps_root,
+            mu_dtype,
+            nesterov=nesterov,
+            bias_correction=bias_correction is not False,
+            eps_mode=eps_mode or "outside",
+        )
+    )
+    if amsgrad:
+        parts.append(amsgrad_max("raw" if amsgrad is True else amsgrad))
+    if caution:
+        parts.append(cautious())
+    decay = add_decoupled_weight_decay(
+        weight_decay,
+        mask,
+        mode=weight_decay_mode or "lr",
+        max_learning_rate=max_learning_rate,
+    )
+    parts.append(decay)
+    parts.append(scale_by_learning_rate(learning_rate))
+    if ema_decay is not None:
+        average = ema_params(
+            ema_decay,
+            overwrite_every=ema_overwrite_every,
+            debias=bool(ema_debias),
+            warmup=bool(ema_warmup),
+        )
+        parts.append(average)
+    return chain(*parts, update_dtype=update_dtype)
+
+
+def _check_dependent(name: str, value: object, ema_decay: object) -> None:
+    if value is not None and ema_decay is None:
+        raise ValueError(
+            f"`{name}` has no effect without `ema_decay`; got {name}={value!r}. Give "
+            "ema_decay, for example 0.999, or leave it out."
+        )
+
+
+def _check_switch(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True, False or None; got {value!r}.")

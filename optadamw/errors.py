@@ -1,0 +1,44 @@
+"""How this library words its errors: what is wrong, what was received, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def invalid(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
+    """An argument whose value breaks its rule."""
+    return ValueError(_sentence(f"`{name}` must be {rule}; got {value!r}.", remedy))
+
+
+def mistyped(name: str, rule: str, value: object, remedy: str = "") -> TypeError:
+    """An argument of a type that can never be right."""
+    received = f"{value!r} of type {type(value).__name__}"
+    return TypeError(_sentence(f"`{name}` must be {rule}; got {received}.", remedy))
+
+
+def misplaced(what: str, remedy: str) -> ValueError:
+    """Rules chained in an order in which they would not mean what they say."""
+    return ValueError(_sentence(what, remedy))
+
+
+def at_leaf(path: str, what: str, remedy: str = "") -> ValueError:
+    """A leaf of a pytree that does not fit; `path` names it as patterns do."""
+    return ValueError(_sentence(f"Leaf '{path or '(the root)'}': {what}", remedy))
+
+
+def kind_at_leaf(path: str, what: str, remedy: str = "") -> TypeError:
+    """A leaf of a pytree of a kind that can never fit."""
+    return TypeError(_sentence(f"Leaf '{path or '(the root)'}': {what}", remedy))
+
+
+def near(wanted: str, candidates: Iterable[str], most: int = 5) -> str:
+    """The candidates most like `wanted`, quoted, for the end of a message."""
+    pool = list(dict.fromkeys(candidates))
+    bare = wanted.lstrip("!").replace("*", "").strip("/")
+    matches = difflib.get_close_matches(bare, pool, n=most, cutoff=0.3)
+    matches += [c for c in pool if c not in matches and bare and bare in c]
+    chosen = matches[:most] or pool[:most]
+    return ", ".join(f"'{c}'" for c in chosen)
+
+
+def _sentence(what: str, remedy: str) -> str:
+    return f"{what} {remedy}".rstrip()

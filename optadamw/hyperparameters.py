@@ -1,0 +1,186 @@
+"""A hyperparameter is a number, a 0-d array (also traced) or a schedule.
+
+Numbers stay host doubles until a rule needs them, so `1 - b2` is formed in double
+precision; arrays and schedules are cast to the dtype of computation, never to the
+parameters' dtype, in which 0.999 may be 1. Hyperparameters compare and hash by
+value, which is what makes transformations values.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.errors import invalid, mistyped
+from optadamw.types import Array, ScalarOrSchedule
+
+
+class Clock(NamedTuple):
+    """Where the run is: what schedules and bias corrections may depend on."""
+
+    step: Array
+    """Finished optimizer steps, int32: what schedules see."""
+    count: Array
+    """The number of the step being taken, 1 for the first, int32."""
+    dtype: np.dtype
+    """The dtype of computation of the parameters that the scalars are for."""
+
+    @property
+    def time(self) -> Array:
+        """`count` in `dtype`: the t of the papers."""
+        return self.count.astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The legal values of a number, with the text that an error prints."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"finite and {'>' if self.open_low else '>='} {self.low:g}"
+        left = "(" if self.open_low else "["
+        right = ")" if self.open_high else "]"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+
+NON_NEGATIVE = Interval(low=0.0)
+POSITIVE = Interval(low=0.0, open_low=True)
+BETA = Interval(low=0.0, high=1.0, open_high=True)
+FRACTION = Interval(low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number known when the transformation is built."""
+
+    value: float
+
+    def at(self, clock: Clock) -> float:
+        del clock
+        return self.value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Dynamic:
+    """A 0-d array, possibly traced; equal when the numbers and dtypes are."""
+
+    value: Array
+
+    def at(self, clock: Clock) -> Array:
+        return jnp.asarray(self.value).astype(clock.dtype)
+
+    def _key(self) -> tuple[object, ...]:
+        if isinstance(self.value, jax.core.Tracer):
+            return ("traced", id(self.value))
+        host = np.asarray(jax.device_get(self.value))
+        return (str(host.dtype), host.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dynamic) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A function of the number of finished optimizer steps."""
+
+    schedule: Callable[[Any], Any]
+
+    def at(self, clock: Clock) -> Array:
+        value = jnp.asarray(self.schedule(clock.step))
+        if value.shape:
+            raise ValueError(
+                f"A schedule must return a scalar; {self.schedule!r} returned an "
+                f"array of shape {value.shape}."
+            )
+        return value.astype(clock.dtype)
+
+    def __repr__(self) -> str:
+        return repr(self.schedule)
+
+
+Hyperparameter = Constant | Dynamic | Scheduled
+
+_FORMS = "a number, a 0-d array or a schedule `step -> value`"
+
+
+def hyperparameter(
+    name: str, value: ScalarOrSchedule, legal: Interval, remedy: str = ""
+) -> Hyperparameter:
+    """Check `value` as far as it is known now, and wrap it.
+
+    Raises:
+      TypeError: it is none of the three forms (a bool, None, a string, ...).
+      ValueError: a known value outside `legal`, or an array that is not a scalar.
+    """
+    if isinstance(value, bool | np.bool_):
+        raise mistyped(name, _FORMS, value, remedy)
+    if isinstance(value, int | float | np.floating | np.integer):
+        return Constant(_known(name, value, legal, remedy))
+    if isinstance(value, np.ndarray | jax.Array):
+        return _array(name, value, legal, remedy)
+    if callable(value):
+        return _scheduled(name, value)
+    raise mistyped(name, _FORMS, value, remedy)
+
+
+def _known(name: str, value: object, legal: Interval, remedy: str) -> float:
+    number = float(value)  # pyright: ignore[reportArgumentType]
+    if number not in legal:
+        raise invalid(name, str(legal), value, remedy)
+    return number
+
+
+def _array(name: str, value: Any, legal: Interval, remedy: str) -> Hyperparameter:
+    real = jnp.issubdtype(value.dtype, jnp.floating)
+    if not (real or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise mistyped(name, f"{_FORMS} of real numbers", value, remedy)
+    if value.shape != ():
+        what = f"a scalar; got an array of shape {value.shape}"
+        raise ValueError(
+            f"`{name}` must be {what}. Use one transformation per value (`jax.vmap` "
+            "over the scalar works), or a schedule."
+        )
+    if isinstance(value, np.ndarray):
+        return Constant(_known(name, value.item(), legal, remedy))
+    if not isinstance(value, jax.core.Tracer) and value.is_fully_addressable:
+        # device_get, not float(): explicit, so it passes a transfer guard.
+        _known(name, jax.device_get(value).item(), legal, remedy)
+    return Dynamic(value)
+
+
+def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
+    try:
+        inspect.signature(value).bind(0)
+    except TypeError as error:
+        raise mistyped(
+            name, _FORMS, value, "A schedule takes one argument, the step."
+        ) from error
+    except ValueError:
+        pass  # a builtin without a signature: it is called at trace time
+    return Scheduled(value)

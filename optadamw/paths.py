@@ -1,0 +1,154 @@
+"""Trees of parameters: paths as strings, and flattening that names what is wrong."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.errors import at_leaf, kind_at_leaf
+from optadamw.types import PyTree
+
+
+class Leaves(NamedTuple):
+    """A flattened tree of parameters; `paths` are what patterns match."""
+
+    paths: tuple[str, ...]
+    arrays: tuple[Any, ...]
+    treedef: Any
+
+
+def flatten(tree: PyTree, *, keep_none: bool = False) -> Leaves:
+    """Flatten `tree`; with `keep_none`, None is a leaf and not an empty subtree."""
+    is_leaf = _is_none if keep_none else None
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    paths = tuple(path_string(keys) for keys, _ in flat)
+    return Leaves(paths, tuple(leaf for _, leaf in flat), treedef)
+
+
+def path_string(keys: Sequence[Any]) -> str:
+    """Join key-path entries with "/": `layers/0/kernel`.
+
+    The `.value` at which Flax NNX keeps the array of a Variable is not part of the
+    name: NNX shows the same parameters with it at `init` and without it at `update`.
+    """
+    last = keys[-1] if keys else None
+    if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
+        keys = keys[:-1]
+    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
+
+
+def check_parameters(leaves: Leaves) -> None:
+    """Refuse parameters that an optimizer cannot move, by path."""
+    for path, array in zip(leaves.paths, leaves.arrays, strict=True):
+        dtype = dtype_of(array)
+        if dtype is None:
+            raise kind_at_leaf(
+                path,
+                f"a parameter must be an array of numbers; got {array!r} of type "
+                f"{type(array).__name__}.",
+                "Pass only the arrays (equinox.filter(model, equinox.is_array), "
+                "flax.nnx.state(model, flax.nnx.Param)).",
+            )
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise kind_at_leaf(
+                path,
+                f"a parameter must be of a floating or complex dtype; got {dtype}.",
+                "Leave it out of the tree (None in its place) or wrap the "
+                "transformation in optax.masked.",
+            )
+
+
+def dtype_of(array: Any) -> Any | None:
+    """The dtype of an array, an abstract array or a number; else None."""
+    if isinstance(array, bool | int | float | complex):
+        return jnp.result_type(array)
+    if hasattr(array, "dtype") and hasattr(array, "shape"):
+        return array.dtype
+    return None
+
+
+def match_leaves(tree: PyTree, like: Leaves, what: str) -> list[Any]:
+    """The subtrees of `tree` at the leaves of `like`, or an error that names them.
+
+    Args:
+      tree: gradients or buffers; it may hold None or a whole subtree at a leaf.
+      like: the parameters.
+      what: how the error calls `tree`.
+    """
+    try:
+        return like.treedef.flatten_up_to(tree)
+    except (ValueError, TypeError) as error:
+        raise ValueError(_difference(tree, like, what)) from error
+
+
+def _difference(tree: PyTree, like: Leaves, what: str) -> str:
+    found = flatten(tree, keep_none=True).paths
+    missing = [p for p in like.paths if p not in found]
+    surplus = [p for p in found if p not in like.paths]
+    parts = [f"The structure of {what} is not that of the parameters."]
+    if missing:
+        parts.append(f"Without a counterpart in {what}: {_some(missing)}.")
+    if surplus:
+        parts.append(f"Only in {what}: {_some(surplus)}.")
+    if not missing and not surplus:
+        theirs = jax.tree_util.tree_structure(tree)
+        parts.append(f"The containers differ: {theirs} against {like.treedef}.")
+    parts.append("Pass trees of one structure; None stands for no gradient.")
+    return " ".join(parts)
+
+
+def _some(paths: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(f"'{p}'" for p in paths[:most])
+    rest = len(paths) - most
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def gradients_for(params: Leaves, grads: PyTree) -> list[Any]:
+    """The gradient of each parameter, or None where there is none to apply.
+
+    Raises:
+      ValueError: another structure, shape, or a complex gradient of a real parameter.
+      TypeError: a leaf that is no array, or an array of integers.
+    """
+    matched = match_leaves(grads, params, "the gradients")
+    return [
+        _gradient_for(path, param, grad)
+        for path, param, grad in zip(params.paths, params.arrays, matched, strict=True)
+    ]
+
+
+def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
+    if grad is None or getattr(grad, "dtype", None) == jax.dtypes.float0:
+        return None
+    dtype = dtype_of(grad)
+    if dtype is None:
+        raise kind_at_leaf(
+            path,
+            f"its gradient must be an array or None; got {type(grad).__name__}.",
+        )
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a real one.")
+    if param is None:
+        return grad
+    if np.shape(grad) != np.shape(param):
+        raise at_leaf(
+            path,
+            f"its gradient has shape {np.shape(grad)}, the parameter "
+            f"{np.shape(param)}.",
+            "Nothing is broadcast: reduce or reshape the gradient.",
+        )
+    complex_gradient = jnp.issubdtype(dtype, jnp.complexfloating)
+    complex_param = jnp.issubdtype(dtype_of(param), jnp.complexfloating)
+    if complex_gradient != complex_param:
+        raise at_leaf(
+            path,
+            f"its gradient is {dtype}, the parameter {dtype_of(param)}.",
+            "Both must be real or both complex.",
+        )
+    return grad
+
+
+def _is_none(x: object) -> bool:
+    return x is None

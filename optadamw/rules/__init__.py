@@ -1,0 +1,1 @@
+"""One rule, and its public atom, in each file."""

@@ -1,0 +1,206 @@
+"""Adam's moments and direction (Kingma & Ba, arXiv 1412.6980v9, Algorithm 1).
+
+    m_t = b1 m_{t-1} + (1 - b1) g_t            moments, line 7
+    v_t = b2 v_{t-1} + (1 - b2) g_t^2          line 8
+    m^  = m_t / (1 - b1^t)                     bias correction, line 9
+    v^  = v_t / (1 - b2^t)                     line 10
+    d_t = m^ / (sqrt(v^ + eps_root) + eps)     direction, line 11
+
+Two rules, so that a third (AMSGrad's maximum) can stand between them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+from jax import lax
+
+from optadamw.errors import invalid
+from optadamw.hyperparameters import (
+    BETA,
+    NON_NEGATIVE,
+    Clock,
+    Hyperparameter,
+    hyperparameter,
+)
+from optadamw.numerics import largest_square_root, one_minus_power, sqrt
+from optadamw.rule import Leaf, Lookup, Rule, Scalar, Slot, Stage
+from optadamw.store import Dense, dense
+from optadamw.transformation import Transformation, atom, spelled
+from optadamw.types import Array, DTypeLike, ScalarOrSchedule
+
+EpsMode = Literal["outside", "hat"]
+
+
+@dataclass(frozen=True)
+class Moments(Rule):
+    """Running means of the gradient and of its square."""
+
+    b1: Hyperparameter
+    b2: Hyperparameter
+    mu: Dense
+    nu: Dense
+    bias_correction: bool
+
+    stage: ClassVar[Stage] = Stage.MOMENTS
+    publishes: ClassVar[tuple[str, ...]] = ("b1", "remaining_mu", "remaining_nu")
+    verb: ClassVar[str] = "scale_by_adam"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return Slot("mu", self.mu), Slot("nu", self.nu)
+
+    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+        del look
+        b1, b2 = self.b1.at(clock), self.b2.at(clock)
+        return {
+            "b1": b1,
+            "b2": b2,
+            "one_minus_b1": 1.0 - b1,
+            "one_minus_b2": 1.0 - b2,
+            "remaining_mu": self._remaining(b1, clock.time),
+            "remaining_nu": self._remaining(b2, clock.time),
+        }
+
+    def _remaining(self, beta: Scalar, t: Array) -> Scalar:
+        """`1 - beta**t`: the weight that the gradients have in the mean by now."""
+        return one_minus_power(beta, t) if self.bias_correction else 1.0
+
+    def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
+        g = _held(leaf.value())
+        mu = scalars["b1"] * leaf.buffers["mu"] + scalars["one_minus_b1"] * g
+        nu = scalars["b2"] * leaf.buffers["nu"] + scalars["one_minus_b2"] * (g * g)
+        leaf = leaf._replace(gradient=g, numerator=mu, denominator=None, second=nu)
+        return leaf.keeping(mu=mu, nu=nu)
+
+
+@dataclass(frozen=True)
+class Direction(Rule):
+    """The first moment over the root of the second."""
+
+    eps: Hyperparameter
+    eps_root: Hyperparameter
+    eps_mode: EpsMode
+    nesterov: bool
+    bias_correction: bool
+
+    stage: ClassVar[Stage] = Stage.DIRECTION
+    verb: ClassVar[str] = "scale_by_adam"
+
+    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+        unit = jnp.ones((), clock.dtype)
+        remaining_mu, remaining_nu = look("remaining_mu"), look("remaining_nu")
+        # Reciprocals, so that the leaves multiply: XLA turns a division by a shared
+        # scalar into this in some graphs only, and the bits would depend on it.
+        mu_scale, nu_scale = unit / remaining_mu, unit / remaining_nu
+        if self.eps_mode == "hat":
+            mu_scale = mu_scale * sqrt(unit * remaining_nu)
+            nu_scale = unit
+        scalars = {
+            "eps": self.eps.at(clock),
+            "eps_root": self.eps_root.at(clock),
+            "mu_scale": mu_scale,
+            "nu_scale": nu_scale,
+        }
+        if self.nesterov:
+            b1 = look("b1")
+            ahead = one_minus_power(b1, clock.time + 1) if self.bias_correction else 1
+            scalars["mu_scale"] = mu_scale * (remaining_mu / ahead) * b1
+            scalars["gradient_scale"] = mu_scale * (1.0 - b1)
+        return scalars
+
+    def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
+        second = leaf.second
+        assert second is not None
+        numerator = leaf.numerator * scalars["mu_scale"]
+        if self.nesterov:
+            numerator = numerator + leaf.gradient * scalars["gradient_scale"]
+        if not leaf.second_is_corrected:
+            second = second * scalars["nu_scale"]
+        denominator = sqrt(second + scalars["eps_root"]) + scalars["eps"]
+        return leaf._replace(numerator=numerator, denominator=denominator)
+
+
+def _held(g: Array) -> Array:
+    """`g` with finite values kept where their squares are finite; inf and NaN pass."""
+    most = largest_square_root(g.dtype)
+    return jnp.where(jnp.isfinite(g), lax.clamp(-most, g, most), g)
+
+
+@spelled
+def scale_by_adam(
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = False,
+    bias_correction: bool = True,
+    eps_mode: EpsMode = "outside",
+) -> Transformation:
+    r"""Rescale gradients by Adam's moments.
+
+    With g the gradient, t = `state.step` + 1, and all of it in float32:
+
+        m = b1 m + (1 - b1) g,           v = b2 v + (1 - b2) g^2
+        outside:  d = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t) + eps_root) + eps)
+        hat:      d = (m sqrt(1 - b2^t) / (1 - b1^t)) / (sqrt(v + eps_root) + eps)
+
+    and d = 0 where the denominator is 0. With `nesterov` the numerator is
+    `b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)`.
+
+    A finite gradient beyond 1.84e19 (1.3e154 in float64), whose square would
+    overflow, counts as that; infinities and NaN pass through and stay visible.
+
+    Source: arXiv 1412.6980v9, Algorithm 1; `hat` is the formula before its section
+    2.1, used by Keras, TensorFlow and the authors of AdamW. Nesterov: Dozat 2016, as
+    Optax's `scale_by_adam(nesterov=True)`.
+    Differs from `optax.scale_by_adam`: the powers of beta are accurate to float32
+    rounding (Optax: 1.3e-5 at t = 1); moments are float32 under bfloat16 and float16
+    parameters; complex parameters are two reals.
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root; in units of the gradient, >= 0.
+      eps_root: added under the root; in units of the squared gradient, >= 0.
+      mu_dtype: dtype in which the first moment is kept; None: float32 (float64 for
+        float64 parameters). The step uses the unrounded value.
+      nesterov: look ahead by one step of momentum.
+      bias_correction: whether to divide by `1 - beta^t`. MLX's default does not.
+      eps_mode: "outside" the root of the corrected moment, or "hat".
+
+    Returns:
+      A transformation whose state has `step`, `mu` and `nu`.
+
+    Raises:
+      ValueError, TypeError: at construction, for a hyperparameter out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.scale_by_adam()
+      >>> params = {"w": jnp.ones(3)}
+      >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
+      >>> int(state.step)
+      1
+    """
+    if eps_mode not in ("outside", "hat"):
+        raise invalid("eps_mode", "'outside' or 'hat'", eps_mode)
+    first = hyperparameter("b1", b1, BETA)
+    moments = Moments(
+        b1=first,
+        b2=hyperparameter("b2", b2, BETA),
+        mu=dense("mu_dtype", mu_dtype),
+        nu=Dense(),
+        bias_correction=bool(bias_correction),
+    )
+    direction = Direction(
+        eps=hyperparameter("eps", eps, NON_NEGATIVE),
+        eps_root=hyperparameter("eps_root", eps_root, NON_NEGATIVE),
+        eps_mode=eps_mode,
+        nesterov=bool(nesterov),
+        bias_correction=bool(bias_correction),
+    )
+    return atom(moments, direction)

@@ -1,0 +1,91 @@
+"""AMSGrad's maximum of the second moment (Reddi et al., arXiv 1904.09237)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+
+from optadamw.errors import invalid, misplaced
+from optadamw.hyperparameters import Clock
+from optadamw.rule import Leaf, Lookup, Rule, Scalar, Slot, Stage
+from optadamw.store import Dense
+from optadamw.transformation import Transformation, atom, spelled
+from optadamw.types import Array
+
+
+@dataclass(frozen=True)
+class Maximum(Rule):
+    """The direction divides by the largest second moment seen so far."""
+
+    kind: Literal["raw", "corrected"]
+
+    stage: ClassVar[Stage] = Stage.MAXIMUM
+    verb: ClassVar[str] = "amsgrad_max"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (Slot("nu_max", Dense()),)
+
+    def placed(self, before: tuple[Rule, ...], after: tuple[Rule, ...]) -> None:
+        adam = [rule for rule in before if rule.stage == Stage.MOMENTS]
+        if not adam or not after or after[0].stage != Stage.DIRECTION:
+            raise misplaced(
+                "amsgrad_max keeps the maximum of Adam's second moment, and no "
+                "scale_by_adam stands right before it in its chain.",
+                "Write optadamw.chain(scale_by_adam(...), amsgrad_max(), ...).",
+            )
+        hat = getattr(after[0], "eps_mode", None) == "hat"
+        if hat and self.kind == "corrected":
+            raise misplaced(
+                "amsgrad_max('corrected') divides by the corrected moment, "
+                "eps_mode='hat' by the raw one.",
+                "Use amsgrad_max('raw') or eps_mode='outside'.",
+            )
+
+    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+        if self.kind == "raw":
+            return {}
+        return {"nu_scale": jnp.ones((), clock.dtype) / look("remaining_nu")}
+
+    def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
+        nu = leaf.second
+        assert nu is not None
+        if self.kind == "corrected":
+            nu = nu * scalars["nu_scale"]
+        nu_max = jnp.maximum(leaf.buffers["nu_max"], nu)
+        corrected = self.kind == "corrected"
+        leaf = leaf._replace(second=nu_max, second_is_corrected=corrected)
+        return leaf.keeping(nu_max=nu_max)
+
+
+@spelled
+def amsgrad_max(kind: Literal["raw", "corrected"] = "raw") -> Transformation:
+    """Let Adam divide by the maximum of its second moments.
+
+        raw:        v~ = max(v~, v),               used in place of v
+        corrected:  v~ = max(v~, v / (1 - b2^t)),  used as it is
+
+    It modifies the `scale_by_adam` that it follows in `optadamw.chain`; alone it has
+    no second moment and is refused.
+
+    Source: arXiv 1904.09237, Algorithm 2. "raw", with the bias correction applied to
+    the maximum, is what PyTorch, Keras and TensorFlow do; "corrected" is Optax's.
+    The two maxima are different numbers: a state of one is not a state of the other.
+
+    Args:
+      kind: which second moment the maximum is of.
+
+    Returns:
+      A transformation that adds `nu_max` (as `nu`) to the state.
+
+    Raises:
+      ValueError: at construction, for another `kind`, or without `scale_by_adam`.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.chain(optadamw.scale_by_adam(), optadamw.amsgrad_max())
+    """
+    if kind not in ("raw", "corrected"):
+        raise invalid("kind", "'raw' or 'corrected'", kind)
+    return atom(Maximum(kind))

@@ -1,0 +1,63 @@
+"""Cautious updates (Liang et al., arXiv 2411.16085, Algorithm 2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from optadamw.errors import misplaced
+from optadamw.rule import Leaf, Rule, Stage
+from optadamw.transformation import Transformation, atom, spelled
+from optadamw.types import Array
+
+
+@dataclass(frozen=True)
+class Caution(Rule):
+    """Keep the part of the direction whose sign the gradient shares."""
+
+    stage: ClassVar[Stage] = Stage.CAUTION
+    verb: ClassVar[str] = "cautious"
+
+    def placed(self, before: tuple[Rule, ...], after: tuple[Rule, ...]) -> None:
+        del after
+        if not any(rule.stage == Stage.DIRECTION for rule in before):
+            raise misplaced(
+                "cautious compares Adam's direction with the gradient, and no "
+                "scale_by_adam stands before it in its chain.",
+                "Write optadamw.chain(scale_by_adam(...), cautious(), ...).",
+            )
+
+    def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
+        del scalars
+        # Signs, not the product, which underflows: 1e-25 * 1e-25 is 0 in float32.
+        agrees = jnp.sign(leaf.numerator) * jnp.sign(leaf.gradient) > 0
+        share = jnp.mean(agrees.astype(leaf.numerator.dtype))
+        scale = 1 / jnp.maximum(share, 1e-3)
+        kept = jnp.where(agrees, leaf.numerator * scale, 0)
+        return leaf._replace(numerator=kept)
+
+
+@spelled
+def cautious() -> Transformation:
+    """Zero the direction where its sign is not the gradient's, and scale up the rest.
+
+        d = d * a / max(mean(a), 1e-3),    a = 1 where d g > 0, else 0
+
+    The mean is over one parameter. State and weight decay are untouched. It follows
+    `scale_by_adam` in `optadamw.chain`, from which it takes the gradient.
+
+    Source: arXiv 2411.16085, Algorithm 2, with the floor of 1e-3 that its authors'
+    code and timm's `caution=True` have.
+
+    Returns:
+      A transformation without buffers of its own.
+
+    Raises:
+      ValueError: at construction, without `scale_by_adam` before it.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.chain(optadamw.scale_by_adam(), optadamw.cautious())
+    """
+    return atom(Caution())

@@ -1,0 +1,187 @@
+"""The running average of the parameters (Polyak; Keras's `use_ema`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from optadamw.errors import invalid
+from optadamw.hyperparameters import (
+    FRACTION,
+    Clock,
+    Constant,
+    Dynamic,
+    Hyperparameter,
+    Interval,
+    Scheduled,
+    hyperparameter,
+)
+from optadamw.numerics import one_minus_power
+from optadamw.rule import Leaf, Lookup, Overwrite, Rule, Scalar, Slot, Stage
+from optadamw.state import State
+from optadamw.store import Dense
+from optadamw.transformation import Transformation, atom, spelled
+from optadamw.types import Array, PyTree, ScalarOrSchedule
+
+
+@dataclass(frozen=True)
+class Average(Rule):
+    """Move the average towards the committed parameter."""
+
+    decay: Hyperparameter
+    overwrite_every: Constant | Dynamic | None
+    debias: bool
+    warmup: bool
+
+    stage: ClassVar[Stage] = Stage.COMMITTED
+    needs_params: ClassVar[bool] = True
+    verb: ClassVar[str] = "ema_params"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (Slot("ema", Dense(), start="param"),)
+
+    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+        del look
+        decay, t = self.decay.at(clock), clock.time
+        if self.warmup:
+            decay = jnp.minimum(decay, (1 + t) / (10 + t))
+        scalars: dict[str, Scalar] = {"keep": decay, "take": 1.0 - decay}
+        if self.debias:
+            # The bias-corrected average from zero, kept corrected: the new parameter
+            # weighs (1 - d) / (1 - d^t), all in the first step; 1 / t in the limit d = 1.
+            flat = jnp.asarray(decay == 1.0)
+            weight = jnp.where(flat, 1, one_minus_power(decay, t))
+            take = jnp.where(flat, 1 / t, scalars["take"] / weight)
+            scalars = {"keep": 1 - take, "take": take}
+        if self.overwrite_every is not None:
+            every = jnp.asarray(self.overwrite_every.at(clock)).astype(jnp.int32)
+            scalars["overwrite"] = clock.count % every == 0
+        return scalars
+
+    def after_commit(
+        self, target: Array, leaf: Leaf, scalars: Mapping[str, Array]
+    ) -> tuple[Leaf, Overwrite | None]:
+        # Two products and not `ema + take * (target - ema)`, which loses the target
+        # where `take` is 1 and the average is larger.
+        ema = scalars["keep"] * leaf.buffers["ema"] + scalars["take"] * target
+        leaf = leaf.keeping(ema=ema)
+        if self.overwrite_every is None:
+            return leaf, None
+        return leaf, Overwrite(when=scalars["overwrite"] > 0, value=ema)
+
+
+@spelled
+def ema_params(
+    decay: ScalarOrSchedule,
+    *,
+    overwrite_every: Any = None,
+    debias: bool = False,
+    warmup: bool = False,
+) -> Transformation:
+    """Keep a running average of the parameters; `ema_of(state)` reads it.
+
+    With p the parameter as it was written, rounding and all, t = `state.step` + 1:
+
+        e_0 = p_0,    e_t = d e_{t-1} + (1 - d) p_t
+        d = decay                                      plain
+        d = min(decay, (1 + t) / (10 + t))             warmup
+        d = decay (1 - decay^(t-1)) / (1 - decay^t)    debias
+
+    `debias` equals the average from zero divided by `1 - decay^t`: it starts from
+    the first written parameter and forgets p_0. Every `overwrite_every` steps the
+    average, after it moved, is written into the parameters (Keras's
+    `ema_overwrite_frequency`); the average itself is kept.
+
+    It stands last in a chain. In an `optax.chain` it takes the updates that reach it
+    as final, so it must be the last part there too.
+
+    Source: Polyak & Juditsky 1992; warm-up as TensorFlow's ExponentialMovingAverage.
+    Differs from `optax.ema`, which averages updates.
+
+    Args:
+      decay: share of the old average that is kept, in [0, 1].
+      overwrite_every: a whole number of steps >= 1, or None for never.
+      debias: see above; not with `warmup`.
+      warmup: see above; not with `debias`.
+
+    Returns:
+      A transformation whose state has `ema`, float32 (float64 for float64).
+
+    Raises:
+      ValueError, TypeError: at construction for a bad argument; when traced, for
+        parameters that were not passed.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.chain(
+      ...     optadamw.scale_by_learning_rate(1.0), optadamw.ema_params(0.5)
+      ... )
+      >>> params = {"w": jnp.array([4.0])}
+      >>> params, state = tx.step({"w": jnp.array([2.0])}, tx.init(params), params)
+      >>> optadamw.ema_of(state)["w"].tolist()
+      [3.0]
+    """
+    if debias and warmup:
+        raise ValueError(
+            "`debias` and `warmup` are two answers to the same question; got both as "
+            "True. Choose one."
+        )
+    return atom(
+        Average(
+            decay=hyperparameter("decay", decay, FRACTION),
+            overwrite_every=_every("overwrite_every", overwrite_every),
+            debias=bool(debias),
+            warmup=bool(warmup),
+        )
+    )
+
+
+def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
+    """The averaged parameters in `state`, wherever `ema_params` stands in it.
+
+    Args:
+      state: the state of a transformation, of an `optax.chain`, of a wrapper.
+      like: parameters whose dtypes the result takes; None: as kept (float32).
+
+    Returns:
+      A tree like the parameters.
+
+    Raises:
+      ValueError: there is no average in `state`, or more than one.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, ema_decay=0.99)
+      >>> optadamw.ema_of(tx.init(jnp.ones(2))).tolist()
+      [1.0, 1.0]
+    """
+    nodes = jax.tree_util.tree_leaves(state, is_leaf=_is_state)
+    found = [n.ema for n in nodes if _is_state(n) and n.ema is not None]
+    if len(found) != 1:
+        count = "no average" if not found else f"{len(found)} averages"
+        raise ValueError(
+            f"`state` holds {count} of the parameters; it must hold one. Ask for it "
+            "with adamw(..., ema_decay=0.999) or ema_params(0.999)."
+        )
+    if like is None:
+        return found[0]
+    return jax.tree_util.tree_map(lambda e, p: e.astype(p.dtype), found[0], like)
+
+
+def _every(name: str, value: Any) -> Constant | Dynamic | None:
+    if value is None:
+        return None
+    rule = "a whole number of steps >= 1"
+    wrapped = hyperparameter(name, value, Interval(low=1.0), f"It is {rule}.")
+    if isinstance(wrapped, Scheduled):
+        raise invalid(name, rule, value)
+    if isinstance(wrapped, Constant) and not wrapped.value.is_integer():
+        raise invalid(name, rule, value)
+    return wrapped
+
+
+def _is_state(node: object) -> bool:
+    return isinstance(node, State)

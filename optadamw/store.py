@@ -1,0 +1,125 @@
+"""How a buffer is kept between steps.
+
+A store is the only thing that knows the physical form of a buffer. `Dense` keeps an
+array of the parameter's shape in one dtype; a quantized store would keep codes and
+scales, and nothing outside its file would change.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.errors import at_leaf, mistyped
+from optadamw.numerics import (
+    as_reals,
+    complex_of,
+    compute_dtype,
+    from_reals,
+    is_complex,
+)
+from optadamw.types import Array, DTypeLike, PyTree
+
+
+class Store(Protocol):
+    """Decodes a buffer for the rules and encodes what they return.
+
+    Rules see real arrays in the dtype of computation. A buffer may be any pytree whose
+    shapes depend on the parameter's alone.
+    """
+
+    def zeros(self, param: Any) -> PyTree:
+        """The buffer that decodes to zeros, sharded as `param`."""
+        ...
+
+    def copy(self, param: Any) -> PyTree:
+        """The buffer that decodes to the parameter; it never shares its memory."""
+        ...
+
+    def check(self, path: str, buffer: PyTree, param: Any) -> None:
+        """Refuse a buffer that is not one of this store for this parameter."""
+        ...
+
+    def decode(self, buffer: PyTree, param: Any) -> Array:
+        """The numbers in the buffer."""
+        ...
+
+    def encode(self, value: Array, param: Any) -> PyTree:
+        """The buffer that holds `value`."""
+        ...
+
+    def summary(self, param: Any) -> tuple[str, int]:
+        """What `describe` shows: the form's name and the bytes it takes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """An array of the parameter's shape, rounded to nearest.
+
+    `dtype` None means the dtype of computation (float32; float64 for a float64
+    parameter). Complex parameters get the complex dtype of the same precision.
+    """
+
+    dtype: np.dtype | None = None
+
+    def zeros(self, param: Any) -> Any:
+        dtype = self.dtype_for(param)
+        if isinstance(param, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(param.shape, dtype, sharding=param.sharding)
+        if isinstance(param, jax.core.Tracer):
+            # Zeros that depend on nothing land on one device under jit. This select
+            # folds to plain zeros, but only after the parameter's sharding has
+            # passed through it (seen on jax 0.10 and 0.12, Auto and Explicit axes).
+            never = jnp.zeros((), bool)
+            return jnp.where(never, param.astype(dtype), jnp.zeros(param.shape, dtype))
+        return jnp.zeros_like(param, dtype=dtype)
+
+    def copy(self, param: Any) -> Any:
+        if isinstance(param, jax.ShapeDtypeStruct):
+            return self.zeros(param)
+        # `copy`, as jit returns an unchanged input as the same buffer, and donation
+        # then refuses it ("attempt to donate the same buffer twice").
+        return jnp.array(param, dtype=self.dtype_for(param), copy=True)
+
+    def check(self, path: str, buffer: Any, param: Any) -> None:
+        wanted = self.dtype_for(param)
+        shape, dtype = np.shape(buffer), getattr(buffer, "dtype", type(buffer))
+        if shape != param.shape or dtype != wanted:
+            raise at_leaf(
+                path,
+                f"its buffer is {dtype}{list(shape)}, expected "
+                f"{wanted}{list(param.shape)}.",
+                "The state is of other parameters or options; make one with tx.init.",
+            )
+
+    def decode(self, buffer: Any, param: Any) -> Array:
+        return as_reals(buffer, compute_dtype(param.dtype))
+
+    def encode(self, value: Array, param: Any) -> Array:
+        return from_reals(value, self.dtype_for(param))
+
+    def summary(self, param: Any) -> tuple[str, int]:
+        dtype = self.dtype_for(param)
+        return dtype.name, math.prod(param.shape) * dtype.itemsize
+
+    def dtype_for(self, param: Any) -> np.dtype:
+        real = self.dtype or compute_dtype(param.dtype)
+        return complex_of(real) if is_complex(param.dtype) else real
+
+
+def dense(name: str, dtype: DTypeLike | None) -> Dense:
+    """The store for a dtype that a user gave under the argument `name`."""
+    if dtype is None:
+        return Dense()
+    rule = "a floating dtype such as 'bfloat16' or 'float32', or None"
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise mistyped(name, rule, dtype) from error
+    if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
+        raise mistyped(name, rule, dtype)
+    return Dense(found)

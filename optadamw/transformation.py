@@ -1,0 +1,314 @@
+"""Transformations: rules behind Optax's interface, and their composition.
+
+A `Transformation` is an `optax.GradientTransformationExtraArgs`, a pair of `init` and
+`update`, whose members are records and not closures. It therefore prints as the call
+that makes it, compares and hashes by value, pickles, and shares the compilation of
+every equal one: `jax.jit(tx.step)` of two equal transformations is one program.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, ParamSpec
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optadamw.errors import misplaced, mistyped
+from optadamw.rule import Rule, Stage
+from optadamw.state import State
+from optadamw.types import DTypeLike, PyTree
+from optadamw.walk import Composition
+
+_P = ParamSpec("_P")
+
+_ORDER = (
+    "The order is: maximize, clips, scale_by_adam, amsgrad_max, cautious, "
+    "add_decoupled_weight_decay, scale_by_learning_rate, ema_params."
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The call that made a transformation, for its repr."""
+
+    name: str
+    positional: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
+
+    def __repr__(self) -> str:
+        arguments = [_shown(value) for value in self.positional]
+        arguments += [f"{name}={_shown(value)}" for name, value in self.named]
+        return f"{self.name}({', '.join(arguments)})"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a transformation is."""
+
+    composition: Composition
+    call: Call | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Init:
+    """`init(params) -> state`."""
+
+    recipe: Recipe
+    __name__: ClassVar[str] = "init"  # shown in traces and profiles
+
+    def __call__(self, params: PyTree) -> State:
+        return self.recipe.composition.init(params)
+
+
+@dataclass(frozen=True)
+class Update:
+    """`update(grads, state, params, **extra) -> (updates, state)`."""
+
+    recipe: Recipe
+    __name__: ClassVar[str] = "update"  # shown in traces and profiles
+
+    def __call__(
+        self, updates: PyTree, state: State, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, State]:
+        composition = self.recipe.composition
+        return composition.advance(updates, state, params, extra, "update")
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step(grads, state, params, **extra) -> (params, state)`."""
+
+    recipe: Recipe
+    __name__: ClassVar[str] = "step"  # shown in traces and profiles
+
+    def __call__(
+        self, grads: PyTree, state: State, params: PyTree, **extra: Any
+    ) -> tuple[PyTree, State]:
+        composition = self.recipe.composition
+        return composition.advance(grads, state, params, extra, "param")
+
+
+class Transformation(optax.GradientTransformationExtraArgs):
+    """An Optax transformation that carries its rules and can step in place."""
+
+    __slots__ = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.init.recipe  # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def step(self) -> Step:
+        """Update and apply in one: `step(grads, state, params) -> (params, state)`.
+
+        Under `jax.jit(tx.step, donate_argnums=(1, 2))` parameters and state are
+        replaced in place, without a temporary.
+        """
+        return Step(self.recipe)
+
+    def __repr__(self) -> str:
+        return repr(self.recipe.call)
+
+
+def transformation(composition: Composition, call: Call | None = None) -> Any:
+    recipe = Recipe(composition, call)
+    # Optax types `init` and `update` as functions; records that are called serve.
+    return Transformation(Init(recipe), Update(recipe))  # pyright: ignore[reportArgumentType]
+
+
+def atom(*rules: Rule) -> Transformation:
+    """The transformation of one public rule, to be chained or used alone."""
+    return transformation(Composition(rules))
+
+
+def spelled(factory: Callable[_P, Transformation]) -> Callable[_P, Transformation]:
+    """Make what `factory` returns print as the call that made it."""
+    signature = inspect.signature(factory)
+    starred = [
+        p.name
+        for p in signature.parameters.values()
+        if p.kind is inspect.Parameter.VAR_POSITIONAL
+    ]
+
+    @functools.wraps(factory)
+    def build(*args: _P.args, **kwargs: _P.kwargs) -> Transformation:
+        made = factory(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs).arguments
+        positional: tuple[Any, ...] = ()
+        for name in starred:
+            positional = bound.pop(name, ())
+        named = tuple(
+            (name, value)
+            for name, value in bound.items()
+            if not _is_default(value, signature.parameters[name].default)
+        )
+        if not starred and named and named[0][0] == next(iter(signature.parameters)):
+            positional, named = (named[0][1],), named[1:]
+        call = Call(factory.__name__, positional, named)
+        return transformation(made.recipe.composition, call)
+
+    return build
+
+
+@spelled
+def chain(
+    *transformations: optax.GradientTransformation,
+    update_dtype: DTypeLike | None = None,
+) -> Transformation:
+    """Compose transformations of this library into one that walks the tree once.
+
+    The result computes what `optax.chain` of the same parts computes, in one pass per
+    parameter instead of one per part, and holds one `State`. Chains nest.
+
+    Args:
+      *transformations: atoms and chains of this library, in the order of a step.
+      update_dtype: dtype of the updates that `update` returns; None: the parameter's.
+        With "float32", `optax.apply_updates` lands exactly on what `step` writes for
+        parameters of every dtype.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      TypeError: a part from elsewhere, which has no rule to compose.
+      ValueError: an order in which a part would not mean what it says, or two parts
+        that keep the same buffer.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.chain(
+      ...     optadamw.clip_by_global_norm(1.0),
+      ...     optadamw.scale_by_adam(),
+      ...     optadamw.add_decoupled_weight_decay(0.01),
+      ...     optadamw.scale_by_learning_rate(1e-3),
+      ... )
+      >>> tx
+      chain(clip_by_global_norm(1.0), scale_by_adam(), \
+add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
+    """
+    rules: list[Rule] = []
+    for part in transformations:
+        if not isinstance(part, Transformation):
+            raise mistyped(
+                "transformations",
+                "transformations of optadamw",
+                part,
+                "Use optax.chain to combine them with other ones.",
+            )
+        rules.extend(part.recipe.composition.rules)
+    ordered = _ordered(rules)
+    return transformation(
+        Composition(ordered, update_dtype=_update_dtype(update_dtype))
+    )
+
+
+def step(
+    tx: optax.GradientTransformation,
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    **extra: Any,
+) -> tuple[PyTree, PyTree]:
+    """Take one step with any Optax transformation: `(params, state)`.
+
+    Transformations of this library update in place; others go through `update` and
+    `optax.apply_updates`.
+
+    Args:
+      tx: any gradient transformation.
+      grads: gradients, a tree like `params`.
+      state: what `tx.init(params)` or the step before returned.
+      params: the parameters.
+      **extra: passed to the transformation.
+
+    Returns:
+      The next parameters and state.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optadamw
+      >>> params = {"w": jnp.ones(2)}
+      >>> tx = optax.sgd(0.5)
+      >>> params, _ = optadamw.step(tx, {"w": jnp.ones(2)}, tx.init(params), params)
+      >>> params["w"].tolist()
+      [0.5, 0.5]
+    """
+    if isinstance(tx, Transformation):
+        return tx.step(grads, state, params, **extra)
+    update = optax.with_extra_args_support(tx).update
+    updates, state = update(grads, state, params, **extra)
+    return optax.apply_updates(params, updates), state
+
+
+def _ordered(rules: list[Rule]) -> tuple[Rule, ...]:
+    """Put each maximum before the direction that it modifies, and check the order."""
+    ordered: list[Rule] = []
+    for rule in rules:
+        follows = ordered and ordered[-1].stage == Stage.DIRECTION
+        if rule.stage == Stage.MAXIMUM and follows:
+            ordered.insert(len(ordered) - 1, rule)
+        else:
+            ordered.append(rule)
+    _check_slots(ordered)
+    for index, rule in enumerate(ordered):
+        before, after = tuple(ordered[:index]), tuple(ordered[index + 1 :])
+        _check_order(rule, before)
+        rule.placed(before, after)
+    return tuple(ordered)
+
+
+def _check_order(rule: Rule, before: tuple[Rule, ...]) -> None:
+    for earlier in before:
+        late = earlier.stage > rule.latest
+        twice = earlier.stage == rule.stage == Stage.RATE
+        if late or twice:
+            raise misplaced(
+                f"{rule.verb} stands after {earlier.verb} in this chain, where it "
+                "would not mean what it says.",
+                _ORDER,
+            )
+
+
+def _check_slots(rules: list[Rule]) -> None:
+    owners: dict[str, str] = {}
+    for rule in rules:
+        for slot in rule.slots:
+            if slot.name in owners:
+                raise misplaced(
+                    f"{rule.verb} and {owners[slot.name]} both keep the buffer "
+                    f"`{slot.name}`, and one state has room for one.",
+                    "Use it once, or combine two chains with optax.chain.",
+                )
+            owners[slot.name] = rule.verb
+
+
+def _update_dtype(dtype: DTypeLike | None) -> np.dtype | None:
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise mistyped("update_dtype", "a floating dtype, or None", dtype)
+    return found
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    if value is default:
+        return True
+    plain = (bool, int, float, str)
+    same_type = type(value) is type(default)
+    return same_type and isinstance(value, plain) and value == default
+
+
+def _shown(value: Any) -> str:
+    """A value as one would type it: dtypes by their names."""
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    is_scalar_type = isinstance(value, type) and issubclass(value, np.generic)
+    if is_scalar_type or type(value).__name__ == "_ScalarMeta":
+        return repr(jnp.dtype(value).name)
+    return repr(value)

@@ -1,0 +1,18 @@
+"""The few type names that signatures share."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
+"""Any pytree; a tree of parameters, gradients or buffers."""
+
+Number: TypeAlias = float | int | np.number | np.ndarray | jax.Array
+Schedule: TypeAlias = Callable[[Any], Any]
+"""`step -> value`, called with the number of finished optimizer steps (int32)."""
+
+ScalarOrSchedule: TypeAlias = Number | Schedule
+DTypeLike: TypeAlias = Any
