@@ -8,13 +8,13 @@ or Matplotlib, nor needs them.
 
 import argparse
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
+from optadamw import __version__
 from optadamw.demo import arguments as demo_arguments
 
 
@@ -34,8 +34,12 @@ class _OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without the usage above it."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse writes "argument --epochs: must ..."; here "`--epochs` must ...".
+        subject, separator, rest = message.partition(": ")
+        if separator and subject.startswith("argument "):
+            message = f"`{subject.removeprefix('argument ')}` {rest}"
         advice = "" if message.endswith(".") else f". See `{self.prog} --help`."
-        self.exit(2, f"{self.prog}: {message}{advice}\n")
+        self.exit(2, f"{self.prog}: error: {message}{advice}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,45 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the command did its work, 1 when it failed, 2 for bad arguments,
         130 when interrupted from the keyboard.
     """
-    parser = _parser()
     try:
-        options = parser.parse_args(argv)
+        options = _parse(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    if options.command is None:
-        parser.print_help(sys.stderr)
-        return 2
     return _run(options.command, options)
 
 
-def _run(name: str, options: Any) -> int:
-    command = COMMANDS[name]
-    missing = [
-        package
-        for module, package in command.arguments.REQUIRES.items()
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        print(
-            f"optadamw {name}: needs {', '.join(missing)}, not installed here. "
-            f"Install with: pip install 'optadamw[{name}]'",
-            file=sys.stderr,
-        )
-        return 1
-    try:
-        return importlib.import_module(command.runner).run(options)
-    except KeyboardInterrupt:
-        print(f"\noptadamw {name}: interrupted.", file=sys.stderr)
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _OneLineParser(
         prog="optadamw",
         description="AdamW for JAX, from the command line.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument(
+        "--version", action="version", version=f"optadamw {__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(
@@ -96,11 +77,32 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.arguments.add_arguments(subparser)
-    return parser
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        chosen = commands.choices.get(options.command, parser)
+        chosen.error(f"unknown arguments: {' '.join(unknown)}")
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    return options
 
 
-def _version() -> str:
+def _run(name: str, options: argparse.Namespace) -> int:
+    command = COMMANDS[name]
+    missing = [
+        package
+        for module, package in command.arguments.REQUIRES.items()
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        print(
+            f"optadamw {name}: error: not installed: {', '.join(missing)}. "
+            f"Install what it needs with: pip install 'optadamw[{name}]'",
+            file=sys.stderr,
+        )
+        return 1
     try:
-        return f"optadamw {importlib.metadata.version('optadamw')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "optadamw (run from its source folder, not installed)"
+        return importlib.import_module(command.runner).run(options)
+    except KeyboardInterrupt:
+        print(f"\noptadamw {name}: interrupted.", file=sys.stderr)
+        return 130

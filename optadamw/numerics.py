@@ -6,6 +6,7 @@ independent reals), so no rule knows about complex numbers.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -95,39 +96,42 @@ def quotient(numerator: Array, denominator: Array) -> Array:
 
 
 def sum_of_squares(x: Array, scale: Array | None = None) -> Array:
-    """The sum of `(x * scale)**2`.
+    """The sum of `(x * scale)**2`, a scalar.
 
-    Written as `y * y`, not `square`: XLA's CPU backend (jax 0.10) fuses this form
-    into the reduction and materializes the other.
+    Written as `y * y`: XLA's CPU backend (jax 0.10) fuses this form, and not
+    `square`, into the reduction.
     """
     y = x if scale is None else x * scale
     return jnp.sum(y * y)
 
 
-def root_of_squares(total: Array, rescaled) -> Array:
-    """The norm whose sum of squares is `total`, where that sum left the range.
+def norm_of(squares: Callable[[int, Array | None], Array], count: int) -> Array:
+    """The Euclidean norm of `count` arrays taken together.
 
-    `rescaled(scale)` gives the sum of squares of the same numbers times `scale`. It
-    runs only when the plain sum overflowed (a norm above 1.8e19 in float32) or lost
-    its terms to underflow, so that the norm overflows only where it cannot be
-    represented and the usual step pays nothing.
+    `squares(i, scale)` is the sum of squares of array i times `scale`. It is asked a
+    second time, with scales, only after an overflow (a norm above 1.8e19 in float32),
+    so the norm overflows only where it cannot be represented, and a usual step reads
+    the arrays once. Each array then has a scale of its own: XLA's CPU backend would
+    materialize the broadcast of a shared one.
     """
-    info = jnp.finfo(total.dtype)
-    half_range = 2.0 ** (info.maxexp // 2)
-    low = float(info.tiny) * 2.0**24
+    parts = jnp.stack([squares(i, None) for i in range(count)])
+    total = jnp.sum(parts)
+    down = 2.0 ** -(jnp.finfo(total.dtype).maxexp // 2)
 
-    def again():
-        down = total > 1
-        scale = jnp.where(down, 1 / half_range, half_range).astype(total.dtype)
-        return sqrt(rescaled(scale)) * jnp.where(down, half_range, 1 / half_range)
+    def rescaled() -> Array:
+        scales = jnp.where(parts == jnp.inf, down, 1).astype(parts.dtype)
+        again = [sqrt(squares(i, scales[i])) / scales[i] for i in range(count)]
+        norms = jnp.stack(again)
+        peak = jnp.max(norms)
+        shares = norms / peak
+        return jnp.where(jnp.isfinite(peak), peak * sqrt(jnp.sum(shares**2)), peak)
 
-    out_of_range = (total == jnp.inf) | (total < low)
-    return lax.cond(out_of_range, again, lambda: sqrt(total))
+    return lax.cond(total == jnp.inf, rescaled, lambda: sqrt(total))
 
 
 def norm(x: Array) -> Array:
     """The Euclidean norm of one array; a scalar of its dtype."""
-    return root_of_squares(sum_of_squares(x), lambda scale: sum_of_squares(x, scale))
+    return norm_of(lambda _, scale: sum_of_squares(x, scale), 1)
 
 
 def saturating_increment(count: Array) -> Array:

@@ -11,7 +11,12 @@ from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 History: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -83,6 +88,7 @@ def update_to_weight(histories: Mapping[str, History], path: Path) -> Path:
     """
     figure = Figure(figsize=(5 * len(histories), 4.5), layout="constrained")
     panels = figure.subplots(1, len(histories), sharex=True, sharey=True, squeeze=False)
+    thumb = "1e-3 (rule of thumb)"
     for axes, (label, history) in zip(panels[0], histories.items(), strict=True):
         epochs = [record["epoch"] for record in history]
         for index, layer in enumerate(history[0]["update_to_weight"]):
@@ -94,7 +100,7 @@ def update_to_weight(histories: Mapping[str, History], path: Path) -> Path:
                 markevery=max(1, len(epochs) // 8),
                 label=layer,
             )
-        axes.axhline(1e-3, color="0.35", linestyle=_DASHED, label="rule of thumb")
+        axes.axhline(1e-3, color="0.35", linewidth=1, linestyle=_DASHED, label=thumb)
         _finish(axes, label)
         axes.set_xlabel("Epoch")
         axes.set_yscale("log")
@@ -131,7 +137,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _upper_part(histories: Mapping[str, History]) -> tuple[float, float]:

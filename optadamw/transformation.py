@@ -8,10 +8,12 @@ every equal one: `jax.jit(tx.step)` of two equal transformations is one program.
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, ParamSpec
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -88,7 +90,46 @@ class Step:
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
         composition = self.recipe.composition
-        return composition.advance(grads, state, params, extra, "param")
+        moved, kept = composition.advance(grads, state, params, extra, "param")
+        if _called_by_jax():
+            return Stepped((moved, kept))
+        return moved, kept
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Stepped(tuple):
+    """The pair `(params, state)`, whose leaves are those of the state first.
+
+    jit pairs donated buffers with results of the same shape and dtype in order of
+    position. `step` takes the state before the parameters and returns it after them,
+    so `jax.jit(tx.step, donate_argnums=(1, 2))` would write the parameters over the
+    first moment, that over the second, and so on, and XLA would first copy them all:
+    on 4 x 8M float32, temporaries of twice the parameters' size. With the leaves in
+    the order of the arguments it copies nothing.
+    """
+
+    __slots__ = ()
+
+    def tree_flatten_with_keys(self) -> tuple[Any, None]:
+        params, state = self
+        key = jax.tree_util.SequenceKey
+        return ((key(1), state), (key(0), params)), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, children: tuple[PyTree, PyTree]) -> "Stepped":
+        del aux
+        state, params = children
+        return cls((params, state))
+
+
+def _called_by_jax() -> bool:
+    """Whether the step was itself handed to a JAX transformation such as jit.
+
+    Called by a function of the user's, it returns a plain tuple, which that function
+    may return as the carry of a scan.
+    """
+    caller = sys._getframe(2).f_globals.get("__name__", "")
+    return caller.partition(".")[0] == "jax"
 
 
 class Transformation(optax.GradientTransformationExtraArgs):

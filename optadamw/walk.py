@@ -23,7 +23,7 @@ from optadamw.numerics import (
     as_reals,
     compute_dtype,
     from_reals,
-    root_of_squares,
+    norm_of,
     saturating_increment,
     sum_of_squares,
 )
@@ -237,19 +237,17 @@ class Composition:
         if given is not None and index == 0:
             return jnp.asarray(given).astype(widest)
 
-        def total(scale: Array | None) -> Array:
-            parts = []
-            for item in items:
-                program = self._program(item, index, "update")
-                chosen = _chosen(scalars[item.dtype][:index], item)
-                factor = None if scale is None else scale.astype(item.dtype)
-                part = _squares(
-                    program, item.grad, item.param, item.buffers, chosen, factor
-                )
-                parts.append(part.astype(widest))
-            return parts[0] if len(parts) == 1 else jnp.sum(jnp.stack(parts))
+        def squares(i: int, scale: Array | None) -> Array:
+            item = items[i]
+            program = self._program(item, index, "update")
+            chosen = _chosen(scalars[item.dtype][:index], item)
+            factor = None if scale is None else scale.astype(item.dtype)
+            part = _squares(
+                program, item.grad, item.param, item.buffers, chosen, factor
+            )
+            return part.astype(widest)
 
-        return root_of_squares(total(None), total)
+        return norm_of(squares, len(items))
 
 
 class Item(NamedTuple):

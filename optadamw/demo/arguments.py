@@ -9,7 +9,7 @@ from optadamw.demo.settings import TRAINING_IMAGES, Settings
 
 SUMMARY = (
     "Train a small network on scikit-learn's handwritten digits with AdamW, "
-    "compare with L2-regularised Adam, write plots and a summary."
+    "compare with L2-regularized Adam, write plots and a summary."
 )
 # Module to look for -> package that provides it.
 REQUIRES = {"flax": "flax", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
@@ -73,7 +73,7 @@ def _number(
         )
         if not inside or on_open_end:
             raise argparse.ArgumentTypeError(
-                f"must be {rule}; got {text!r}. Example: {example}"
+                f"must be {rule}; got {text!r}. Example: {example}."
             )
         return value
 
@@ -94,5 +94,5 @@ def _folder(text: str) -> Path:
         return folder
     raise argparse.ArgumentTypeError(
         f"must be a folder that can be written; got {text!r} ({reason}). "
-        f"Example: --output {Settings.output}"
+        f"Example: --output {Settings.output}."
     )

@@ -27,10 +27,9 @@ class Splits(NamedTuple):
 
 def load() -> Splits:
     """Return the same three parts every time, whatever the demo's seed."""
-    digits = load_digits()
+    pixels, labels = load_digits(return_X_y=True)
     # Pixels are whole numbers from 0 to 16.
-    images = jnp.asarray(digits.images / 16, jnp.float32)[..., None]
-    labels = digits.target
+    images = jnp.asarray(pixels / 16, jnp.float32).reshape(-1, 8, 8, 1)
     training, others = train_test_split(
         range(len(labels)),
         train_size=TRAINING_IMAGES,

@@ -1,19 +1,21 @@
-"""The loss, and what the network makes of examples."""
+"""The loss, and what networks make of images that they were not trained with."""
 
+import math
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
-from optadamw.demo.data import Examples
+from optadamw.demo.data import Examples, Splits
 
 
 def loss_and_accuracy(
     params: Any, graph: nnx.GraphDef, examples: Examples
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the mean cross-entropy, in nats, and the share of digits read rightly."""
+    """Return the mean cross-entropy, in nats, and the share of images read right."""
     logits = nnx.merge(graph, params)(examples.images)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
     right = logits.argmax(axis=-1) == examples.labels
@@ -24,7 +26,42 @@ evaluate = jax.jit(loss_and_accuracy, static_argnames="graph")
 
 
 @partial(jax.jit, static_argnames="graph")
-def read_rightly(params: Any, graph: nnx.GraphDef, examples: Examples) -> jax.Array:
-    """Return for each image whether its digit is read rightly."""
+def correct(params: Any, graph: nnx.GraphDef, examples: Examples) -> jax.Array:
+    """Return for each image whether it is read right."""
     logits = nnx.merge(graph, params)(examples.images)
     return logits.argmax(axis=-1) == examples.labels
+
+
+def scores(graph: Any, params: Any, splits: Splits) -> dict[str, dict[str, float]]:
+    """Return loss and accuracy of final parameters on each part of the data."""
+    return {
+        part: dict(
+            zip(
+                ("loss", "accuracy"),
+                map(float, evaluate(params, graph, examples)),
+                strict=True,
+            )
+        )
+        for part, examples in splits._asdict().items()
+    }
+
+
+def compare(graph: Any, first: Any, second: Any, splits: Splits) -> dict[str, Any]:
+    """Count the test images that only one of two networks gets right.
+
+    The p-value is the exact sign test's over those images (McNemar's): how often two
+    equally good networks would differ at least so much.
+    """
+    first_right, second_right = (
+        np.asarray(correct(params, graph, splits.test)) for params in (first, second)
+    )
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    differing = only_first + only_second
+    fewer = min(only_first, only_second)
+    tail = sum(math.comb(differing, k) for k in range(fewer + 1)) / 2**differing
+    return {
+        "right": (int(first_right.sum()), int(second_right.sum())),
+        "only_right": (only_first, only_second),
+        "p_value": min(1.0, 2 * tail),
+    }

@@ -39,7 +39,7 @@ def adamw(settings: Settings) -> optax.GradientTransformationExtraArgs:
 
 
 def adam_l2(settings: Settings) -> optax.GradientTransformationExtraArgs:
-    """Return Adam with L2 regularisation: the decay passes through its moments.
+    """Return Adam with L2 regularization: the decay passes through its moments.
 
     The limit on the gradients comes first, as where a loss without its penalty is
     differentiated and clipped, and the optimizer adds the decay (PyTorch's Adam).

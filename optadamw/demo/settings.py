@@ -13,10 +13,11 @@ TEST_IMAGES = 300
 class Settings:
     """One run of the demo.
 
-    The two decay strengths are the best of a grid by validation accuracy, each
-    optimizer for itself (mean of seeds 0 to 3; AdamW over 0, 0.01, 0.05, 0.1, 0.3, 1;
-    L2 over 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), because one number means two
-    different strengths in the two.
+    One number for the decay means two strengths in the two optimizers, so each has its
+    own. These digits are too easy for decay to matter: over seeds 0 to 2 the mean
+    validation accuracy lies between 99.1 and 99.3 % for AdamW with 0 to 0.3 and for L2
+    with 1e-5 to 3e-3. The defaults are the largest of that grid at which both have the
+    same mean validation loss, 0.035 (without decay 0.032).
 
     Attributes:
         epochs: Passes over the training images.

@@ -29,7 +29,11 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch reports: means over its steps, and the validation after it."""
+    """What an epoch reports: means over its steps, and the validation after it.
+
+    The training figures are taken on the way and of shifted images, so they are worse
+    than the validation's until the end.
+    """
 
     epoch: int
     training_loss: float
@@ -99,7 +103,7 @@ def train(
             float(loss),
             float(accuracy),
             float(steps.gradient_norm.mean()),
-            float(learning_rate(number * per_epoch - 1)),
+            float(np.asarray(learning_rate(number * per_epoch - 1))),
             {name: float(row.mean()) for name, row in steps.update_to_weight.items()},
             time.perf_counter() - start,
         )
@@ -109,7 +113,7 @@ def train(
         finite = np.isfinite(steps.loss) & np.isfinite(steps.gradient_norm)
         finite = np.append(finite, np.isfinite(epoch.validation_loss))
         if not finite.all():
-            failed_step = (number - 1) * per_epoch + int(np.argmin(finite))
+            failed_step = (number - 1) * per_epoch + int(finite.argmin())
             break
     return Run(params, state, history, failed_step, time.perf_counter() - start)
 
