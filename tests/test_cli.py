@@ -1,0 +1,177 @@
+"""The command line: help, errors of one line, missing packages, exit statuses."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from optadamw.cli import COMMANDS, main
+
+HEAVY = ("flax", "sklearn", "matplotlib")
+
+BAD_ARGUMENTS = [
+    (
+        ["--epochs", "0"],
+        "`--epochs` must be an integer in [1, 10000]; got '0'. Example: --epochs 40.",
+    ),
+    (
+        ["--epochs", "many"],
+        "`--epochs` must be an integer in [1, 10000]; got 'many'. "
+        "Example: --epochs 40.",
+    ),
+    (
+        ["--seed", "-1"],
+        "`--seed` must be an integer in [0, 4294967295]; got '-1'. Example: --seed 0.",
+    ),
+    (
+        ["--batch-size", "1198"],
+        "`--batch-size` must be an integer in [1, 1197]; got '1198'. "
+        "Example: --batch-size 64.",
+    ),
+    (
+        ["--learning-rate", "0"],
+        "`--learning-rate` must be a number in (0, inf); got '0'. "
+        "Example: --learning-rate 0.003.",
+    ),
+    (
+        ["--learning-rate", "inf"],
+        "`--learning-rate` must be a number in (0, inf); got 'inf'. "
+        "Example: --learning-rate 0.003.",
+    ),
+    (
+        ["--weight-decay", "nan"],
+        "`--weight-decay` must be a number in [0, inf); got 'nan'. "
+        "Example: --weight-decay 0.1.",
+    ),
+    (
+        ["--l2", "-0.5"],
+        "`--l2` must be a number in [0, inf); got '-0.5'. Example: --l2 0.001.",
+    ),
+    (
+        ["--clip-global-norm", "0"],
+        "`--clip-global-norm` must be a number in (0, inf); got '0'. "
+        "Example: --clip-global-norm 1.0.",
+    ),
+    (
+        ["--ema-decay", "1"],
+        "`--ema-decay` must be a number in [0, 1); got '1'. Example: --ema-decay 0.99.",
+    ),
+    (
+        ["--output", ""],
+        "`--output` must be a folder that can be written; got '' "
+        "(the name is empty). Example: --output optadamw-demo.",
+    ),
+    (
+        ["--epochs"],
+        "`--epochs` expected one argument. See `optadamw demo --help`.",
+    ),
+    (
+        ["--epoch", "3"],
+        "unknown arguments: --epoch 3. See `optadamw demo --help`.",
+    ),
+    (["extra"], "unknown arguments: extra. See `optadamw demo --help`."),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_bad_argument_is_one_line_and_status_2(arguments, message, capsys):
+    assert main(["demo", *arguments]) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err == f"optadamw demo: error: {message}\n"
+
+
+def test_output_below_a_file_is_refused(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["demo", "--output", str(file / "folder")]) == 2
+    assert capsys.readouterr().err == (
+        "optadamw demo: error: `--output` must be a folder that can be written; "
+        f"got '{file}/folder' ({file} is a file). Example: --output optadamw-demo.\n"
+    )
+
+
+def test_every_range_has_an_example_within_it():
+    namespace = COMMANDS["demo"].arguments
+    for name, (kind, interval, example, _) in namespace._NUMBERS.items():
+        assert namespace._number(kind, interval, name)(example) == kind(example)
+
+
+def test_unknown_command(capsys):
+    assert main(["train"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("optadamw: error: `COMMAND` invalid choice: 'train'")
+    assert error.count("\n") == 1
+
+
+def test_without_a_command_prints_help(capsys):
+    assert main([]) == 2
+    written = capsys.readouterr()
+    assert "usage: optadamw" in written.err
+    assert written.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]])
+def test_help_and_version_end_with_0(arguments, capsys):
+    assert main(arguments) == 0
+    assert "optadamw" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("statement", "imports_any"),
+    [
+        ("from optadamw.cli import main; main(['--help']); main(['demo', '-h'])", False),
+        # The same check on a module that does need one: so the check can fail.
+        ("import importlib; importlib.import_module('optadamw.demo.data')", True),
+    ],
+)
+def test_help_imports_nothing_heavy(statement, imports_any):
+    if imports_any:
+        pytest.importorskip("sklearn")
+    program = (
+        f"import sys; {statement}; "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    last = finished.stdout.splitlines()[-1]
+    assert (last != "[]") == imports_any
+
+
+@pytest.mark.parametrize("module", HEAVY)
+def test_missing_package_names_the_extra(module, monkeypatch, capsys):
+    command = COMMANDS["demo"]
+    for required in HEAVY:
+        # Present whatever is installed, so that `module` alone is missing.
+        monkeypatch.setitem(sys.modules, required, importlib)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err == (
+        f"optadamw demo: error: not installed: {command.arguments.REQUIRES[module]}. "
+        "Install what it needs with: pip install 'optadamw[demo]'\n"
+    )
+
+
+def test_keyboard_interrupt_is_status_130(monkeypatch, capsys):
+    pytest.importorskip("flax")
+    pytest.importorskip("sklearn")
+    runner = importlib.import_module(COMMANDS["demo"].runner)
+
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "\noptadamw demo: interrupted.\n"
+
+
+def test_module_is_runnable():
+    finished = subprocess.run(
+        [sys.executable, "-m", "optadamw", "demo", "--epochs", "0"],
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("optadamw demo: error: `--epochs` must be")
