@@ -70,11 +70,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def load() -> float | None:
-    """Reads how many processes wanted a core in the last minute."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
 def _git(*arguments: str) -> str | None:
     try:
         return subprocess.run(

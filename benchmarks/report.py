@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import interference
 from benchmarks.ratios import Spread, per_round, spread
 
 _OURS = "optadamw"
@@ -46,6 +47,9 @@ def case(figures: dict[str, Any]) -> str:
         parts.append(_steps(contenders))
     if any("compile_s" in c for c in contenders.values()):
         parts.append(_compilation(contenders, figures["parameter_bytes"]))
+    for doing, cores in figures["others"].items():
+        if (cores or 0.0) > interference.TOLERATED:
+            parts.append(f"BUSY: others took {cores:.2f} cores while {doing}.")
     if figures["verdicts"]:
         parts.append(_verdicts(figures["verdicts"]))
     return "\n\n".join(parts)

@@ -8,7 +8,15 @@ from typing import Any
 
 import jax
 
-from benchmarks import check, compiled, contenders, environment, targets, timing
+from benchmarks import (
+    check,
+    compiled,
+    contenders,
+    environment,
+    interference,
+    targets,
+    timing,
+)
 from benchmarks.contenders.contender import Contender, Session, UnavailableError
 from benchmarks.workloads import CONFIGS, TREES, gradients, parameters
 
@@ -76,7 +84,7 @@ def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any
         "leaves": len(leaves),
         "parameters": sum(leaf.size for leaf in leaves),
         "parameter_bytes": compiled.size_in_bytes(tree),
-        "load_before": environment.load(),
+        "others": {},
         "contenders": {name: {} for name in settings.contenders},
     }
     found: dict[str, Contender] = {}
@@ -90,9 +98,12 @@ def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any
     if settings.compilation:
         on_jax = {name: c for name, c in found.items() if c.program is not None}
         tiny = TREES[tree_name](True)
-        for name, figures in compiled.alternate(
-            on_jax, config, tree, tiny, settings.compile_rounds, settings.seed
-        ).items():
+        with interference.watch() as others:
+            measured = compiled.alternate(
+                on_jax, config, tree, tiny, settings.compile_rounds, settings.seed
+            )
+        case["others"]["compiling"] = others.cores
+        for name, figures in measured.items():
             case["contenders"][name].update(figures)
     if settings.steps:
         _time_steps(settings, case, found, tree)
@@ -122,9 +133,10 @@ def _time_steps(
             continue
         session.load(gradients(tree, seed, 0))
         sessions[name] = session
-    for name, samples in timing.alternate(
-        sessions, settings.rounds, settings.burst, seed
-    ).items():
+    with interference.watch() as others:
+        timed = timing.alternate(sessions, settings.rounds, settings.burst, seed)
+    case["others"]["stepping"] = others.cores
+    for name, samples in timed.items():
         case["contenders"][name]["step_s"] = samples
     sessions.clear()
     gc.collect()

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from benchmarks import interference
 from benchmarks.ratios import Spread, per_round
 
 Metric = Literal["step_s", "trace_s", "lower_s", "compile_s", "temporaries"]
@@ -64,7 +65,8 @@ def judge(case: dict[str, Any], exempt: str | None) -> list[dict[str, Any]]:
 
     Returns:
         For each target its text, the measured value, its quartiles and the verdict: by
-        the median alone, with a remark if the quartiles lie on both sides of the limit.
+        the median alone, with a remark if the quartiles lie on both sides of the limit
+        or if other processes took part of the machine.
     """
     verdicts = []
     for target in TARGETS:
@@ -79,7 +81,11 @@ def judge(case: dict[str, Any], exempt: str | None) -> list[dict[str, Any]]:
                     "target": str(target),
                     **measured._asdict(),
                     "limit": target.limit,
-                    "verdict": _verdict(measured, target.limit, exempt),
+                    "verdict": (
+                        f"not judged: {exempt}"
+                        if exempt
+                        else _verdict(target, measured, case)
+                    ),
                 }
             )
     return verdicts
@@ -98,10 +104,21 @@ def _measured(target: Target, case: dict[str, Any]) -> Spread | None:
     return per_round(ours[target.metric], theirs[target.metric])
 
 
-def _verdict(measured: Spread, limit: float, exempt: str | None) -> str:
-    if exempt is not None:
-        return f"not judged: {exempt}"
-    verdict = "met" if measured.median <= limit else "MISSED"
-    return verdict + (
-        ", within noise" if measured.lower <= limit < measured.upper else ""
-    )
+def _verdict(target: Target, measured: Spread, case: dict[str, Any]) -> str:
+    limit = target.limit
+    words = ["met" if measured.median <= limit else "MISSED"]
+    if measured.lower <= limit < measured.upper:
+        words.append("within noise")
+    if (_others(target, case) or 0.0) > interference.TOLERATED:
+        words.append("on a busy machine")
+    return ", ".join(words)
+
+
+def _others(target: Target, case: dict[str, Any]) -> float | None:
+    match target.metric:
+        case "temporaries":  # Read from the compiled program, whoever else computes.
+            return None
+        case "step_s":
+            return case["others"].get("stepping")
+        case "trace_s" | "lower_s" | "compile_s":
+            return case["others"].get("compiling")

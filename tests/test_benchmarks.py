@@ -112,11 +112,12 @@ def test_a_ratio_compares_within_each_round() -> None:
     assert ratios.per_round(ours, theirs) == (0.5, 0.5, 0.5)
 
 
-def _verdict(ours: list[float], exempt: str | None = None) -> str:
+def _verdict(ours: list[float], exempt: str | None = None, others: float = 0.0) -> str:
     case = {
         "tree": "large",
         "config": "adamw",
         "parameter_bytes": 100,
+        "others": {"stepping": others},
         "contenders": {"optadamw": {"step_s": ours}, "optax": {"step_s": [1.0] * 4}},
     }
     (verdict,) = targets.judge(case, exempt)
@@ -128,4 +129,5 @@ def test_verdicts_follow_the_median_and_name_the_noise() -> None:
     assert _verdict([1.2, 1.2, 1.3, 1.3]) == "MISSED"
     assert _verdict([0.7, 0.8, 0.9, 1.5]) == "met, within noise"
     assert _verdict([0.6, 1.1, 1.2, 1.3]) == "MISSED, within noise"
-    assert _verdict([1.3, 1.3, 1.3, 1.3], "quick sizes") == "not judged: quick sizes"
+    assert _verdict([0.9] * 4, others=0.5) == "met, on a busy machine"
+    assert _verdict([1.3] * 4, exempt="quick sizes") == "not judged: quick sizes"
