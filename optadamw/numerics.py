@@ -6,7 +6,7 @@ independent reals), so no rule knows about complex numbers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -95,43 +95,48 @@ def quotient(numerator: Array, denominator: Array) -> Array:
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
-def sum_of_squares(x: Array, scale: Array | None = None) -> Array:
-    """The sum of `(x * scale)**2`, a scalar.
+def sum_of_squares(x: Array) -> Array:
+    """The sum of squares of `x`, a scalar.
 
-    Written as `y * y`: XLA's CPU backend (jax 0.10) fuses this form, and not
+    Written as `x * x`: XLA's CPU backend (jax 0.10) fuses this form, and not
     `square`, into the reduction.
     """
-    y = x if scale is None else x * scale
-    return jnp.sum(y * y)
+    return jnp.sum(x * x)
 
 
-def norm_of(squares: Callable[[int, Array | None], Array], count: int) -> Array:
-    """The Euclidean norm of `count` arrays taken together.
+def rescaled_norm(x: Array, squares: Array) -> Array:
+    """The norm of `x`, whose sum of squares may have overflowed to `squares`."""
+    down = 2.0 ** -(jnp.finfo(x.dtype).maxexp // 2)
+    scale = jnp.where(squares == jnp.inf, down, 1).astype(x.dtype)
+    return sqrt(sum_of_squares(x * scale)) / scale
 
-    `squares(i, scale)` is the sum of squares of array i times `scale`. It is asked a
-    second time, with scales, only after an overflow (a norm above 1.8e19 in float32),
-    so the norm overflows only where it cannot be represented, and a usual step reads
-    the arrays once. Each array then has a scale of its own: XLA's CPU backend would
-    materialize the broadcast of a shared one.
+
+def total_norm(
+    squares: Sequence[Array], rescaled: Callable[[int], Array]
+) -> Array:
+    """The Euclidean norm of several arrays together, from their sums of squares.
+
+    `rescaled(i)` gives the `rescaled_norm` of array i. It is asked only after an
+    overflow (a norm above 1.8e19 in float32), so that the norm overflows only where
+    it cannot be represented, and a usual step reads the arrays once. Each array has a
+    scale of its own, as XLA's CPU backend materializes the broadcast of a shared one.
     """
-    parts = jnp.stack([squares(i, None) for i in range(count)])
-    total = jnp.sum(parts)
-    down = 2.0 ** -(jnp.finfo(total.dtype).maxexp // 2)
+    total = jnp.sum(jnp.stack(squares))
 
-    def rescaled() -> Array:
-        scales = jnp.where(parts == jnp.inf, down, 1).astype(parts.dtype)
-        again = [sqrt(squares(i, scales[i])) / scales[i] for i in range(count)]
-        norms = jnp.stack(again)
+    def again() -> Array:
+        norms = jnp.stack([rescaled(i) for i in range(len(squares))])
         peak = jnp.max(norms)
-        shares = norms / peak
-        return jnp.where(jnp.isfinite(peak), peak * sqrt(jnp.sum(shares**2)), peak)
+        return jnp.where(
+            jnp.isfinite(peak), peak * sqrt(sum_of_squares(norms / peak)), peak
+        )
 
-    return lax.cond(total == jnp.inf, rescaled, lambda: sqrt(total))
+    return lax.cond(total == jnp.inf, again, lambda: sqrt(total))
 
 
 def norm(x: Array) -> Array:
     """The Euclidean norm of one array; a scalar of its dtype."""
-    return norm_of(lambda _, scale: sum_of_squares(x, scale), 1)
+    squares = sum_of_squares(x)
+    return total_norm([squares], lambda _: rescaled_norm(x, squares))
 
 
 def saturating_increment(count: Array) -> Array:

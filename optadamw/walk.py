@@ -8,7 +8,7 @@ argument, so leaves of one shape and dtype are traced once, whatever their numbe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -23,9 +23,10 @@ from optadamw.numerics import (
     as_reals,
     compute_dtype,
     from_reals,
-    norm_of,
+    rescaled_norm,
     saturating_increment,
     sum_of_squares,
+    total_norm,
 )
 from optadamw.paths import (
     Leaves,
@@ -94,8 +95,8 @@ class Composition:
         work = self._work(grads, state, params)
         scalars = self._scalars(work, state.step, extra)
         outputs, buffers = [], []
-        for index, item in enumerate(work.items):
-            output, kept = self._visit(index, item, scalars, state.step, emit)
+        for index in range(len(work.items)):
+            output, kept = self._visit(index, work, scalars, state.step, emit)
             outputs.append(output)
             buffers.append(kept)
         fields = {
@@ -108,21 +109,23 @@ class Composition:
     def _visit(
         self,
         index: int,
-        item: "Item",
+        work: "Work",
         scalars: dict[Any, list[dict[str, Array]]],
         step: Array,
         emit: Emit,
     ) -> tuple[Any, dict[str, Any]]:
+        item = work.items[index]
         if item.grad is None:
             untouched = item.param if emit == "param" else _no_update(item.param, self)
             return untouched, item.buffers
-        program = self._program(item, len(self.rules), emit)
+        program = work.program(self, item.chosen, len(self.rules), emit)
         site = Site(step, jnp.int32(index)) if self.commit.draws else None
         chosen = _chosen(scalars[item.dtype], item)
         return _run_leaf(program, item.grad, item.param, item.buffers, chosen, site)
 
-    def _program(self, item: "Item", upto: int, emit: Emit) -> "Program":
-        rules = [r for r, c in zip(self.rules[:upto], item.chosen, strict=False) if c]
+    def program(self, chosen: tuple[bool, ...], upto: int, emit: Emit) -> "Program":
+        """The leaf function of the first `upto` rules, as far as they apply."""
+        rules = [r for r, c in zip(self.rules[:upto], chosen, strict=False) if c]
         return Program(
             rules=tuple(rule.skeleton() for rule in rules),
             slots=self.slots,
@@ -233,21 +236,28 @@ class Composition:
         """The norm over the tree of the updates that reach rule `index`."""
         given = extra.get("grad_norm")
         items = [item for item in work.items if item.grad is not None]
+        if all(rule.stage == Stage.GRADIENT for rule in self.rules[:index]):
+            # Only the gradients matter: fewer operands to trace and to keep alive.
+            items = [item._replace(param=None, buffers={}) for item in items]
         widest = np.result_type(*(item.dtype for item in items))
         if given is not None and index == 0:
             return jnp.asarray(given).astype(widest)
 
-        def squares(i: int, scale: Array | None) -> Array:
+        def measure(i: int, squares: Array | None) -> Array:
             item = items[i]
-            program = self._program(item, index, "update")
+            program = work.program(self, item.chosen, index, "update")
+            if not item.buffers:
+                program = replace(program, slots=())
             chosen = _chosen(scalars[item.dtype][:index], item)
-            factor = None if scale is None else scale.astype(item.dtype)
-            part = _squares(
-                program, item.grad, item.param, item.buffers, chosen, factor
+            return _measure(
+                program, item.grad, item.param, item.buffers, chosen, squares
             )
-            return part.astype(widest)
 
-        return norm_of(squares, len(items))
+        squares = [measure(i, None) for i in range(len(items))]
+        return total_norm(
+            [part.astype(widest) for part in squares],
+            lambda i: measure(i, squares[i]).astype(widest),
+        )
 
 
 class Item(NamedTuple):
@@ -260,11 +270,25 @@ class Item(NamedTuple):
     dtype: np.dtype
 
 
-class Work(NamedTuple):
-    """The leaves of one step."""
+@dataclass
+class Work:
+    """The leaves of one step, and the leaf functions made for them."""
 
     treedef: Any
     items: list[Item]
+    programs: dict[Any, "Program"] = field(default_factory=dict)
+
+    def program(
+        self,
+        composition: Composition,
+        chosen: tuple[bool, ...],
+        upto: int,
+        emit: Emit,
+    ) -> "Program":
+        key = (chosen, upto, emit)
+        if key not in self.programs:
+            self.programs[key] = composition.program(chosen, upto, emit)
+        return self.programs[key]
 
 
 @dataclass(frozen=True)
@@ -352,19 +376,22 @@ def _start(
 
 
 @partial(jax.jit, static_argnums=0)
-def _squares(
+def _measure(
     program: Program,
     grad: Array,
     param: Array | None,
     buffers: dict[str, Any],
     scalars: tuple[Mapping[str, Array], ...],
-    scale: Array | None,
+    squares: Array | None,
 ) -> Array:
-    """The sum of squares of one leaf's update after the rules of `program`."""
+    """The sum of squares of a leaf's update, or, knowing that sum, the norm."""
     leaf = _start(program, grad, param, buffers)
     for rule, values in zip(program.rules, scalars, strict=True):
         leaf = rule.apply(leaf, values)
-    return sum_of_squares(leaf.value(), scale)
+    update = leaf.value()
+    if squares is None:
+        return sum_of_squares(update)
+    return rescaled_norm(update, squares)
 
 
 @partial(jax.jit, static_argnums=0)
