@@ -17,8 +17,8 @@ from optadamw.rules.ema import ema_of as ema_of
 from optadamw.rules.ema import ema_params as ema_params
 from optadamw.rules.maximize import maximize as maximize
 from optadamw.rules.rate import scale_by_learning_rate as scale_by_learning_rate
-from optadamw.select import exclude as exclude
-from optadamw.select import only as only
+from optadamw.selection import exclude as exclude
+from optadamw.selection import only as only
 from optadamw.state import State as State
 from optadamw.transformation import Transformation as Transformation
 from optadamw.transformation import chain as chain

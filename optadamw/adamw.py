@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from optadamw.aliases import DTypeLike, ScalarOrSchedule
 from optadamw.rules.adam import EpsMode, scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max
 from optadamw.rules.caution import cautious
@@ -11,7 +12,6 @@ from optadamw.rules.ema import ema_params
 from optadamw.rules.maximize import maximize as maximize_objective
 from optadamw.rules.rate import scale_by_learning_rate
 from optadamw.transformation import Transformation, chain, spelled
-from optadamw.types import DTypeLike, ScalarOrSchedule
 
 
 @spelled

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from optadamw.aliases import Array
 from optadamw.numerics import as_reals, compute_dtype, from_reals
 from optadamw.rule import Slot
-from optadamw.types import Array
-
 
 Buffers = Mapping[str, Array]
 

@@ -1,1 +1,151 @@
-def describe(tx, params): return ""
+"""The resolved plan of a transformation, as a table."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import jax.numpy as jnp
+import optax
+
+from optadamw.aliases import PyTree
+from optadamw.errors import mistyped
+from optadamw.paths import Leaves
+from optadamw.rule import Rule, Stage
+from optadamw.transformation import Transformation
+from optadamw.walk import Composition, parameters
+
+
+def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
+    """What `tx` will do to `params`: the rules in order, and a row per parameter.
+
+    Args:
+      tx: a transformation of this library.
+      params: the parameters, or their shapes (`jax.ShapeDtypeStruct`).
+
+    Returns:
+      A text of one line per rule and per parameter: path, shape, dtype, weight decay,
+      buffers with their dtypes, bytes of the buffers; and the totals. The bytes are
+      those of the state that `tx.init(params)` returns.
+
+    Raises:
+      TypeError: `tx` is from elsewhere, or a parameter is no array.
+      ValueError: a pattern that matches no parameter.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, weight_decay=0.1, mask="*/kernel")
+      >>> params = {"dense": {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}}
+      >>> print(optadamw.describe(tx, params))  # doctest: +NORMALIZE_WHITESPACE
+      adamw(0.001, weight_decay=0.1, mask='*/kernel')
+      <BLANKLINE>
+      1. scale_by_adam: b1=0.9, b2=0.999, mu float32, nu float32, \
+bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=False
+      2. add_decoupled_weight_decay: weight_decay=0.1, mode='lr', where='*/kernel'
+      3. scale_by_learning_rate: learning_rate=0.001
+      <BLANKLINE>
+      parameter     shape  dtype    weight decay  buffers                 bytes
+      dense/bias    4      float32  no            mu float32, nu float32     32
+      dense/kernel  8 x 4  float32  0.1           mu float32, nu float32    256
+      <BLANKLINE>
+      2 parameters, 36 numbers, 144 bytes; state 292 bytes (8.1 per number)
+    """
+    if not isinstance(tx, Transformation):
+        raise mistyped("tx", "a transformation of optadamw", tx)
+    composition = tx.recipe.composition
+    leaves = parameters(params)
+    choices = composition.choices(leaves, params)
+    header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
+    rows = [
+        (
+            path,
+            " x ".join(map(str, array.shape)) or "scalar",
+            jnp.dtype(array.dtype).name,
+            _decay(composition.rules, chosen),
+            _buffers(composition, array),
+            f"{_bytes(composition, array):,}",
+        )
+        for path, array, chosen in zip(
+            leaves.paths, leaves.arrays, choices, strict=True
+        )
+    ]
+    sections = [
+        repr(tx),
+        "\n".join(_rule_lines(composition.rules)),
+        "\n".join(_aligned([header, *rows])),
+        _totals(composition, leaves),
+    ]
+    return "\n\n".join(sections)
+
+
+def _rule_lines(rules: Iterable[Rule]) -> list[str]:
+    """One line for each atom; the rules of one atom share it."""
+    settings: dict[str, list[str]] = {}
+    for rule in sorted(rules, key=_place):
+        settings.setdefault(rule.verb, []).extend(_settings(rule))
+    return [
+        f"{i}. {verb}: {', '.join(settings[verb])}"
+        if settings[verb]
+        else f"{i}. {verb}"
+        for i, verb in enumerate(settings, start=1)
+    ]
+
+
+def _place(rule: Rule) -> int:
+    """AMSGrad stands between the two rules of Adam, and is listed after them."""
+    return Stage.DIRECTION if rule.stage == Stage.MAXIMUM else rule.stage
+
+
+def _settings(rule: Rule) -> list[str]:
+    kept = {slot.name: slot.store for slot in rule.slots}
+    shown = []
+    for field in dataclasses.fields(rule):
+        value = getattr(rule, field.name)
+        if field.name in kept:
+            dtype = value.dtype.name if value.dtype else "float32"
+            shown.append(f"{field.name} {dtype}")
+        elif value is not None:
+            shown.append(f"{field.name}={value!r}")
+    return shown
+
+
+def _decay(rules: Sequence[Rule], chosen: Sequence[bool]) -> str:
+    decays = [
+        repr(getattr(rule, "weight_decay", None))
+        for rule, applies in zip(rules, chosen, strict=True)
+        if rule.stage == Stage.DECAY and applies
+    ]
+    return " + ".join(decays) or "no"
+
+
+def _buffers(composition: Composition, array: jnp.ndarray) -> str:
+    named = [
+        f"{slot.name} {slot.store.summary(array)[0]}" for slot in composition.slots
+    ]
+    return ", ".join(named) or "none"
+
+
+def _bytes(composition: Composition, array: jnp.ndarray) -> int:
+    return sum(slot.store.summary(array)[1] for slot in composition.slots)
+
+
+def _totals(composition: Composition, leaves: Leaves) -> str:
+    numbers = sum(math.prod(a.shape) for a in leaves.arrays)
+    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves.arrays)
+    counter = 4
+    state = counter + sum(_bytes(composition, a) for a in leaves.arrays)
+    per_number = f" ({state / numbers:.1f} per number)" if numbers else ""
+    return (
+        f"{len(leaves.paths)} parameters, {numbers:,} numbers, {own:,} bytes; "
+        f"state {state:,} bytes{per_number}"
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width; the last, a number, is set to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        cells[-1] = row[-1].rjust(widths[-1])
+        lines.append("  ".join(cells))
+    return lines

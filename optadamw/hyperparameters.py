@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.errors import invalid, mistyped
-from optadamw.types import Array, ScalarOrSchedule
 
 
 class Clock(NamedTuple):

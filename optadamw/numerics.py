@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from optadamw.types import Array, DTypeLike
+from optadamw.aliases import Array, DTypeLike
 
 
 def compute_dtype(dtype: DTypeLike) -> np.dtype:
@@ -111,9 +111,7 @@ def rescaled_norm(x: Array, squares: Array) -> Array:
     return sqrt(sum_of_squares(x * scale)) / scale
 
 
-def total_norm(
-    squares: Sequence[Array], rescaled: Callable[[int], Array]
-) -> Array:
+def total_norm(squares: Sequence[Array], rescaled: Callable[[int], Array]) -> Array:
     """The Euclidean norm of several arrays together, from their sums of squares.
 
     `rescaled(i)` gives the `rescaled_norm` of array i. It is asked only after an

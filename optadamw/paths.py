@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.aliases import PyTree
 from optadamw.errors import at_leaf, kind_at_leaf
-from optadamw.types import PyTree
 
 
 class Leaves(NamedTuple):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
+from optadamw.aliases import Array
 from optadamw.hyperparameters import Clock, Constant, Dynamic, Scheduled
 from optadamw.numerics import quotient
-from optadamw.select import Selector
-from optadamw.types import Array
+from optadamw.selection import Selector
 
 Scalar = float | Array
 """A Python number (formed in host doubles) or a 0-d array of the computed dtype."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optadamw.types import Array, PyTree
+from optadamw.aliases import Array, PyTree
 
 
 class State(NamedTuple):

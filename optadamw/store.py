@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.aliases import Array, DTypeLike, PyTree
 from optadamw.errors import at_leaf, mistyped
 from optadamw.numerics import (
     as_reals,
@@ -21,7 +22,6 @@ from optadamw.numerics import (
     from_reals,
     is_complex,
 )
-from optadamw.types import Array, DTypeLike, PyTree
 
 
 class Store(Protocol):

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optadamw.aliases import DTypeLike, PyTree
 from optadamw.errors import misplaced, mistyped
 from optadamw.rule import Rule, Stage
 from optadamw.state import State
-from optadamw.types import DTypeLike, PyTree
 from optadamw.walk import Composition
 
 _P = ParamSpec("_P")

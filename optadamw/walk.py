@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core.primitives import convert_element_type_p
 
+from optadamw.aliases import Array, PyTree
 from optadamw.commit import Commit, Nearest, Site
 from optadamw.hyperparameters import Clock
 from optadamw.numerics import (
@@ -37,7 +38,6 @@ from optadamw.paths import (
 )
 from optadamw.rule import Leaf, Rule, Scalar, Slot, Stage
 from optadamw.state import SLOTS, State, first_step
-from optadamw.types import Array, PyTree
 
 Emit = Literal["param", "update"]
 """What a leaf function returns: the new parameter, or the update that leads to it."""
@@ -63,7 +63,7 @@ class Composition:
 
     def init(self, params: PyTree) -> State:
         """The state before the first step."""
-        leaves = _parameters(params)
+        leaves = parameters(params)
         self.choices(leaves, params)
         buffers = {}
         for slot in self.slots:
@@ -140,7 +140,7 @@ class Composition:
             self._refuse_missing_params()
             leaves = flatten(grads, keep_none=True)
         else:
-            leaves = _parameters(params)
+            leaves = parameters(params)
         matched = gradients_for(leaves, grads)
         buffers = self._buffers(leaves, matched, state)
         chosen = self.choices(leaves, grads if params is None else params)
@@ -332,7 +332,8 @@ class _Look:
         return None
 
 
-def _parameters(params: PyTree) -> Leaves:
+def parameters(params: PyTree) -> Leaves:
+    """The leaves of a tree of parameters, checked, as JAX sees them."""
     leaves = flatten(params)
     check_parameters(leaves)
     return leaves._replace(arrays=tuple(_as_array(a) for a in leaves.arrays))

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jax import lax
 
+from optadamw.aliases import Array, DTypeLike, ScalarOrSchedule
 from optadamw.errors import invalid
 from optadamw.hyperparameters import (
     BETA,
@@ -28,7 +29,6 @@ from optadamw.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.rule import Leaf, Lookup, Rule, Scalar, Slot, Stage
 from optadamw.store import Dense, dense
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array, DTypeLike, ScalarOrSchedule
 
 EpsMode = Literal["outside", "hat"]
 

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
+from optadamw.aliases import Array
 from optadamw.errors import invalid, misplaced
 from optadamw.hyperparameters import Clock
 from optadamw.rule import Leaf, Lookup, Rule, Scalar, Slot, Stage
 from optadamw.store import Dense
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array
 
 
 @dataclass(frozen=True)

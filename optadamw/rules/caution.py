@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from optadamw.aliases import Array
 from optadamw.errors import misplaced
 from optadamw.rule import Leaf, Rule, Stage
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import lax
 
+from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.hyperparameters import POSITIVE, Clock, Hyperparameter, hyperparameter
 from optadamw.numerics import norm
 from optadamw.rule import Leaf, Lookup, Rule, Scalar, Stage
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array, ScalarOrSchedule
 
 _REMEDY = "Leave the clip out to switch it off."
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.errors import invalid, misplaced
 from optadamw.hyperparameters import (
     NON_NEGATIVE,
@@ -18,9 +19,8 @@ from optadamw.hyperparameters import (
     hyperparameter,
 )
 from optadamw.rule import Leaf, Lookup, Rule, Scalar, Stage
-from optadamw.select import Selector, selector
+from optadamw.selection import Selector, selector
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array, ScalarOrSchedule
 
 DecayMode = Literal["lr", "schedule", "independent", "corrected"]
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from optadamw.aliases import Array, PyTree, ScalarOrSchedule
 from optadamw.errors import invalid
 from optadamw.hyperparameters import (
     FRACTION,
@@ -23,7 +24,6 @@ from optadamw.rule import Leaf, Lookup, Overwrite, Rule, Scalar, Slot, Stage
 from optadamw.state import State
 from optadamw.store import Dense
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array, PyTree, ScalarOrSchedule
 
 
 @dataclass(frozen=True)

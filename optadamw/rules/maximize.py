@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from optadamw.aliases import Array
 from optadamw.rule import Leaf, Rule, Stage
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array
 
 
 @dataclass(frozen=True)

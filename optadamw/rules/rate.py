@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.hyperparameters import (
     NON_NEGATIVE,
     Clock,
@@ -12,7 +13,6 @@ from optadamw.hyperparameters import (
 )
 from optadamw.rule import Leaf, Lookup, Rule, Scalar, Stage
 from optadamw.transformation import Transformation, atom, spelled
-from optadamw.types import Array, ScalarOrSchedule
 
 
 @dataclass(frozen=True)

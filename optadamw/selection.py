@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from optadamw.aliases import PyTree
 from optadamw.errors import mistyped, near
 from optadamw.paths import Leaves, flatten
-from optadamw.types import PyTree
 
 _FORMS = (
     "a pattern on paths, a list of patterns, a predicate `(path, array) -> bool`, a "
