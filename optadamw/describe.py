@@ -79,9 +79,9 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
 
 def _rule_lines(rules: Iterable[Rule]) -> list[str]:
     """One line for each atom; the rules of one atom share it."""
-    settings: dict[str, list[str]] = {}
+    settings: dict[str, dict[str, None]] = {}
     for rule in sorted(rules, key=_place):
-        settings.setdefault(rule.verb, []).extend(_settings(rule))
+        settings.setdefault(rule.verb, {}).update(dict.fromkeys(_settings(rule)))
     return [
         f"{i}. {verb}: {', '.join(settings[verb])}"
         if settings[verb]

@@ -25,15 +25,15 @@ class Clock(NamedTuple):
 
     step: Array
     """Finished optimizer steps, int32: what schedules see."""
-    count: Array
+    number: Array
     """The number of the step being taken, 1 for the first, int32."""
     dtype: np.dtype
     """The dtype of computation of the parameters that the scalars are for."""
 
     @property
     def time(self) -> Array:
-        """`count` in `dtype`: the t of the papers."""
-        return self.count.astype(self.dtype)
+        """`number` in `dtype`: the t of the papers."""
+        return self.number.astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def hyperparameter(
     raise mistyped(name, _FORMS, value, remedy)
 
 
-def _known(name: str, value: object, legal: Interval, remedy: str) -> float:
-    number = float(value)  # pyright: ignore[reportArgumentType]
+def _known(name: str, value: Any, legal: Interval, remedy: str) -> float:
+    number = float(value)
     if number not in legal:
         raise invalid(name, str(legal), value, remedy)
     return number

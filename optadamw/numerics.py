@@ -23,6 +23,7 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype:
 
 
 def is_complex(dtype: DTypeLike) -> bool:
+    """Whether `dtype` is one of two reals."""
     return bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 

@@ -140,11 +140,11 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
             "Nothing is broadcast: reduce or reshape the gradient.",
         )
     complex_gradient = jnp.issubdtype(dtype, jnp.complexfloating)
-    complex_param = jnp.issubdtype(dtype_of(param), jnp.complexfloating)
+    complex_param = jnp.issubdtype(param.dtype, jnp.complexfloating)
     if complex_gradient != complex_param:
         raise at_leaf(
             path,
-            f"its gradient is {dtype}, the parameter {dtype_of(param)}.",
+            f"its gradient is {dtype}, the parameter {param.dtype}.",
             "Both must be real or both complex.",
         )
     return grad

@@ -139,7 +139,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
 
     @property
     def recipe(self) -> Recipe:
-        return self.init.recipe  # pyright: ignore[reportFunctionMemberAccess]
+        return self.init.recipe
 
     @property
     def step(self) -> Step:
@@ -154,10 +154,13 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return repr(self.recipe.call)
 
 
-def transformation(composition: Composition, call: Call | None = None) -> Any:
+def transformation(
+    composition: Composition, call: Call | None = None
+) -> Transformation:
+    """The transformation of composed rules; `call` is what it prints as."""
     recipe = Recipe(composition, call)
     # Optax types `init` and `update` as functions; records that are called serve.
-    return Transformation(Init(recipe), Update(recipe))  # pyright: ignore[reportArgumentType]
+    return Transformation(Init(recipe), Update(recipe))
 
 
 def atom(*rules: Rule) -> Transformation:

@@ -209,10 +209,10 @@ class Composition:
     ) -> dict[Any, list[dict[str, Array]]]:
         """The scalars of each rule, for each dtype of computation in the tree."""
         dtypes = {item.dtype for item in work.items if item.grad is not None}
-        count = saturating_increment(step)
+        number = saturating_increment(step)
         scalars = {}
         for dtype in dtypes:
-            clock = Clock(step=step, count=count, dtype=dtype)
+            clock = Clock(step=step, number=number, dtype=dtype)
             look = _Look(self.rules, clock)
             scalars[dtype] = [
                 {k: jnp.asarray(v, dtype) for k, v in look.of(i).items()}
@@ -461,7 +461,7 @@ def _like_weak(written: Array, param: Array) -> Array:
 
     Losing it would change the signature of the step and compile it a second time.
     """
-    if not param.weak_type:  # pyright: ignore[reportAttributeAccessIssue]
+    if not param.weak_type:
         return written
     return convert_element_type_p.bind(
         written, new_dtype=written.dtype, weak_type=True, sharding=None

@@ -1,7 +1,6 @@
 """The loss, and what networks make of images that they were not trained with."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,38 +11,25 @@ from flax import nnx
 from optadamw.demo.data import Examples, Splits
 
 
-def loss_and_accuracy(
+def loss_and_right(
     params: Any, graph: nnx.GraphDef, examples: Examples
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the mean cross-entropy, in nats, and the share of images read right."""
+    """Return the mean cross-entropy, in nats, and which images are read right."""
     logits = nnx.merge(graph, params)(examples.images)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
-    right = logits.argmax(axis=-1) == examples.labels
-    return loss.mean(), right.mean()
+    return loss.mean(), logits.argmax(axis=-1) == examples.labels
 
 
-evaluate = jax.jit(loss_and_accuracy, static_argnames="graph")
-
-
-@partial(jax.jit, static_argnames="graph")
-def correct(params: Any, graph: nnx.GraphDef, examples: Examples) -> jax.Array:
-    """Return for each image whether it is read right."""
-    logits = nnx.merge(graph, params)(examples.images)
-    return logits.argmax(axis=-1) == examples.labels
+evaluate = jax.jit(loss_and_right, static_argnames="graph")
 
 
 def scores(graph: Any, params: Any, splits: Splits) -> dict[str, dict[str, float]]:
     """Return loss and accuracy of final parameters on each part of the data."""
-    return {
-        part: dict(
-            zip(
-                ("loss", "accuracy"),
-                map(float, evaluate(params, graph, examples)),
-                strict=True,
-            )
-        )
-        for part, examples in splits._asdict().items()
-    }
+    table = {}
+    for part, examples in splits._asdict().items():
+        loss, right = evaluate(params, graph, examples)
+        table[part] = {"loss": float(loss), "accuracy": float(right.mean())}
+    return table
 
 
 def compare(graph: Any, first: Any, second: Any, splits: Splits) -> dict[str, Any]:
@@ -53,7 +39,8 @@ def compare(graph: Any, first: Any, second: Any, splits: Splits) -> dict[str, An
     equally good networks would differ at least so much.
     """
     first_right, second_right = (
-        np.asarray(correct(params, graph, splits.test)) for params in (first, second)
+        np.asarray(evaluate(params, graph, splits.test)[1])
+        for params in (first, second)
     )
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())

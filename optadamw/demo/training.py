@@ -13,7 +13,7 @@ from flax import nnx
 
 import optadamw
 from optadamw.demo.data import Examples, Splits, shift
-from optadamw.demo.evaluation import evaluate, loss_and_accuracy
+from optadamw.demo.evaluation import evaluate, loss_and_right
 from optadamw.demo.model import initial_network
 from optadamw.demo.optimizers import schedule, steps_per_epoch
 from optadamw.demo.settings import Settings
@@ -94,14 +94,14 @@ def train(
             tx=tx,
             batch_size=settings.batch_size,
         )
-        loss, accuracy = evaluate(params, graph, splits.validation)
+        loss, right = evaluate(params, graph, splits.validation)
         steps = jax.tree.map(np.asarray, steps)
         epoch = Epoch(
             number,
             float(steps.loss.mean()),
             float(steps.accuracy.mean()),
             float(loss),
-            float(accuracy),
+            float(right.mean()),
             float(steps.gradient_norm.mean()),
             float(np.asarray(learning_rate(number * per_epoch - 1))),
             {name: float(row.mean()) for name, row in steps.update_to_weight.items()},
@@ -138,13 +138,13 @@ def _epoch(
         params, state = carry
         rows, key = inputs
         batch = Examples(shift(training.images[rows], key), training.labels[rows])
-        (loss, accuracy), grads = jax.value_and_grad(loss_and_accuracy, has_aux=True)(
+        (loss, right), grads = jax.value_and_grad(loss_and_right, has_aux=True)(
             params, graph, batch
         )
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         new_params, state = optadamw.step(tx, grads, state, params, grad_norm=norm)
         ratios = _update_to_weight(params, new_params)
-        return (new_params, state), Step(loss, accuracy, norm, ratios)
+        return (new_params, state), Step(loss, right.mean(), norm, ratios)
 
     keys = jax.random.split(shift_key, batches)
     (params, state), steps = jax.lax.scan(one_step, (params, state), (order, keys))
@@ -155,6 +155,6 @@ def _update_to_weight(params: Any, new_params: Any) -> dict[str, jax.Array]:
     """Return |update| / |weight| of each layer, its kernel and bias taken together."""
     updates = jax.tree.map(jnp.subtract, new_params, params)
     return {
-        layer: optax.global_norm(updates[layer]) / optax.global_norm(params[layer])
+        layer: optax.tree.norm(updates[layer]) / optax.tree.norm(params[layer])
         for layer in params
     }

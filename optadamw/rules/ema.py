@@ -51,14 +51,14 @@ class Average(Rule):
         scalars: dict[str, Scalar] = {"keep": decay, "take": 1.0 - decay}
         if self.debias:
             # The bias-corrected average from zero, kept corrected: the new parameter
-            # weighs (1 - d) / (1 - d^t), all in the first step; 1 / t in the limit d = 1.
+            # weighs (1 - d) / (1 - d^t), which is 1 at t = 1, and 1 / t for d = 1.
             flat = jnp.asarray(decay == 1.0)
             weight = jnp.where(flat, 1, one_minus_power(decay, t))
             take = jnp.where(flat, 1 / t, scalars["take"] / weight)
             scalars = {"keep": 1 - take, "take": take}
         if self.overwrite_every is not None:
             every = jnp.asarray(self.overwrite_every.at(clock)).astype(jnp.int32)
-            scalars["overwrite"] = clock.count % every == 0
+            scalars["overwrite"] = clock.number % every == 0
         return scalars
 
     def after_commit(
