@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from optadamw.aliases import Array
 from optadamw.hyperparameters import Clock, Constant, Dynamic, Scheduled
@@ -91,16 +91,6 @@ class Overwrite(NamedTuple):
     value: Array
 
 
-class Lookup(Protocol):
-    """What a rule may know of its chain when it computes its scalars."""
-
-    def __call__(self, name: str) -> Scalar:
-        """The scalar that another rule of the chain publishes under `name`."""
-        ...
-
-    def has(self, name: str) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Rule:
     """The base of all rules; a subclass overrides what it has."""
@@ -135,8 +125,11 @@ class Rule:
         """Raise if the rule is wrong between these rules of its chain."""
         del before, after
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
-        """What the leaves share in this step, computed once."""
+    def scalars(self, clock: Clock, look: "Lookups") -> dict[str, Scalar]:
+        """What the leaves share in this step, computed once.
+
+        `look(name)` is a scalar that another rule of the chain publishes.
+        """
         del clock, look
         return {}
 
@@ -171,3 +164,32 @@ class Rule:
             if isinstance(getattr(self, f.name), Constant | Dynamic | Scheduled)
         }
         return dataclasses.replace(self, **fields)
+
+
+class Lookups:
+    """The scalars of the rules of one chain, computed on demand and once each."""
+
+    def __init__(self, rules: tuple[Rule, ...], clock: Clock):
+        self._rules = rules
+        self._clock = clock
+        self._known: dict[int, dict[str, Scalar]] = {}
+
+    def of(self, index: int) -> dict[str, Scalar]:
+        if index not in self._known:
+            self._known[index] = self._rules[index].scalars(self._clock, self)
+        return self._known[index]
+
+    def has(self, name: str) -> bool:
+        return self._publisher(name) is not None
+
+    def __call__(self, name: str) -> Scalar:
+        index = self._publisher(name)
+        if index is None:
+            raise LookupError(f"no rule of this chain publishes `{name}`")
+        return self.of(index)[name]
+
+    def _publisher(self, name: str) -> int | None:
+        for index, rule in enumerate(self._rules):
+            if name in rule.publishes:
+                return index
+        return None

@@ -3,32 +3,22 @@
 `Composition` holds the composed rules. One step computes their scalars once, walks
 the tree once for each global norm that a rule asks for, and once more to run all
 rules on each parameter: decode the buffers, apply the rules, commit the parameter,
-encode the buffers. The leaf functions are jitted and take every number as an
-argument, so leaves of one shape and dtype are traced once, whatever their number.
+encode the buffers.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core.primitives import convert_element_type_p
 
 from optadamw.aliases import Array, PyTree
 from optadamw.commit import Commit, Nearest, Site
 from optadamw.hyperparameters import Clock
-from optadamw.numerics import (
-    as_reals,
-    compute_dtype,
-    from_reals,
-    rescaled_norm,
-    saturating_increment,
-    sum_of_squares,
-    total_norm,
-)
+from optadamw.leaf import Emit, Program, measure_leaf, run_leaf
+from optadamw.numerics import compute_dtype, saturating_increment, total_norm
 from optadamw.paths import (
     Leaves,
     check_parameters,
@@ -36,11 +26,8 @@ from optadamw.paths import (
     gradients_for,
     match_leaves,
 )
-from optadamw.rule import Leaf, Rule, Scalar, Slot, Stage
+from optadamw.rule import Lookups, Rule, Slot, Stage
 from optadamw.state import SLOTS, State, first_step
-
-Emit = Literal["param", "update"]
-"""What a leaf function returns: the new parameter, or the update that leads to it."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +108,9 @@ class Composition:
         program = work.program(self, item.chosen, len(self.rules), emit)
         site = Site(step, jnp.int32(index)) if self.commit.draws else None
         chosen = _chosen(scalars[item.dtype], item)
-        return _run_leaf(program, item.grad, item.param, item.buffers, chosen, site)
+        return run_leaf(program, item.grad, item.param, item.buffers, chosen, site)
 
-    def program(self, chosen: tuple[bool, ...], upto: int, emit: Emit) -> "Program":
+    def program(self, chosen: tuple[bool, ...], upto: int, emit: Emit) -> Program:
         """The leaf function of the first `upto` rules, as far as they apply."""
         rules = [r for r, c in zip(self.rules[:upto], chosen, strict=False) if c]
         return Program(
@@ -208,12 +195,13 @@ class Composition:
         self, work: "Work", step: Array, extra: Mapping[str, Any]
     ) -> dict[Any, list[dict[str, Array]]]:
         """The scalars of each rule, for each dtype of computation in the tree."""
-        dtypes = {item.dtype for item in work.items if item.grad is not None}
+        used = {item.dtype for item in work.items if item.grad is not None}
+        dtypes = sorted(used, key=str)  # the same program in every process
         number = saturating_increment(step)
         scalars = {}
         for dtype in dtypes:
             clock = Clock(step=step, number=number, dtype=dtype)
-            look = _Look(self.rules, clock)
+            look = Lookups(self.rules, clock)
             scalars[dtype] = [
                 {k: jnp.asarray(v, dtype) for k, v in look.of(i).items()}
                 for i in range(len(self.rules))
@@ -238,7 +226,7 @@ class Composition:
         items = [item for item in work.items if item.grad is not None]
         if all(rule.stage == Stage.GRADIENT for rule in self.rules[:index]):
             # Only the gradients matter: fewer operands to trace and to keep alive.
-            items = [item._replace(param=None, buffers={}) for item in items]
+            items = [_gradient_only(item) for item in items]
         widest = np.result_type(*(item.dtype for item in items))
         if given is not None and index == 0:
             return jnp.asarray(given).astype(widest)
@@ -246,10 +234,10 @@ class Composition:
         def measure(i: int, squares: Array | None) -> Array:
             item = items[i]
             program = work.program(self, item.chosen, index, "update")
-            if not item.buffers:
+            if item.param is None:
                 program = replace(program, slots=())
             chosen = _chosen(scalars[item.dtype][:index], item)
-            return _measure(
+            return measure_leaf(
                 program, item.grad, item.param, item.buffers, chosen, squares
             )
 
@@ -276,7 +264,7 @@ class Work:
 
     treedef: Any
     items: list[Item]
-    programs: dict[Any, "Program"] = field(default_factory=dict)
+    programs: dict[Any, Program] = field(default_factory=dict)
 
     def program(
         self,
@@ -284,52 +272,11 @@ class Work:
         chosen: tuple[bool, ...],
         upto: int,
         emit: Emit,
-    ) -> "Program":
+    ) -> Program:
         key = (chosen, upto, emit)
         if key not in self.programs:
             self.programs[key] = composition.program(chosen, upto, emit)
         return self.programs[key]
-
-
-@dataclass(frozen=True)
-class Program:
-    """What a leaf function does, without any number: its compilation key."""
-
-    rules: tuple[Rule, ...]
-    slots: tuple[Slot, ...]
-    commit: Commit
-    is_whole: bool
-    update_dtype: np.dtype | None
-    emit: Emit
-
-
-class _Look:
-    """Scalars of the rules of one chain, computed on demand and once each."""
-
-    def __init__(self, rules: tuple[Rule, ...], clock: Clock):
-        self._rules = rules
-        self._clock = clock
-        self._known: dict[int, dict[str, Scalar]] = {}
-
-    def of(self, index: int) -> dict[str, Scalar]:
-        if index not in self._known:
-            self._known[index] = self._rules[index].scalars(self._clock, self)
-        return self._known[index]
-
-    def has(self, name: str) -> bool:
-        return self._publisher(name) is not None
-
-    def __call__(self, name: str) -> Scalar:
-        index = self._publisher(name)
-        if index is None:
-            raise LookupError(f"no rule of this chain publishes `{name}`")
-        return self.of(index)[name]
-
-    def _publisher(self, name: str) -> int | None:
-        for index, rule in enumerate(self._rules):
-            if name in rule.publishes:
-                return index
-        return None
 
 
 def parameters(params: PyTree) -> Leaves:
@@ -346,6 +293,12 @@ def _as_array(leaf: Any) -> Any:
     return jnp.asarray(leaf)
 
 
+def _gradient_only(item: Item) -> Item:
+    if item.grad is None or compute_dtype(item.grad.dtype) != item.dtype:
+        return item
+    return item._replace(param=None, buffers={})
+
+
 def _chosen(rows: Sequence[dict[str, Array]], item: Item) -> tuple[Any, ...]:
     return tuple(r for r, c in zip(rows, item.chosen, strict=False) if c)
 
@@ -356,113 +309,3 @@ def _no_update(param: Any | None, composition: Composition) -> Any | None:
     # Negative zero is the number that leaves every parameter as it is, -0.0 too.
     dtype = composition.update_dtype or param.dtype
     return jnp.full(param.shape, -0.0, dtype)
-
-
-def _start(
-    program: Program, grad: Array, param: Array | None, buffers: dict[str, Any]
-) -> Leaf:
-    like = grad if param is None else param
-    decoded = {s.name: s.store.decode(buffers[s.name], like) for s in program.slots}
-    gradient = as_reals(grad, compute_dtype(like.dtype))
-    return Leaf(
-        numerator=gradient,
-        denominator=None,
-        drift=None,
-        gradient=gradient,
-        second=None,
-        second_is_corrected=False,
-        param=None if param is None else program.commit.read(param, decoded),
-        buffers=decoded,
-    )
-
-
-@partial(jax.jit, static_argnums=0)
-def _measure(
-    program: Program,
-    grad: Array,
-    param: Array | None,
-    buffers: dict[str, Any],
-    scalars: tuple[Mapping[str, Array], ...],
-    squares: Array | None,
-) -> Array:
-    """The sum of squares of a leaf's update, or, knowing that sum, the norm."""
-    leaf = _start(program, grad, param, buffers)
-    for rule, values in zip(program.rules, scalars, strict=True):
-        leaf = rule.apply(leaf, values)
-    update = leaf.value()
-    if squares is None:
-        return sum_of_squares(update)
-    return rescaled_norm(update, squares)
-
-
-@partial(jax.jit, static_argnums=0)
-def _run_leaf(
-    program: Program,
-    grad: Array,
-    param: Array | None,
-    buffers: dict[str, Any],
-    scalars: tuple[Mapping[str, Array], ...],
-    site: Site | None,
-) -> tuple[Array, dict[str, Any]]:
-    """One parameter through the rules, and its buffers."""
-    leaf = _start(program, grad, param, buffers)
-    for rule, values in zip(program.rules, scalars, strict=True):
-        leaf = rule.apply(leaf, values)
-    like = grad if param is None else param
-    if param is None:
-        output = from_reals(leaf.value(), program.update_dtype or like.dtype)
-    else:
-        output, leaf = _finish(program, leaf, param, scalars, site)
-    encoded = {
-        s.name: s.store.encode(leaf.buffers[s.name], like) for s in program.slots
-    }
-    return output, encoded
-
-
-def _finish(
-    program: Program,
-    leaf: Leaf,
-    param: Array,
-    scalars: tuple[Mapping[str, Array], ...],
-    site: Site | None,
-) -> tuple[Array, Leaf]:
-    """Commit the parameter, run what follows from it, and shape the output."""
-    commit, before, update = program.commit, leaf.param, leaf.value()
-    assert before is not None
-    if not program.is_whole:
-        # A direction, not a move: what the next part of an optax.chain will scale.
-        update = as_reals(
-            from_reals(update, program.update_dtype or param.dtype), before.dtype
-        )
-    written, kept = commit.write(before + update, param, leaf.buffers, site)
-    leaf = leaf._replace(buffers=kept)
-    overwrites = []
-    for rule, values in zip(program.rules, scalars, strict=True):
-        committed = commit.read(written, leaf.buffers)
-        leaf, overwrite = rule.after_commit(committed, leaf, values)
-        if overwrite is not None:
-            overwrites.append(overwrite.when)
-            target = jnp.where(overwrite.when, overwrite.value, committed)
-            written, kept = commit.write(target, param, leaf.buffers, site)
-            leaf = leaf._replace(buffers=kept)
-    if program.emit == "param":
-        return _like_weak(written, param), leaf
-    move = commit.read(written, leaf.buffers) - before
-    narrow = jnp.finfo(param.dtype).nmant < jnp.finfo(before.dtype).nmant
-    if not (narrow and program.is_whole):
-        for when in overwrites:
-            update = jnp.where(when, move, update)
-        move = update
-    return from_reals(move, program.update_dtype or param.dtype), leaf
-
-
-def _like_weak(written: Array, param: Array) -> Array:
-    """Keep the weak type of a parameter that began as a Python number.
-
-    Losing it would change the signature of the step and compile it a second time.
-    """
-    if not param.weak_type:
-        return written
-    return convert_element_type_p.bind(
-        written, new_dtype=written.dtype, weak_type=True, sharding=None
-    )

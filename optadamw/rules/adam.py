@@ -26,7 +26,7 @@ from optadamw.hyperparameters import (
     hyperparameter,
 )
 from optadamw.numerics import largest_square_root, one_minus_power, sqrt
-from optadamw.rule import Leaf, Lookup, Rule, Scalar, Slot, Stage
+from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
 from optadamw.store import Dense, dense
 from optadamw.transformation import Transformation, atom, spelled
 
@@ -51,7 +51,7 @@ class Moments(Rule):
     def slots(self) -> tuple[Slot, ...]:
         return Slot("mu", self.mu), Slot("nu", self.nu)
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         del look
         b1, b2 = self.b1.at(clock), self.b2.at(clock)
         return {
@@ -88,7 +88,7 @@ class Direction(Rule):
     stage: ClassVar[Stage] = Stage.DIRECTION
     verb: ClassVar[str] = "scale_by_adam"
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         unit = jnp.ones((), clock.dtype)
         remaining_mu, remaining_nu = look("remaining_mu"), look("remaining_nu")
         # Reciprocals, so that the leaves multiply: XLA turns a division by a shared

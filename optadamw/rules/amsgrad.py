@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from optadamw.aliases import Array
 from optadamw.errors import invalid, misplaced
 from optadamw.hyperparameters import Clock
-from optadamw.rule import Leaf, Lookup, Rule, Scalar, Slot, Stage
+from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
 from optadamw.store import Dense
 from optadamw.transformation import Transformation, atom, spelled
 
@@ -43,7 +43,7 @@ class Maximum(Rule):
                 "Use amsgrad_max('raw') or eps_mode='outside'.",
             )
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         if self.kind == "raw":
             return {}
         return {"nu_scale": jnp.ones((), clock.dtype) / look("remaining_nu")}

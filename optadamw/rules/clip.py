@@ -10,7 +10,7 @@ from jax import lax
 from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.hyperparameters import POSITIVE, Clock, Hyperparameter, hyperparameter
 from optadamw.numerics import norm
-from optadamw.rule import Leaf, Lookup, Rule, Scalar, Stage
+from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
 from optadamw.transformation import Transformation, atom, spelled
 
 _REMEDY = "Leave the clip out to switch it off."
@@ -27,7 +27,7 @@ class _Clip(Rule):
         # After Adam it limits the direction, which is a known use of its own.
         return Stage.CAUTION
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         del look
         return {"limit": self.limit.at(clock)}
 

@@ -18,7 +18,7 @@ from optadamw.hyperparameters import (
     Hyperparameter,
     hyperparameter,
 )
-from optadamw.rule import Leaf, Lookup, Rule, Scalar, Stage
+from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
 from optadamw.selection import Selector, selector
 from optadamw.transformation import Transformation, atom, spelled
 
@@ -64,7 +64,7 @@ class Decay(Rule):
                 "for example max_learning_rate=1e-3."
             )
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         weight_decay = self.weight_decay.at(clock)
         if not look.has("learning_rate"):
             # Alone, in mode "lr": what follows multiplies by -learning_rate.

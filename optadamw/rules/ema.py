@@ -20,7 +20,7 @@ from optadamw.hyperparameters import (
     hyperparameter,
 )
 from optadamw.numerics import one_minus_power
-from optadamw.rule import Leaf, Lookup, Overwrite, Rule, Scalar, Slot, Stage
+from optadamw.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
 from optadamw.state import State
 from optadamw.store import Dense
 from optadamw.transformation import Transformation, atom, spelled
@@ -43,7 +43,7 @@ class Average(Rule):
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("ema", Dense(), start="param"),)
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         del look
         decay, t = self.decay.at(clock), clock.time
         if self.warmup:

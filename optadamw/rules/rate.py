@@ -11,7 +11,7 @@ from optadamw.hyperparameters import (
     Hyperparameter,
     hyperparameter,
 )
-from optadamw.rule import Leaf, Lookup, Rule, Scalar, Stage
+from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
 from optadamw.transformation import Transformation, atom, spelled
 
 
@@ -25,7 +25,7 @@ class Rate(Rule):
     publishes: ClassVar[tuple[str, ...]] = ("learning_rate",)
     verb: ClassVar[str] = "scale_by_learning_rate"
 
-    def scalars(self, clock: Clock, look: Lookup) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         del look
         return {"learning_rate": self.learning_rate.at(clock)}
 
