@@ -1,6 +1,6 @@
 """AdamW, done completely, for JAX."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata as _metadata
 
 from optadamw.adamw import adamw as adamw
 from optadamw.describe import describe as describe
@@ -25,6 +25,6 @@ from optadamw.transformation import chain as chain
 from optadamw.transformation import step as step
 
 try:
-    __version__ = version("optadamw")
-except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = _metadata.version("optadamw")
+except _metadata.PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0.0.0"
