@@ -166,6 +166,14 @@ def _array(name: str, value: Any, legal: Interval, remedy: str) -> Hyperparamete
             f"`{name}` must be {what}. Use one transformation per value (`jax.vmap` "
             "over the scalar works), or a schedule."
         )
+    if legal.high == 1.0 and value.dtype.itemsize < 4:
+        raise invalid(
+            name,
+            "a number or an array of at least 32 bits",
+            value.dtype.name,
+            "Near 1 a 16-bit float has no digits left: 0.999 is 1.0 in bfloat16. With "
+            "optax.inject_hyperparams pass hyperparam_dtype=jnp.float32.",
+        )
     if isinstance(value, np.ndarray):
         return Constant(_known(name, value.item(), legal, remedy))
     if not isinstance(value, jax.core.Tracer) and value.is_fully_addressable:

@@ -133,9 +133,10 @@ def check_step(
     assert new_state.step == min(outcome.state.step, 2**31 - 1), new_state.step
     clips = adamw.clip_norm is not None or adamw.clip_global_norm is not None
     ulps = CLIPPED_ULPS if clips else ULPS
+    all_float64 = all(oracle.compute_dtype(p.dtype).itemsize == 8 for p in old.values())
     shares = {}
     for name, p in old.items():
-        allowed = _Allowed(adamw, outcome, name, p, ulps)
+        allowed = _Allowed(adamw, outcome, name, p, ulps, all_float64)
         mu, nu = outcome.state.mu[name], outcome.state.nu[name]
         shares[name, "mu"] = _share(new_state.mu[name], mu, allowed.mu())
         shares[name, "nu"] = _share(new_state.nu[name], nu, allowed.relative(nu))
@@ -180,10 +181,14 @@ class _Allowed:
         name: str,
         p: np.ndarray,
         ulps: float,
+        all_float64: bool,
     ) -> None:
         self.adamw, self.p = adamw, p
         self.compute = oracle.compute_dtype(p.dtype)
         self.factor = FLOAT64_FACTOR if self.compute.itemsize == 8 else 1.0
+        if adamw.clip_global_norm is not None and not all_float64:
+            # A norm to which a float32 parameter contributes is a float32 number.
+            self.compute = np.dtype(np.float32)
         self.ulps = ulps * self.factor
         self.target = oracle.as_reals(outcome.target[name])
         self.moment = oracle.as_reals(outcome.moment[name])

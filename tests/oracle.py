@@ -15,7 +15,8 @@ Sources:
     [RKK]   Reddi, Kale and Kumar, On the Convergence of Adam, 1904.09237: Algorithm 2.
     [D]     Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop:
             Algorithm 2 with a constant momentum, in the form Optax uses.
-    [LCLL]  Liang, Chen, Liu and Liu, Cautious Optimizers, 2411.16085: Algorithm 1.
+    [LCLL]  Liang, Chen, Liu and Liu, Cautious Optimizers, 2411.16085: Algorithm 2
+            with the floor of 1e-3 of its authors' code.
     [PMB]   Pascanu, Mikolov and Bengio, 1211.5063: Algorithm 1 (norm clipping).
     [PJ]    Polyak and Juditsky, 1992: averaging of the iterates.
 """
@@ -370,7 +371,7 @@ class AdamW:
             magnitude = magnitude * math.sqrt(bc2_used)
         d = _divide(numerator, denominator)
         d_magnitude = _divide(magnitude, denominator)
-        if self.caution:  # [LCLL] Algorithm 1, lines 8 and 9
+        if self.caution:  # [LCLL]
             agrees = (d * g > 0).astype(np.float64)
             share = agrees.mean() if agrees.size else 1.0
             d = d * agrees / max(share, 1e-3)
@@ -431,6 +432,8 @@ class AdamW:
         if self.ema_debias:
             # The average that starts at zero, divided by its bias 1 - decay**t, as a
             # recurrence: [KB] section 3 applied to the parameters.
+            if decay == 1:
+                return (t - 1) / t, 1 / t  # the limit, where the formula is 0 / 0
             total = one_minus_power(decay, t)
             return decay * one_minus_power(decay, t - 1) / total, (1 - decay) / total
         if self.ema_warmup:  # TensorFlow's ExponentialMovingAverage(num_updates)

@@ -121,7 +121,10 @@ def test_help_and_version_end_with_0(arguments, capsys):
 @pytest.mark.parametrize(
     ("statement", "imports_any"),
     [
-        ("from optadamw.cli import main; main(['--help']); main(['demo', '-h'])", False),
+        (
+            "from optadamw.cli import main; main(['--help']); main(['demo', '-h'])",
+            False,
+        ),
         # The same check on a module that does need one: so the check can fail.
         ("import importlib; importlib.import_module('optadamw.demo.data')", True),
     ],

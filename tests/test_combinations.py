@@ -18,7 +18,7 @@ import optadamw
 from tests import comparison, covering, oracle
 
 FACTORS = {
-    "parameter": ("f32", "bf16", "f16", "f64", "c64", "mixed"),
+    "parameter": ("f32", "bf16", "f16", "f64", "c64", "mixed", "wide"),
     "gradient": ("same", "f32", "bf16"),
     "mu_dtype": ("none", "bf16"),
     "amsgrad": ("off", "raw", "corrected"),
@@ -43,7 +43,10 @@ DTYPES = {
     "c64": np.complex64,
 }
 SHAPES = {"w": (3, 5), "b": (7,), "s": ()}
-MIXED = {"w": "bf16", "b": "f32", "s": "f16"}
+TREES = {
+    "mixed": {"w": "bf16", "b": "f32", "s": "f16"},
+    "wide": {"w": "f32", "b": "f64", "s": "bf16"},
+}
 STEPS = 5
 
 # One value per step, none of them a default, 0 or 1; the first is the constant's.
@@ -158,11 +161,8 @@ def trees(row: covering.Row, seed: int) -> tuple[dict[str, Any], list[dict[str, 
             x = x + 1j * rng.normal(size=shape)
         return x
 
-    kinds = (
-        MIXED
-        if row["parameter"] == "mixed"
-        else dict.fromkeys(SHAPES, row["parameter"])
-    )
+    kind = row["parameter"]
+    kinds = TREES.get(kind, dict.fromkeys(SHAPES, kind))
     dtypes = {name: DTYPES[kind] for name, kind in kinds.items()}
     if row["gradient"] == "same":
         received = dtypes
@@ -186,7 +186,7 @@ def trees(row: covering.Row, seed: int) -> tuple[dict[str, Any], list[dict[str, 
 def run(number: int) -> float:
     """Follow one row for five steps; return its largest share of what is allowed."""
     row = ROWS[number]
-    wide = row["parameter"] == "f64"
+    wide = row["parameter"] in ("f64", "wide")
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
         options, traced, adamw = case(row)
         params, gradients = trees(row, seed=number)
@@ -213,7 +213,7 @@ def test_the_rows_cover_every_legal_triple():
     assert len(wanted) > 10_000
     assert wanted <= covered
     assert all(legal(row) and row.keys() == FACTORS.keys() for row in ROWS)
-    assert 150 <= len(ROWS) <= 300  # 6 * 5 * 5 triples of the widest factors at least
+    assert 175 <= len(ROWS) <= 300  # 7 * 5 * 5 triples of the widest factors
 
 
 def test_a_small_covering_array_is_the_legal_product():

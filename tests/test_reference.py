@@ -39,11 +39,13 @@ def given_state(dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def one_step(b2: float, route: str) -> Any:
-    """Return a compiled step whose count is an argument."""
-    tx = optadamw.adamw(LEARNING_RATE, b2=b2, weight_decay=0.0)
+def one_step(route: str, b2: float | None) -> Any:
+    """Return a compiled step whose count, and b2 where it is None, are arguments."""
 
-    def advance(t: Any, x: dict[str, Any]) -> Any:
+    def advance(t: Any, x: dict[str, Any], traced: Any) -> Any:
+        tx = optadamw.adamw(
+            LEARNING_RATE, b2=traced if b2 is None else b2, weight_decay=0.0
+        )
         params = {"p": x["params"]}
         state = tx.init(params)._replace(
             step=t - 1, mu={"p": x["mu"]}, nu={"p": x["nu"]}
@@ -65,12 +67,15 @@ def expected_step(b2: float, t: int, x: dict[str, np.ndarray]) -> oracle.Outcome
     return adamw.step({"p": x["grads"]}, state, {"p": x["params"]})
 
 
+@pytest.mark.parametrize("form", ["number", "array"])
 @pytest.mark.parametrize("t", STEPS)
 @pytest.mark.parametrize("b2", B2)
-def test_one_float32_step_is_within_eight_ulps(b2, t):
+def test_one_float32_step_is_within_eight_ulps(b2, t, form):
     x = given_state(np.float32)
-    expected = expected_step(b2, t, x)
-    update = one_step(b2, "update")(jnp.int32(t), x)
+    array = jnp.float32(b2)
+    expected = expected_step(b2 if form == "number" else float(array), t, x)
+    step = one_step("update", b2 if form == "number" else None)
+    update = step(jnp.int32(t), x, array)
     error = oracle.ulps(update, expected.update["p"], np.float32)
     error = error / expected.condition["p"]
     assert np.median(error) <= 2
@@ -83,25 +88,29 @@ def test_one_float32_step_is_within_eight_ulps(b2, t):
 def test_one_step_of_a_16_bit_parameter_is_rounded_once(dtype, t):
     x = given_state(dtype)
     expected = expected_step(0.999, t, x)
-    stored = one_step(0.999, "step")(jnp.int32(t), x)
+    stored = one_step("step", 0.999)(jnp.int32(t), x, None)
     assert stored.dtype == dtype
     error = oracle.ulps(stored, expected.target["p"], dtype)
-    # Where the parameter nearly cancels against its update, the float32 error of the
-    # update is counted in far smaller ULPs of the difference.
-    kept = np.abs(expected.target["p"]) >= np.abs(expected.update["p"]) / 16
-    assert kept.mean() > 0.99
-    assert np.max(error[kept]) <= 0.51
+    assert np.max(error) <= 0.51
 
 
+@pytest.mark.parametrize("form", ["number", "array", "array of float64"])
 @pytest.mark.parametrize("b2", B2)
-def test_the_first_steps_of_a_slow_second_moment_have_their_full_size(b2):
-    # N7: 1 - b2**t in float32 makes the first step 9 % wrong at b2 = 0.9999999.
-    tx = optadamw.adamw(1.0, b2=b2, eps=0.0, weight_decay=0.0)
-    params = {"p": jnp.zeros([])}
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(3):
-        updates, state = update({"p": jnp.ones([])}, state, params)
-        assert oracle.ulps(updates["p"], -1.0, np.float32) <= 6
+def test_the_first_steps_of_a_slow_second_moment_have_their_full_size(b2, form):
+    # N7: 1 - b2**t in float32 makes the first step 9 % wrong at b2 = 0.9999999. With
+    # x64 an array holds that b2 too; rounded to float32 before 1 - b2 it is 19 % off.
+    x64 = form == "array of float64"
+    with jax.enable_x64(True) if x64 else contextlib.nullcontext():
+        given = b2 if form == "number" else jnp.asarray(b2)
+        tx = optadamw.adamw(1.0, b2=given, eps=0.0, weight_decay=0.0)
+        params = {"p": jnp.zeros([], jnp.float32)}
+        state, update = tx.init(params), jax.jit(tx.update)
+        nu = 0.0
+        for _ in range(3):
+            updates, state = update({"p": jnp.ones_like(params["p"])}, state, params)
+            nu = float(given) * nu + (1 - float(given))
+            assert oracle.ulps(updates["p"], -1.0, np.float32) <= 6
+            assert oracle.ulps(state.nu["p"], nu, np.float32) <= 8
 
 
 # --- R3: many steps ------------------------------------------------------------------
@@ -257,6 +266,7 @@ KNOBS = [
     ("ema_overwrite_every", {**EMA, "ema_overwrite_every": 2}, {}),
     ("ema_overwrite_every", {**EMA, "ema_overwrite_every": 2, "ema_debias": True}, {}),
     ("ema_debias", {**EMA, "ema_debias": True}, {}),
+    ("ema_debias", {"ema_decay": 1.0, "ema_debias": True}, {}),
     ("ema_warmup", {**EMA, "ema_warmup": True}, {}),
     ("ema_warmup", {"ema_decay": 0.3, "ema_warmup": True}, {}),
     ("weight_decay_mode", {**DECAY, "weight_decay_mode": "independent"}, {}),
@@ -297,13 +307,11 @@ def oracle_of(options: dict[str, Any], theirs: dict[str, Any]) -> oracle.AdamW:
     return oracle.AdamW(**({"learning_rate": 0.1} | same | theirs))
 
 
-@pytest.mark.parametrize("route", ["step", "update"])
 @pytest.mark.parametrize(("knob", "options", "theirs"), KNOBS)
-def test_a_knob_away_from_its_default(knob, options, theirs, route):
+def test_a_knob_away_from_its_default(knob, options, theirs):
     tx = optadamw.adamw(**({"learning_rate": 0.1} | options))
     params, gradients = trees()
-    adamw = oracle_of(options, theirs)
-    comparison.follow(lambda: tx, adamw, params, gradients, route=route)
+    comparison.follow(lambda: tx, oracle_of(options, theirs), params, gradients)
 
 
 def test_every_knob_has_a_row():
@@ -473,13 +481,21 @@ def test_n3_a_huge_finite_gradient_destroys_nothing(huge, amsgrad):
 
 
 @pytest.mark.parametrize("clip", ["clip_norm", "clip_global_norm", "clip_value"])
-def test_n3_a_clip_sees_the_true_size_of_a_huge_gradient(clip):
+@pytest.mark.parametrize("g", [1e20, 1e37, 1e38, 3e38])
+def test_n3_a_clip_sees_the_true_size_of_a_huge_gradient(clip, g):
     params = {"p": jnp.ones(4)}
     tx = optadamw.adamw(1e-2, weight_decay=0.0, **{clip: 1.0})
-    after, state = train(tx, params, [1e38])  # its square overflows, its norm does not
+    after, state = train(tx, params, [g])
     assert_finite(after, state)
-    expected = 0.1 if clip == "clip_value" else 0.05  # (1 - b1) / sqrt(4)
-    np.testing.assert_allclose(state.mu["p"], expected, rtol=1e-6)
+    mu = np.asarray(state.mu["p"])
+    # Four equal elements: each is half the norm. (1 - b1) of it is kept.
+    expected = 0.1 if clip == "clip_value" else 0.05
+    if clip == "clip_value" or g <= 1e37:
+        np.testing.assert_allclose(mu, expected, rtol=1e-6)
+    elif g < 1.7e38:
+        # The factor 1 / norm is subnormal, which XLA may flush to zero.
+        assert np.all((mu == 0) | (np.abs(mu / expected - 1) < 1e-2))
+    # Above, the norm itself is infinite in float32 and limits nothing.
 
 
 @pytest.mark.parametrize("g", [1e-17, 3.5e-18, 1e-18, 1e-20, 1e-30, 1e-38])
