@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from jax import lax
 
 from optadamw.aliases import Array, DTypeLike, ScalarOrSchedule
 from optadamw.errors import invalid
@@ -125,7 +124,7 @@ class Direction(Rule):
 def _held(g: Array) -> Array:
     """`g` with finite values kept where their squares are finite; inf and NaN pass."""
     most = largest_square_root(g.dtype)
-    return jnp.where(jnp.isfinite(g), lax.clamp(-most, g, most), g)
+    return jnp.where(jnp.isfinite(g), jnp.clip(g, -most, most), g)
 
 
 @spelled
