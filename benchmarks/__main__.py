@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile-rounds", type=_positive, help="compilations of each (default: 3)"
     )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=_DEFAULTS.patience,
+        metavar="ROUNDS",
+        help="repeat up to this many rounds that other processes disturbed",
+    )
     parser.add_argument("--threads", type=_positive, default=_DEFAULTS.threads)
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed)
     parser.add_argument(
@@ -70,6 +77,7 @@ def _settings(arguments: argparse.Namespace, threads: int) -> suite.Settings:
         rounds=arguments.rounds or counts[0],
         burst=arguments.burst or counts[1],
         compile_rounds=arguments.compile_rounds or counts[2],
+        patience=arguments.patience,
         quick=arguments.quick,
         steps=not arguments.compile_only,
         compilation=not arguments.step_only,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import interference
 from benchmarks.contenders.contender import Contender
 from benchmarks.workloads import Config
 
@@ -54,8 +55,9 @@ def alternate(
     tree: Any,
     tiny: Any,
     rounds: int,
+    patience: int,
     seed: int,
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Measures each contender in turn, in random order, round after round.
 
     Args:
@@ -65,23 +67,34 @@ def alternate(
         tiny: A small tree of the same kind, run through first, so that no contender
             pays for imports and for starting the compiler.
         rounds: How often.
+        patience: How many rounds are repeated because others disturbed them.
         seed: Of the random order.
 
     Returns:
-        For each contender the seconds of each phase as lists, the bytes as numbers.
+        For each contender the seconds of each phase as lists, the bytes as numbers; and
+        what is known of the disturbance.
     """
     order = np.random.default_rng(seed)
     for contender in contenders.values():
         measure(contender, config, tiny)
-    results: dict[str, dict[str, Any]] = {name: {} for name in contenders}
-    for _ in range(rounds):
+    results: dict[str, dict[str, Any]] = {
+        name: {phase: [] for phase in PHASES} for name in contenders
+    }
+
+    def play() -> None:
         for name in order.permutation(list(contenders)):
             for key, value in measure(contenders[name], config, tree).items():
                 if key in PHASES:
-                    results[name].setdefault(key, []).append(value)
+                    results[name][key].append(value)
                 else:
                     results[name][key] = value
-    return results
+
+    def drop() -> None:
+        for figures in results.values():
+            for phase in PHASES:
+                figures[phase].pop()
+
+    return results, interference.undisturbed(play, drop, rounds, patience)
 
 
 def size_in_bytes(tree: Any) -> int:

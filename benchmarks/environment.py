@@ -23,7 +23,7 @@ def prepare(threads: int) -> int:
     Returns:
         The number of threads that all contenders use.
     """
-    os.environ.setdefault("KERAS_BACKEND", "jax")
+    os.environ["KERAS_BACKEND"] = "jax"
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))[:threads]
         os.sched_setaffinity(0, cores)

@@ -6,32 +6,56 @@ slowest thread. One busy neighbor on 2 cores makes PyTorch's step 3.5 times as l
 to 104 ms on `large`), XLA's 1.4 times.
 """
 
-import contextlib
 import os
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # Cores taken by others above which a time is no longer trusted.
 TOLERATED = 0.1
+_PAUSE_SECONDS = 1.0
 
 
-class Others:
-    """The cores that other processes kept busy; None where the system does not say."""
+def undisturbed(
+    play: Callable[[], None], drop: Callable[[], None], rounds: int, patience: int
+) -> dict[str, float | int | None]:
+    """Plays rounds, and replaces those during which others took too much.
 
-    cores: float | None = None
+    What decides is the others' use of the machine alone, never a measured time, so that
+    no contender gains.
 
+    Args:
+        play: Measures one round.
+        drop: Forgets the round measured last.
+        rounds: How many to keep.
+        patience: How many to replace at most.
 
-@contextlib.contextmanager
-def watch() -> Iterator[Others]:
-    """Measures the others' use of the machine while the block runs."""
-    others = Others()
-    start, own, all_of_it = time.perf_counter(), time.process_time(), _busy()
-    yield others
-    busy = _busy()
-    if busy is not None and all_of_it is not None:
-        taken = (busy - all_of_it) - (time.process_time() - own)
-        others.cores = max(0.0, taken / (time.perf_counter() - start))
+    Returns:
+        The cores that others took, as the median over the kept rounds (None where the
+        system does not say), and the number of rounds replaced.
+    """
+    taken: list[float | None] = []
+    replaced = 0
+    while len(taken) < rounds:
+        start, own, everyone = time.perf_counter(), time.process_time(), _busy()
+        play()
+        cores = None
+        if everyone is not None:
+            total = (_busy() or 0.0) - everyone
+            by_others = total - (time.process_time() - own)
+            cores = max(0.0, by_others / (time.perf_counter() - start))
+        if (cores or 0.0) > TOLERATED and replaced < patience:
+            drop()
+            replaced += 1
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            taken.append(cores)
+    known = [cores for cores in taken if cores is not None]
+    return {
+        "others": statistics.median(known) if known else None,
+        "replaced_rounds": replaced,
+    }
 
 
 def _busy() -> float | None:

@@ -47,7 +47,8 @@ def case(figures: dict[str, Any]) -> str:
         parts.append(_steps(contenders))
     if any("compile_s" in c for c in contenders.values()):
         parts.append(_compilation(contenders, figures["parameter_bytes"]))
-    for doing, cores in figures["others"].items():
+    for doing, disturbance in figures["disturbance"].items():
+        cores = disturbance["others"]
         if (cores or 0.0) > interference.TOLERATED:
             parts.append(f"BUSY: others took {cores:.2f} cores while {doing}.")
     if figures["verdicts"]:

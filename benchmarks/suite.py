@@ -13,7 +13,6 @@ from benchmarks import (
     compiled,
     contenders,
     environment,
-    interference,
     targets,
     timing,
 )
@@ -32,6 +31,8 @@ class Settings:
         rounds: Turns of each contender when steps are timed.
         burst: Timed steps in a turn.
         compile_rounds: Turns of each contender when compilation is timed.
+        patience: How many rounds of each kind are repeated because other processes
+            took part of the machine.
         quick: Tiny sizes, to see that everything runs; no figure means anything.
         steps: Whether steps are timed.
         compilation: Whether compilation is timed and its memory read.
@@ -45,6 +46,7 @@ class Settings:
     rounds: int = 15
     burst: int = 3
     compile_rounds: int = 3
+    patience: int = 0
     quick: bool = False
     steps: bool = True
     compilation: bool = True
@@ -84,7 +86,7 @@ def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any
         "leaves": len(leaves),
         "parameters": sum(leaf.size for leaf in leaves),
         "parameter_bytes": compiled.size_in_bytes(tree),
-        "others": {},
+        "disturbance": {},
         "contenders": {name: {} for name in settings.contenders},
     }
     found: dict[str, Contender] = {}
@@ -98,11 +100,15 @@ def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any
     if settings.compilation:
         on_jax = {name: c for name, c in found.items() if c.program is not None}
         tiny = TREES[tree_name](True)
-        with interference.watch() as others:
-            measured = compiled.alternate(
-                on_jax, config, tree, tiny, settings.compile_rounds, settings.seed
-            )
-        case["others"]["compiling"] = others.cores
+        measured, case["disturbance"]["compiling"] = compiled.alternate(
+            on_jax,
+            config,
+            tree,
+            tiny,
+            rounds=settings.compile_rounds,
+            patience=settings.patience,
+            seed=settings.seed,
+        )
         for name, figures in measured.items():
             case["contenders"][name].update(figures)
     if settings.steps:
@@ -133,9 +139,9 @@ def _time_steps(
             continue
         session.load(gradients(tree, seed, 0))
         sessions[name] = session
-    with interference.watch() as others:
-        timed = timing.alternate(sessions, settings.rounds, settings.burst, seed)
-    case["others"]["stepping"] = others.cores
+    timed, case["disturbance"]["stepping"] = timing.alternate(
+        sessions, settings.rounds, settings.burst, settings.patience, seed
+    )
     for name, samples in timed.items():
         case["contenders"][name]["step_s"] = samples
     sessions.clear()

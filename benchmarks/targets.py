@@ -119,6 +119,6 @@ def _others(target: Target, case: dict[str, Any]) -> float | None:
         case "temporaries":  # Read from the compiled program, whoever else computes.
             return None
         case "step_s":
-            return case["others"].get("stepping")
+            return case["disturbance"]["stepping"]["others"]
         case "trace_s" | "lower_s" | "compile_s":
-            return case["others"].get("compiling")
+            return case["disturbance"]["compiling"]["others"]

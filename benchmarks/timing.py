@@ -3,15 +3,17 @@
 import gc
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from benchmarks import interference
 from benchmarks.contenders.contender import Session
 
 
 def alternate(
-    sessions: Mapping[str, Session], rounds: int, burst: int, seed: int
-) -> dict[str, list[list[float]]]:
+    sessions: Mapping[str, Session], rounds: int, burst: int, patience: int, seed: int
+) -> tuple[dict[str, list[list[float]]], dict[str, Any]]:
     """Times a few steps of each contender in turn, in random order, round after round.
 
     Every step is timed by itself, from the call until all its results exist. The first
@@ -22,25 +24,33 @@ def alternate(
         sessions: The contenders by name, compiled and loaded.
         rounds: How many turns each contender has.
         burst: How many steps are timed in a turn.
+        patience: How many rounds are repeated because others disturbed them.
         seed: Of the random order.
 
     Returns:
-        For each contender, for each round, the seconds of each timed step.
+        For each contender, for each round, the seconds of each timed step; and what is
+        known of the disturbance.
     """
     order = np.random.default_rng(seed)
     samples: dict[str, list[list[float]]] = {name: [] for name in sessions}
+
+    def play() -> None:
+        for name in order.permutation(list(sessions)):
+            session = sessions[name]
+            session.step()
+            session.wait()
+            samples[name].append([_one(session) for _ in range(burst)])
+
+    def drop() -> None:
+        for turns in samples.values():
+            turns.pop()
+
     gc.collect()
     gc.disable()  # A collection takes milliseconds and would strike at random.
     try:
-        for _ in range(rounds):
-            for name in order.permutation(list(sessions)):
-                session = sessions[name]
-                session.step()
-                session.wait()
-                samples[name].append([_one(session) for _ in range(burst)])
+        return samples, interference.undisturbed(play, drop, rounds, patience)
     finally:
         gc.enable()
-    return samples
 
 
 def _one(session: Session) -> float:

@@ -117,7 +117,7 @@ def _verdict(ours: list[float], exempt: str | None = None, others: float = 0.0) 
         "tree": "large",
         "config": "adamw",
         "parameter_bytes": 100,
-        "others": {"stepping": others},
+        "disturbance": {"stepping": {"others": others}},
         "contenders": {"optadamw": {"step_s": ours}, "optax": {"step_s": [1.0] * 4}},
     }
     (verdict,) = targets.judge(case, exempt)

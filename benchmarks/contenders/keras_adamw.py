@@ -5,15 +5,13 @@ from typing import Any
 import jax
 import keras  # pyright: ignore[reportMissingImports]  # not in every environment
 
-from benchmarks.contenders.contender import Program, UnavailableError
+from benchmarks.contenders.contender import Program
 from benchmarks.contenders.on_jax import contender
 from benchmarks.reference import Conventions
 from benchmarks.workloads import Config
 
 
 def _program(config: Config, tree: Any) -> Program:
-    if keras.backend.backend() != "jax":
-        raise UnavailableError("KERAS_BACKEND selects another backend than jax")
     optimizer = keras.optimizers.AdamW(
         config.learning_rate,
         weight_decay=config.weight_decay,
