@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -94,7 +95,7 @@ def update_to_weight(histories: Mapping[str, History], path: Path) -> Path:
         for index, layer in enumerate(history[0]["update_to_weight"]):
             axes.plot(
                 epochs,
-                [record["update_to_weight"][layer] for record in history],
+                np.array([r["update_to_weight"][layer] for r in history], dtype=float),
                 color=_COLORS[index % len(_COLORS)],
                 marker=_MARKERS[index % len(_MARKERS)],
                 markevery=max(1, len(epochs) // 8),
@@ -120,13 +121,18 @@ def update_to_weight(histories: Mapping[str, History], path: Path) -> Path:
 def _line(axes: Axes, history: History, name: str, color: str, **style: Any) -> None:
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) == 1 else None
-    values = [record[name] for record in history]
+    # JSON has no NaN: a summary holds None where a loss was not finite.
+    values = np.array([record[name] for record in history], dtype=float)
     axes.plot(epochs, values, color=color, marker=marker, **style)
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Use a logarithmic scale with labels such as 0.05 rather than 5 x 10^-2."""
+    """Use a logarithmic scale, unless a failed training left nothing to show on it."""
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    if not np.any(np.isfinite(values) & (values > 0)):
+        return
     axes.set_yscale("log")
+    # Labels such as 0.05 rather than 5 x 10^-2: losses span few powers of ten.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.minorticks_off()
@@ -137,7 +143,8 @@ def _finish(axes: Axes, title: str) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _upper_part(histories: Mapping[str, History]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib")
 
 from flax import nnx
 
-from optadamw import State
+from optadamw import State, plotting
 from optadamw.cli import main
 from optadamw.demo import data, evaluation, optimizers, report, summary
 from optadamw.demo.model import initial_network, patches
@@ -295,6 +295,22 @@ def test_digest_sees_every_bit():
     assert summary.digest(params) != summary.digest(
         {"a": params["a"], "c": params["b"]}
     )
+
+
+@pytest.mark.parametrize("missing", [float("nan"), float("inf"), None])
+def test_plots_stand_values_that_are_not_finite(missing, tmp_path):
+    failed = EPOCH._replace(
+        training_loss=missing,
+        validation_loss=missing,
+        gradient_norm=missing,
+        update_to_weight={"hidden": missing},
+    )
+    healthy = [EPOCH._replace(epoch=number + 1)._asdict() for number in range(3)]
+    only_failed = {"A": [failed._asdict()], "B": [failed._asdict()]}
+    for histories in ({"A": healthy, "B": [failed._asdict()]}, only_failed):
+        for draw in (plotting.curves, plotting.update_to_weight):
+            path = draw(histories, tmp_path / "plot.png")
+            assert path.read_bytes().startswith(b"\x89PNG")
 
 
 class Terminal(io.StringIO):
