@@ -98,7 +98,7 @@ def check_start(adamw: oracle.AdamW, state: Any, params: dict[str, Any]) -> None
     Moments and averages are kept in float32 for parameters of 32 bits or fewer.
     """
     expected = adamw.init(host(params))
-    assert state.step.dtype == jnp.int32 and state.step.shape == ()
+    assert getattr(state.step, "dtype", None) == jnp.int32 and state.step.shape == ()
     assert int(state.step) == expected.step
     for field in ("mu", "nu", "nu_max", "ema"):
         buffers, wanted = getattr(state, field), getattr(expected, field)
