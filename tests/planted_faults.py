@@ -281,8 +281,8 @@ FAULTS = [
     Fault(
         "schedules count from one",
         "hyperparameters.py",
-        "jnp.asarray(self.schedule(clock.step))",
-        "jnp.asarray(self.schedule(clock.number))",
+        "self.schedule(clock.step)",
+        "self.schedule(clock.number)",
         knob("learning_rate"),
     ),
     # Clips
