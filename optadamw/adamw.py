@@ -1,8 +1,16 @@
 """`adamw`: the public atoms, chained."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from optadamw.aliases import DTypeLike, ScalarOrSchedule
+from optadamw.errors import invalid
+from optadamw.hyperparameters import (
+    FRACTION,
+    POSITIVE,
+    hyperparameter,
+    switch,
+    whole_steps,
+)
 from optadamw.rules.adam import EpsMode, scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max
 from optadamw.rules.caution import cautious
@@ -120,66 +128,91 @@ def adamw(
       >>> int(state.step)
       1
     """
-    _check_dependent("ema_overwrite_every", ema_overwrite_every, ema_decay)
-    _check_dependent("ema_debias", ema_debias or None, ema_decay)
-    _check_dependent("ema_warmup", ema_warmup or None, ema_decay)
-    _check_switch("maximize", maximize)
-    _check_switch("caution", caution)
-    _check_switch("bias_correction", bias_correction)
-    _check_switch("ema_debias", ema_debias)
-    _check_switch("ema_warmup", ema_warmup)
-    parts = []
-    if maximize:
-        parts.append(maximize_objective())
-    if clip_value is not None:
-        parts.append(clip_by_value(clip_value))
-    if clip_norm is not None:
-        parts.append(clip_by_norm(clip_norm))
-    if clip_global_norm is not None:
-        parts.append(clip_by_global_norm(clip_global_norm))
-    parts.append(
-        scale_by_adam(
-            b1,
-            b2,
-            eps,
-            eps_root,
-            mu_dtype,
-            nesterov=nesterov,
-            bias_correction=bias_correction is not False,
-            eps_mode=eps_mode or "outside",
-        )
+    averaging = {
+        "ema_overwrite_every": ema_overwrite_every,
+        "ema_debias": ema_debias,
+        "ema_warmup": ema_warmup,
+    }
+    for name, value in averaging.items():
+        if value not in (None, False) and ema_decay is None:
+            raise ValueError(
+                f"`{name}` has no effect without `ema_decay`; got {name}={value!r}. "
+                "Give ema_decay, for example 0.999, or leave it out."
+            )
+    adam = scale_by_adam(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        mu_dtype,
+        nesterov=nesterov,
+        bias_correction=_switch("bias_correction", bias_correction, default=True),
+        eps_mode=_choice("eps_mode", eps_mode, ("outside", "hat")),
     )
-    if amsgrad:
-        parts.append(amsgrad_max("raw" if amsgrad is True else amsgrad))
-    if caution:
-        parts.append(cautious())
     decay = add_decoupled_weight_decay(
         weight_decay,
         mask,
-        mode=weight_decay_mode or "lr",
+        mode=_choice("weight_decay_mode", weight_decay_mode, get_args(DecayMode)),
         max_learning_rate=max_learning_rate,
     )
-    parts.append(decay)
-    parts.append(scale_by_learning_rate(learning_rate))
-    if ema_decay is not None:
-        average = ema_params(
-            ema_decay,
-            overwrite_every=ema_overwrite_every,
-            debias=bool(ema_debias),
-            warmup=bool(ema_warmup),
-        )
-        parts.append(average)
+    parts = [
+        *([maximize_objective()] if _switch("maximize", maximize) else []),
+        *_clips(clip_value, clip_norm, clip_global_norm),
+        adam,
+        *_maximum(amsgrad),
+        *([cautious()] if _switch("caution", caution) else []),
+        decay,
+        scale_by_learning_rate(learning_rate),
+        *_average(ema_decay, ema_overwrite_every, ema_debias, ema_warmup),
+    ]
     return chain(*parts, update_dtype=update_dtype)
 
 
-def _check_dependent(name: str, value: object, ema_decay: object) -> None:
-    if value is not None and ema_decay is None:
-        raise ValueError(
-            f"`{name}` has no effect without `ema_decay`; got {name}={value!r}. Give "
-            "ema_decay, for example 0.999, or leave it out."
-        )
+def _clips(value: Any, norm: Any, global_norm: Any) -> list[Transformation]:
+    given = (
+        (clip_by_value, "clip_value", value),
+        (clip_by_norm, "clip_norm", norm),
+        (clip_by_global_norm, "clip_global_norm", global_norm),
+    )
+    return [
+        clip(_limit(name, limit)) for clip, name, limit in given if limit is not None
+    ]
 
 
-def _check_switch(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True, False or None; got {value!r}.")
+def _limit(name: str, limit: Any) -> Any:
+    """Checked under adamw's name for it; the atom takes it as it is."""
+    return hyperparameter(
+        name, limit, POSITIVE, "Leave it out (None) to switch it off."
+    )
+
+
+def _maximum(amsgrad: Any) -> list[Transformation]:
+    if amsgrad is None or amsgrad is False:
+        return []
+    if amsgrad is True:
+        return [amsgrad_max()]
+    if not isinstance(amsgrad, str) or amsgrad not in ("raw", "corrected"):
+        raise invalid("amsgrad", "True, False, None, 'raw' or 'corrected'", amsgrad)
+    return [amsgrad_max(amsgrad)]  # type: ignore[arg-type]
+
+
+def _average(decay: Any, every: Any, debias: Any, warmup: Any) -> list[Transformation]:
+    debias, warmup = _switch("ema_debias", debias), _switch("ema_warmup", warmup)
+    if decay is None:
+        return []
+    if every is not None:
+        every = whole_steps("ema_overwrite_every", every)
+    decay = hyperparameter("ema_decay", decay, FRACTION)
+    return [ema_params(decay, overwrite_every=every, debias=debias, warmup=warmup)]
+
+
+def _switch(name: str, value: bool | None, *, default: bool = False) -> bool:
+    return default if value is None else switch(name, value)
+
+
+def _choice(name: str, value: Any, legal: tuple[str, ...]) -> Any:
+    if value is None:
+        return legal[0]
+    if not isinstance(value, str) or value not in legal:
+        raise invalid(name, f"one of {', '.join(map(repr, legal))}, or None", value)
+    return value

@@ -9,7 +9,7 @@ value, which is what makes transformations values.
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ class Clock(NamedTuple):
     number: Array
     """The number of the step being taken, 1 for the first, int32."""
     dtype: np.dtype
-    """The dtype of computation of the parameters that the scalars are for."""
+    """The dtype in which scalars are formed: the widest that JAX has switched on."""
 
     @property
     def time(self) -> Array:
@@ -110,18 +110,31 @@ class Scheduled:
     """A function of the number of finished optimizer steps."""
 
     schedule: Callable[[Any], Any]
+    name: str = field(default="", compare=False)
 
     def at(self, clock: Clock) -> Array:
-        value = jnp.asarray(self.schedule(clock.step))
-        if value.shape:
-            raise ValueError(
-                f"A schedule must return a scalar; {self.schedule!r} returned an "
-                f"array of shape {value.shape}."
-            )
-        return value.astype(clock.dtype)
+        by = f", as the schedule {self.schedule!r} returns it,"
+        return real_scalar(self.name, self.schedule(clock.step), by).astype(clock.dtype)
 
     def __repr__(self) -> str:
         return repr(self.schedule)
+
+
+def real_scalar(name: str, value: Any, by: str = "") -> Array:
+    """`value` as an array, if it is one real number; else an error at trace time."""
+    rule = "a real scalar"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    dtype = getattr(value, "dtype", None)
+    real = dtype is not None and (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    )
+    if not (number or real):
+        what = f"got {value!r} of type {type(value).__name__}."
+        raise TypeError(f"`{name}`{by} must be {rule}; {what}")
+    if np.shape(value) != ():
+        what = f"got an array of shape {np.shape(value)}."
+        raise ValueError(f"`{name}`{by} must be {rule}; {what}")
+    return jnp.asarray(value)
 
 
 Hyperparameter = Constant | Dynamic | Scheduled
@@ -130,14 +143,21 @@ _FORMS = "a number, a 0-d array or a schedule `step -> value`"
 
 
 def hyperparameter(
-    name: str, value: ScalarOrSchedule, legal: Interval, remedy: str = ""
+    name: str,
+    value: "ScalarOrSchedule | Hyperparameter",
+    legal: Interval,
+    remedy: str = "",
 ) -> Hyperparameter:
     """Check `value` as far as it is known now, and wrap it.
+
+    What is wrapped already is returned as it is: its name was another one.
 
     Raises:
       TypeError: it is none of the three forms (a bool, None, a string, ...).
       ValueError: a known value outside `legal`, or an array that is not a scalar.
     """
+    if isinstance(value, Hyperparameter):
+        return value
     if isinstance(value, bool | np.bool_):
         raise mistyped(name, _FORMS, value, remedy)
     if isinstance(value, int | float | np.floating | np.integer):
@@ -150,7 +170,10 @@ def hyperparameter(
 
 
 def _known(name: str, value: Any, legal: Interval, remedy: str) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if number not in legal:
         raise invalid(name, str(legal), value, remedy)
     return number
@@ -169,8 +192,8 @@ def _array(name: str, value: Any, legal: Interval, remedy: str) -> Hyperparamete
     if legal.high == 1.0 and value.dtype.itemsize < 4:
         raise invalid(
             name,
-            "a number or an array of at least 32 bits",
-            value.dtype.name,
+            f"{legal}, as a number or an array of at least 32 bits",
+            value,
             "Near 1 a 16-bit float has no digits left: 0.999 is 1.0 in bfloat16. With "
             "optax.inject_hyperparams pass hyperparam_dtype=jnp.float32.",
         )
@@ -191,4 +214,31 @@ def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
         ) from error
     except ValueError:
         pass  # a builtin without a signature: it is called at trace time
-    return Scheduled(value)
+    return Scheduled(value, name)
+
+
+def whole_steps(name: str, value: Any) -> Constant | Dynamic:
+    """Check a number of steps, which is whole and at least 1.
+
+    It may be an array, as `optax.inject_hyperparams` makes one of every number.
+    """
+    rule = "a whole number of steps >= 1"
+    if isinstance(value, Constant | Dynamic):
+        return value
+    is_array = isinstance(value, np.ndarray | jax.Array) and np.shape(value) == ()
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool) or not (is_array or is_number):
+        raise mistyped(name, rule, value)
+    if isinstance(value, jax.core.Tracer):
+        return Dynamic(value)
+    number = jax.device_get(value)
+    if not math.isfinite(number) or number < 1 or number != int(number):
+        raise invalid(name, rule, value)
+    return Dynamic(value) if isinstance(value, jax.Array) else Constant(float(number))
+
+
+def switch(name: str, value: Any) -> bool:
+    """Check a yes or no: a bool, and nothing that merely has a truth value."""
+    if not isinstance(value, bool | np.bool_):
+        raise mistyped(name, "True or False", value)
+    return bool(value)

@@ -10,33 +10,40 @@ import numpy as np
 from optadamw.aliases import PyTree
 from optadamw.errors import at_leaf, kind_at_leaf
 
+Keys = tuple[str, ...]
+"""The keys on the way to a leaf; apart, where a key may itself hold a "/"."""
+
 
 class Leaves(NamedTuple):
     """A flattened tree of parameters; `paths` are what patterns match."""
 
-    paths: tuple[str, ...]
+    keys: tuple[Keys, ...]
     arrays: tuple[Any, ...]
     treedef: Any
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple("/".join(keys) for keys in self.keys)
 
 
 def flatten(tree: PyTree, *, keep_none: bool = False) -> Leaves:
     """Flatten `tree`; with `keep_none`, None is a leaf and not an empty subtree."""
     is_leaf = _is_none if keep_none else None
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
-    paths = tuple(path_string(keys) for keys, _ in flat)
-    return Leaves(paths, tuple(leaf for _, leaf in flat), treedef)
+    keys = tuple(_keys(path) for path, _ in flat)
+    return Leaves(keys, tuple(leaf for _, leaf in flat), treedef)
 
 
-def path_string(keys: Sequence[Any]) -> str:
-    """Join key-path entries with "/": `layers/0/kernel`.
+def _keys(path: Sequence[Any]) -> Keys:
+    """The entries of a JAX key path as strings, as `keystr(simple=True)` has them.
 
     The `.value` at which Flax NNX keeps the array of a Variable is not part of the
     name: NNX shows the same parameters with it at `init` and without it at `update`.
     """
-    last = keys[-1] if keys else None
+    last = path[-1] if path else None
     if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
-        keys = keys[:-1]
-    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
+        path = path[:-1]
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
 
 def check_parameters(leaves: Leaves) -> None:
@@ -93,10 +100,33 @@ def _difference(tree: PyTree, like: Leaves, what: str) -> str:
     if surplus:
         parts.append(f"Only in {what}: {_some(surplus)}.")
     if not missing and not surplus:
-        theirs = jax.tree_util.tree_structure(tree)
-        parts.append(f"The containers differ: {theirs} against {like.treedef}.")
+        parts.append(_containers(tree, like.treedef.unflatten(like.arrays)))
     parts.append("Pass trees of one structure; None stands for no gradient.")
     return " ".join(parts)
+
+
+def _containers(tree: PyTree, like: PyTree, keys: Keys = ()) -> str:
+    """Where two trees with the same paths first use containers of other types."""
+    if type(tree) is not type(like):
+        where = "/".join(keys) or "(the root)"
+        return (
+            f"At '{where}' there is a {type(tree).__name__}, in the parameters a "
+            f"{type(like).__name__}."
+        )
+    ours, theirs = _children(like), _children(tree)
+    for entry, child in ours.items():
+        below = _containers(theirs[entry], child, (*keys, entry))
+        if below:
+            return below
+    return ""
+
+
+def _children(tree: PyTree) -> dict[str, PyTree]:
+    """The nodes one level below `tree`, by key; none below a leaf."""
+    below = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: node is not tree
+    )[0]
+    return {_keys(path)[0]: child for path, child in below if _keys(path)}
 
 
 def _some(paths: Sequence[str], most: int = 5) -> str:

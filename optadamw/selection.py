@@ -17,7 +17,7 @@ import numpy as np
 
 from optadamw.aliases import PyTree
 from optadamw.errors import mistyped, near
-from optadamw.paths import Leaves, flatten
+from optadamw.paths import Keys, Leaves, flatten
 
 _FORMS = (
     "a pattern on paths, a list of patterns, a predicate `(path, array) -> bool`, a "
@@ -126,7 +126,7 @@ class TreeOfBools:
 
     def _key(self) -> tuple[object, ...]:
         flat = flatten(self.tree)
-        return flat.paths, tuple(bool(b) for b in flat.arrays)
+        return flat.keys, flat.arrays
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TreeOfBools) and self._key() == other._key()
@@ -158,7 +158,11 @@ def exclude(*patterns: str) -> Patterns:
       >>> import optadamw
       >>> tx = optadamw.adamw(1e-3, mask=optadamw.exclude("*/bias", "*/scale"))
     """
-    return _patterns("patterns", ["!" + p.removeprefix("!") for p in patterns])
+    checked = _patterns("patterns", patterns).patterns
+    for pattern in checked:
+        if not isinstance(pattern, str):
+            raise mistyped("patterns", "strings: only globs exclude", pattern)
+    return Patterns(tuple("!" + str(p).removeprefix("!") for p in checked))
 
 
 def selector(name: str, choice: Any) -> Selector:
@@ -175,9 +179,13 @@ def selector(name: str, choice: Any) -> Selector:
         return _patterns(name, choice)
     # Containers first: an Equinox module full of bools is a tree, and callable.
     if not jax.tree_util.all_leaves([choice]):
-        for leaf in jax.tree_util.tree_leaves(choice):
-            _as_bool(name, "", leaf)
-        return TreeOfBools(choice)
+        flat = flatten(choice)
+        bools = [
+            _as_bool(name, path, leaf)
+            for path, leaf in zip(flat.paths, flat.arrays, strict=True)
+        ]
+        # A copy: what the caller does to the tree later does not change the choice.
+        return TreeOfBools(flat.treedef.unflatten(bools))
     if callable(choice):
         return _function(name, choice)
     raise mistyped(name, _FORMS, choice)
@@ -224,13 +232,13 @@ def _from_tree(name: str, tree: PyTree, leaves: Leaves) -> tuple[bool, ...]:
     # structures, and a mismatch can then be named.
     flat = flatten(tree)
     given = {
-        path: _as_bool(name, path, value)
-        for path, value in zip(flat.paths, flat.arrays, strict=True)
+        keys: _as_bool(name, path, value)
+        for keys, path, value in zip(flat.keys, flat.paths, flat.arrays, strict=True)
     }
-    used: set[str] = set()
+    used: set[Keys] = set()
     chosen = []
-    for path in leaves.paths:
-        covering = _covering(path, given)
+    for keys, path in zip(leaves.keys, leaves.paths, strict=True):
+        covering = _covering(keys, given)
         if covering is None:
             raise ValueError(
                 f"`{name}` has another structure than the parameters: it says nothing "
@@ -238,7 +246,7 @@ def _from_tree(name: str, tree: PyTree, leaves: Leaves) -> tuple[bool, ...]:
             )
         used.add(covering)
         chosen.append(given[covering])
-    unused = [path for path in given if path not in used]
+    unused = ["/".join(keys) for keys in given if keys not in used]
     if unused and leaves.paths:
         raise ValueError(
             f"`{name}` has another structure than the parameters: '{unused[0]}' is no "
@@ -247,14 +255,10 @@ def _from_tree(name: str, tree: PyTree, leaves: Leaves) -> tuple[bool, ...]:
     return tuple(chosen)
 
 
-def _covering(path: str, given: dict[str, bool]) -> str | None:
-    """The path itself or the nearest ancestor that has a bool."""
-    while True:
-        if path in given:
-            return path
-        if not path:
-            return None
-        path = path.rpartition("/")[0]
+def _covering(keys: Keys, given: dict[Keys, bool]) -> Keys | None:
+    """The keys of the leaf itself or of its nearest ancestor that has a bool."""
+    prefixes = (keys[:end] for end in range(len(keys), -1, -1))
+    return next((prefix for prefix in prefixes if prefix in given), None)
 
 
 def _as_bool(name: str, path: str, value: Any) -> bool:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optadamw.aliases import Array, PyTree
@@ -49,6 +50,16 @@ def first_step(params: tuple[Any, ...]) -> Any:
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
             return jax.jit(_zero, out_shardings=everywhere)()
     return _zero()
+
+
+def check_counter(step: Any) -> None:
+    """Refuse a counter that would not count: 16 bits end at 32767."""
+    dtype, shape = getattr(step, "dtype", type(step).__name__), np.shape(step)
+    if dtype != jnp.int32 or shape != ():
+        raise TypeError(
+            f"`state.step` must be an int32 scalar; got {dtype}{list(shape)}. Keep the "
+            "state that tx.init(params) returned as it is."
+        )
 
 
 def _zero() -> Array:

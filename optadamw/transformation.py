@@ -19,17 +19,13 @@ import numpy as np
 import optax
 
 from optadamw.aliases import DTypeLike, PyTree
-from optadamw.errors import misplaced, mistyped
-from optadamw.rule import Rule, Stage
+from optadamw.errors import mistyped
+from optadamw.order import check_order, composed
+from optadamw.rule import Rule
 from optadamw.state import State
 from optadamw.walk import Composition
 
 _P = ParamSpec("_P")
-
-_ORDER = (
-    "The order is: maximize, clips, scale_by_adam, amsgrad_max, cautious, "
-    "add_decoupled_weight_decay, scale_by_learning_rate, ema_params."
-)
 
 
 @dataclass(frozen=True)
@@ -243,7 +239,8 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
                 "Use optax.chain to combine them with other ones.",
             )
         rules.extend(part.recipe.composition.rules)
-    ordered = _ordered(rules)
+    ordered = composed(rules)
+    check_order(ordered)
     return transformation(
         Composition(ordered, update_dtype=_update_dtype(update_dtype))
     )
@@ -271,6 +268,9 @@ def step(
     Returns:
       The next parameters and state.
 
+    Raises:
+      TypeError: `tx` is no gradient transformation.
+
     Example:
       >>> import jax.numpy as jnp, optax, optadamw
       >>> params = {"w": jnp.ones(2)}
@@ -281,51 +281,11 @@ def step(
     """
     if isinstance(tx, Transformation):
         return tx.step(grads, state, params, **extra)
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", 0))):
+        raise mistyped("tx", "an Optax gradient transformation", tx)
     update = optax.with_extra_args_support(tx).update
     updates, state = update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state
-
-
-def _ordered(rules: list[Rule]) -> tuple[Rule, ...]:
-    """Put each maximum before the direction that it modifies, and check the order."""
-    ordered: list[Rule] = []
-    for rule in rules:
-        follows = ordered and ordered[-1].stage == Stage.DIRECTION
-        if rule.stage == Stage.MAXIMUM and follows:
-            ordered.insert(len(ordered) - 1, rule)
-        else:
-            ordered.append(rule)
-    _check_slots(ordered)
-    for index, rule in enumerate(ordered):
-        before, after = tuple(ordered[:index]), tuple(ordered[index + 1 :])
-        _check_order(rule, before)
-        rule.placed(before, after)
-    return tuple(ordered)
-
-
-def _check_order(rule: Rule, before: tuple[Rule, ...]) -> None:
-    for earlier in before:
-        late = earlier.stage > rule.latest
-        twice = earlier.stage == rule.stage == Stage.RATE
-        if late or twice:
-            raise misplaced(
-                f"{rule.verb} stands after {earlier.verb} in this chain, where it "
-                "would not mean what it says.",
-                _ORDER,
-            )
-
-
-def _check_slots(rules: list[Rule]) -> None:
-    owners: dict[str, str] = {}
-    for rule in rules:
-        for slot in rule.slots:
-            if slot.name in owners:
-                raise misplaced(
-                    f"{rule.verb} and {owners[slot.name]} both keep the buffer "
-                    f"`{slot.name}`, and one state has room for one.",
-                    "Use it once, or combine two chains with optax.chain.",
-                )
-            owners[slot.name] = rule.verb
 
 
 def _update_dtype(dtype: DTypeLike | None) -> np.dtype | None:

@@ -16,9 +16,10 @@ import numpy as np
 
 from optadamw.aliases import Array, PyTree
 from optadamw.commit import Commit, Nearest, Site
-from optadamw.hyperparameters import Clock
+from optadamw.hyperparameters import Clock, real_scalar
 from optadamw.leaf import Emit, Program, measure_leaf, run_leaf
 from optadamw.numerics import compute_dtype, saturating_increment, total_norm
+from optadamw.order import check_order
 from optadamw.paths import (
     Leaves,
     check_parameters,
@@ -27,7 +28,10 @@ from optadamw.paths import (
     match_leaves,
 )
 from optadamw.rule import Lookups, Rule, Slot, Stage
-from optadamw.state import SLOTS, State, first_step
+from optadamw.state import SLOTS, State, check_counter, first_step
+
+Scalars = dict[np.dtype, list[dict[str, Array]]]
+"""The scalars of each rule, for each dtype of computation in the tree."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Composition:
 
     def init(self, params: PyTree) -> State:
         """The state before the first step."""
+        check_order(self.rules)
         leaves = parameters(params)
         self.choices(leaves, params)
         buffers = {}
@@ -79,7 +84,9 @@ class Composition:
         emit: Emit,
     ) -> tuple[PyTree, State]:
         """One step: the new parameters or the updates, and the next state."""
-        work = self._work(grads, state, params)
+        # Again here: an atom that is chained by others was never checked.
+        check_order(self.rules)
+        work = self._work(grads, state, params, emit)
         scalars = self._scalars(work, state.step, extra)
         outputs, buffers = [], []
         for index in range(len(work.items)):
@@ -97,7 +104,7 @@ class Composition:
         self,
         index: int,
         work: "Work",
-        scalars: dict[Any, list[dict[str, Array]]],
+        scalars: Scalars,
         step: Array,
         emit: Emit,
     ) -> tuple[Any, dict[str, Any]]:
@@ -122,9 +129,11 @@ class Composition:
             emit=emit,
         )
 
-    def _work(self, grads: PyTree, state: State, params: PyTree | None) -> "Work":
+    def _work(
+        self, grads: PyTree, state: State, params: PyTree | None, emit: Emit
+    ) -> "Work":
         if params is None:
-            self._refuse_missing_params()
+            self._refuse_missing_params(emit)
             leaves = flatten(grads, keep_none=True)
         else:
             leaves = parameters(params)
@@ -150,7 +159,12 @@ class Composition:
             ],
         )
 
-    def _refuse_missing_params(self) -> None:
+    def _refuse_missing_params(self, emit: Emit) -> None:
+        if emit == "param":
+            raise ValueError(
+                "`params` is missing, and a step returns the next ones. Call "
+                "tx.step(grads, state, params)."
+            )
         for rule in self.rules:
             if rule.needs_params:
                 raise ValueError(
@@ -167,6 +181,7 @@ class Composition:
                 f"{type(state).__name__}. A state of another library is not read "
                 "here, and tx.init starts afresh."
             )
+        check_counter(state.step)
         kept = {slot.name for slot in self.slots}
         for name in SLOTS:
             present = getattr(state, name) is not None
@@ -191,34 +206,29 @@ class Composition:
             for i in range(len(leaves.paths))
         ]
 
-    def _scalars(
-        self, work: "Work", step: Array, extra: Mapping[str, Any]
-    ) -> dict[Any, list[dict[str, Array]]]:
-        """The scalars of each rule, for each dtype of computation in the tree."""
+    def _scalars(self, work: "Work", step: Array, extra: Mapping[str, Any]) -> Scalars:
+        """What the rules of this step share over the tree."""
         used = {item.dtype for item in work.items if item.grad is not None}
-        dtypes = sorted(used, key=str)  # the same program in every process
-        number = saturating_increment(step)
-        scalars = {}
-        for dtype in dtypes:
-            clock = Clock(step=step, number=number, dtype=dtype)
-            look = Lookups(self.rules, clock)
-            scalars[dtype] = [
-                {k: jnp.asarray(v, dtype) for k, v in look.of(i).items()}
-                for i in range(len(self.rules))
-            ]
+        # With x64 on, scalars are float64 until the leaves get them: 1 - b2 of a
+        # float64 array must not be formed in float32.
+        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        clock = Clock(step=step, number=saturating_increment(step), dtype=wide)
+        look = Lookups(self.rules, clock)
+        scalars: Scalars = {dtype: [] for dtype in sorted(used, key=str)}
         for i, rule in enumerate(self.rules):
-            if rule.reads_norm and dtypes:
+            row = look.of(i)
+            if rule.reads_norm and used:
                 norm = self._norm(i, work, scalars, extra)
-                for dtype, rows in scalars.items():
-                    derived = rule.norm_scalars(norm.astype(dtype), rows[i])
-                    rows[i] |= {k: jnp.asarray(v, dtype) for k, v in derived.items()}
+                row = row | rule.norm_scalars(norm.astype(wide), row)
+            for dtype, rows in scalars.items():
+                rows.append({k: jnp.asarray(v, dtype) for k, v in row.items()})
         return scalars
 
     def _norm(
         self,
         index: int,
         work: "Work",
-        scalars: dict[Any, list[dict[str, Array]]],
+        scalars: Scalars,
         extra: Mapping[str, Any],
     ) -> Array:
         """The norm over the tree of the updates that reach rule `index`."""
@@ -229,7 +239,7 @@ class Composition:
             items = [_gradient_only(item) for item in items]
         widest = np.result_type(*(item.dtype for item in items))
         if given is not None and index == 0:
-            return jnp.asarray(given).astype(widest)
+            return real_scalar("grad_norm", given).astype(widest)
 
         def measure(i: int, squares: Array | None) -> Array:
             item = items[i]

@@ -23,6 +23,7 @@ from optadamw.hyperparameters import (
     Clock,
     Hyperparameter,
     hyperparameter,
+    switch,
 )
 from optadamw.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
@@ -187,19 +188,19 @@ def scale_by_adam(
     """
     if eps_mode not in ("outside", "hat"):
         raise invalid("eps_mode", "'outside' or 'hat'", eps_mode)
-    first = hyperparameter("b1", b1, BETA)
+    bias_correction = switch("bias_correction", bias_correction)
     moments = Moments(
-        b1=first,
+        b1=hyperparameter("b1", b1, BETA),
         b2=hyperparameter("b2", b2, BETA),
         mu=dense("mu_dtype", mu_dtype),
         nu=Dense(),
-        bias_correction=bool(bias_correction),
+        bias_correction=bias_correction,
     )
     direction = Direction(
         eps=hyperparameter("eps", eps, NON_NEGATIVE),
         eps_root=hyperparameter("eps_root", eps_root, NON_NEGATIVE),
         eps_mode=eps_mode,
-        nesterov=bool(nesterov),
-        bias_correction=bool(bias_correction),
+        nesterov=switch("nesterov", nesterov),
+        bias_correction=bias_correction,
     )
     return atom(moments, direction)

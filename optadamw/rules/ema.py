@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.aliases import Array, PyTree, ScalarOrSchedule
-from optadamw.errors import invalid
 from optadamw.hyperparameters import (
     FRACTION,
     Clock,
     Constant,
     Dynamic,
     Hyperparameter,
-    Interval,
-    Scheduled,
     hyperparameter,
+    switch,
+    whole_steps,
 )
 from optadamw.numerics import one_minus_power
+from optadamw.paths import flatten, match_leaves
 from optadamw.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
 from optadamw.state import State
 from optadamw.store import Dense
@@ -124,6 +124,7 @@ def ema_params(
       >>> optadamw.ema_of(state)["w"].tolist()
       [3.0]
     """
+    debias, warmup = switch("debias", debias), switch("warmup", warmup)
     if debias and warmup:
         raise ValueError(
             "`debias` and `warmup` are two answers to the same question; got both as "
@@ -132,9 +133,13 @@ def ema_params(
     return atom(
         Average(
             decay=hyperparameter("decay", decay, FRACTION),
-            overwrite_every=_every("overwrite_every", overwrite_every),
-            debias=bool(debias),
-            warmup=bool(warmup),
+            overwrite_every=(
+                None
+                if overwrite_every is None
+                else whole_steps("overwrite_every", overwrite_every)
+            ),
+            debias=debias,
+            warmup=warmup,
         )
     )
 
@@ -168,19 +173,10 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
         )
     if like is None:
         return found[0]
-    return jax.tree_util.tree_map(lambda e, p: e.astype(p.dtype), found[0], like)
-
-
-def _every(name: str, value: Any) -> Constant | Dynamic | None:
-    if value is None:
-        return None
-    rule = "a whole number of steps >= 1"
-    wrapped = hyperparameter(name, value, Interval(low=1.0), f"It is {rule}.")
-    if isinstance(wrapped, Scheduled):
-        raise invalid(name, rule, value)
-    if isinstance(wrapped, Constant) and not wrapped.value.is_integer():
-        raise invalid(name, rule, value)
-    return wrapped
+    leaves = flatten(found[0])
+    likes = match_leaves(like, leaves, "`like`")
+    pairs = zip(leaves.arrays, likes, strict=True)
+    return leaves.treedef.unflatten([e.astype(p.dtype) for e, p in pairs])
 
 
 def _is_state(node: object) -> bool:
