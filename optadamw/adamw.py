@@ -198,6 +198,11 @@ def _maximum(amsgrad: Any) -> list[Transformation]:
 
 def _average(decay: Any, every: Any, debias: Any, warmup: Any) -> list[Transformation]:
     debias, warmup = _switch("ema_debias", debias), _switch("ema_warmup", warmup)
+    if debias and warmup:
+        raise ValueError(
+            "`ema_debias` and `ema_warmup` are two answers to the same question; got "
+            "both as True. Choose one."
+        )
     if decay is None:
         return []
     if every is not None:

@@ -225,7 +225,10 @@ def whole_steps(name: str, value: Any) -> Constant | Dynamic:
     rule = "a whole number of steps >= 1"
     if isinstance(value, Constant | Dynamic):
         return value
-    is_array = isinstance(value, np.ndarray | jax.Array) and np.shape(value) == ()
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    if is_array and value.shape != ():
+        what = f"must be {rule}; got an array of shape {value.shape}."
+        raise ValueError(f"`{name}` {what}")
     is_number = isinstance(value, int | float | np.integer | np.floating)
     if isinstance(value, bool) or not (is_array or is_number):
         raise mistyped(name, rule, value)
