@@ -520,6 +520,25 @@ def test_n4_without_eps_a_tiny_gradient_moves_by_its_rate_or_not_at_all(g):
         assert np.all((step == 0) | (np.abs(step / 1e-2 - 1) < 1e-5))
 
 
+@pytest.mark.parametrize("dtype", [BF16, np.float16])
+def test_n6_the_second_moment_of_a_16_bit_parameter_decays(dtype):
+    # In bfloat16 0.999 * nu rounds back to nu: 0.00099945 for ever. In float16 it is
+    # subnormal by then. float64: 1e-3 * 0.999**2000.
+    tx = optadamw.adamw(1e-3)
+    params, state = train(tx, {"p": jnp.ones(3, dtype)}, [1.0])
+
+    def advance(carry: Any, _: None) -> Any:
+        params, state = carry
+        return tx.step(jax.tree.map(jnp.zeros_like, params), state, params), None
+
+    @jax.jit
+    def rest(carry: Any) -> Any:
+        return jax.lax.scan(advance, carry, length=2000)[0][1]
+
+    nu = np.asarray(rest((params, state)).nu["p"], np.float64)
+    np.testing.assert_allclose(nu, 1e-3 * 0.999**2000, rtol=1e-4)
+
+
 def finite_at_any_count(step: jax.Array) -> jax.Array:
     return jnp.where(step < 0, jnp.nan, 0.01)
 
