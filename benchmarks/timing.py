@@ -16,9 +16,11 @@ def alternate(
 ) -> tuple[dict[str, list[list[float]]], dict[str, Any]]:
     """Times a few steps of each contender in turn, in random order, round after round.
 
-    Every step is timed by itself, from the call until all its results exist. The first
-    step of a turn is not timed: it brings the contender's memory back into the caches
-    and outlasts the threads of the previous one (OpenMP's spin for about 1 ms).
+    Every step is timed by itself, from the call until all its results exist. Before a
+    turn the contender's arrays move to new memory: which pages they lie in changes the
+    same program's step by 2 %, and must not favor one contender for the whole run. The
+    first step of a turn is not timed: it fills the caches and outlasts the threads of
+    the previous contender (OpenMP's spin for about 1 ms).
 
     Args:
         sessions: The contenders by name, compiled and loaded.
@@ -37,6 +39,7 @@ def alternate(
     def play() -> None:
         for name in order.permutation(list(sessions)):
             session = sessions[name]
+            session.move()
             session.step()
             session.wait()
             samples[name].append([_one(session) for _ in range(burst)])

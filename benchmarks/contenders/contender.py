@@ -21,6 +21,10 @@ class Session(Protocol):
         """Puts the gradients of the following steps on the device."""
         ...
 
+    def move(self) -> None:
+        """Copies everything that a step reads or writes to newly allocated memory."""
+        ...
+
     def step(self) -> None:
         """Starts one optimizer step, in place."""
         ...

@@ -42,6 +42,11 @@ class JaxSession:
         """Puts the gradients of the following steps on the device."""
         self._gradients = self._put(gradients)
 
+    def move(self) -> None:
+        """Copies gradients and carry to newly allocated memory."""
+        held = self._gradients, self._carry
+        self._gradients, self._carry = jax.tree.map(jnp.copy, held)
+
     def step(self) -> None:
         """Dispatches one step."""
         self._carry = self._step(self._gradients, self._carry)

@@ -44,6 +44,15 @@ class TorchSession:
         for parameter, array in zip(self._parameters, gradients, strict=True):
             parameter.grad = self._put(array)
 
+    def move(self) -> None:
+        """Copies parameters, gradients, moments and averages to new memory."""
+        self._averages = [average.clone() for average in self._averages]
+        for p in self._parameters:
+            assert p.grad is not None
+            p.data, p.grad = p.data.clone(), p.grad.clone()
+            state = self._optimizer.state[p]
+            state.update({name: value.clone() for name, value in state.items()})
+
     def step(self) -> None:
         """Runs one step; on a GPU, starts it."""
         config = self._config
