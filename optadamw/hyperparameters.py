@@ -89,8 +89,13 @@ class Dynamic:
     def at(self, clock: Clock) -> Array:
         return jnp.asarray(self.value).astype(clock.dtype)
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether the array is known only inside a trace."""
+        return isinstance(self.value, jax.core.Tracer)
+
     def _key(self) -> tuple[object, ...]:
-        if isinstance(self.value, jax.core.Tracer):
+        if self.is_traced:
             return ("traced", id(self.value))
         host = np.asarray(jax.device_get(self.value))
         return (str(host.dtype), host.tobytes())

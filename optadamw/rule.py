@@ -152,6 +152,12 @@ class Rule:
         del target, scalars
         return leaf, None
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether a hyperparameter is a tracer."""
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return any(isinstance(v, Dynamic) and v.is_traced for v in values)
+
     def skeleton(self) -> Self:
         """The rule without its hyperparameters: what a leaf function depends on.
 

@@ -28,13 +28,19 @@ from optadamw.walk import Composition
 _P = ParamSpec("_P")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """The call that made a transformation, for its repr."""
+    """The call that made a transformation, for its repr; it has no part in equality."""
 
     name: str
     positional: tuple[Any, ...]
     named: tuple[tuple[str, Any], ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call)
+
+    def __hash__(self) -> int:
+        return 0
 
     def __repr__(self) -> str:
         arguments = [_shown(value) for value in self.positional]
@@ -144,7 +150,10 @@ class Transformation(optax.GradientTransformationExtraArgs):
         Under `jax.jit(tx.step, donate_argnums=(1, 2))` parameters and state are
         replaced in place, without a temporary.
         """
-        return Step(self.recipe)
+        composition = self.recipe.composition
+        if composition.is_traced:
+            return Step(Recipe(composition))
+        return _step_of(composition)
 
     def __repr__(self) -> str:
         return repr(self.recipe.call)
@@ -154,8 +163,26 @@ def transformation(
     composition: Composition, call: Call | None = None
 ) -> Transformation:
     """The transformation of composed rules; `call` is what it prints as."""
+    if composition.is_traced:
+        recipe = Recipe(composition, call)
+        return Transformation(Init(recipe), Update(recipe))
+    return _transformation_of(composition, call, repr(call))
+
+
+# jit forgets what it compiled for a function when the function dies. Equal ones are
+# therefore one object, kept here: a script that makes its transformation anew for
+# every run, or a cell that is executed again, finds the compiled step.
+@functools.lru_cache(maxsize=256)
+def _step_of(composition: Composition) -> Step:
+    return Step(Recipe(composition))
+
+
+@functools.lru_cache(maxsize=256)
+def _transformation_of(
+    composition: Composition, call: Call | None, spelling: str
+) -> Transformation:
+    del spelling  # part of the key: equal transformations may print differently
     recipe = Recipe(composition, call)
-    # Optax types `init` and `update` as functions; records that are called serve.
     return Transformation(Init(recipe), Update(recipe))
 
 

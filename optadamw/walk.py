@@ -48,6 +48,11 @@ class Composition:
         return own + self.commit.slots
 
     @property
+    def is_traced(self) -> bool:
+        """Whether a hyperparameter is a tracer, which must not outlive its trace."""
+        return any(rule.is_traced for rule in self.rules)
+
+    @property
     def is_whole(self) -> bool:
         """Whether the chain ends in a learning rate: its update moves a parameter."""
         return any(rule.stage == Stage.RATE for rule in self.rules)
