@@ -18,11 +18,6 @@ import optadamw
 PyTree = Any
 
 
-def fault(reason: str) -> pytest.MarkDecorator:
-    """Mark what the library is known to do wrong."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 TX = optadamw.adamw(0.1, clip_global_norm=1.0)
 
 
@@ -147,17 +142,11 @@ def test_gradients_that_do_not_fit_are_refused_by_path(case):
     refuses(words, (ValueError, TypeError), grads, STATE, PARAMS)
 
 
-@fault("prints both whole tree definitions, and no path")
 def test_other_containers_are_refused_by_path():
     grads = GRADS | {"heads": tuple(GRADS["heads"])}
     refuses(
         r"'heads'.*tuple.*list|'heads'.*list.*tuple", ValueError, grads, STATE, PARAMS
     )
-
-
-def test_other_containers_are_refused():
-    grads = GRADS | {"heads": tuple(GRADS["heads"])}
-    refuses(r"structure of the gradients", ValueError, grads, STATE, PARAMS)
 
 
 @pytest.mark.parametrize("leaf", ["relu", object(), jax.nn.relu], ids=type)
@@ -270,7 +259,6 @@ def test_missing_parameters_are_explained():
         average.update(GRADS, average.init(PARAMS))
 
 
-@fault("returns the update in place of the parameters, in silence")
 @pytest.mark.parametrize(
     "tx",
     [
@@ -365,7 +353,6 @@ COUNTERS = {
 }
 
 
-@fault("errors from inside JAX, or a counter of 16 bits that is counted on")
 @pytest.mark.parametrize("case", COUNTERS)
 def test_a_counter_that_is_no_int32_scalar_is_refused(case):
     state = STATE._replace(step=COUNTERS[case])
@@ -382,7 +369,6 @@ def test_a_state_without_an_average_is_refused_by_ema_of():
         optadamw.ema_of(two)
 
 
-@fault("shows the error of jax.tree.map")
 def test_a_tree_that_is_not_like_the_average_is_refused_by_path():
     with pytest.raises(ValueError, match=r"`like`.*'encoder/b'"):
         optadamw.ema_of(another(ema_decay=0.9), like={"w": jnp.ones(3)})
@@ -418,10 +404,10 @@ def truth(step: Any) -> bool:
     "schedule",
     [
         vector,
-        pytest.param(nothing, marks=fault("shows the error of jnp.asarray")),
-        pytest.param(word, marks=fault("shows the error of jnp.asarray")),
-        pytest.param(imaginary, marks=fault("takes the real part, in silence")),
-        pytest.param(truth, marks=fault("takes True for a rate of 1, in silence")),
+        nothing,
+        word,
+        imaginary,
+        truth,
     ],
 )
 def test_a_schedule_that_returns_no_real_scalar_is_refused(schedule):
@@ -432,7 +418,6 @@ def test_a_schedule_that_returns_no_real_scalar_is_refused(schedule):
         tx.update(GRADS, STATE, PARAMS)
 
 
-@fault("the message does not say which hyperparameter it is")
 @pytest.mark.parametrize("name", ["learning_rate", "b2", "weight_decay"])
 def test_a_bad_schedule_is_named(name):
     tx = optadamw.adamw(**({"learning_rate": 0.1} | {name: vector}))
@@ -443,9 +428,9 @@ def test_a_bad_schedule_is_named(name):
 @pytest.mark.parametrize(
     "norm",
     [
-        pytest.param(jnp.ones(3), marks=fault("a parameter () becomes (3,), silently")),
-        pytest.param("1.0", marks=fault("shows the error of jnp.asarray")),
-        pytest.param(1j, marks=fault("takes the real part, in silence")),
+        jnp.ones(3),
+        "1.0",
+        1j,
     ],
     ids=["vector", "string", "complex"],
 )
@@ -454,7 +439,6 @@ def test_a_norm_that_is_no_real_scalar_is_refused(norm):
         TX.step(GRADS, STATE, PARAMS, grad_norm=norm)
 
 
-@fault("AttributeError: no attribute 'init'")
 @pytest.mark.parametrize("tx", [None, optadamw.adamw, 1e-3], ids=["None", "adamw", "x"])
 def test_step_takes_a_transformation(tx):
     with pytest.raises(TypeError, match=r"`tx` must be"):

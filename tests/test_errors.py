@@ -50,23 +50,11 @@ class Argument(NamedTuple):
         return f"{self.factory.__name__}-{self.name}"
 
 
-def fault(reason: str) -> pytest.MarkDecorator:
-    """Mark what the library is known to do wrong."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-OF_THE_ATOM = fault("the message names the atom's argument, not adamw's")
-
 OPTIONAL = (
-    *[
-        pytest.param(Argument(optadamw.adamw, name, rule, RATE), marks=OF_THE_ATOM)
-        for name, rule in [
-            ("clip_value", POSITIVE),
-            ("clip_norm", POSITIVE),
-            ("clip_global_norm", POSITIVE),
-            ("ema_decay", FRACTION),
-        ]
-    ],
+    Argument(optadamw.adamw, "clip_value", POSITIVE, RATE),
+    Argument(optadamw.adamw, "clip_norm", POSITIVE, RATE),
+    Argument(optadamw.adamw, "clip_global_norm", POSITIVE, RATE),
+    Argument(optadamw.adamw, "ema_decay", FRACTION, RATE),
     Argument(
         optadamw.adamw,
         "max_learning_rate",
@@ -183,7 +171,6 @@ def test_none_is_refused_where_a_number_is_needed(argument):
     argument.refuses(None, TypeError, "None", "a number")
 
 
-@fault("OverflowError: int too large to convert to float")
 def test_an_integer_beyond_every_float_is_refused():
     REQUIRED[0].refuses(10**400, ValueError, "1000")
 
@@ -231,6 +218,7 @@ def every_other(step: Any) -> int:
 NO_WHOLE_NUMBERS = (
     (2.5, r"2\.5"),
     (np.float32(2.5), r"2\.5"),
+    (jnp.float32(2.5), r"2\.5"),
     (every_other, "every_other"),
     (0, "0"),
     (-1, "-1"),
@@ -246,56 +234,34 @@ WHOLE = Argument(
 )
 
 
-def test_a_fraction_or_schedule_of_steps_is_refused():
-    for value, received in NO_WHOLE_NUMBERS[:3]:
-        WHOLE.refuses(value, (ValueError, TypeError), received)
-
-
-@fault("the rule reads 'finite and >= 1' or 'a number, a 0-d array or a schedule'")
-def test_the_rule_for_steps_says_whole_number():
-    for value, received in NO_WHOLE_NUMBERS[3:]:
-        WHOLE.refuses(value, (ValueError, TypeError), received)
-
-
-def test_whole_numbers_of_steps_are_checked_at_construction():
-    for value, _ in NO_WHOLE_NUMBERS:
-        with pytest.raises((ValueError, TypeError), match="overwrite_every"):
-            WHOLE.given(value)
-    for value in (1, 2, 3.0, np.int64(4), jnp.int32(5)):
-        WHOLE.given(value)
-
-
-@fault("a JAX array of 2.5 is accepted, and truncated to 2")
-def test_a_fraction_in_a_jax_array_is_refused():
-    WHOLE.refuses(jnp.float32(2.5), ValueError, r"2\.5")
-
-
-@OF_THE_ATOM
-def test_adamw_names_its_own_argument_for_the_overwrite():
-    argument = WHOLE._replace(
-        factory=optadamw.adamw, name="ema_overwrite_every", others=AVERAGED
-    )
+@pytest.mark.parametrize(
+    "argument",
+    [
+        WHOLE,
+        WHOLE._replace(
+            factory=optadamw.adamw, name="ema_overwrite_every", others=AVERAGED
+        ),
+    ],
+    ids=str,
+)
+def test_a_number_of_steps_is_whole(argument):
     for value, received in NO_WHOLE_NUMBERS:
         argument.refuses(value, (ValueError, TypeError), received)
+    for value in (1, 2, 3.0, np.int64(4), jnp.int32(5)):
+        argument.given(value)
 
 
-UNCHECKED = fault("what is no bool is taken by its truth")
 SWITCHES = (
     Argument(optadamw.adamw, "bias_correction", "True", RATE),
     Argument(optadamw.adamw, "maximize", "True", RATE),
     Argument(optadamw.adamw, "caution", "True", RATE),
     Argument(optadamw.adamw, "ema_debias", "True", AVERAGED),
     Argument(optadamw.adamw, "ema_warmup", "True", AVERAGED),
-    *[
-        pytest.param(argument, marks=UNCHECKED)
-        for argument in [
-            Argument(optadamw.adamw, "nesterov", "True", RATE),
-            Argument(optadamw.scale_by_adam, "nesterov", "True"),
-            Argument(optadamw.scale_by_adam, "bias_correction", "True"),
-            Argument(optadamw.ema_params, "debias", "True", {"decay": 0.9}),
-            Argument(optadamw.ema_params, "warmup", "True", {"decay": 0.9}),
-        ]
-    ],
+    Argument(optadamw.adamw, "nesterov", "True", RATE),
+    Argument(optadamw.scale_by_adam, "nesterov", "True"),
+    Argument(optadamw.scale_by_adam, "bias_correction", "True"),
+    Argument(optadamw.ema_params, "debias", "True", {"decay": 0.9}),
+    Argument(optadamw.ema_params, "warmup", "True", {"decay": 0.9}),
 )
 
 
@@ -311,39 +277,19 @@ MODES = (
     Argument(optadamw.scale_by_adam, "eps_mode", "'outside'"),
     Argument(optadamw.add_decoupled_weight_decay, "mode", "'independent'"),
     Argument(optadamw.amsgrad_max, "kind", "'corrected'"),
-)
-ADAMW_MODES = (
     Argument(optadamw.adamw, "eps_mode", "'outside'", RATE),
     Argument(optadamw.adamw, "weight_decay_mode", "'independent'", RATE),
     Argument(optadamw.adamw, "amsgrad", "'corrected'", RATE),
 )
 
 
-@pytest.mark.parametrize(
-    "argument",
-    [
-        *MODES,
-        ADAMW_MODES[0],
-        *[pytest.param(argument, marks=OF_THE_ATOM) for argument in ADAMW_MODES[1:]],
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("argument", MODES, ids=str)
 def test_modes_are_checked_and_listed(argument):
     for value in TYPOS:
         argument.refuses(value, (ValueError, TypeError), re.escape(repr(value)))
 
 
-@pytest.mark.parametrize(
-    "argument",
-    [
-        *MODES,
-        *[
-            pytest.param(argument, marks=fault("false is taken for the default"))
-            for argument in ADAMW_MODES
-        ],
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("argument", MODES, ids=str)
 def test_an_empty_name_of_a_mode_is_not_the_default(argument):
     for value in FALSE:
         argument.refuses(value, (ValueError, TypeError), re.escape(repr(value)))
@@ -409,9 +355,6 @@ def test_masks_of_a_wrong_type_are_refused(argument):
             argument.given(mask)
 
 
-NO_PATTERN = fault("AttributeError: no attribute 'removeprefix'")
-
-
 @pytest.mark.parametrize(
     ("function", "patterns", "error", "words"),
     [
@@ -421,12 +364,8 @@ NO_PATTERN = fault("AttributeError: no attribute 'removeprefix'")
         (optadamw.exclude, ("*/bias", ""), ValueError, "empty pattern"),
         (optadamw.only, (3,), TypeError, "strings.*; got 3"),
         (optadamw.only, (["*/bias"],), TypeError, r"strings.*; got \['\*/bias'\]"),
-        pytest.param(
-            optadamw.exclude, (3,), TypeError, "strings.*; got 3", marks=NO_PATTERN
-        ),
-        pytest.param(
-            optadamw.exclude, (["a"],), TypeError, r".*; got \['a'\]", marks=NO_PATTERN
-        ),
+        (optadamw.exclude, (3,), TypeError, "strings.*; got 3"),
+        (optadamw.exclude, (["a"],), TypeError, r".*; got \['a'\]"),
     ],
 )
 def test_only_and_exclude_take_patterns(function, patterns, error, words):
@@ -483,7 +422,6 @@ def test_an_average_has_one_start():
         optadamw.ema_params(0.9, debias=True, warmup=True)
 
 
-@OF_THE_ATOM
 def test_adamw_names_its_own_arguments_for_the_start_of_the_average():
     with pytest.raises(ValueError, match="`ema_debias` and `ema_warmup`"):
         optadamw.adamw(1e-3, ema_decay=0.9, ema_debias=True, ema_warmup=True)
