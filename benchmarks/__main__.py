@@ -43,10 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--patience",
-        type=int,
+        type=float,
         default=_DEFAULTS.patience,
-        metavar="ROUNDS",
-        help="repeat up to this many rounds that other processes disturbed",
+        metavar="SECONDS",
+        help="how long each case may wait for other processes to leave the machine",
     )
     parser.add_argument("--threads", type=_positive, default=_DEFAULTS.threads)
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed)

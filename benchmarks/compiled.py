@@ -55,7 +55,7 @@ def alternate(
     tree: Any,
     tiny: Any,
     rounds: int,
-    patience: int,
+    patience: float,
     seed: int,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Measures each contender in turn, in random order, round after round.
@@ -67,7 +67,7 @@ def alternate(
         tiny: A small tree of the same kind, run through first, so that no contender
             pays for imports and for starting the compiler.
         rounds: How often.
-        patience: How many rounds are repeated because others disturbed them.
+        patience: Seconds to wait for a quiet machine and to repeat disturbed rounds.
         seed: Of the random order.
 
     Returns:

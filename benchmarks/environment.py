@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "optadamw", "keras", "torch")
+import optadamw
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "keras", "torch")
 _ROOT = Path(__file__).parent.parent
 
 
@@ -37,7 +39,10 @@ def prepare(threads: int) -> int:
 
 def versions() -> dict[str, str | None]:
     """Reads the versions of Python and of every package involved."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "optadamw": optadamw.__version__,
+    }
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Cores taken by others above which a time is no longer trusted.
 TOLERATED = 0.1
@@ -18,9 +19,9 @@ _PAUSE_SECONDS = 1.0
 
 
 def undisturbed(
-    play: Callable[[], None], drop: Callable[[], None], rounds: int, patience: int
-) -> dict[str, float | int | None]:
-    """Plays rounds, and replaces those during which others took too much.
+    play: Callable[[], None], drop: Callable[[], None], rounds: int, patience: float
+) -> dict[str, Any]:
+    """Plays rounds, each when the machine is quiet, and replaces disturbed ones.
 
     What decides is the others' use of the machine alone, never a measured time, so that
     no contender gains.
@@ -29,7 +30,7 @@ def undisturbed(
         play: Measures one round.
         drop: Forgets the round measured last.
         rounds: How many to keep.
-        patience: How many to replace at most.
+        patience: Seconds to spend on waiting and on rounds that are replaced.
 
     Returns:
         The cores that others took, as the median over the kept rounds (None where the
@@ -38,24 +39,36 @@ def undisturbed(
     taken: list[float | None] = []
     replaced = 0
     while len(taken) < rounds:
-        start, own, everyone = time.perf_counter(), time.process_time(), _busy()
-        play()
-        cores = None
-        if everyone is not None:
-            total = (_busy() or 0.0) - everyone
-            by_others = total - (time.process_time() - own)
-            cores = max(0.0, by_others / (time.perf_counter() - start))
-        if (cores or 0.0) > TOLERATED and replaced < patience:
+        while patience > 0 and (_others(_pause) or 0.0) > TOLERATED:
+            patience -= _PAUSE_SECONDS
+        start = time.perf_counter()
+        others = _others(play)
+        if patience > 0 and (others or 0.0) > TOLERATED:
+            patience -= time.perf_counter() - start
             drop()
             replaced += 1
-            time.sleep(_PAUSE_SECONDS)
         else:
-            taken.append(cores)
-    known = [cores for cores in taken if cores is not None]
+            taken.append(others)
+    known = [others for others in taken if others is not None]
     return {
         "others": statistics.median(known) if known else None,
         "replaced_rounds": replaced,
     }
+
+
+def _pause() -> None:
+    time.sleep(_PAUSE_SECONDS)
+
+
+def _others(do: Callable[[], None]) -> float | None:
+    """Runs something and returns how many cores other processes used meanwhile."""
+    start, own, everyone = time.perf_counter(), time.process_time(), _busy()
+    do()
+    if everyone is None:
+        return None
+    total = (_busy() or 0.0) - everyone
+    by_others = total - (time.process_time() - own)
+    return max(0.0, by_others / (time.perf_counter() - start))
 
 
 def _busy() -> float | None:

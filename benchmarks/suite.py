@@ -31,8 +31,8 @@ class Settings:
         rounds: Turns of each contender when steps are timed.
         burst: Timed steps in a turn.
         compile_rounds: Turns of each contender when compilation is timed.
-        patience: How many rounds of each kind are repeated because other processes
-            took part of the machine.
+        patience: Seconds that each part of a case may wait for other processes to leave
+            the machine, and spend on repeating rounds that they disturbed.
         quick: Tiny sizes, to see that everything runs; no figure means anything.
         steps: Whether steps are timed.
         compilation: Whether compilation is timed and its memory read.
@@ -46,7 +46,7 @@ class Settings:
     rounds: int = 15
     burst: int = 3
     compile_rounds: int = 3
-    patience: int = 0
+    patience: float = 0.0
     quick: bool = False
     steps: bool = True
     compilation: bool = True

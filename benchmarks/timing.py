@@ -12,7 +12,7 @@ from benchmarks.contenders.contender import Session
 
 
 def alternate(
-    sessions: Mapping[str, Session], rounds: int, burst: int, patience: int, seed: int
+    sessions: Mapping[str, Session], rounds: int, burst: int, patience: float, seed: int
 ) -> tuple[dict[str, list[list[float]]], dict[str, Any]]:
     """Times a few steps of each contender in turn, in random order, round after round.
 
@@ -26,7 +26,7 @@ def alternate(
         sessions: The contenders by name, compiled and loaded.
         rounds: How many turns each contender has.
         burst: How many steps are timed in a turn.
-        patience: How many rounds are repeated because others disturbed them.
+        patience: Seconds to wait for a quiet machine and to repeat disturbed rounds.
         seed: Of the random order.
 
     Returns:

@@ -39,7 +39,7 @@ def test_quick_run_writes_the_report(tmp_path: Path) -> None:
         *("schema", "started", "settings", "configs", "versions", "source"),
         *("machine", "cases"),
     }
-    assert {"python", "jax", "jaxlib", "optax", "numpy"} <= {
+    assert {"python", "jax", "jaxlib", "optax", "optadamw", "numpy"} <= {
         name for name, version in report["versions"].items() if version
     }
     assert {"platform", "device_kind", "cpu", "cores", "xla_flags"} <= set(

@@ -13,7 +13,7 @@ _PLACES = {
     "torch": ("torch_adamw", "CONTENDER"),
 }
 NAMES = tuple(_PLACES)
-_PEERS = ("optadamw", "optax", "keras", "torch")
+_PEERS = ("keras", "torch")
 
 
 def find(name: str) -> Contender | str:

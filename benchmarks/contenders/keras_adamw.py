@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-import keras  # pyright: ignore[reportMissingImports]  # not in every environment
+import keras
 
 from benchmarks.contenders.contender import Program
 from benchmarks.contenders.on_jax import contender

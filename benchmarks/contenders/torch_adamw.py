@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]  # not in every environment
+import torch
 
 from benchmarks.contenders.contender import Contender, UnavailableError
 from benchmarks.workloads import Config, sample
@@ -63,7 +63,7 @@ class TorchSession:
         self._optimizer.step()
         if config.ema_decay is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_lerp_(
                     self._averages, self._parameters, 1 - config.ema_decay
                 )
 
