@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import check, contenders, ratios, targets, workloads
+from benchmarks import check, contenders, interference, ratios, targets, workloads
 
 _ROOT = Path(__file__).parent.parent
 _TREE = workloads.large(quick=True)
@@ -110,6 +110,24 @@ def test_a_ratio_compares_within_each_round() -> None:
     # The machine is three times slower in the last two of four rounds.
     ours, theirs = [[1.0, 9.0, 1.0], [1.0], [3.0], [3.0]], [[2.0], [2.0], [6.0], [6.0]]
     assert ratios.per_round(ours, theirs) == (0.5, 0.5, 0.5)
+
+
+def test_rounds_that_others_disturbed_are_replaced_while_patience_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # In turn: a busy second, a quiet one, a disturbed round, a quiet second, a round.
+    use = iter([0.9, 0.0, 0.5, 0.0, 0.02])
+    monkeypatch.setattr(interference, "_others", lambda do: (do(), next(use))[1])
+    monkeypatch.setattr(interference, "_PAUSE_SECONDS", 0.01)
+    rounds: list[int] = []
+    disturbance = interference.undisturbed(
+        play=lambda: rounds.append(len(rounds)),
+        drop=lambda: rounds.append(-rounds.pop() - 1),
+        rounds=1,
+        patience=60.0,
+    )
+    assert disturbance == {"others": 0.02, "replaced_rounds": 1}
+    assert rounds == [-1, 1]
 
 
 def _verdict(ours: list[float], exempt: str | None = None, others: float = 0.0) -> str:
