@@ -1,7 +1,7 @@
 """Laws that hold for every tree, option and gradient, tried on random ones (R7).
 
 `OPTADAMW_HYPOTHESIS=long python -m pytest tests/test_properties.py` tries 20,000
-examples with fresh seeds; without it, 200 that are the same each time. A process of its
+examples with fresh seeds; without it, 400 that are the same each time. A process of its
 own runs the laws on float64 and complex128, in the exact lane: without fused
 multiply-adds, the bits do not depend on how XLA arranges a program.
 """
@@ -38,7 +38,7 @@ _EVERY_LANE = {
 }
 settings.register_profile(
     "commit",
-    max_examples=8 if WIDE else 25,
+    max_examples=15 if WIDE else 50,
     derandomize=True,
     database=None,
     **_EVERY_LANE,
@@ -147,7 +147,7 @@ class Setup(NamedTuple):
         v = v / (remaining(b2, t) if corrected else 1)
         used = w > 0
         with np.errstate(divide="ignore", over="ignore"):
-            bound = float(np.sqrt(np.sum(w[used] ** 2 / v[used])))
+            bound = float(np.sqrt(np.sum((w[used] / np.sqrt(v[used])) ** 2)))
         return bound * (1000 if options.get("caution") else 1)
 
 
@@ -245,7 +245,6 @@ BAD = st.sampled_from((np.nan, np.inf, -np.inf))
 # XLA flushes subnormal float32 numbers on the CPU, so no parameter is one.
 ORDINARY = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
 VALUES = ORDINARY | st.sampled_from((0.0, -0.0, 1.0, 1e-4, 1e30, -1e30))
-POSITIVE_ZEROS = VALUES.map(lambda x: x + 0.0)
 
 
 @st.composite
@@ -260,7 +259,6 @@ def problems(
     draw: Any,
     *,
     gradients: st.SearchStrategy[float] = GRADIENTS,
-    values: st.SearchStrategy[float] = VALUES,
     complex_only: bool = False,
 ) -> tuple[PyTree, list[PyTree]]:
     """Draw parameters, and the gradients of one to three steps."""
@@ -269,7 +267,11 @@ def problems(
         tree = jax.tree.map(lambda s: Spec(COMPLEX[0], s.shape), tree)
     count = draw(st.integers(1, 3))
     grads = [draw(fills(tree, gradients)) for _ in range(count)]
-    return draw(fills(tree, values)), grads
+    return draw(fills(tree, VALUES)), grads
+
+
+def without_sign_of_zero(x: jax.Array) -> jax.Array:
+    return jnp.asarray(np.asarray(x) + np.zeros((), x.dtype))
 
 
 def run(tx: Any, params: PyTree, grads: list[PyTree], state: Any = None) -> Any:
@@ -353,10 +355,11 @@ def test_structure_shapes_and_dtypes_are_a_fixed_point(setup, problem):
 @law
 @given(
     setups(decay=False, keeps=True),
-    problems(gradients=st.sampled_from((0.0, -0.0)), values=POSITIVE_ZEROS),
+    problems(gradients=st.sampled_from((0.0, -0.0))),
 )
 def test_without_gradient_and_decay_parameters_keep_their_bits(setup, problem):
-    params, grads = problem
+    signed, grads = problem
+    params = jax.tree.map(without_sign_of_zero, signed)
     after, state = run(setup.tx, params, grads)
     assert bits(after) == bits(params)
     for moment in (state.mu, state.nu):
