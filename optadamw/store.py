@@ -75,7 +75,8 @@ class Dense:
             # folds to plain zeros, but only after the parameter's sharding has
             # passed through it (seen on jax 0.10 and 0.12, Auto and Explicit axes).
             never = jnp.zeros((), bool)
-            return jnp.where(never, param.astype(dtype), jnp.zeros(param.shape, dtype))
+            empty = jnp.zeros_like(param, dtype=dtype)
+            return jnp.where(never, param.astype(dtype), empty)
         return jnp.zeros_like(param, dtype=dtype)
 
     def copy(self, param: Any) -> Any:
