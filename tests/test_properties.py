@@ -303,6 +303,10 @@ def leafwise(result: Any) -> list[list[Any]]:
 @given(setups(), problems())
 def test_finite_gradients_give_finite_results_within_reach(setup, problem):
     params, grads = problem
+    if "mu_dtype" in setup.chain.options:
+        # What happens beyond is a known fault with a test of its own, below.
+        sizes = [np.abs(as_reals(g).astype(np.float64)) for g in jax.tree.leaves(grads)]
+        assume(all((size < 1e38).all() for size in sizes))
     before, state = run(setup.tx, params, grads[:-1])
     after, state = run(setup.tx, before, grads[-1:], state)
     assert all(np.isfinite(as_reals(x)).all() for x in jax.tree.leaves(state.mu))
@@ -470,6 +474,16 @@ def test_a_complex_parameter_is_two_real_ones(setup, problem):
         assert [bits(as_reals(x)) for x in mine] == [bits(x) for x in other]
 
 
+@pytest.mark.xfail(strict=True, reason="it becomes inf, and the parameter -inf, NaN")
+@pytest.mark.parametrize("mu_dtype", ["float32", "bfloat16"] if WIDE else ["float16"])
+def test_a_gradient_beyond_the_range_of_mu_dtype_does_no_harm(mu_dtype):
+    params = {"w": jnp.ones(2)}
+    grads = [{"w": jnp.array([1e41 if WIDE else 1e6, 1.0])}] + [{"w": jnp.ones(2)}] * 3
+    params, state = run(optadamw.adamw(1e-3, mu_dtype=mu_dtype), params, grads)
+    assert np.isfinite(params["w"]).all()
+    assert np.isfinite(state.mu["w"]).all()
+
+
 @pytest.mark.xfail(strict=True, reason="-0.0 - 0.1 * 0.0 - 0.0 * -0.0 is 0.0")
 @pytest.mark.parametrize("route", ["step", "update"])
 def test_a_negative_zero_without_gradient_and_decay_keeps_its_sign(route):
@@ -495,4 +509,4 @@ if not (WIDE or EXACT):
             timeout=None if LANE == "long" else 600,
         )
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-        assert "8 passed, 2 xfailed" in done.stdout
+        assert "8 passed, 4 xfailed" in done.stdout
