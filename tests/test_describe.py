@@ -302,9 +302,7 @@ def test_a_thousand_parameters():
 # --- Errors --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "tx", [None, optadamw.adamw, optax.adamw(1e-3), "adamw"], ids=repr
-)
+@pytest.mark.parametrize("tx", [None, optadamw.adamw, optax.adamw(1e-3), "adamw"])
 def test_what_has_no_rules_is_refused(tx):
     with pytest.raises(TypeError, match=r"(?s)`tx` must be a transformation of optada"):
         optadamw.describe(tx, PARAMS)
