@@ -38,7 +38,7 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       >>> print(optadamw.describe(tx, params))  # doctest: +NORMALIZE_WHITESPACE
       adamw(0.001, weight_decay=0.1, mask='*/kernel')
       <BLANKLINE>
-      1. scale_by_adam: b1=0.9, b2=0.999, mu float32, nu float32, \
+      1. scale_by_adam: b1=0.9, b2=0.999, \
 bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=False
       2. add_decoupled_weight_decay: weight_decay=0.1, mode='lr', where='*/kernel'
       3. scale_by_learning_rate: learning_rate=0.001
@@ -57,7 +57,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
     header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
     rows = [
         (
-            path,
+            path or "(the root)",
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
             _decay(composition.rules, chosen),
@@ -78,31 +78,32 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
 
 
 def _rule_lines(rules: Iterable[Rule]) -> list[str]:
-    """One line for each atom; the rules of one atom share it."""
-    settings: dict[str, dict[str, None]] = {}
-    for rule in sorted(rules, key=_place):
-        settings.setdefault(rule.verb, {}).update(dict.fromkeys(_settings(rule)))
+    """One line for each atom; the two rules of Adam share theirs."""
+    lines: list[tuple[str, list[str]]] = []
+    adam: list[str] = []
+    for rule in rules:
+        settings = _settings(rule)
+        if rule.stage == Stage.DIRECTION:
+            adam.extend(text for text in settings if text not in adam)
+            continue
+        if rule.stage == Stage.MOMENTS:
+            adam = settings
+        lines.append((rule.verb, settings))
     return [
-        f"{i}. {verb}: {', '.join(settings[verb])}"
-        if settings[verb]
-        else f"{i}. {verb}"
-        for i, verb in enumerate(settings, start=1)
+        f"{i}. {verb}: {', '.join(settings)}" if settings else f"{i}. {verb}"
+        for i, (verb, settings) in enumerate(lines, start=1)
     ]
 
 
-def _place(rule: Rule) -> int:
-    """AMSGrad stands between the two rules of Adam, and is listed after them."""
-    return Stage.DIRECTION if rule.stage == Stage.MAXIMUM else rule.stage
-
-
 def _settings(rule: Rule) -> list[str]:
-    kept = {slot.name: slot.store for slot in rule.slots}
+    slots = {slot.name for slot in rule.slots}
     shown = []
     for field in dataclasses.fields(rule):
         value = getattr(rule, field.name)
-        if field.name in kept:
-            dtype = value.dtype.name if value.dtype else "float32"
-            shown.append(f"{field.name} {dtype}")
+        if field.name in slots:
+            # Without a dtype of its own a buffer has the one that its row shows.
+            if value.dtype is not None:
+                shown.append(f"{field.name}_dtype={value.dtype.name!r}")
         elif value is not None:
             shown.append(f"{field.name}={value!r}")
     return shown

@@ -169,7 +169,7 @@ def hyperparameter(
         return Constant(_known(name, value, legal, remedy))
     if isinstance(value, np.ndarray | jax.Array):
         return _array(name, value, legal, remedy)
-    if callable(value):
+    if callable(value) and not isinstance(value, type):
         return _scheduled(name, value)
     raise mistyped(name, _FORMS, value, remedy)
 

@@ -45,13 +45,12 @@ def check_order(rules: Sequence[Rule]) -> None:
 def _check_once(rules: Sequence[Rule]) -> None:
     owners: dict[str, str] = {}
     for rule in rules:
-        # A second rate would turn the sign back; a second buffer has no room.
         claims = [f"the buffer `{slot.name}`" for slot in rule.slots]
-        claims += ["the learning rate"] if rule.stage == Stage.RATE else []
+        claims += [f"the place of {rule.verb}"] if rule.once else []
         for claim in claims:
             if claim in owners:
                 raise misplaced(
-                    f"{rule.verb} and {owners[claim]} both hold {claim}, and a chain "
+                    f"{rule.verb} and {owners[claim]} both claim {claim}, and a chain "
                     "has room for one.",
                     "Use it once, or combine two chains with optax.chain.",
                 )

@@ -101,7 +101,7 @@ def _difference(tree: PyTree, like: Leaves, what: str) -> str:
         parts.append(f"Only in {what}: {_some(surplus)}.")
     if not missing and not surplus:
         parts.append(_containers(tree, like.treedef.unflatten(like.arrays)))
-    parts.append("Pass trees of one structure; None stands for no gradient.")
+    parts.append("Pass trees of one structure.")
     return " ".join(parts)
 
 
@@ -130,7 +130,7 @@ def _children(tree: PyTree) -> dict[str, PyTree]:
 
 
 def _some(paths: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(f"'{p}'" for p in paths[:most])
+    shown = ", ".join(f"'{p or '(the root)'}'" for p in paths[:most])
     rest = len(paths) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
 
@@ -159,7 +159,7 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
             f"its gradient must be an array or None; got {type(grad).__name__}.",
         )
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a real one.")
+        raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a floating one.")
     if param is None:
         return grad
     if np.shape(grad) != np.shape(param):

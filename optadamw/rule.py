@@ -98,6 +98,8 @@ class Rule:
     stage: ClassVar[Stage]
     publishes: ClassVar[tuple[str, ...]] = ()
     """Scalars of this rule that others may look up; one publisher per chain."""
+    once: ClassVar[bool] = False
+    """Whether a second one in a chain would undo or repeat the first."""
     needs_params: ClassVar[bool] = False
     reads_norm: ClassVar[bool] = False
     """Whether `scalars` gets `norm`, the global norm of the updates so far."""

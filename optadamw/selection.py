@@ -49,8 +49,7 @@ class Patterns:
                 text = pattern if isinstance(pattern, str) else pattern.pattern
                 raise ValueError(
                     f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
-                    f"it: {near(text, leaves.paths)}. optadamw.describe(tx, params) "
-                    "lists all paths."
+                    f"it: {near(text, leaves.paths)}."
                 )
         count = len(leaves.paths)
         return tuple(

@@ -101,7 +101,13 @@ class Dense:
         return as_reals(buffer, compute_dtype(param.dtype))
 
     def encode(self, value: Array, param: Any) -> Array:
-        return from_reals(value, self.dtype_for(param))
+        dtype = self.dtype_for(param)
+        most = float(jnp.finfo(dtype).max)
+        if most < float(jnp.finfo(value.dtype).max):
+            # A finite value beyond the dtype is kept as its largest: infinity would
+            # never decay, and would end in NaN.
+            value = jnp.where(jnp.isfinite(value), jnp.clip(value, -most, most), value)
+        return from_reals(value, dtype)
 
     def summary(self, param: Any) -> tuple[str, int]:
         dtype = self.dtype_for(param)

@@ -8,6 +8,7 @@ encode the buffers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -246,21 +247,15 @@ class Composition:
         if given is not None and index == 0:
             return real_scalar("grad_norm", given).astype(widest)
 
-        def measure(i: int, squares: Array | None) -> Array:
-            item = items[i]
+        programs, operands = [], []
+        for item in items:
             program = work.program(self, item.chosen, index, "update")
             if item.param is None:
                 program = replace(program, slots=())
             chosen = _chosen(scalars[item.dtype][:index], item)
-            return measure_leaf(
-                program, item.grad, item.param, item.buffers, chosen, squares
-            )
-
-        squares = [measure(i, None) for i in range(len(items))]
-        return total_norm(
-            [part.astype(widest) for part in squares],
-            lambda i: measure(i, squares[i]).astype(widest),
-        )
+            programs.append(program)
+            operands.append((item.grad, item.param, item.buffers, chosen))
+        return _tree_norm(tuple(programs), widest, operands)
 
 
 class Item(NamedTuple):
@@ -292,6 +287,22 @@ class Work:
         if key not in self.programs:
             self.programs[key] = composition.program(chosen, upto, emit)
         return self.programs[key]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _tree_norm(
+    programs: tuple[Program, ...], widest: np.dtype, operands: list[tuple[Any, ...]]
+) -> Array:
+    """The norm of all updates, as one compiled function also when called eagerly."""
+    squares = [
+        measure_leaf(program, *leaf, None)
+        for program, leaf in zip(programs, operands, strict=True)
+    ]
+
+    def rescaled(i: int) -> Array:
+        return measure_leaf(programs[i], *operands[i], squares[i]).astype(widest)
+
+    return total_norm([part.astype(widest) for part in squares], rescaled)
 
 
 def parameters(params: PyTree) -> Leaves:

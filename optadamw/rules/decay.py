@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
+
 from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.errors import invalid, misplaced
 from optadamw.hyperparameters import (
@@ -90,7 +92,9 @@ class Decay(Rule):
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         assert leaf.param is not None
-        drift = scalars["drift"] * leaf.param
+        # No decay adds negative zero, which leaves a parameter of -0.0 as it is.
+        shrinkage = scalars["drift"]
+        drift = jnp.where(shrinkage == 0, -0.0, shrinkage * leaf.param)
         return leaf._replace(drift=drift if leaf.drift is None else leaf.drift + drift)
 
 

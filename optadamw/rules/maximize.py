@@ -14,6 +14,7 @@ class Maximize(Rule):
     """Negate the gradient."""
 
     stage: ClassVar[Stage] = Stage.GRADIENT
+    once: ClassVar[bool] = True
     verb: ClassVar[str] = "maximize"
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:

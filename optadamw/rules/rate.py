@@ -23,6 +23,7 @@ class Rate(Rule):
 
     stage: ClassVar[Stage] = Stage.RATE
     publishes: ClassVar[tuple[str, ...]] = ("learning_rate",)
+    once: ClassVar[bool] = True
     verb: ClassVar[str] = "scale_by_learning_rate"
 
     def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
