@@ -70,7 +70,8 @@ def adamw(
     paper's own).
     Differs from `optax.adamw`, whose positions, defaults and numbers it has: bias
     corrections are accurate (Optax's, in float32, are off by 1.3e-5 at t = 1);
-    moments of 16-bit parameters are float32; bad values are refused.
+    moments of 16-bit parameters are float32, and a 16-bit `mu` is rounded only where
+    it is kept; bad values are refused.
 
     Every hyperparameter is a number, a 0-d array (also traced: build `adamw(rate)`
     inside `jit` or `vmap`) or a schedule of the finished optimizer steps. Options that
@@ -122,9 +123,8 @@ def adamw(
       >>> tx = optadamw.adamw(1e-3, weight_decay=0.01, clip_global_norm=1.0)
       >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
       >>> state = tx.init(params)
-      >>> step = jax.jit(tx.step, donate_argnums=(1, 2))
       >>> grads = jax.tree.map(jnp.ones_like, params)
-      >>> params, state = step(grads, state, params)
+      >>> params, state = jax.jit(tx.step)(grads, state, params)
       >>> int(state.step)
       1
     """
@@ -134,7 +134,8 @@ def adamw(
         "ema_warmup": ema_warmup,
     }
     for name, value in averaging.items():
-        if value not in (None, False) and ema_decay is None:
+        asked = value is not None and value is not False
+        if asked and ema_decay is None:
             raise ValueError(
                 f"`{name}` has no effect without `ema_decay`; got {name}={value!r}. "
                 "Give ema_decay, for example 0.999, or leave it out."

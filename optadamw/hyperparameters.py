@@ -9,7 +9,7 @@ value, which is what makes transformations values.
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 
 from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.errors import invalid, mistyped
+from optadamw.functions import hash_of, same
 
 
 class Clock(NamedTuple):
@@ -110,12 +111,18 @@ class Dynamic:
         return repr(self.value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scheduled:
     """A function of the number of finished optimizer steps."""
 
     schedule: Callable[[Any], Any]
-    name: str = field(default="", compare=False)
+    name: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scheduled) and same(self.schedule, other.schedule)
+
+    def __hash__(self) -> int:
+        return hash_of(self.schedule)
 
     def at(self, clock: Clock) -> Array:
         by = f", as the schedule {self.schedule!r} returns it,"

@@ -21,6 +21,7 @@ from optadamw.numerics import (
     as_reals,
     compute_dtype,
     from_reals,
+    kind_of,
     rescaled_norm,
     sum_of_squares,
 )
@@ -94,7 +95,7 @@ def run_leaf(
         leaf = rule.apply(leaf, values)
     like = grad if param is None else param
     if param is None:
-        output = from_reals(leaf.value(), program.update_dtype or like.dtype)
+        output = from_reals(leaf.value(), kind_of(program.update_dtype, like.dtype))
     else:
         output, leaf = _finish(program, leaf, param, scalars, site)
     encoded = {
@@ -116,7 +117,7 @@ def _finish(
     if not program.is_whole:
         # A direction, not a move: what the next part of an optax.chain will scale.
         update = as_reals(
-            from_reals(update, program.update_dtype or param.dtype), before.dtype
+            from_reals(update, kind_of(program.update_dtype, param.dtype)), before.dtype
         )
     written, kept = commit.write(before + update, param, leaf.buffers, site)
     leaf = leaf._replace(buffers=kept)
@@ -137,7 +138,7 @@ def _finish(
         for when in overwrites:
             update = jnp.where(when, move, update)
         move = update
-    return from_reals(move, program.update_dtype or param.dtype), leaf
+    return from_reals(move, kind_of(program.update_dtype, param.dtype)), leaf
 
 
 def _like_weak(written: Array, param: Array) -> Array:

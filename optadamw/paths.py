@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from optadamw.aliases import PyTree
 from optadamw.errors import at_leaf, kind_at_leaf
@@ -30,20 +31,31 @@ def flatten(tree: PyTree, *, keep_none: bool = False) -> Leaves:
     """Flatten `tree`; with `keep_none`, None is a leaf and not an empty subtree."""
     is_leaf = _is_none if keep_none else None
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
-    keys = tuple(_keys(path) for path, _ in flat)
-    return Leaves(keys, tuple(leaf for _, leaf in flat), treedef)
+    keys = [_keys(path) for path, _ in flat]
+    if any(key[-1:] == ("value",) for key in keys):
+        keys = _without_value(tree, keys)
+    return Leaves(tuple(keys), tuple(leaf for _, leaf in flat), treedef)
+
+
+def hidden(tree: PyTree) -> tuple[Keys, ...]:
+    """Where `optax.masked` and `multi_transform` hid parameters from this one."""
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)[0]
+    return tuple(_keys(path) for path, node in nodes if _is_masked(node))
 
 
 def _keys(path: Sequence[Any]) -> Keys:
-    """The entries of a JAX key path as strings, as `keystr(simple=True)` has them.
-
-    The `.value` at which Flax NNX keeps the array of a Variable is not part of the
-    name: NNX shows the same parameters with it at `init` and without it at `update`.
-    """
-    last = path[-1] if path else None
-    if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
-        path = path[:-1]
+    """The entries of a JAX key path as strings."""
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+
+
+def _without_value(tree: PyTree, keys: list[Keys]) -> list[Keys]:
+    """Leave the `.value` of Flax NNX's Variables out of the names.
+
+    NNX shows the same parameters with it at `init` and without it at `update`.
+    """
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)[0]
+    variables = {_keys(path) for path, node in nodes if _is_variable(node)}
+    return [key[:-1] if key[:-1] in variables else key for key in keys]
 
 
 def check_parameters(leaves: Leaves) -> None:
@@ -55,8 +67,8 @@ def check_parameters(leaves: Leaves) -> None:
                 path,
                 f"a parameter must be an array of numbers; got {array!r} of type "
                 f"{type(array).__name__}.",
-                "Pass only the arrays (equinox.filter(model, equinox.is_array), "
-                "flax.nnx.state(model, flax.nnx.Param)).",
+                "Pass only the arrays: equinox.filter(model, "
+                "equinox.is_inexact_array), flax.nnx.state(model, flax.nnx.Param).",
             )
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise kind_at_leaf(
@@ -182,3 +194,15 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
 
 def _is_none(x: object) -> bool:
     return x is None
+
+
+def _is_masked(x: object) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _is_variable(x: object) -> bool:
+    """Whether `x` is an NNX Variable, told without importing Flax."""
+    return any(
+        base.__name__ == "Variable" and base.__module__.startswith("flax.nnx")
+        for base in type(x).__mro__
+    )

@@ -17,7 +17,8 @@ import numpy as np
 
 from optadamw.aliases import PyTree
 from optadamw.errors import mistyped, near
-from optadamw.paths import Keys, Leaves, flatten
+from optadamw.functions import hash_of, same
+from optadamw.paths import Keys, Leaves, flatten, hidden
 
 _FORMS = (
     "a pattern on paths, a list of patterns, a predicate `(path, array) -> bool`, a "
@@ -36,7 +37,7 @@ class Patterns:
     patterns: tuple[str | re.Pattern[str], ...]
 
     def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-        del tree
+        elsewhere = tuple("/".join(keys) for keys in hidden(tree))
         included = [self._hits(p, leaves.paths) for p in self.patterns if not _out(p)]
         excluded = [self._hits(p, leaves.paths) for p in self.patterns if _out(p)]
         for pattern, hits in zip(
@@ -45,7 +46,8 @@ class Patterns:
             included + excluded,
             strict=True,
         ):
-            if leaves.paths and not any(hits):
+            matches = any(hits) or any(self._hits(pattern, elsewhere))
+            if leaves.paths and not matches:
                 text = pattern if isinstance(pattern, str) else pattern.pattern
                 raise ValueError(
                     f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
@@ -71,7 +73,7 @@ class Patterns:
         return repr(shown)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predicate:
     """`(path, array) -> bool`; the array may be abstract, so use shape and dtype."""
 
@@ -82,18 +84,30 @@ class Predicate:
         pairs = zip(leaves.paths, leaves.arrays, strict=True)
         return tuple(_as_bool(name, p, self.function(p, a)) for p, a in pairs)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Predicate) and same(self.function, other.function)
+
+    def __hash__(self) -> int:
+        return hash_of(self.function)
+
     def __repr__(self) -> str:
         return repr(self.function)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OfTree:
     """Optax's form: a function of the whole tree that returns a tree of bools."""
 
     function: Callable[[PyTree], PyTree]
 
     def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-        return _from_tree(name, self.function(tree), leaves)
+        return _from_tree(name, self.function(tree), leaves, hidden(tree))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OfTree) and same(self.function, other.function)
+
+    def __hash__(self) -> int:
+        return hash_of(self.function)
 
     def __repr__(self) -> str:
         return repr(self.function)
@@ -120,8 +134,7 @@ class TreeOfBools:
     tree: PyTree
 
     def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-        del tree
-        return _from_tree(name, self.tree, leaves)
+        return _from_tree(name, self.tree, leaves, hidden(tree))
 
     def _key(self) -> tuple[object, ...]:
         flat = flatten(self.tree)
@@ -147,7 +160,7 @@ def only(*patterns: str | re.Pattern[str]) -> Patterns:
       >>> import optadamw
       >>> tx = optadamw.adamw(1e-3, mask=optadamw.only("*/kernel", "*/embedding"))
     """
-    return _patterns("patterns", patterns)
+    return _plain("only", patterns)
 
 
 def exclude(*patterns: str) -> Patterns:
@@ -157,11 +170,22 @@ def exclude(*patterns: str) -> Patterns:
       >>> import optadamw
       >>> tx = optadamw.adamw(1e-3, mask=optadamw.exclude("*/bias", "*/scale"))
     """
-    checked = _patterns("patterns", patterns).patterns
+    checked = _plain("exclude", patterns).patterns
     for pattern in checked:
         if not isinstance(pattern, str):
             raise mistyped("patterns", "strings: only globs exclude", pattern)
-    return Patterns(tuple("!" + str(p).removeprefix("!") for p in checked))
+    return Patterns(tuple(f"!{pattern}" for pattern in checked))
+
+
+def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patterns:
+    checked = _patterns("patterns", patterns)
+    for pattern in checked.patterns:
+        if _out(pattern):
+            raise ValueError(
+                f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
+                "Its name says which way they are meant."
+            )
+    return checked
 
 
 def selector(name: str, choice: Any) -> Selector:
@@ -213,6 +237,8 @@ def _patterns(name: str, patterns: Any) -> Patterns:
     for pattern in patterns:
         if not isinstance(pattern, str | re.Pattern):
             raise mistyped(name, "made of strings or compiled patterns", pattern)
+        if isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str):
+            raise mistyped(name, "made of patterns on strings, not bytes", pattern)
         if pattern in ("", "!"):
             raise ValueError(f"`{name}` has an empty pattern; '*' matches all paths.")
     return Patterns(tuple(patterns))
@@ -226,7 +252,9 @@ def _out(pattern: str | re.Pattern[str]) -> bool:
     return isinstance(pattern, str) and pattern.startswith("!")
 
 
-def _from_tree(name: str, tree: PyTree, leaves: Leaves) -> tuple[bool, ...]:
+def _from_tree(
+    name: str, tree: PyTree, leaves: Leaves, elsewhere: tuple[Keys, ...]
+) -> tuple[bool, ...]:
     # Matched by path and not by structure: NNX shows the same parameters in two
     # structures, and a mismatch can then be named.
     flat = flatten(tree)
@@ -245,6 +273,7 @@ def _from_tree(name: str, tree: PyTree, leaves: Leaves) -> tuple[bool, ...]:
             )
         used.add(covering)
         chosen.append(given[covering])
+    used.update(k for keys in elsewhere if (k := _covering(keys, given)) is not None)
     unused = ["/".join(keys) for keys in given if keys not in used]
     if unused and leaves.paths:
         raise ValueError(

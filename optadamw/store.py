@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import Array, DTypeLike, PyTree
-from optadamw.errors import at_leaf, mistyped
+from optadamw.errors import at_leaf, invalid, mistyped
 from optadamw.numerics import (
     as_reals,
     complex_of,
@@ -129,4 +129,16 @@ def dense(name: str, dtype: DTypeLike | None) -> Dense:
         raise mistyped(name, rule, dtype) from error
     if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
         raise mistyped(name, rule, dtype)
+    check_enabled(name, found)
     return Dense(found)
+
+
+def check_enabled(name: str, dtype: np.dtype) -> None:
+    """Refuse float64 where JAX would make float32 of it."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise invalid(
+            name,
+            "a dtype that is switched on",
+            dtype.name,
+            "Set jax_enable_x64, or use float32.",
+        )

@@ -8,7 +8,6 @@ every equal one: `jax.jit(tx.step)` of two equal transformations is one program.
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, ParamSpec
@@ -23,6 +22,7 @@ from optadamw.errors import mistyped
 from optadamw.order import check_order, composed
 from optadamw.rule import Rule
 from optadamw.state import State
+from optadamw.store import check_enabled
 from optadamw.walk import Composition
 
 _P = ParamSpec("_P")
@@ -85,53 +85,40 @@ class Update:
 class Step:
     """`step(grads, state, params, **extra) -> (params, state)`."""
 
-    recipe: Recipe
+    composition: Composition
     __name__: ClassVar[str] = "step"  # shown in traces and profiles
 
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
-        composition = self.recipe.composition
-        moved, kept = composition.advance(grads, state, params, extra, "param")
-        if _called_by_jax():
-            return Stepped((moved, kept))
-        return moved, kept
+        return self.composition.advance(grads, state, params, extra, "param")
 
 
-@jax.tree_util.register_pytree_with_keys_class
-class Stepped(tuple):
-    """The pair `(params, state)`, whose leaves are those of the state first.
+@dataclass(frozen=True)
+class JitStep:
+    """`step`, compiled, in the memory of the state and parameters it is given."""
 
-    jit pairs donated buffers with results of the same shape and dtype in order of
-    position. `step` takes the state before the parameters and returns it after them,
-    so `jax.jit(tx.step, donate_argnums=(1, 2))` would write the parameters over the
-    first moment, that over the second, and so on, and XLA would first copy them all:
-    on 4 x 8M float32, temporaries of twice the parameters' size. With the leaves in
-    the order of the arguments it copies nothing.
-    """
+    composition: Composition
 
-    __slots__ = ()
-
-    def tree_flatten_with_keys(self) -> tuple[Any, None]:
-        params, state = self
-        key = jax.tree_util.SequenceKey
-        return ((key(1), state), (key(0), params)), None
-
-    @classmethod
-    def tree_unflatten(cls, aux: None, children: tuple[PyTree, PyTree]) -> "Stepped":
-        del aux
-        state, params = children
-        return cls((params, state))
+    def __call__(
+        self, grads: PyTree, state: State, params: PyTree, **extra: Any
+    ) -> tuple[PyTree, State]:
+        return _in_place(self.composition, params, state, grads, extra)
 
 
-def _called_by_jax() -> bool:
-    """Whether the step was itself handed to a JAX transformation such as jit.
-
-    Called by a function of the user's, it returns a plain tuple, which that function
-    may return as the carry of a scan.
-    """
-    caller = sys._getframe(2).f_globals.get("__name__", "")
-    return caller.partition(".")[0] == "jax"
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _in_place(
+    composition: Composition,
+    params: PyTree,
+    state: State,
+    grads: PyTree,
+    extra: dict[str, Any],
+) -> tuple[PyTree, State]:
+    # The arguments stand in the order of the results: jit pairs donated buffers with
+    # results of the same shape and dtype in order of position. In the order of `step`
+    # the parameters would be written over the first moment, that over the second, and
+    # XLA would copy them all first: temporaries of twice the parameters' size.
+    return composition.advance(grads, state, params, extra, "param")
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -147,16 +134,24 @@ class Transformation(optax.GradientTransformationExtraArgs):
     def step(self) -> Step:
         """Update and apply in one: `step(grads, state, params) -> (params, state)`.
 
-        Under `jax.jit(tx.step, donate_argnums=(1, 2))` parameters and state are
-        replaced in place, without a temporary.
+        Inside a jitted function that takes and returns `(params, state)` and donates
+        them, both are replaced in place, without a temporary.
         """
         composition = self.recipe.composition
-        if composition.is_traced:
-            return Step(Recipe(composition))
-        return _step_of(composition)
+        return Step(composition) if composition.is_traced else _step_of(composition)
+
+    @property
+    def jit_step(self) -> JitStep:
+        """`step`, compiled once for all equal transformations, in place.
+
+        `jit_step(grads, state, params) -> (params, state)`. The state and the
+        parameters that are passed are donated: they cannot be used again.
+        """
+        return JitStep(self.recipe.composition)
 
     def __repr__(self) -> str:
-        return repr(self.recipe.call)
+        recipe = self.recipe
+        return repr(recipe.call or f"Transformation of {recipe.composition.rules!r}")
 
 
 def transformation(
@@ -174,7 +169,7 @@ def transformation(
 # every run, or a cell that is executed again, finds the compiled step.
 @functools.lru_cache(maxsize=256)
 def _step_of(composition: Composition) -> Step:
-    return Step(Recipe(composition))
+    return Step(composition)
 
 
 @functools.lru_cache(maxsize=256)
@@ -257,6 +252,7 @@ def chain(
 add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
     """
     rules: list[Rule] = []
+    dtypes = {_update_dtype(update_dtype)}
     for part in transformations:
         if not isinstance(part, Transformation):
             raise mistyped(
@@ -266,11 +262,16 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
                 "Use optax.chain to combine them with other ones.",
             )
         rules.extend(part.recipe.composition.rules)
+        dtypes.add(part.recipe.composition.update_dtype)
     ordered = composed(rules)
     check_order(ordered)
-    return transformation(
-        Composition(ordered, update_dtype=_update_dtype(update_dtype))
-    )
+    asked = sorted(dtypes - {None}, key=str)
+    if len(asked) > 1:
+        raise ValueError(
+            f"`update_dtype` is {' here and '.join(map(str, asked))} there, and the "
+            "updates of a chain have one dtype. Give it once, to the outer chain."
+        )
+    return transformation(Composition(ordered, update_dtype=next(iter(asked), None)))
 
 
 def step(
@@ -282,8 +283,8 @@ def step(
 ) -> tuple[PyTree, PyTree]:
     """Take one step with any Optax transformation: `(params, state)`.
 
-    Transformations of this library update in place; others go through `update` and
-    `optax.apply_updates`.
+    Transformations of this library take their own `step`; others go through `update`
+    and `optax.apply_updates`.
 
     Args:
       tx: any gradient transformation.
@@ -324,6 +325,7 @@ def _update_dtype(dtype: DTypeLike | None) -> np.dtype | None:
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
         raise mistyped("update_dtype", "a floating dtype, or None", dtype)
+    check_enabled("update_dtype", found)
     return found
 
 

@@ -19,7 +19,12 @@ from optadamw.aliases import Array, PyTree
 from optadamw.commit import Commit, Nearest, Site
 from optadamw.hyperparameters import Clock, real_scalar
 from optadamw.leaf import Emit, Program, measure_leaf, run_leaf
-from optadamw.numerics import compute_dtype, saturating_increment, total_norm
+from optadamw.numerics import (
+    compute_dtype,
+    kind_of,
+    saturating_increment,
+    total_norm,
+)
 from optadamw.order import check_order
 from optadamw.paths import (
     Leaves,
@@ -90,6 +95,11 @@ class Composition:
         emit: Emit,
     ) -> tuple[PyTree, State]:
         """One step: the new parameters or the updates, and the next state."""
+        if isinstance(params, State):
+            raise TypeError(
+                "`params` is a State; the order of the arguments is (grads, state, "
+                "params)."
+            )
         # Again here: an atom that is chained by others was never checked.
         check_order(self.rules)
         work = self._work(grads, state, params, emit)
@@ -320,7 +330,7 @@ def _as_array(leaf: Any) -> Any:
 
 
 def _gradient_only(item: Item) -> Item:
-    if item.grad is None or compute_dtype(item.grad.dtype) != item.dtype:
+    if item.grad is not None and compute_dtype(item.grad.dtype) != item.dtype:
         return item
     return item._replace(param=None, buffers={})
 
@@ -333,5 +343,5 @@ def _no_update(param: Any | None, composition: Composition) -> Any | None:
     if param is None:
         return None
     # Negative zero is the number that leaves every parameter as it is, -0.0 too.
-    dtype = composition.update_dtype or param.dtype
+    dtype = kind_of(composition.update_dtype, param.dtype)
     return jnp.full(param.shape, -0.0, dtype)

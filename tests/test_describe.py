@@ -24,11 +24,6 @@ PARAMS = {
 PATHS = ("empty", "encoder/bias", "encoder/kernel", "heads/0", "heads/1")
 
 
-def fault(reason: str) -> pytest.MarkDecorator:
-    """Mark what the library is known to do wrong."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 class Line(NamedTuple):
     """A row of the table."""
 
@@ -242,7 +237,6 @@ def test_float64_parameters():
         assert numbers(text.splitlines()[-1])[3] == nbytes(tx.init(params))
 
 
-@fault("atoms of one name are merged into one line, at the place of the first")
 def test_the_order_of_repeated_atoms_is_kept():
     tx = optadamw.chain(
         optadamw.clip_by_value(1.0),
@@ -253,7 +247,6 @@ def test_the_order_of_repeated_atoms_is_kept():
     assert rules(optadamw.describe(tx, PARAMS)) == clips
 
 
-@fault("says mu float32, nu float32 also where they are complex64 or float64")
 def test_the_rule_of_adam_does_not_name_a_dtype_that_no_leaf_has():
     text = optadamw.describe(
         optadamw.scale_by_adam(), {"z": jnp.ones(2, jnp.complex64)}
@@ -266,7 +259,6 @@ def test_whole_numbers_are_shown_whole():
     assert "overwrite_every=10," in optadamw.describe(EVERYTHING, PARAMS)
 
 
-@fault("the cell is empty; errors say '(the root)'")
 def test_a_parameter_without_a_path_is_called_the_root():
     text = optadamw.describe(ROWS["default"], jnp.ones(3))
     assert list(table(text)) == ["(the root)"]
@@ -319,9 +311,9 @@ def test_a_pattern_without_a_match_is_refused():
         optadamw.describe(tx, PARAMS)
 
 
-@fault("the advice is to call describe(tx, params), which raises the same error")
-def test_the_advice_for_a_pattern_without_a_match_works():
+def test_a_pattern_without_a_match_is_not_sent_to_describe():
+    # It would raise the same error.
     tx = optadamw.adamw(0.125, mask="*/kernal")
-    with pytest.raises(ValueError, match=r"describe") as caught:
+    with pytest.raises(ValueError, match=r"encoder/kernel") as caught:
         tx.init(PARAMS)
     assert "describe(tx, params)" not in str(caught.value)

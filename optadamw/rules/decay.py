@@ -38,7 +38,6 @@ class Decay(Rule):
 
     stage: ClassVar[Stage] = Stage.DECAY
     needs_params: ClassVar[bool] = True
-    publishes: ClassVar[tuple[str, ...]] = ("weight_decay",)
     verb: ClassVar[str] = "add_decoupled_weight_decay"
 
     @property
@@ -52,8 +51,8 @@ class Decay(Rule):
         rates = [rule for rule in after if rule.stage == Stage.RATE]
         if not rates:
             raise misplaced(
-                f"{self.verb} with mode={self.mode!r} must see the learning rate, and "
-                "its chain has none.",
+                f"{self.verb} with the mode {self.mode!r} must see the learning rate, "
+                "and its chain has none.",
                 "Put scale_by_learning_rate after it in the same optadamw.chain.",
             )
         rate = getattr(rates[0], "learning_rate", None)
@@ -61,9 +60,9 @@ class Decay(Rule):
         known = isinstance(rate, Constant) or self.max_learning_rate is not None
         if scaled and not known:
             raise ValueError(
-                f"`max_learning_rate` is missing: mode={self.mode!r} divides by the "
-                f"peak of the learning rate, which {rate!r} does not tell. Give it, "
-                "for example max_learning_rate=1e-3."
+                f"`max_learning_rate` is missing: the decay mode {self.mode!r} divides "
+                f"by the peak of the learning rate, which {rate!r} does not tell. Give "
+                "it, for example max_learning_rate=1e-3."
             )
 
     def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
@@ -155,7 +154,7 @@ def add_decoupled_weight_decay(
     scaled = mode in ("schedule", "corrected")
     if max_learning_rate is not None and not scaled:
         raise ValueError(
-            f"`max_learning_rate` has no meaning with mode={mode!r}; got "
+            f"`max_learning_rate` has no meaning with the decay mode {mode!r}; got "
             f"{max_learning_rate!r}. Leave it out, or use 'schedule' or 'corrected'."
         )
     peak = None
