@@ -98,12 +98,12 @@ def one_minus_power(beta: float | Array, exponent: Array) -> Array:
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:
-    """`numerator / denominator`, and -0 where the denominator is 0.
+    """`numerator / denominator`, and a zero where the denominator is 0.
 
-    Negative zero is the number whose addition changes no number, -0.0 included.
+    By dividing by infinity there: one selection, a finite derivative, and the sign
+    of a zero numerator is kept.
     """
-    zero = denominator == 0
-    return jnp.where(zero, -0.0, numerator / jnp.where(zero, 1, denominator))
+    return numerator / jnp.where(denominator == 0, jnp.inf, denominator)
 
 
 def sum_of_squares(x: Array) -> Array:

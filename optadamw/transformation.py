@@ -105,6 +105,12 @@ class JitStep:
     ) -> tuple[PyTree, State]:
         return _in_place(self.composition, params, state, grads, extra)
 
+    def lower(
+        self, grads: PyTree, state: State, params: PyTree, **extra: Any
+    ) -> jax.stages.Lowered:
+        """What `jax.jit(...).lower` gives, to look at the compiled program."""
+        return _in_place.lower(self.composition, params, state, grads, extra)
+
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def _in_place(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax import lax
 
 from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.hyperparameters import POSITIVE, Clock, Hyperparameter, hyperparameter
@@ -40,7 +39,7 @@ class ClipByValue(_Clip):
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         limit = scalars["limit"]
-        held = lax.clamp(-limit, leaf.value(), limit)
+        held = jnp.clip(leaf.value(), -limit, limit)
         return leaf.settled()._replace(numerator=held)
 
 

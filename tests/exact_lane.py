@@ -1,0 +1,33 @@
+"""The exact lane: without fused multiply-adds, eager mode has the bits of jit and scan.
+
+Run by `test_modes.py` under `XLA_FLAGS=--xla_cpu_max_isa=AVX`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests import trajectories, trees
+from tests.trajectories import assert_agree, narrow, stack
+from tests.transformations import ROWS, over
+
+each_row = over(ROWS)
+
+
+def test_products_are_not_contracted_here():
+    a, b, c = (jnp.asarray(np.random.default_rng(i).normal(size=100)) for i in range(3))
+    trees.assert_same_bits(jax.jit(lambda a, b, c: a * b + c)(a, b, c), a * b + c)
+
+
+@each_row
+def test_eager_and_scan_are_jit(row):
+    run = trajectories.of(row)
+    params, state = run.params, run.state
+    for grads, expected in zip(run.grads, run.after, strict=True):
+        params, state = run.tx.step(grads, state, params)
+        assert_agree(row, (params, state), expected)
+    scan = jax.jit(functools.partial(jax.lax.scan, trajectories.scan_body(run.tx)))
+    carry, grads, after = narrow(row, ((run.params, run.state), run.grads, run.after))
+    assert_agree(row, scan(carry, stack(grads))[1], stack(after))
