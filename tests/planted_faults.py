@@ -182,7 +182,7 @@ FAULTS = [
     Fault(
         "zero over zero is NaN",
         "numerics.py",
-        "return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))",
+        "return numerator / jnp.where(denominator == 0, jnp.inf, denominator)",
         "return numerator / denominator",
         "test_reference.py::test_n1_a_zero_gradient_moves_nothing",
     ),
@@ -239,8 +239,8 @@ FAULTS = [
     Fault(
         "no decay",
         "rules/decay.py",
-        'drift = scalars["drift"] * leaf.param',
-        'drift = 0 * scalars["drift"] * leaf.param',
+        "-0.0, shrinkage * leaf.param)",
+        "-0.0, 0 * shrinkage * leaf.param)",
         knob("weight_decay"),
     ),
     Fault(
@@ -296,8 +296,8 @@ FAULTS = [
     Fault(
         "the global norm forgets the last parameter",
         "walk.py",
-        "squares = [measure(i, None) for i in range(len(items))]",
-        "squares = [measure(i, None) for i in range(len(items) - 1)]",
+        "[part.astype(widest) for part in squares], rescaled",
+        "[part.astype(widest) for part in squares[:-1] or squares], rescaled",
         knob("clip_global_norm"),
     ),
     Fault(
