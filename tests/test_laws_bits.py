@@ -26,10 +26,13 @@ REPRESENTATIVE = [r for r in ROWS if r in EVERYTHING or r.name == "adamw-plain"]
 WITHOUT_UPDATE_DTYPE = [r for r in REPRESENTATIVE if "update_dtype" not in r.options]
 
 EAGER_ULPS = 4
+SUMMED_ULPS = 16  # 1e-6
 
 IN_A_SCAN = {
-    "add_decoupled_weight_decay-independent": "the sum of two products, rate * gradient"
-    " and decay * parameter, is contracted one way or the other",
+    name: "the sum of two products, rate * gradient and decay * parameter, is "
+    "contracted one way or the other"
+    for name in ("add_decoupled_weight_decay-independent",)
+    if jax.__version_info__ >= (0, 12)
 }
 UNROLLED = {
     row.name: "b * m + (1 - b) * g is contracted one way or the other, depending on "
@@ -148,8 +151,8 @@ def test_eager_is_within_ulps_of_the_jitted_update(row):
     in ULPs of its own.
     """
     run = trajectories.of(row)
-    params, state = run.params, run.state
-    update, apply = _programs(row)
+    params = jax.tree.map(lambda p: p + jnp.sign(p), run.params)
+    state, (update, apply) = run.tx.init(params), _programs(row)
     for index in range(STEPS):
         grads = jax.tree.map(
             functools.partial(_agreeing, index, -1 if row.ascends else 1), params
@@ -157,7 +160,8 @@ def test_eager_is_within_ulps_of_the_jitted_update(row):
         eager = run.tx.update(grads, state, params)
         jitted = update(grads, state, params)
         worst = jax.tree.map(_ulps_apart, eager, jitted)
-        assert max(jax.tree.leaves(worst)) <= EAGER_ULPS, worst
+        limit = EAGER_ULPS if row.is_elementwise else SUMMED_ULPS
+        assert max(jax.tree.leaves(worst)) <= limit, worst
         updates, state = jitted
         params = apply(params, updates)
 

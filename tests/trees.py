@@ -8,10 +8,11 @@ import numpy as np
 
 Kinds = dict[str, tuple[Any, tuple[int, ...]]]
 
-PAIR: Kinds = {"kernel": (jnp.float32, (3, 5)), "bias": (jnp.bfloat16, (4,))}
-"""Two leaves, for laws that compile a program per row."""
+PAIR: Kinds = {"kernel": (jnp.float32, (16, 25)), "bias": (jnp.bfloat16, (60,))}
+"""Two leaves, for laws that compile a program per row. Bits that depend on the program
+do so in one of some hundred elements."""
 
-FLOATS: Kinds = {"kernel": (jnp.float32, (3, 5)), "bias": (jnp.float32, (4,))}
+FLOATS: Kinds = {"kernel": (jnp.float32, (16, 25)), "bias": (jnp.float32, (60,))}
 """Two leaves in which an error of 1e-6 is not hidden by rounding."""
 
 MIXED: Kinds = PAIR | {
@@ -65,8 +66,12 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
         a, e = np.asarray(a), np.asarray(e)
         if a.tobytes() != e.tobytes():
             where = jax.tree_util.keystr(path)
-            differ = int(np.sum(_bits(a) != _bits(e)))
-            raise AssertionError(f"{where}: {differ} of {a.size} differ:\n{a}\n{e}")
+            differ = np.flatnonzero(_bits(a) != _bits(e))
+            first = a.reshape(-1)[differ[0]], e.reshape(-1)[differ[0]]
+            raise AssertionError(
+                f"{where}: {len(differ)} of {a.size} differ, first {first[0]} and "
+                f"{first[1]}"
+            )
 
 
 def _bits(x: np.ndarray) -> np.ndarray:
