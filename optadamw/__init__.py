@@ -3,6 +3,9 @@
 from importlib import metadata as _metadata
 
 from optadamw.adamw import adamw as adamw
+from optadamw.averaging import finalize as finalize
+from optadamw.averaging import swap_ema as swap_ema
+from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
 from optadamw.describe import describe as describe
 from optadamw.rules.adam import scale_by_adam as scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max as amsgrad_max
@@ -23,6 +26,14 @@ from optadamw.state import State as State
 from optadamw.transformation import Transformation as Transformation
 from optadamw.transformation import chain as chain
 from optadamw.transformation import step as step
+from optadamw.wrappers.loss_scale import scale_loss as scale_loss
+from optadamw.wrappers.loss_scale import with_loss_scale as with_loss_scale
+from optadamw.wrappers.multi_steps import multi_steps as multi_steps
+from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite
+from optadamw.wrappers.skip_spikes import skip_spikes as skip_spikes
+from optadamw.wrappers.stats import Stats as Stats
+from optadamw.wrappers.stats import stats_of as stats_of
+from optadamw.wrappers.stats import with_stats as with_stats
 
 try:
     __version__ = _metadata.version("optadamw")

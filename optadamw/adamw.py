@@ -1,9 +1,12 @@
 """`adamw`: the public atoms, chained."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from optadamw.aliases import DTypeLike, ScalarOrSchedule
-from optadamw.errors import invalid
+from optadamw.aliases import DTypeLike, Number, ScalarOrSchedule
+from optadamw.control.guard import OnBad
+from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.errors import invalid, mistyped
 from optadamw.hyperparameters import (
     FRACTION,
     POSITIVE,
@@ -20,6 +23,11 @@ from optadamw.rules.ema import ema_params
 from optadamw.rules.maximize import maximize as maximize_objective
 from optadamw.rules.rate import scale_by_learning_rate
 from optadamw.transformation import Transformation, chain, spelled
+from optadamw.wrappers.loss_scale import with_loss_scale
+from optadamw.wrappers.multi_steps import multi_steps
+from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
+from optadamw.wrappers.skip_spikes import skip_spikes as skip_spikes_around
+from optadamw.wrappers.stats import with_stats
 
 
 @spelled
@@ -49,6 +57,14 @@ def adamw(
     maximize: bool | None = None,
     caution: bool | None = None,
     update_dtype: DTypeLike | None = None,
+    accumulate_steps: Any = None,
+    accumulator_dtype: DTypeLike | None = None,
+    skip_nonfinite: bool | None = None,
+    skip_spikes: bool | Mapping[str, Any] | None = None,
+    on_bad_micro_step: OnBad | None = None,
+    max_consecutive: int | None = None,
+    loss_scale: Number | DynamicLossScale | None = None,
+    stats: bool | Literal["norms"] | None = None,
 ) -> Transformation:
     r"""AdamW: Adam with decoupled weight decay.
 
@@ -63,7 +79,9 @@ def adamw(
     new parameter is rounded once. It is `optadamw.chain` of `maximize`, the clips,
     `scale_by_adam`, `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`,
     `scale_by_learning_rate` and `ema_params`, in this order, without those that are
-    not asked for. Each of their docstrings gives its formulas.
+    not asked for, inside the wrappers `multi_steps`, `with_loss_scale`,
+    `skip_nonfinite` or `skip_spikes`, and `with_stats` where asked for. Each of their
+    docstrings gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, with the decay times
     the learning rate, as all libraries have it (`weight_decay_mode="schedule"` is the
@@ -108,10 +126,22 @@ def adamw(
       maximize: ascend.
       caution: zero the direction where its sign is not the gradient's.
       update_dtype: dtype of the updates of `update`; None: the parameters'.
+      accumulate_steps: one step for every so many gradients, with their mean weighted
+        by `step(..., weight=w)`: a whole number, an array or a schedule; `multi_steps`.
+      accumulator_dtype: dtype of their sum; None: float32.
+      skip_nonfinite: leave everything as it is where a gradient is not finite.
+      skip_spikes: and where its norm leaps; a mapping gives the settings of the
+        wrapper of this name, such as {"sigmas": 4.0, "of": ("grad_norm", "loss")}.
+      on_bad_micro_step: "drop" (None) or "abort" its window.
+      max_consecutive: so many bad gradients in a row are reported as a stall.
+      loss_scale: what the loss was multiplied by, see `scale_loss`: a number, or a
+        `DynamicLossScale`, which brings `skip_nonfinite`.
+      stats: True records rates and gradient norms for `stats_of(state)`, "norms" those
+        of update and parameters too.
 
     Returns:
-      A transformation; its state is one `State` with `step`, `mu`, `nu`, and `nu_max`
-      and `ema` where asked for.
+      A transformation; its state is one `State` with `step`, `mu`, `nu`, and what was
+      asked for.
 
     Raises:
       ValueError, TypeError: at construction, for a value out of its range, of a wrong
@@ -166,7 +196,78 @@ def adamw(
         scale_by_learning_rate(learning_rate),
         *_average(ema_decay, ema_overwrite_every, ema_debias, ema_warmup),
     ]
-    return chain(*parts, update_dtype=update_dtype)
+    tx = chain(*parts, update_dtype=update_dtype)
+    tx = _accumulated(tx, accumulate_steps, accumulator_dtype)
+    if loss_scale is not None:
+        tx = with_loss_scale(tx, loss_scale)
+    is_dynamic = isinstance(loss_scale, DynamicLossScale)
+    policy = {
+        "on_bad_micro_step": on_bad_micro_step,
+        "max_consecutive": max_consecutive,
+    }
+    tx = _guarded(tx, skip_nonfinite, skip_spikes, policy, is_dynamic)
+    return _recorded(tx, stats)
+
+
+def _accumulated(tx: Transformation, steps: Any, dtype: Any) -> Transformation:
+    if steps is not None:
+        return multi_steps(tx, _every(steps), dtype=dtype)
+    if dtype is not None:
+        raise ValueError(
+            f"`accumulator_dtype` has no effect without `accumulate_steps`; got "
+            f"{dtype!r}. Give accumulate_steps, or leave it out."
+        )
+    return tx
+
+
+def _every(steps: Any) -> Any:
+    """Checked under adamw's name for it; the wrapper takes it as it is."""
+    if callable(steps) and not isinstance(steps, type):
+        return steps
+    return whole_steps("accumulate_steps", steps)
+
+
+def _guarded(
+    tx: Transformation,
+    nonfinite: Any,
+    spikes: Any,
+    policy: dict[str, Any],
+    is_dynamic: bool,
+) -> Transformation:
+    if spikes is not None and spikes is not False:
+        if spikes is not True and not isinstance(spikes, Mapping):
+            raise mistyped("skip_spikes", "a bool, None or a mapping", spikes)
+        if nonfinite is False:
+            raise ValueError(
+                "`skip_spikes` skips gradients that are not finite too; got "
+                "skip_nonfinite=False. Leave one of them out."
+            )
+        settings = {} if spikes is True else dict(spikes)
+        return skip_spikes_around(tx, **(policy | settings))
+    if _switch("skip_nonfinite", nonfinite):
+        return skip_nonfinite_around(tx, **policy)
+    if is_dynamic and nonfinite is False:
+        raise ValueError(
+            "A dynamic `loss_scale` needs the check of skip_nonfinite; got "
+            "skip_nonfinite=False. Leave it out, or give the scale as a number."
+        )
+    asked = {name: value for name, value in policy.items() if value is not None}
+    if asked and is_dynamic:
+        return skip_nonfinite_around(tx, **policy)
+    for name, value in asked.items():
+        raise ValueError(
+            f"`{name}` has no effect without a guard; got {name}={value!r}. Give "
+            "skip_nonfinite=True, or leave it out."
+        )
+    return tx
+
+
+def _recorded(tx: Transformation, stats: Any) -> Transformation:
+    if stats is None or stats is False:
+        return tx
+    if stats is not True and stats != "norms":
+        raise invalid("stats", "True, False, None or 'norms'", stats)
+    return with_stats(tx, norms=stats == "norms")
 
 
 def _clips(value: Any, norm: Any, global_norm: Any) -> list[Transformation]:

@@ -4,15 +4,17 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from optadamw.aliases import PyTree
 from optadamw.errors import mistyped
+from optadamw.operands import parameters
 from optadamw.paths import Leaves
 from optadamw.rule import Rule, Stage
 from optadamw.transformation import Transformation
-from optadamw.walk import Composition, parameters
+from optadamw.walk import Composition
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
@@ -70,7 +72,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
     ]
     sections = [
         repr(tx),
-        "\n".join(_rule_lines(composition.rules)),
+        "\n".join([*_control_lines(composition), *_rule_lines(composition.rules)]),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves),
     ]
@@ -93,6 +95,25 @@ def _rule_lines(rules: Iterable[Rule]) -> list[str]:
         f"{i}. {verb}: {', '.join(settings)}" if settings else f"{i}. {verb}"
         for i, (verb, settings) in enumerate(lines, start=1)
     ]
+
+
+def _control_lines(composition: Composition) -> list[str]:
+    """One line for each part around the rules, in the order in which they act."""
+    control = composition.control
+    parts = {
+        "loss scale": control.loss_scale,
+        "guard": control.watch,
+        "spikes": control.spikes,
+        "accumulation": control.accumulation,
+        "statistics": control.statistics,
+    }
+    lines = []
+    for name, part in parts.items():
+        if part is not None:
+            fields = [(f.name, getattr(part, f.name)) for f in dataclasses.fields(part)]
+            shown = [f"{key}={value!r}" for key, value in fields if value is not None]
+            lines.append(f"-  {name}: {', '.join(shown)}" if shown else f"-  {name}")
+    return lines
 
 
 def _settings(rule: Rule) -> list[str]:
@@ -119,21 +140,21 @@ def _decay(rules: Sequence[Rule], chosen: Sequence[bool]) -> str:
 
 
 def _buffers(composition: Composition, array: jnp.ndarray) -> str:
-    named = [
-        f"{slot.name} {slot.store.summary(array)[0]}" for slot in composition.slots
-    ]
+    named = [f"{slot.name} {slot.store.summary(array)[0]}" for slot in composition.kept]
     return ", ".join(named) or "none"
 
 
 def _bytes(composition: Composition, array: jnp.ndarray) -> int:
-    return sum(slot.store.summary(array)[1] for slot in composition.slots)
+    return sum(slot.store.summary(array)[1] for slot in composition.kept)
 
 
 def _totals(composition: Composition, leaves: Leaves) -> str:
     numbers = sum(math.prod(a.shape) for a in leaves.arrays)
     own = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves.arrays)
-    counter = 4
-    state = counter + sum(_bytes(composition, a) for a in leaves.arrays)
+    small = jax.tree.leaves(composition.control.small())
+    state = sum(x.size * x.dtype.itemsize for x in small) + sum(
+        _bytes(composition, a) for a in leaves.arrays
+    )
     per_number = f" ({state / numbers:.1f} per number)" if numbers else ""
     return (
         f"{len(leaves.paths)} parameters, {numbers:,} numbers, {own:,} bytes; "

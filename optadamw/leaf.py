@@ -26,6 +26,7 @@ from optadamw.numerics import (
     sum_of_squares,
 )
 from optadamw.rule import Leaf, Rule, Slot
+from optadamw.store import Store
 
 Emit = Literal["param", "update"]
 """What a leaf function returns: the new parameter, or the update that leads to it."""
@@ -41,14 +42,21 @@ class Program:
     is_whole: bool
     update_dtype: np.dtype | None
     emit: Emit
+    measures: bool = False
 
 
 def _start(
-    program: Program, grad: Array, param: Array | None, buffers: dict[str, Any]
+    program: Program,
+    grad: Array,
+    param: Array | None,
+    buffers: dict[str, Any],
+    scale: Array | None,
 ) -> Leaf:
     like = grad if param is None else param
     decoded = {s.name: s.store.decode(buffers[s.name], like) for s in program.slots}
     gradient = as_reals(grad, compute_dtype(like.dtype))
+    if scale is not None:
+        gradient = gradient * scale
     return Leaf(
         numerator=gradient,
         denominator=None,
@@ -68,10 +76,11 @@ def measure_leaf(
     param: Array | None,
     buffers: dict[str, Any],
     scalars: tuple[Mapping[str, Array], ...],
+    scale: Array | None,
     squares: Array | None,
 ) -> Array:
     """The sum of squares of a leaf's update, or, knowing that sum, the norm."""
-    leaf = _start(program, grad, param, buffers)
+    leaf = _start(program, grad, param, buffers, scale)
     for rule, values in zip(program.rules, scalars, strict=True):
         leaf = rule.apply(leaf, values)
     update = leaf.value()
@@ -87,21 +96,54 @@ def run_leaf(
     param: Array | None,
     buffers: dict[str, Any],
     scalars: tuple[Mapping[str, Array], ...],
+    scale: Array | None,
     site: Site | None,
-) -> tuple[Array, dict[str, Any]]:
-    """One parameter through the rules, and its buffers."""
-    leaf = _start(program, grad, param, buffers)
+) -> tuple[Array, dict[str, Any], Array | None]:
+    """One parameter through the rules, its buffers, and what was measured.
+
+    `scale` multiplies the gradient first. The measures are the sums of squares of the
+    update and of the new parameter, if the program asks for them.
+    """
+    leaf = _start(program, grad, param, buffers, scale)
     for rule, values in zip(program.rules, scalars, strict=True):
         leaf = rule.apply(leaf, values)
     like = grad if param is None else param
+    update = committed = leaf.value()
     if param is None:
-        output = from_reals(leaf.value(), kind_of(program.update_dtype, like.dtype))
+        output = from_reals(update, kind_of(program.update_dtype, like.dtype))
     else:
-        output, leaf = _finish(program, leaf, param, scalars, site)
+        output, leaf, committed = _finish(program, leaf, param, scalars, site)
     encoded = {
         s.name: s.store.encode(leaf.buffers[s.name], like) for s in program.slots
     }
-    return output, encoded
+    measured = None
+    if program.measures:
+        measured = jnp.stack([sum_of_squares(update), sum_of_squares(committed)])
+    return output, encoded, measured
+
+
+@partial(jax.jit, static_argnums=0)
+def accumulate_leaf(
+    store: Store,
+    accumulator: Any,
+    grad: Array,
+    like: Array,
+    first: Array,
+    keep: Array | None,
+    factor: Array | None,
+) -> Any:
+    """`accumulator + factor * grad`; it starts anew where `first`.
+
+    A gradient that is not kept is selected away: multiplied by 0 a NaN stays one. The
+    empty sum is -0.0, to which adding changes no bit.
+    """
+    term = as_reals(grad, compute_dtype(like.dtype))
+    if factor is not None:
+        term = term * factor
+    if keep is not None:
+        term = jnp.where(keep, term, -0.0)
+    before = jnp.where(first, -0.0, store.decode(accumulator, like))
+    return store.encode(before + term, like)
 
 
 def _finish(
@@ -110,8 +152,11 @@ def _finish(
     param: Array,
     scalars: tuple[Mapping[str, Array], ...],
     site: Site | None,
-) -> tuple[Array, Leaf]:
-    """Commit the parameter, run what follows from it, and shape the output."""
+) -> tuple[Array, Leaf, Array]:
+    """Commit the parameter, run what follows from it, and shape the output.
+
+    The last result is the committed parameter as rules read it.
+    """
     commit, before, update = program.commit, leaf.param, leaf.value()
     assert before is not None
     if not program.is_whole:
@@ -130,15 +175,17 @@ def _finish(
             target = jnp.where(overwrite.when, overwrite.value, committed)
             written, kept = commit.write(target, param, leaf.buffers, site)
             leaf = leaf._replace(buffers=kept)
+    committed = commit.read(written, leaf.buffers)
     if program.emit == "param":
-        return _like_weak(written, param), leaf
-    move = commit.read(written, leaf.buffers) - before
+        return _like_weak(written, param), leaf, committed
+    move = committed - before
     narrow = jnp.finfo(param.dtype).nmant < jnp.finfo(before.dtype).nmant
     if not (narrow and program.is_whole):
         for when in overwrites:
             update = jnp.where(when, move, update)
         move = update
-    return from_reals(move, kind_of(program.update_dtype, param.dtype)), leaf
+    output = from_reals(move, kind_of(program.update_dtype, param.dtype))
+    return output, leaf, committed
 
 
 def _like_weak(written: Array, param: Array) -> Array:

@@ -102,7 +102,9 @@ class Rule:
     """Whether a second one in a chain would undo or repeat the first."""
     needs_params: ClassVar[bool] = False
     reads_norm: ClassVar[bool] = False
-    """Whether `scalars` gets `norm`, the global norm of the updates so far."""
+    """Whether `norm_scalars` gets the global norm of the updates so far."""
+    keeps_norm: ClassVar[bool] = False
+    """Whether the update has the same norm after `apply` as before."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -140,6 +142,16 @@ class Rule:
     ) -> dict[str, Scalar]:
         """Scalars that follow from the global norm (if `reads_norm`)."""
         del norm, scalars
+        return {}
+
+    def norm_after(self, norm: Array, scalars: Mapping[str, Scalar]) -> Array | None:
+        """The norm that `apply` leaves of `norm`, if it follows from scalars."""
+        del scalars
+        return norm if self.keeps_norm else None
+
+    def report(self, clock: Clock, look: "Lookups") -> dict[str, Scalar]:
+        """What statistics may record of this rule, by the name of the entry."""
+        del clock, look
         return {}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:

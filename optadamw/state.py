@@ -1,5 +1,6 @@
 """The state of an optimizer: one named record, the same for every chain."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +15,9 @@ class State(NamedTuple):
     """What a transformation carries from step to step.
 
     The fields are the same whatever the chain and whether a hyperparameter is a
-    number or a schedule; a buffer that the chain does not keep is None and holds no
-    arrays. Buffers are trees like the parameters, float32 unless an option says
-    otherwise (float64 for float64 parameters).
+    number or a schedule; what the chain does not keep is None and holds no arrays.
+    Buffers are trees like the parameters, float32 unless an option says otherwise
+    (float64 for float64 parameters).
     """
 
     step: Array
@@ -29,38 +30,81 @@ class State(NamedTuple):
     """AMSGrad: the largest second moment so far."""
     ema: PyTree = None
     """The running average of the parameters."""
+    accumulator: PyTree = None
+    """Accumulation: the weighted sum of this window's gradients, unscaled."""
+    micro_step: Array | None = None
+    """Accumulation: gradients received since the last window ended, int32."""
+    weight: Array | None = None
+    """Accumulation: what they weigh together, float32; -1 in a window given up."""
+    loss_scale: Array | None = None
+    """Loss scaling: what the loss is multiplied by, float32."""
+    growth: Array | None = None
+    """Dynamic loss scaling: good steps since the scale last changed, int32."""
+    events: Array | None = None
+    """Counters, int32, packed; `stats_of` gives them by name."""
+    history: Array | None = None
+    """Spike guard: the last values of each signal, float32."""
+    stats: dict[str, Array] | None = None
+    """Statistics of the last step taken, float32, packed; `stats_of` names them."""
 
 
-SLOTS = tuple(name for name in State._fields if name != "step")
+BUFFERS = ("mu", "nu", "nu_max", "ema", "accumulator")
+"""The fields that are trees like the parameters; the others are small."""
 
 
-def first_step(params: tuple[Any, ...]) -> Any:
-    """A zero counter that lives where the parameters live.
+def placed(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
+    """A small array that lives where the parameters live.
 
-    With parameters on a mesh it is replicated over that mesh, so that
-    its sharding is the same before and after the first step.
+    With parameters on a mesh it is replicated over that mesh, so that its sharding is
+    the same before and after the first step.
     """
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in params):
-        return jax.ShapeDtypeStruct((), jnp.int32)
+        return jax.ShapeDtypeStruct(value.shape, value.dtype)
     for param in params:
         if isinstance(param, jax.core.Tracer):
             break
         sharding = getattr(param, "sharding", None)
         if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.jit(_zero, out_shardings=everywhere)()
-    return _zero()
+            return jax.device_put(value, everywhere)
+    return jnp.asarray(value)
 
 
-def check_counter(step: Any) -> None:
-    """Refuse a counter that would not count: 16 bits end at 32767."""
-    dtype, shape = getattr(step, "dtype", type(step).__name__), np.shape(step)
-    if dtype != jnp.int32 or shape != ():
-        raise TypeError(
-            f"`state.step` must be an int32 scalar; got {dtype}{list(shape)}. Keep the "
-            "state that tx.init(params) returned as it is."
-        )
+def check_small(state: State, like: Mapping[str, Any]) -> None:
+    """Refuse counters and scalars of another dtype or shape: 16 bits end at 32767."""
+    for name, wanted in like.items():
+        pairs = [(f"state.{name}", getattr(state, name), wanted)]
+        if isinstance(wanted, dict):
+            found = getattr(state, name)
+            if not isinstance(found, dict) or found.keys() != wanted.keys():
+                raise ValueError(
+                    f"`state.{name}` has the groups {_keys(found)}, expected "
+                    f"{_keys(wanted)}. The state is of other options; make one with "
+                    "tx.init."
+                )
+            pairs = [
+                (f"state.{name}[{key!r}]", found[key], wanted[key]) for key in wanted
+            ]
+        for spelled, found, expected in pairs:
+            dtype = getattr(found, "dtype", type(found).__name__)
+            if dtype != expected.dtype or np.shape(found) != expected.shape:
+                shape = "scalar" if expected.shape == () else list(expected.shape)
+                raise TypeError(
+                    f"`{spelled}` must be: {expected.dtype} {shape}; got "
+                    f"{dtype}{list(np.shape(found))}. Keep the state that "
+                    "tx.init(params) returned as it is."
+                )
 
 
-def _zero() -> Array:
-    return jnp.zeros((), jnp.int32)
+def states_in(tree: PyTree) -> list[State]:
+    """Every State in the state of a chain or wrapper, in order."""
+    nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
+    return [node for node in nodes if _is_state(node)]
+
+
+def _is_state(node: object) -> bool:
+    return isinstance(node, State)
+
+
+def _keys(found: Any) -> list[str]:
+    return sorted(found) if isinstance(found, dict) else []

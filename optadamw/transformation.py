@@ -9,7 +9,7 @@ every equal one: `jax.jit(tx.step)` of two equal transformations is one program.
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, ParamSpec
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from optadamw.aliases import DTypeLike, PyTree
-from optadamw.errors import mistyped
+from optadamw.errors import misplaced, mistyped
 from optadamw.order import check_order, composed
 from optadamw.rule import Rule
 from optadamw.state import State
@@ -95,6 +95,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Flush:
+    """`flush(state, params) -> (params, state)`."""
+
+    composition: Composition
+    __name__: ClassVar[str] = "flush"  # shown in traces and profiles
+
+    def __call__(self, state: State, params: PyTree) -> tuple[PyTree, State]:
+        return self.composition.flush(state, params)
+
+
+@dataclass(frozen=True)
 class JitStep:
     """`step`, compiled, in the memory of the state and parameters it is given."""
 
@@ -154,6 +165,17 @@ class Transformation(optax.GradientTransformationExtraArgs):
         parameters that are passed are donated: they cannot be used again.
         """
         return JitStep(self.recipe.composition)
+
+    @property
+    def flush(self) -> Flush:
+        """Take the step of a window that is not full: `flush(state, params)`.
+
+        It returns `(params, state)`. The gradients accumulated so far are averaged
+        over their own weight and applied as a full window is; where there are none,
+        or nothing accumulates, parameters and state return as they are. Call it after
+        the last micro-batch, so that a partial window is not lost.
+        """
+        return Flush(self.recipe.composition)
 
     def __repr__(self) -> str:
         recipe = self.recipe
@@ -221,6 +243,32 @@ def spelled(factory: Callable[_P, Transformation]) -> Callable[_P, Transformatio
     return build
 
 
+def controlled(name: str, inner: Any, **parts: Any) -> Transformation:
+    """`inner` with parts of its control set, which a wrapper called `name` asks for.
+
+    Raises:
+      TypeError: `inner` is from elsewhere.
+      ValueError: it has one of the parts already.
+    """
+    if not isinstance(inner, Transformation):
+        raise mistyped(
+            "inner",
+            "a transformation of optadamw",
+            inner,
+            f"{name} works on its rules; for others Optax has wrappers of its own.",
+        )
+    composition = inner.recipe.composition
+    for part in parts:
+        if getattr(composition.control, part) is not None:
+            raise misplaced(
+                f"{name} stands around a transformation that has one already: "
+                f"{inner!r}.",
+                "Use it once.",
+            )
+    control = replace(composition.control, **parts)
+    return transformation(replace(composition, control=control))
+
+
 @spelled
 def chain(
     *transformations: optax.GradientTransformation,
@@ -242,8 +290,9 @@ def chain(
 
     Raises:
       TypeError: a part from elsewhere, which has no rule to compose.
-      ValueError: an order in which a part would not mean what it says, or two parts
-        that keep the same buffer.
+      ValueError: an order in which a part would not mean what it says, two parts
+        that keep the same buffer, or a wrapper such as `multi_steps` as one of several
+        parts.
 
     Example:
       >>> import optadamw
@@ -259,6 +308,7 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
     """
     rules: list[Rule] = []
     dtypes = {_update_dtype(update_dtype)}
+    only = Composition(())
     for part in transformations:
         if not isinstance(part, Transformation):
             raise mistyped(
@@ -267,8 +317,15 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
                 part,
                 "Use optax.chain to combine them with other ones.",
             )
-        rules.extend(part.recipe.composition.rules)
-        dtypes.add(part.recipe.composition.update_dtype)
+        only = part.recipe.composition
+        if len(transformations) > 1 and not only.is_bare:
+            raise misplaced(
+                f"{part!r} decides when a step is taken or how it is written, and "
+                "stands inside a chain, whose other parts would not follow it.",
+                "Wrap the whole chain: multi_steps(chain(...), every).",
+            )
+        rules.extend(only.rules)
+        dtypes.add(only.update_dtype)
     ordered = composed(rules)
     check_order(ordered)
     asked = sorted(dtypes - {None}, key=str)
@@ -277,7 +334,8 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
             f"`update_dtype` is {' here and '.join(map(str, asked))} there, and the "
             "updates of a chain have one dtype. Give it once, to the outer chain."
         )
-    return transformation(Composition(ordered, update_dtype=next(iter(asked), None)))
+    dtype = next(iter(asked), None)
+    return transformation(replace(only, rules=ordered, update_dtype=dtype))
 
 
 def step(

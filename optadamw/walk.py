@@ -1,62 +1,72 @@
 """The walk: the only place that maps rules over the tree of parameters.
 
-`Composition` holds the composed rules. One step computes their scalars once, walks
-the tree once for each global norm that a rule asks for, and once more to run all
-rules on each parameter: decode the buffers, apply the rules, commit the parameter,
-encode the buffers.
+`Composition` holds the composed rules and what decides whether a step is taken. One
+call takes the gradients in (unscale, check, accumulate), computes the scalars of the
+rules once, walks the tree once for each global norm that something asks for, and once
+more to run all rules on each parameter: decode the buffers, apply the rules, commit
+the parameter, encode the buffers.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import Array, PyTree
-from optadamw.commit import Commit, Nearest, Site
+from optadamw.attempt import Operand, Outcome, Pass, no_update, stepped, taken, updated
+from optadamw.commit import Commit, Nearest
+from optadamw.control.statistics import NORMS
+from optadamw.controls import Control
 from optadamw.hyperparameters import Clock, real_scalar
-from optadamw.leaf import Emit, Program, measure_leaf, run_leaf
-from optadamw.numerics import (
-    compute_dtype,
-    kind_of,
-    saturating_increment,
-    total_norm,
-)
+from optadamw.intake import Intake, accumulated, partial_window, whole
+from optadamw.judgement import Finding, found
+from optadamw.leaf import Emit, Program
+from optadamw.norms import Norms, Scalars, chosen_rows
+from optadamw.numerics import saturating_increment
+from optadamw.operands import Work, check_fields, gathered, parameters
 from optadamw.order import check_order
-from optadamw.paths import (
-    Leaves,
-    check_parameters,
-    flatten,
-    gradients_for,
-    match_leaves,
-)
+from optadamw.paths import Leaves, flatten, gradients_for
+from optadamw.recording import finished, recorded
 from optadamw.rule import Lookups, Rule, Slot, Stage
-from optadamw.state import SLOTS, State, check_counter, first_step
-
-Scalars = dict[np.dtype, list[dict[str, Array]]]
-"""The scalars of each rule, for each dtype of computation in the tree."""
+from optadamw.ruling import ruled
+from optadamw.state import State, check_small, placed
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Rules in the order in which they apply, and how parameters are written."""
+    """Rules in the order in which they apply, and how a step is taken with them."""
 
     rules: tuple[Rule, ...]
     commit: Commit = field(default_factory=Nearest)
     update_dtype: np.dtype | None = None
+    control: Control = field(default_factory=Control)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
+        """The buffers that rules and commit keep."""
         own = tuple(slot for rule in self.rules for slot in rule.slots)
         return own + self.commit.slots
 
     @property
+    def kept(self) -> tuple[Slot, ...]:
+        """All buffers in the state, the accumulator too."""
+        accumulation = self.control.accumulation
+        if accumulation is None:
+            return self.slots
+        return (*self.slots, Slot("accumulator", accumulation.store))
+
+    @property
     def is_traced(self) -> bool:
         """Whether a hyperparameter is a tracer, which must not outlive its trace."""
-        return any(rule.is_traced for rule in self.rules)
+        return self.control.is_traced or any(rule.is_traced for rule in self.rules)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is its rules and nothing else."""
+        return self.control.is_idle and self.commit == Nearest()
 
     @property
     def is_whole(self) -> bool:
@@ -68,12 +78,16 @@ class Composition:
         check_order(self.rules)
         leaves = parameters(params)
         self.choices(leaves, params)
-        buffers = {}
-        for slot in self.slots:
+        self._groups(leaves, params)
+        fields = {}
+        for slot in self.kept:
             start = slot.store.copy if slot.start == "param" else slot.store.zeros
             made = [start(array) for array in leaves.arrays]
-            buffers[slot.name] = leaves.treedef.unflatten(made)
-        return State(step=first_step(leaves.arrays), **buffers)
+            fields[slot.name] = leaves.treedef.unflatten(made)
+        small = jax.tree.map(
+            lambda value: placed(leaves.arrays, value), self.control.small()
+        )
+        return State(**fields, **small)
 
     def choices(self, leaves: Leaves, params: PyTree) -> list[tuple[bool, ...]]:
         """For each leaf, which of the rules apply to it."""
@@ -86,6 +100,17 @@ class Composition:
         ]
         return list(zip(*columns, strict=True)) if columns else [()] * count
 
+    def _groups(self, leaves: Leaves, params: PyTree) -> tuple[tuple[int, ...], ...]:
+        """For each group of the statistics, which leaves are in it."""
+        statistics = self.control.statistics
+        if statistics is None:
+            return ()
+        chosen = [
+            where.resolve(f"groups[{name!r}]", leaves, params)
+            for name, where in statistics.groups
+        ]
+        return tuple(tuple(i for i, is_in in enumerate(row) if is_in) for row in chosen)
+
     def advance(
         self,
         grads: PyTree,
@@ -94,7 +119,36 @@ class Composition:
         extra: Mapping[str, Any],
         emit: Emit,
     ) -> tuple[PyTree, State]:
-        """One step: the new parameters or the updates, and the next state."""
+        """One call: the new parameters or the updates, and the next state."""
+        work, clock = self._begin(grads, state, params, emit)
+        control = self.control
+        if control.accumulation is None:
+            intake = whole(control, work, state, clock, extra)
+        else:
+            given = extra.get("grad_norm")
+
+            def norm_of(work: Work, scale: Array | None) -> Array:
+                norms = self._norms(work, scale, given=given, rules=())
+                return norms.of_gradients()[0]
+
+            intake = accumulated(control, work, state, clock, extra, norm_of)
+            extra = {}
+        return self._conclude(intake, state, clock, extra, params, emit)
+
+    def flush(self, state: State, params: PyTree) -> tuple[PyTree, State]:
+        """Take the step of a window that is not full; without one, change nothing."""
+        if self.control.accumulation is None:
+            check_fields(state, self._fields)
+            return params, state
+        grads = state.accumulator if isinstance(state, State) else None
+        work, clock = self._begin(grads, state, params, "param")
+        intake = partial_window(self.control, work, state, clock)
+        return self._conclude(intake, state, clock, {}, params, "param")
+
+    def _begin(
+        self, grads: PyTree, state: State, params: PyTree | None, emit: Emit
+    ) -> tuple[Work, Clock]:
+        """Check everything that a call is given."""
         if isinstance(params, State):
             raise TypeError(
                 "`params` is a State; the order of the arguments is (grads, state, "
@@ -102,78 +156,26 @@ class Composition:
             )
         # Again here: an atom that is chained by others was never checked.
         check_order(self.rules)
-        work = self._work(grads, state, params, emit)
-        scalars = self._scalars(work, state.step, extra)
-        outputs, buffers = [], []
-        for index in range(len(work.items)):
-            output, kept = self._visit(index, work, scalars, state.step, emit)
-            outputs.append(output)
-            buffers.append(kept)
-        fields = {
-            slot.name: work.treedef.unflatten([kept[slot.name] for kept in buffers])
-            for slot in self.slots
-        }
-        step = saturating_increment(state.step)
-        return work.treedef.unflatten(outputs), State(step=step, **fields)
-
-    def _visit(
-        self,
-        index: int,
-        work: "Work",
-        scalars: Scalars,
-        step: Array,
-        emit: Emit,
-    ) -> tuple[Any, dict[str, Any]]:
-        item = work.items[index]
-        if item.grad is None:
-            untouched = item.param if emit == "param" else _no_update(item.param, self)
-            return untouched, item.buffers
-        program = work.program(self, item.chosen, len(self.rules), emit)
-        site = Site(step, jnp.int32(index)) if self.commit.draws else None
-        chosen = _chosen(scalars[item.dtype], item)
-        return run_leaf(program, item.grad, item.param, item.buffers, chosen, site)
-
-    def program(self, chosen: tuple[bool, ...], upto: int, emit: Emit) -> Program:
-        """The leaf function of the first `upto` rules, as far as they apply."""
-        rules = [r for r, c in zip(self.rules[:upto], chosen, strict=False) if c]
-        return Program(
-            rules=tuple(rule.skeleton() for rule in rules),
-            slots=self.slots,
-            commit=self.commit,
-            is_whole=self.is_whole,
-            update_dtype=self.update_dtype,
-            emit=emit,
-        )
-
-    def _work(
-        self, grads: PyTree, state: State, params: PyTree | None, emit: Emit
-    ) -> "Work":
         if params is None:
             self._refuse_missing_params(emit)
             leaves = flatten(grads, keep_none=True)
         else:
             leaves = parameters(params)
         matched = gradients_for(leaves, grads)
-        buffers = self._buffers(leaves, matched, state)
-        chosen = self.choices(leaves, grads if params is None else params)
-        arrays = [None] * len(matched) if params is None else leaves.arrays
-        return Work(
-            treedef=leaves.treedef,
-            items=[
-                Item(
-                    grad=None if grad is None else jnp.asarray(grad),
-                    param=array,
-                    buffers=kept,
-                    chosen=which,
-                    dtype=compute_dtype((grad if array is None else array).dtype)
-                    if grad is not None
-                    else np.dtype(np.float32),
-                )
-                for grad, array, kept, which in zip(
-                    matched, arrays, buffers, chosen, strict=True
-                )
-            ],
-        )
+        check_fields(state, self._fields)
+        check_small(state, self.control.small())
+        choices = self.choices(leaves, grads if params is None else params)
+        work = gathered(leaves, matched, params, state, self.slots, choices)
+        # With x64 on, scalars are float64 until the leaves get them: 1 - b2 of a
+        # float64 array must not be formed in float32.
+        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        number = saturating_increment(state.step)
+        return work, Clock(step=state.step, number=number, dtype=wide)
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        """The fields of State that are not None."""
+        return (*(slot.name for slot in self.kept), *self.control.small())
 
     def _refuse_missing_params(self, emit: Emit) -> None:
         if emit == "param":
@@ -188,160 +190,186 @@ class Composition:
                     "the parameters. Call tx.update(grads, state, params)."
                 )
 
-    def _buffers(
-        self, leaves: Leaves, grads: Sequence[Any], state: State
-    ) -> list[dict[str, Any]]:
-        if not isinstance(state, State):
-            raise TypeError(
-                f"`state` must be the State that tx.init(params) returned; got "
-                f"{type(state).__name__}. A state of another library is not read "
-                "here, and tx.init starts afresh."
-            )
-        check_counter(state.step)
-        kept = {slot.name for slot in self.slots}
-        for name in SLOTS:
-            present = getattr(state, name) is not None
-            if present != (name in kept):
-                has = "holds" if present else "lacks"
-                raise ValueError(
-                    f"`state` {has} the buffer `{name}`, which this transformation "
-                    f"{'does not keep' if present else 'keeps'}: it is the state of "
-                    "another one. Use the state that this tx.init(params) returned."
-                )
-        columns = {}
-        for slot in self.slots:
-            tree = getattr(state, slot.name)
-            columns[slot.name] = match_leaves(tree, leaves, f"state.{slot.name}")
-            for path, buffer, array, grad in zip(
-                leaves.paths, columns[slot.name], leaves.arrays, grads, strict=True
-            ):
-                if grad is not None:
-                    slot.store.check(path, buffer, array)
-        return [
-            {name: column[i] for name, column in columns.items()}
-            for i in range(len(leaves.paths))
-        ]
-
-    def _scalars(self, work: "Work", step: Array, extra: Mapping[str, Any]) -> Scalars:
-        """What the rules of this step share over the tree."""
-        used = {item.dtype for item in work.items if item.grad is not None}
-        # With x64 on, scalars are float64 until the leaves get them: 1 - b2 of a
-        # float64 array must not be formed in float32.
-        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        clock = Clock(step=step, number=saturating_increment(step), dtype=wide)
+    def _conclude(
+        self,
+        intake: Intake,
+        state: State,
+        clock: Clock,
+        extra: Mapping[str, Any],
+        params: PyTree | None,
+        emit: Emit,
+    ) -> tuple[PyTree, State]:
+        """Take the step if it is due and its gradient good, and count what happened."""
+        control, work = self.control, intake.work
+        norms = self._norms(
+            work,
+            intake.scale,
+            ready=intake.ready,
+            given=extra.get("grad_norm"),
+            groups=self._groups(work.leaves, params),
+        )
+        go, findings = self._allowed(intake, state, norms)
         look = Lookups(self.rules, clock)
+        scalars, read = self._scalars(norms, look, clock)
+        if control.watch is not None:
+            # Kept gradients are finite; their sum, as a clip measures it, may not be.
+            for norm in read:
+                go = go & jnp.isfinite(norm)
+        record = None
+        if control.statistics is not None:
+            record = recorded(
+                control.statistics, self.rules, norms, scalars, clock, look
+            )
+        outcome = self._pass(intake, state, scalars, norms.groups, go, emit)
+        fields = ruled(
+            control,
+            intake,
+            state,
+            findings,
+            go,
+            None if record is None else record.clipped,
+        )
+        if record is not None:
+            assert state.stats is not None
+            fields["stats"] = finished(record, outcome.measured, go, state.stats)
+        if intake.accumulators is not None:
+            fields["accumulator"] = work.tree(intake.accumulators)
+        outputs, columns = self._spread(work, outcome, emit)
+        buffers = {name: work.tree(column) for name, column in columns.items()}
+        step = clock.number
+        if control.is_gated:
+            step = jnp.where(go, step, state.step)
+        return work.tree(outputs), State(step=step, **buffers, **fields)
+
+    def _allowed(
+        self, intake: Intake, state: State, norms: Norms
+    ) -> tuple[Array, list[Finding]]:
+        """Whether to take the step, as far as the gradient's norm and loss tell."""
+        control, watch = self.control, self.control.watch
+        go = jnp.ones((), bool)
+        if intake.weight is not None:
+            assert intake.ready is not None
+            go = intake.ready & (intake.weight > 0)
+        elif intake.bad is not None:
+            go = ~intake.bad
+        findings = list(intake.findings)
+        late = watch is not None and (control.accumulation is None or not watch.drops)
+        if late and norms.work.moving:
+            norm = norms.of_gradients()[0]
+            finding = found(control, state, "grad_norm", norm, judged=go)
+            findings.append(finding)
+            go = go & ~finding.bad
+        return go, findings
+
+    def _norms(
+        self,
+        work: Work,
+        scale: Array | None,
+        *,
+        ready: Array | None = None,
+        given: Any = None,
+        groups: tuple[tuple[int, ...], ...] = (),
+        rules: tuple[Rule, ...] | None = None,
+    ) -> Norms:
+        return Norms(
+            rules=self.rules if rules is None else rules,
+            work=work,
+            program=self._programs("update"),
+            scale=scale,
+            ready=ready,
+            given=None if given is None else real_scalar("grad_norm", given),
+            rescued=self.control.watch is None,
+            groups=groups,
+        )
+
+    def _scalars(
+        self, norms: Norms, look: Lookups, clock: Clock
+    ) -> tuple[Scalars, list[Array]]:
+        """What the rules of this step share over the tree, and the norms they read."""
+        items = norms.work.items
+        used = {items[i].dtype for i in norms.work.moving}
         scalars: Scalars = {dtype: [] for dtype in sorted(used, key=str)}
+        read = []
         for i, rule in enumerate(self.rules):
             row = look.of(i)
             if rule.reads_norm and used:
-                norm = self._norm(i, work, scalars, extra)
-                row = row | rule.norm_scalars(norm.astype(wide), row)
+                norm = norms.before(i, scalars)
+                read.append(norm)
+                row = row | rule.norm_scalars(norm.astype(clock.dtype), row)
             for dtype, rows in scalars.items():
                 rows.append({k: jnp.asarray(v, dtype) for k, v in row.items()})
-        return scalars
+        return scalars, read
 
-    def _norm(
+    def _programs(self, emit: Emit) -> Callable[[tuple[bool, ...], int], Program]:
+        """The leaf function of the first `upto` rules, as far as they apply."""
+        known: dict[tuple[tuple[bool, ...], int], Program] = {}
+        statistics = self.control.statistics
+
+        def program(chosen: tuple[bool, ...], upto: int) -> Program:
+            if (chosen, upto) not in known:
+                rules = zip(self.rules[:upto], chosen, strict=False)
+                known[chosen, upto] = Program(
+                    rules=tuple(rule.skeleton() for rule, applies in rules if applies),
+                    slots=self.slots,
+                    commit=self.commit,
+                    is_whole=self.is_whole,
+                    update_dtype=self.update_dtype,
+                    emit=emit,
+                    measures=statistics is not None and statistics.norms,
+                )
+            return known[chosen, upto]
+
+        return program
+
+    def _pass(
         self,
-        index: int,
-        work: "Work",
+        intake: Intake,
+        state: State,
         scalars: Scalars,
-        extra: Mapping[str, Any],
-    ) -> Array:
-        """The norm over the tree of the updates that reach rule `index`."""
-        given = extra.get("grad_norm")
-        items = [item for item in work.items if item.grad is not None]
-        if all(rule.stage == Stage.GRADIENT for rule in self.rules[:index]):
-            # Only the gradients matter: fewer operands to trace and to keep alive.
-            items = [_gradient_only(item) for item in items]
-        widest = np.result_type(*(item.dtype for item in items))
-        if given is not None and index == 0:
-            return real_scalar("grad_norm", given).astype(widest)
-
-        programs, operands = [], []
-        for item in items:
-            program = work.program(self, item.chosen, index, "update")
-            if item.param is None:
-                program = replace(program, slots=())
-            chosen = _chosen(scalars[item.dtype][:index], item)
-            programs.append(program)
-            operands.append((item.grad, item.param, item.buffers, chosen))
-        return _tree_norm(tuple(programs), widest, operands)
-
-
-class Item(NamedTuple):
-    """One leaf of the tree: everything that its leaf function is given."""
-
-    grad: Any | None
-    param: Any | None
-    buffers: dict[str, Any]
-    chosen: tuple[bool, ...]
-    dtype: np.dtype
-
-
-@dataclass
-class Work:
-    """The leaves of one step, and the leaf functions made for them."""
-
-    treedef: Any
-    items: list[Item]
-    programs: dict[Any, Program] = field(default_factory=dict)
-
-    def program(
-        self,
-        composition: Composition,
-        chosen: tuple[bool, ...],
-        upto: int,
+        groups: tuple[tuple[int, ...], ...],
+        go: Array,
         emit: Emit,
-    ) -> Program:
-        key = (chosen, upto, emit)
-        if key not in self.programs:
-            self.programs[key] = composition.program(chosen, upto, emit)
-        return self.programs[key]
+    ) -> Outcome:
+        """Run the rules on every leaf that has a gradient, where `go`."""
+        work, program = intake.work, self._programs(emit)
+        programs, operands = [], []
+        for i in work.moving:
+            item = work.items[i]
+            programs.append(program(item.chosen, len(self.rules)))
+            own = chosen_rows(scalars[item.dtype], item)
+            scale = None if intake.scale is None else intake.scale.astype(item.dtype)
+            operands.append(Operand(item.grad, item.param, item.buffers, own, scale))
+        measured = None
+        members: tuple[tuple[int, ...], ...] = ()
+        statistics = self.control.statistics
+        if statistics is not None and statistics.norms:
+            assert state.stats is not None
+            place = {leaf: row for row, leaf in enumerate(work.moving)}
+            kept = [tuple(place[i] for i in g if i in place) for g in groups]
+            members = (tuple(place.values()), *kept)
+            rows = [state.stats[name] for name in statistics.names]
+            measured = jnp.stack([row[-len(NORMS) :] for row in rows])
+        key = Pass(tuple(programs), tuple(work.moving), members)
+        if not self.control.is_gated:
+            return taken(key, operands, state.step)
+        take = stepped if emit == "param" else updated
+        return take(key, operands, state.step, go, measured)
 
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _tree_norm(
-    programs: tuple[Program, ...], widest: np.dtype, operands: list[tuple[Any, ...]]
-) -> Array:
-    """The norm of all updates, as one compiled function also when called eagerly."""
-    squares = [
-        measure_leaf(program, *leaf, None)
-        for program, leaf in zip(programs, operands, strict=True)
-    ]
-
-    def rescaled(i: int) -> Array:
-        return measure_leaf(programs[i], *operands[i], squares[i]).astype(widest)
-
-    return total_norm([part.astype(widest) for part in squares], rescaled)
-
-
-def parameters(params: PyTree) -> Leaves:
-    """The leaves of a tree of parameters, checked, as JAX sees them."""
-    leaves = flatten(params)
-    check_parameters(leaves)
-    return leaves._replace(arrays=tuple(_as_array(a) for a in leaves.arrays))
-
-
-def _as_array(leaf: Any) -> Any:
-    """Numbers and NumPy arrays as JAX sees them (float64 only with x64 on)."""
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return leaf
-    return jnp.asarray(leaf)
-
-
-def _gradient_only(item: Item) -> Item:
-    if item.grad is not None and compute_dtype(item.grad.dtype) != item.dtype:
-        return item
-    return item._replace(param=None, buffers={})
-
-
-def _chosen(rows: Sequence[dict[str, Array]], item: Item) -> tuple[Any, ...]:
-    return tuple(r for r, c in zip(rows, item.chosen, strict=False) if c)
-
-
-def _no_update(param: Any | None, composition: Composition) -> Any | None:
-    if param is None:
-        return None
-    # Negative zero is the number that leaves every parameter as it is, -0.0 too.
-    dtype = kind_of(composition.update_dtype, param.dtype)
-    return jnp.full(param.shape, -0.0, dtype)
+    def _spread(
+        self, work: Work, outcome: Outcome, emit: Emit
+    ) -> tuple[list[Any], dict[str, list[Any]]]:
+        """Outputs and buffers of all leaves, those without a gradient among them."""
+        outputs: list[Any] = []
+        columns: dict[str, list[Any]] = {slot.name: [] for slot in self.slots}
+        place = {leaf: row for row, leaf in enumerate(work.moving)}
+        for i, item in enumerate(work.items):
+            if i in place:
+                output, kept = outcome.outputs[place[i]], outcome.buffers[place[i]]
+            elif emit == "param" or item.param is None:
+                output, kept = item.param, item.buffers
+            else:
+                output, kept = no_update(item.param, self.update_dtype), item.buffers
+            outputs.append(output)
+            for name, column in columns.items():
+                column.append(kept[name])
+        return outputs, columns

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from optadamw.state import BUFFERS
 from tests import trees
 from tests.trajectories import assert_agree
 from tests.transformations import EVERYTHING, ROWS, over
@@ -53,12 +54,17 @@ def _within(mesh: jax.sharding.Mesh, inside: bool) -> Any:
 
 def _assert_placed(state: Any, params: Any, mesh: jax.sharding.Mesh) -> None:
     """Every buffer as its parameter, the counter everywhere."""
-    for name, buffers in zip(state._fields[1:], state[1:], strict=True):
-        for key, buffer in (buffers or {}).items():
+    buffers = trees.buffers_of(state)
+    if state.accumulator is not None:
+        buffers["accumulator"] = state.accumulator
+    for name, tree in buffers.items():
+        for key, buffer in tree.items():
             wanted = params[key].sharding
             assert buffer.sharding.is_equivalent_to(wanted, buffer.ndim), (name, key)
-    assert state.step.sharding.is_fully_replicated
-    assert state.step.sharding.device_set == set(mesh.devices.flat)
+    small = [x for name, x in state._asdict().items() if name not in BUFFERS]
+    for x in jax.tree.leaves(small):
+        assert x.sharding.is_fully_replicated
+        assert x.sharding.device_set == set(mesh.devices.flat)
 
 
 @everything

@@ -38,7 +38,8 @@ UNROLLED = {
     row.name: "b * m + (1 - b) * g is contracted one way or the other, depending on "
     "what uses the products besides"
     for row in ROWS
-    if row.is_elementwise and row.averages
+    # A step in a loop of its own is compiled the same wherever it stands.
+    if row.is_elementwise and row.averages and not row.waits
 }
 APART = {
     name: "an update that ends in a product is contracted with the addition in `step`"

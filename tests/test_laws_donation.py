@@ -25,6 +25,7 @@ TEMPORARIES = {
     "cautious": 1.0,
     "adamw-caution": 1.0,
     "adamw-everything": 2.0,
+    "adamw-stats": 1.0,
 }
 """Rows that need memory of their own, as a share of the parameters' bytes."""
 

@@ -55,8 +55,8 @@ def test_trees_of_all_kinds_can_be_traced(row, kind):
     arrays = jax.tree.map(jnp.asarray, params)
     trees.assert_same_types(tuple(after), (arrays, state))
     structure = jax.tree.structure(params)
-    for buffer in state[1:]:
-        assert buffer is None or jax.tree.structure(buffer) == structure
+    for buffer in trees.buffers_of(state).values():
+        assert jax.tree.structure(buffer) == structure
 
 
 @each_tree
@@ -112,13 +112,13 @@ def test_no_gradient_leaves_a_parameter_and_its_buffers_as_they_are(row, absent)
     applied = optax.apply_updates(params, updates)
     for moved, kept in ((applied, after), tx.step(missing, state, params)):
         trees.assert_same_bits(moved["bias"], params["bias"])
-        for before, buffer in zip(state[1:], kept[1:], strict=True):
-            if before is not None:
-                trees.assert_same_bits(buffer["bias"], before["bias"])
-        assert int(kept.step) == int(state.step) + 1
-        assert np.any(np.asarray(moved["kernel"] != params["kernel"])) or (
-            row.name == "add_decoupled_weight_decay"
-        )
+        for name, before in trees.buffers_of(state).items():
+            trees.assert_same_bits(getattr(kept, name)["bias"], before["bias"])
+        if not row.waits:
+            assert int(kept.step) == int(state.step) + 1
+            assert np.any(np.asarray(moved["kernel"] != params["kernel"])) or (
+                row.name == "add_decoupled_weight_decay"
+            )
 
 
 @each_row
@@ -130,7 +130,7 @@ def test_a_jitted_step_takes_no_gradient(row):
     none = jax.tree.map(_none, params)
     moved, kept = tx.step(none, state, params)
     trees.assert_same_bits(moved, params)
-    trees.assert_same_bits(kept[1:], state[1:])
+    trees.assert_same_bits(trees.buffers_of(kept), trees.buffers_of(state))
 
 
 @everything
@@ -141,9 +141,8 @@ def test_a_jitted_step_leaves_them_to_the_bit(row):
         missing, *jax.tree.map(jnp.copy, (state, params))
     )
     trees.assert_same_bits(moved["bias"], params["bias"])
-    for before, buffer in zip(state[1:], kept[1:], strict=True):
-        if before is not None:
-            trees.assert_same_bits(buffer["bias"], before["bias"])
+    for name, before in trees.buffers_of(state).items():
+        trees.assert_same_bits(getattr(kept, name)["bias"], before["bias"])
 
 
 def test_no_gradient_counts_nothing_in_the_norm():
@@ -170,8 +169,8 @@ def _in_the_middle(row: Row) -> tuple[Any, Any, Any]:
     params, grads = (trees.normal(trees.PAIR, seed=i) for i in range(2))
     params["bias"] = params["bias"].at[0].set(-0.0)
     state = row.make().init(params)
-    filled = [
-        buffer and jax.tree.map(lambda x: x + jnp.asarray(0.375, x.dtype), buffer)
-        for buffer in state[1:]
-    ]
-    return params, optadamw.State(jnp.int32(4), *filled), grads
+    filled = {
+        name: jax.tree.map(lambda x: x + jnp.asarray(0.375, x.dtype), buffer)
+        for name, buffer in trees.buffers_of(state).items()
+    }
+    return params, state._replace(step=jnp.int32(4), **filled), grads

@@ -193,7 +193,7 @@ def test_float64_parameters_have_float64_buffers():
         tx = optadamw.adamw(0.1, amsgrad=True, ema_decay=0.9)
         state = tx.init(params)
         trees.assert_same_types(tx.step(params, state, params), (params, state))
-        for buffers in state[1:]:
+        for buffers in trees.buffers_of(state).values():
             dtypes = {name: str(buffer.dtype) for name, buffer in buffers.items()}
             assert dtypes == {
                 "kernel": "float32",

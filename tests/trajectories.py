@@ -74,12 +74,16 @@ def narrow(row: Row, tree: Any) -> Any:
 
 
 def map_dicts(function: Callable[[Any], Any], tree: Any) -> Any:
-    """`tree` with `function` applied to its dicts: parameters, gradients, buffers."""
+    """`tree` with `function` applied to its parameters, gradients and buffers."""
     return jax.tree.map(
-        lambda node: function(node) if isinstance(node, dict) else node,
+        lambda node: function(node) if _is_of_parameters(node) else node,
         tree,
-        is_leaf=lambda node: isinstance(node, dict),
+        is_leaf=_is_of_parameters,
     )
+
+
+def _is_of_parameters(node: Any) -> bool:
+    return isinstance(node, dict) and "kernel" in node
 
 
 def assert_agree(row: Row, actual: Any, expected: Any) -> None:

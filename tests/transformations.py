@@ -47,6 +47,8 @@ class Row(NamedTuple):
     ascends: bool = False
     overwrites: bool = False
     """Whether its average replaces the parameter now and then, far from it."""
+    waits: bool = False
+    """Whether it takes a step only after several gradients."""
     is_plain: bool = True
     """Whether its repr is an expression: no array, no function among its arguments."""
     is_per_path: bool = False
@@ -340,7 +342,43 @@ EVERYTHING = (
     ),
 )
 
-ROWS = (*ATOMS, *ADAMW, *EVERYTHING)
+
+def _controlled(name: str, options: dict[str, Any], **facts: Any) -> Row:
+    """A row with something around its rules: it may have called for a norm."""
+    return _adamw(name, options, **({"sums": ("tree",)} | facts))
+
+
+CONTROLLED = (
+    _controlled("skip_nonfinite", {"skip_nonfinite": True}),
+    _controlled(
+        "skip_spikes",
+        {
+            "skip_spikes": {"window": 4, "min_history": 2},
+            "max_consecutive": 3,
+            "ema_decay": 0.7,
+        },
+        is_plain=False,
+    ),
+    _controlled("loss_scale", {"loss_scale": 4.0}, sums=()),
+    _controlled("stats", {"stats": "norms", "clip_global_norm": 1.1}),
+    _controlled("accumulate", {"accumulate_steps": 2}, sums=(), waits=True),
+    _controlled(
+        "everything_controlled",
+        {
+            "loss_scale": optadamw.DynamicLossScale(initial=4.0, growth_interval=2),
+            "accumulate_steps": 3,
+            "skip_nonfinite": True,
+            "stats": True,
+            "amsgrad": True,
+            "clip_global_norm": 1.1,
+            "ema_decay": 0.7,
+        },
+        waits=True,
+        is_plain=False,
+    ),
+)
+
+ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED)
 NO_FAULTS: Mapping[str, str] = {}
 
 

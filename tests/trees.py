@@ -78,6 +78,12 @@ def _bits(x: np.ndarray) -> np.ndarray:
     return np.frombuffer(x.tobytes(), f"V{x.dtype.itemsize}")
 
 
+def buffers_of(state: Any) -> dict[str, Any]:
+    """The trees like the parameters that a state keeps from step to step."""
+    named = {name: getattr(state, name) for name in ("mu", "nu", "nu_max", "ema")}
+    return {name: tree for name, tree in named.items() if tree is not None}
+
+
 def largest_difference(actual: Any, expected: Any) -> float:
     """The largest difference, relative to the largest number of its leaf."""
     assert_same_types(actual, expected)

@@ -66,6 +66,9 @@ class ClipByGlobalNorm(_Clip):
     ) -> dict[str, Scalar]:
         return {"factor": _factor(norm, scalars["limit"])}
 
+    def norm_after(self, norm: Array, scalars: Mapping[str, Scalar]) -> Array | None:
+        return norm * scalars["factor"]
+
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         return leaf._replace(numerator=leaf.numerator * scalars["factor"])
 

@@ -83,6 +83,10 @@ class Decay(Rule):
                 shrinkage = learning_rate * multiplier * weight_decay
         return {"drift": -shrinkage}
 
+    def report(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
+        del look
+        return {"weight_decay": self.weight_decay.at(clock)}
+
     def _multiplier(self, learning_rate: Scalar, clock: Clock) -> Scalar:
         """The paper's schedule multiplier; 1 for a constant learning rate."""
         if self.max_learning_rate is None:

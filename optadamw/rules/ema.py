@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, PyTree, ScalarOrSchedule
+from optadamw.aliases import Array, DTypeLike, PyTree, ScalarOrSchedule
+from optadamw.errors import invalid
 from optadamw.hyperparameters import (
     FRACTION,
     Clock,
@@ -21,8 +21,8 @@ from optadamw.hyperparameters import (
 from optadamw.numerics import one_minus_power
 from optadamw.paths import flatten, match_leaves
 from optadamw.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
-from optadamw.state import State
-from optadamw.store import Dense
+from optadamw.state import states_in
+from optadamw.store import Dense, dense
 from optadamw.transformation import Transformation, atom, spelled
 
 
@@ -34,6 +34,7 @@ class Average(Rule):
     overwrite_every: Constant | Dynamic | None
     debias: bool
     warmup: bool
+    ema: Dense
 
     stage: ClassVar[Stage] = Stage.COMMITTED
     needs_params: ClassVar[bool] = True
@@ -41,7 +42,7 @@ class Average(Rule):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("ema", Dense(), start="param"),)
+        return (Slot("ema", self.ema, start="param"),)
 
     def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
         del look
@@ -80,6 +81,7 @@ def ema_params(
     overwrite_every: Any = None,
     debias: bool = False,
     warmup: bool = False,
+    dtype: DTypeLike | None = None,
 ) -> Transformation:
     """Keep a running average of the parameters; `ema_of(state)` reads it.
 
@@ -106,9 +108,11 @@ def ema_params(
       overwrite_every: a whole number of steps >= 1, or None for never.
       debias: see above; not with `warmup`.
       warmup: see above; not with `debias`.
+      dtype: in which the average is kept, "float32" or "float64"; None: float32
+        (float64 for float64 parameters).
 
     Returns:
-      A transformation whose state has `ema`, float32 (float64 for float64).
+      A transformation whose state has `ema`.
 
     Raises:
       ValueError, TypeError: at construction for a bad argument; when traced, for
@@ -140,8 +144,22 @@ def ema_params(
             ),
             debias=debias,
             warmup=warmup,
+            ema=_store(dtype),
         )
     )
+
+
+def _store(dtype: DTypeLike | None) -> Dense:
+    store = dense("dtype", dtype)
+    if store.dtype is not None and store.dtype.itemsize < 4:
+        raise invalid(
+            "dtype",
+            "'float32', 'float64' or None",
+            store.dtype.name,
+            "In 16 bits, rounded to nearest, an average with decay 0.999 stands still: "
+            "its steps are below half a unit in the last place.",
+        )
+    return store
 
 
 def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
@@ -163,8 +181,7 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
       >>> optadamw.ema_of(tx.init(jnp.ones(2))).tolist()
       [1.0, 1.0]
     """
-    nodes = jax.tree_util.tree_leaves(state, is_leaf=_is_state)
-    found = [n.ema for n in nodes if _is_state(n) and n.ema is not None]
+    found = [s.ema for s in states_in(state) if s.ema is not None]
     if len(found) != 1:
         count = "no average" if not found else f"{len(found)} averages"
         raise ValueError(
@@ -177,7 +194,3 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     likes = match_leaves(like, leaves, "`like`")
     pairs = zip(leaves.arrays, likes, strict=True)
     return leaves.treedef.unflatten([e.astype(p.dtype) for e, p in pairs])
-
-
-def _is_state(node: object) -> bool:
-    return isinstance(node, State)

@@ -30,6 +30,10 @@ class Rate(Rule):
         del look
         return {"learning_rate": self.learning_rate.at(clock)}
 
+    def report(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
+        del look
+        return {"learning_rate": self.learning_rate.at(clock)}
+
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         return leaf._replace(numerator=leaf.numerator * -scalars["learning_rate"])
 

@@ -1,0 +1,125 @@
+"""The pass over all leaves, taken or not taken as one.
+
+A step that may be refused, or is due only when a window is full, is a loop of at most
+one turn over the parameters and buffers: XLA runs it in their memory and leaves their
+bits alone where it does not run. A `where` on every result, or `lax.cond` around
+them, would copy them (docs/design.md has the measurements). `update` must stay
+differentiable in reverse, which loops are not, and takes the `lax.cond`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from optadamw.aliases import Array
+from optadamw.commit import Site
+from optadamw.leaf import Program, run_leaf
+from optadamw.numerics import kind_of, sqrt
+
+
+class Operand(NamedTuple):
+    """What the leaf function of one leaf is given."""
+
+    grad: Any
+    param: Any | None
+    buffers: dict[str, Any]
+    scalars: tuple[Any, ...]
+    scale: Array | None
+
+
+class Outcome(NamedTuple):
+    """What the pass leaves behind: outputs and buffers by leaf, and the norms."""
+
+    outputs: list[Any]
+    buffers: list[dict[str, Any]]
+    measured: Array | None
+    """Norms of update and parameters: a row for the tree and for each group."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The part of a pass that is known when it is traced: its compilation key."""
+
+    programs: tuple[Program, ...]
+    positions: tuple[int, ...]
+    """Where each leaf stands in the tree, for a commit that draws bits."""
+    groups: tuple[tuple[int, ...], ...] = ()
+    """Rows among these leaves for which norms are measured; the first is all."""
+
+
+def taken(key: Pass, operands: Sequence[Operand], step: Array) -> Outcome:
+    """The pass, unconditionally."""
+    outputs, buffers, squares = [], [], []
+    for program, position, leaf in zip(
+        key.programs, key.positions, operands, strict=True
+    ):
+        site = Site(step, jnp.int32(position)) if program.commit.draws else None
+        output, kept, measured = run_leaf(program, *leaf, site)
+        outputs.append(output)
+        buffers.append(kept)
+        squares.append(measured)
+    return Outcome(outputs, buffers, _norms(key, squares))
+
+
+@partial(jax.jit, static_argnums=0)
+def stepped(
+    key: Pass,
+    operands: Sequence[Operand],
+    step: Array,
+    go: Array,
+    measured: Array | None,
+) -> Outcome:
+    """The pass where `go`: new parameters and buffers, or the old ones bit for bit."""
+    params = [leaf.param for leaf in operands]
+    kept = [leaf.buffers for leaf in operands]
+
+    def turn(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
+        _, (before, buffers, _) = carry
+        leaves = [
+            leaf._replace(param=param, buffers=held)
+            for leaf, param, held in zip(operands, before, buffers, strict=True)
+        ]
+        return jnp.zeros((), bool), taken(key, leaves, step)
+
+    start = (jnp.asarray(go), Outcome(params, kept, measured))
+    return lax.while_loop(lambda carry: carry[0], turn, start)[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def updated(
+    key: Pass,
+    operands: Sequence[Operand],
+    step: Array,
+    go: Array,
+    measured: Array | None,
+) -> Outcome:
+    """The pass where `go`, with updates for outputs; elsewhere they change nothing."""
+
+    def still() -> Outcome:
+        none = [
+            no_update(leaf.grad if leaf.param is None else leaf.param, p.update_dtype)
+            for leaf, p in zip(operands, key.programs, strict=True)
+        ]
+        return Outcome(none, [leaf.buffers for leaf in operands], measured)
+
+    return lax.cond(go, lambda: taken(key, operands, step), still)
+
+
+def no_update(like: Any, dtype: np.dtype | None) -> Array:
+    """Negative zero: what leaves every parameter as it is, -0.0 too."""
+    return jnp.full(like.shape, -0.0, kind_of(dtype, like.dtype))
+
+
+def _norms(key: Pass, squares: Sequence[Array | None]) -> Array | None:
+    if not key.groups:
+        return None
+    none = jnp.zeros(2, jnp.float32)
+    known = [none if s is None else s.astype(jnp.float32) for s in squares]
+    sums = [sum((known[i] for i in group), none) for group in key.groups]
+    return sqrt(jnp.stack(sums))

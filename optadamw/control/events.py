@@ -1,0 +1,50 @@
+"""Counters of what happened to the gradients, packed in one small array.
+
+One array of nine and not nine arrays: every buffer that is passed in and out of a
+compiled step costs about 3.6 microseconds of dispatch.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.aliases import Array
+
+EVENTS = (
+    "skipped",  # optimizer steps that were due and not taken
+    "nonfinite",  # gradients that were not finite
+    "spikes",  # gradients or losses beyond the limit of the spike guard
+    "dropped",  # micro-batches left out of their window
+    "consecutive",  # bad gradients since the last good one
+    "stalled",  # 1 while `consecutive` is at its limit or beyond
+    "clipped",  # optimizer steps whose gradient was clipped
+    "seen_grad_norm",  # entries in the spike guard's window, below twice its length
+    "seen_loss",
+)
+"""The entries of `State.events`, int32, in this order; they saturate."""
+
+
+def no_events() -> np.ndarray:
+    """The counters before the first step."""
+    return np.zeros(len(EVENTS), np.int32)
+
+
+def event(events: Array, name: str) -> Array:
+    """One counter."""
+    return events[EVENTS.index(name)]
+
+
+def counted(
+    events: Array, changes: dict[str, Array], values: dict[str, Array]
+) -> Array:
+    """The counters with `changes` added, saturating, and `values` set."""
+    most = jnp.iinfo(jnp.int32).max
+    entries = []
+    for i, name in enumerate(EVENTS):
+        entry = events[i]
+        if name in values:
+            entry = values[name]
+        elif name in changes:
+            more = changes[name].astype(jnp.int32)
+            entry = jnp.where(entry > most - more, most, entry + more)
+        entries.append(entry.astype(jnp.int32))
+    return jnp.stack(entries)

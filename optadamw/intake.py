@@ -1,0 +1,158 @@
+"""Taking gradients in: unscale them, look at each, add it to its window."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optadamw.aliases import Array
+from optadamw.control.accumulation import GIVEN_UP, weight_of
+from optadamw.controls import Control
+from optadamw.hyperparameters import Clock
+from optadamw.judgement import Finding, found, found_of_loss
+from optadamw.leaf import accumulate_leaf
+from optadamw.numerics import saturating_increment
+from optadamw.operands import Work
+from optadamw.paths import match_leaves
+from optadamw.state import State
+
+
+class Intake(NamedTuple):
+    """What a call brought, and what the rules may now see."""
+
+    work: Work
+    """The leaves with the gradients that the rules will see."""
+    scale: Array | None
+    """What those are to be multiplied by."""
+    ready: Array | None = None
+    """Whether a step is due; None: always."""
+    accumulators: list[Any] | None = None
+    micro_step: Array | None = None
+    weight: Array | None = None
+    findings: tuple[Finding, ...] = ()
+    """What was found of the gradients that came in with this call."""
+    bad: Array | None = None
+    """Whether what came in was found wanting; None: it was not looked at."""
+    dropped: Array | None = None
+    """Whether it was left out of its window."""
+
+
+def whole(
+    control: Control, work: Work, state: State, clock: Clock, extra: Mapping[str, Any]
+) -> Intake:
+    """Gradients of which each is a step: the guard sees their norm later."""
+    loss = found_of_loss(control, state, extra)
+    findings = () if loss is None else (loss,)
+    bad = None if loss is None else loss.bad
+    return Intake(work, control.unscale(state, clock), findings=findings, bad=bad)
+
+
+def partial_window(control: Control, work: Work, state: State, clock: Clock) -> Intake:
+    """What has been accumulated so far, as if the window were full."""
+    assert control.accumulation is not None
+    assert state.micro_step is not None and state.weight is not None
+    return Intake(
+        work,
+        control.accumulation.scale(state.weight, clock),
+        ready=(state.micro_step > 0) & (state.weight > 0),
+        accumulators=[item.grad for item in work.items],
+        micro_step=state.micro_step,
+        weight=state.weight,
+    )
+
+
+def accumulated(
+    control: Control,
+    work: Work,
+    state: State,
+    clock: Clock,
+    extra: Mapping[str, Any],
+    norm_of: Callable[[Work, Array | None], Array],
+) -> Intake:
+    """Add gradients to their window, unless they are bad.
+
+    `norm_of` measures gradients and multiplies the norm by a scale.
+    """
+    accumulation, watch = control.accumulation, control.watch
+    assert accumulation is not None
+    assert state.micro_step is not None and state.weight is not None
+    inverse = control.unscale(state, clock)
+    weight = weight_of(extra)
+    loss = found_of_loss(control, state, extra)
+    findings = [] if loss is None else [loss]
+    if watch is not None and watch.drops and work.moving:
+        norm = norm_of(work, inverse)
+        findings.append(found(control, state, "grad_norm", norm, jnp.ones((), bool)))
+
+    bad = None
+    for finding in findings:
+        bad = finding.bad if bad is None else bad | finding.bad
+    keep = None if bad is None else ~bad
+    share = jnp.ones((), jnp.float32)
+    if weight is not None:
+        wrong = ~(jnp.isfinite(weight) & (weight >= 0))
+        bad = wrong if bad is None else bad | wrong
+        keep = ~bad & (weight > 0)
+        share = weight
+    if keep is not None:
+        share = jnp.where(keep, share, 0)
+
+    first = state.micro_step == 0
+    before = jnp.where(first, 0, state.weight)
+    total = before + share
+    if watch is not None and not watch.drops:
+        spoiled = before < 0 if bad is None else (before < 0) | bad
+        total = jnp.where(spoiled, GIVEN_UP, total)
+    micro_step = saturating_increment(state.micro_step)
+    sums = _sums(control, work, state, clock, first, keep, weight, inverse)
+    present = [
+        None if item.grad is None else total_of
+        for item, total_of in zip(work.items, sums, strict=True)
+    ]
+    return Intake(
+        work.with_gradients(present),
+        accumulation.scale(total, clock),
+        ready=(micro_step >= accumulation.due(clock)),
+        accumulators=sums,
+        micro_step=micro_step,
+        weight=total,
+        findings=tuple(findings),
+        bad=bad,
+        dropped=None if keep is None else ~keep,
+    )
+
+
+def _sums(
+    control: Control,
+    work: Work,
+    state: State,
+    clock: Clock,
+    first: Array,
+    keep: Array | None,
+    weight: Array | None,
+    inverse: Array | None,
+) -> list[Any]:
+    """The accumulators with the gradients of this call in them."""
+    assert control.accumulation is not None
+    store = control.accumulation.store
+    factor = inverse
+    if weight is not None:
+        wide = weight.astype(clock.dtype)
+        factor = wide if inverse is None else wide * inverse
+    held = match_leaves(state.accumulator, work.leaves, "state.accumulator")
+    sums = []
+    for path, item, kept in zip(work.leaves.paths, work.items, held, strict=True):
+        if item.grad is None:
+            # What an earlier window left must not reach a gradient to come.
+            sums.append(jax.tree.map(partial(_emptied, first), kept))
+            continue
+        store.check(path, kept, item.like)
+        by = None if factor is None else factor.astype(item.dtype)
+        sums.append(accumulate_leaf(store, kept, item.grad, item.like, first, keep, by))
+    return sums
+
+
+def _emptied(first: Array, buffer: Array) -> Array:
+    return jnp.where(first, jnp.zeros_like(buffer), buffer)

@@ -1,0 +1,117 @@
+"""The leaves of one step: gradients, parameters and buffers, checked and in a row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.aliases import PyTree
+from optadamw.numerics import compute_dtype
+from optadamw.paths import Leaves, check_parameters, flatten, match_leaves
+from optadamw.rule import Slot
+from optadamw.state import BUFFERS, State
+
+
+class Item(NamedTuple):
+    """One leaf of the tree: everything that its leaf function is given."""
+
+    grad: Any | None
+    param: Any | None
+    buffers: dict[str, Any]
+    chosen: tuple[bool, ...]
+    """Which of the rules apply to it."""
+    dtype: np.dtype
+    """In which the rules compute."""
+
+    @property
+    def like(self) -> Any:
+        """What has the shape and dtype of the parameter."""
+        return self.grad if self.param is None else self.param
+
+
+@dataclass(frozen=True)
+class Work:
+    """The leaves of one step, in the order of the tree."""
+
+    leaves: Leaves
+    items: list[Item]
+
+    @property
+    def moving(self) -> list[int]:
+        """The leaves that have a gradient."""
+        return [i for i, item in enumerate(self.items) if item.grad is not None]
+
+    def tree(self, values: Sequence[Any]) -> PyTree:
+        return self.leaves.treedef.unflatten(values)
+
+    def with_gradients(self, grads: Sequence[Any]) -> "Work":
+        items = [
+            item._replace(grad=grad)
+            for item, grad in zip(self.items, grads, strict=True)
+        ]
+        return replace(self, items=items)
+
+
+def gathered(
+    leaves: Leaves,
+    grads: Sequence[Any],
+    params: PyTree | None,
+    state: State,
+    slots: Sequence[Slot],
+    choices: Sequence[tuple[bool, ...]],
+) -> Work:
+    """Put everything about one leaf in one place; `leaves` are the parameters'."""
+    columns = {
+        slot.name: match_leaves(getattr(state, slot.name), leaves, f"state.{slot.name}")
+        for slot in slots
+    }
+    items = []
+    for i, grad in enumerate(grads):
+        array = None if params is None else leaves.arrays[i]
+        buffers = {name: column[i] for name, column in columns.items()}
+        dtype = np.dtype(np.float32)
+        if grad is not None:
+            for slot in slots:
+                slot.store.check(leaves.paths[i], buffers[slot.name], leaves.arrays[i])
+            grad = jnp.asarray(grad)
+            dtype = compute_dtype((grad if array is None else array).dtype)
+        items.append(Item(grad, array, buffers, choices[i], dtype))
+    return Work(leaves, items)
+
+
+def check_fields(state: Any, kept: Sequence[str]) -> None:
+    """Refuse what is no State, or the State of another configuration."""
+    if not isinstance(state, State):
+        raise TypeError(
+            f"`state` must be the State that tx.init(params) returned; got "
+            f"{type(state).__name__}. A state of another library is not read "
+            "here, and tx.init starts afresh."
+        )
+    for name in State._fields[1:]:  # `step` is always there, or check_small tells
+        present = getattr(state, name) is not None
+        if present != (name in kept):
+            has = "holds" if present else "lacks"
+            what = f"the buffer `{name}`" if name in BUFFERS else f"`{name}`"
+            raise ValueError(
+                f"`state` {has} {what}, which this transformation "
+                f"{'does not keep' if present else 'keeps'}: it is the state of "
+                "another one. Use the state that this tx.init(params) returned, or "
+                "carry the old one over by name with checkpoint.restore."
+            )
+
+
+def parameters(params: PyTree) -> Leaves:
+    """The leaves of a tree of parameters, checked, as JAX sees them."""
+    leaves = flatten(params)
+    check_parameters(leaves)
+    return leaves._replace(arrays=tuple(_as_array(a) for a in leaves.arrays))
+
+
+def _as_array(leaf: Any) -> Any:
+    """Numbers and NumPy arrays as JAX sees them (float64 only with x64 on)."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf
+    return jnp.asarray(leaf)

@@ -1,0 +1,97 @@
+"""What a call leaves in the state besides the buffers: counters, window, loss scale."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from optadamw.aliases import Array
+from optadamw.control.events import counted, event
+from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.controls import Control
+from optadamw.intake import Intake
+from optadamw.judgement import Finding, remembered
+from optadamw.state import State
+
+
+def ruled(
+    control: Control,
+    intake: Intake,
+    state: State,
+    findings: Sequence[Finding],
+    go: Array,
+    clipped: Array | None,
+) -> dict[str, Any]:
+    """The small fields of the next state, where `go` says whether a step was taken.
+
+    `findings` are those of the intake and those made at the step; `clipped` tells
+    whether a clip changed the gradients, if that is recorded.
+    """
+    no = jnp.zeros((), bool)
+    nonfinite = _any([f.nonfinite for f in findings], no)
+    spike = _any([f.spike for f in findings], no) & ~nonfinite
+    bad = nonfinite | spike
+    if intake.bad is not None:
+        bad = bad | intake.bad
+    fields: dict[str, Any] = {}
+    due = jnp.ones((), bool)
+    if control.accumulation is not None:
+        assert intake.ready is not None
+        assert intake.micro_step is not None and intake.weight is not None
+        due = intake.ready
+        fields["micro_step"] = jnp.where(due, 0, intake.micro_step)
+        fields["weight"] = jnp.where(due, 0, intake.weight)
+    seen: dict[str, Array] = {}
+    if control.spikes is not None:
+        fields["history"], seen = remembered(control, state, list(findings))
+    if state.events is not None:
+        fields["events"] = _events(
+            control,
+            intake,
+            state.events,
+            {"nonfinite": nonfinite, "spikes": spike, "skipped": due & ~go},
+            seen,
+            bad,
+            go,
+            clipped,
+        )
+    if control.loss_scale is not None:
+        fields["loss_scale"] = state.loss_scale
+    if isinstance(control.loss_scale, DynamicLossScale):
+        assert state.loss_scale is not None and state.growth is not None
+        fields["loss_scale"], fields["growth"] = control.loss_scale.after(
+            state.loss_scale, state.growth, bad=nonfinite, good=go
+        )
+    return fields
+
+
+def _events(
+    control: Control,
+    intake: Intake,
+    events: Array,
+    changes: dict[str, Array],
+    values: dict[str, Array],
+    bad: Array,
+    go: Array,
+    clipped: Array | None,
+) -> Array:
+    watch = control.watch
+    if intake.dropped is not None:
+        changes = changes | {"dropped": intake.dropped}
+    if clipped is not None:
+        changes = changes | {"clipped": clipped & go}
+    by_micro_step = control.accumulation is not None and (watch is None or watch.drops)
+    good = ~bad if by_micro_step else go
+    run = event(events, "consecutive")
+    longer = jnp.where(run < jnp.iinfo(jnp.int32).max, run + 1, run)
+    run = jnp.where(bad, longer, jnp.where(good, 0, run))
+    values = values | {"consecutive": run}
+    if watch is not None and watch.max_consecutive is not None:
+        values = values | {"stalled": run >= watch.max_consecutive}
+    return counted(events, changes, values)
+
+
+def _any(flags: Sequence[Array], no: Array) -> Array:
+    for flag in flags:
+        no = no | flag
+    return no

@@ -1,0 +1,92 @@
+"""Loss scaling around a transformation, and the scaled loss."""
+
+import jax.numpy as jnp
+
+from optadamw.aliases import Array, Number, PyTree
+from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
+from optadamw.errors import mistyped
+from optadamw.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
+from optadamw.state import states_in
+from optadamw.transformation import Transformation, controlled, spelled
+
+
+@spelled
+def with_loss_scale(
+    inner: Transformation, loss_scale: Number | DynamicLossScale
+) -> Transformation:
+    """Divide the gradients by the factor that the loss was multiplied by.
+
+    The loss is multiplied by `scale_loss(state, loss)` before it is differentiated, so
+    that 16-bit gradients do not underflow; here they are divided by the same factor,
+    in float32, before anything else looks at them:
+
+        g = float32(g) * (1 / scale)
+
+    A `DynamicLossScale` finds its factor by itself, and brings `skip_nonfinite` with
+    it. It is judged and moves as that is told to: at each micro-batch, or at each
+    window with `on_bad_micro_step="abort"`.
+
+    Args:
+      inner: a transformation of this library.
+      loss_scale: a number > 0 (Keras's `loss_scale_factor`), or a `DynamicLossScale`.
+
+    Returns:
+      A transformation whose state has `loss_scale`, and `growth` if it is dynamic.
+
+    Raises:
+      TypeError, ValueError: at construction, for an `inner` from elsewhere or one that
+        has a loss scale already, or a scale out of its range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optadamw
+      >>> tx = optadamw.with_loss_scale(optadamw.adamw(0.1), 1024.0)
+      >>> params = jnp.ones(2, jnp.float16)
+      >>> state = tx.init(params)
+      >>> def loss(params):
+      ...     return optadamw.scale_loss(state, jnp.sum(params * 1e-6))
+      >>> params, state = tx.step(jax.grad(loss)(params), state, params)
+    """
+    scale: StaticLossScale | DynamicLossScale
+    if isinstance(loss_scale, DynamicLossScale):
+        scale = loss_scale
+    else:
+        number = hyperparameter("loss_scale", loss_scale, POSITIVE)
+        if not isinstance(number, Constant | Dynamic):
+            raise mistyped(
+                "loss_scale", "a number, a 0-d array or a DynamicLossScale", loss_scale
+            )
+        scale = StaticLossScale(number)
+    return controlled("with_loss_scale", inner, loss_scale=scale)
+
+
+def scale_loss(state: PyTree, loss: Array) -> Array:
+    """The loss times the loss scale in `state`, to be differentiated.
+
+    Args:
+      state: the state of a transformation with a loss scale, or of a chain or wrapper
+        of Optax around one.
+      loss: a real array; 16-bit ones are widened to float32, which the product may
+        need.
+
+    Returns:
+      `loss * scale`, float32 or wider.
+
+    Raises:
+      ValueError: there is no loss scale in `state`, or more than one.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, loss_scale=512.0)
+      >>> float(optadamw.scale_loss(tx.init(jnp.ones(2)), jnp.float16(2.0)))
+      1024.0
+    """
+    found = [s.loss_scale for s in states_in(state) if s.loss_scale is not None]
+    if len(found) != 1:
+        count = "no loss scale" if not found else f"{len(found)} loss scales"
+        raise ValueError(
+            f"`state` holds {count}; it must hold one. Ask for it with "
+            "adamw(..., loss_scale=DynamicLossScale())."
+        )
+    loss = jnp.asarray(loss)
+    wide = jnp.promote_types(loss.dtype, jnp.float32)
+    return loss.astype(wide) * found[0].astype(wide)
