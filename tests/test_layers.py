@@ -16,6 +16,7 @@ TABLE = re.search(
 )[1].splitlines()
 
 INSIDE = {
+    "integrations": ["flush", "flax_nnx, flax_linen, equinox, __init__"],
     "demo": [
         "settings",
         "arguments, data, model, optimizers",
@@ -24,7 +25,7 @@ INSIDE = {
         "progress, report, summary",
         "command",
         "__init__",
-    ]
+    ],
 }
 """Folders with layers of their own, where the table names the folder alone."""
 
