@@ -16,6 +16,16 @@ TABLE = re.search(
 )[1].splitlines()
 
 INSIDE = {
+    "checkpoint": [
+        "damage, fitting, inside, names, rename, report",
+        "arrays, matching, record",
+        "meaning, packed, window",
+        "portable",
+        "decisions, file, source",
+        "draft, params",
+        "restore",
+        "__init__",
+    ],
     "integrations": ["flush", "flax_nnx, flax_linen, equinox, __init__"],
     "demo": [
         "settings",

@@ -1,0 +1,11 @@
+"""Saving a state so that it can be taken up again: bit for bit, or by another chain."""
+
+from optadamw.checkpoint.damage import DamagedCheckpoint as DamagedCheckpoint
+from optadamw.checkpoint.file import load as load
+from optadamw.checkpoint.file import save as save
+from optadamw.checkpoint.params import params_of as params_of
+from optadamw.checkpoint.portable import Saved as Saved
+from optadamw.checkpoint.portable import opened as opened
+from optadamw.checkpoint.portable import to_portable as to_portable
+from optadamw.checkpoint.report import Report as Report
+from optadamw.checkpoint.restore import restore as restore

@@ -1,0 +1,157 @@
+"""Which fields of one State are taken from what was saved, and why not the others."""
+
+from dataclasses import dataclass, field
+
+from optadamw.checkpoint.names import Name
+from optadamw.checkpoint.portable import Saved
+from optadamw.checkpoint.record import Meaning
+from optadamw.checkpoint.window import WINDOW, OnPartial, starts_afresh
+
+REMEDY = {
+    "mu": "Restore with the sign it had, or start the moments afresh with "
+    "afresh=('mu',).",
+    "nu_max": "Use the amsgrad that it was saved with, or start the maximum afresh "
+    "with afresh=('nu_max',): it grows again from the second moment.",
+}
+
+STARTS = {
+    "mu": "mu starts at zero",
+    "nu": "nu starts at zero",
+    "nu_max": "nu_max starts at zero and takes the second moment at the next step",
+    "ema": "ema starts as a copy of the parameters that were given",
+    "accumulator": "accumulation begins with an empty window",
+    "micro_step": "",  # the accumulator's sentence says it
+    "weight": "",
+    "loss_scale": "loss_scale starts at its initial value",
+    "growth": "",
+    "events": "all counters start at zero",
+    "history": "the spike guard starts without history",
+    "stats": "statistics are zero until the next step",
+}
+"""How a field starts that was not saved."""
+
+
+@dataclass
+class Decisions:
+    """The fields that start afresh, and what there is to say about it."""
+
+    fresh: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    filled: int = 0
+    """The micro-batches in the saved window."""
+
+    def start(self, name: str, why: str = "") -> None:
+        self.fresh.add(name)
+        if why:
+            self.notes.append(why)
+
+
+def decided(
+    scope: str,
+    fields: tuple[str, ...],
+    saved: Saved,
+    new: Meaning | None,
+    partial_window: OnPartial,
+    afresh: tuple[str, ...],
+) -> Decisions:
+    """Decide about the fields of the State at `scope`.
+
+    Raises:
+      ValueError: a buffer that would be read as another thing than it is.
+    """
+    decisions = Decisions()
+    old, step = saved.meaning.get(scope), saved.steps[scope]
+    present = set(saved.fields[scope])
+    for name in afresh:
+        if name in fields:
+            decisions.start(name, f"{_start(name, step)}, as asked")
+    for name in fields:
+        if name not in present and name not in decisions.fresh:
+            decisions.start(name, _start(name, step))
+    _decide_window(scope, fields, saved, new, partial_window, decisions)
+    if old is not None and new is not None:
+        _decide_meaning(scope, fields, saved, new, decisions)
+    elif present - {"step"}:
+        decisions.notes.append(
+            "what the saved numbers mean was not checked (the sign of mu, the kind of "
+            "nu_max): " + _unknown(old, new)
+        )
+    return decisions
+
+
+def _start(name: str, step: int) -> str:
+    text = STARTS.get(name, f"{name} starts afresh")
+    if name in ("mu", "nu") and step:
+        text += f", and bias correction takes it for the mean of {step:,} gradients"
+    return text
+
+
+def _unknown(old: Meaning | None, new: Meaning | None) -> str:
+    if old is None:
+        return "pass made_by=<the transformation that made them>"
+    return "pass inner=<the transformation inside tx>"
+
+
+def _decide_window(
+    scope: str,
+    fields: tuple[str, ...],
+    saved: Saved,
+    new: Meaning | None,
+    choice: OnPartial,
+    decisions: Decisions,
+) -> None:
+    name = _spelled(scope, "micro_step")
+    filled = int(saved.arrays[name]) if name in saved.arrays else 0
+    decisions.filled, old = filled, saved.meaning.get(scope)
+    reason = starts_afresh(filled, fields, old, new, choice)
+    if reason is not None:
+        decisions.notes.append(reason)
+        decisions.fresh.update(name for name in WINDOW if name in fields)
+    elif filled and choice == "keep" and old and new and old != new:
+        was, now = (m.get("window") for m in (old, new))
+        if was != now:
+            decisions.notes.append(
+                f"the open window goes on by the new rule: {now} instead of {was}"
+            )
+
+
+def _decide_meaning(
+    scope: str,
+    fields: tuple[str, ...],
+    saved: Saved,
+    new: Meaning,
+    decisions: Decisions,
+) -> None:
+    old, present = saved.meaning[scope], set(saved.fields[scope])
+    for name, remedy in REMEDY.items():
+        both = name in fields and name in present and name not in decisions.fresh
+        if both and old.get(name) != new.get(name):
+            raise ValueError(
+                f"`{name}` was saved as {old.get(name)}; here it is {new.get(name)}. "
+                f"{remedy}"
+            )
+    for name in ("history", "stats"):
+        if name in fields and name in present and old.get(name) != new.get(name):
+            why = f"{STARTS[name]}: it held {old.get(name)}, now {new.get(name)}"
+            decisions.start(name, why)
+    if "loss_scale" in fields and "loss_scale" in present:
+        _decide_scale(
+            float(saved.arrays[_spelled(scope, "loss_scale")]), new, decisions
+        )
+
+
+def _decide_scale(value: float, new: Meaning, decisions: Decisions) -> None:
+    """A saved scale is taken unless this configuration would not hold it."""
+    scale = new["loss_scale"]
+    if scale["kind"] == "static" and scale["scale"] != value:
+        why = f"loss_scale is {scale['scale']!r} as given, not {value!r} as saved"
+        decisions.start("loss_scale", why)
+    if scale["kind"] == "dynamic":
+        low, high = scale["minimum"], scale["maximum"]
+        if not low <= value <= high:
+            why = f"loss_scale {value!r} as saved is not in [{low!r}, {high!r}]"
+            decisions.start("loss_scale", f"{STARTS['loss_scale']}: {why}")
+
+
+def _spelled(scope: str, name: str) -> str:
+    return str(Name(scope, name, ""))

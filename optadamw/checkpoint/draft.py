@@ -1,0 +1,125 @@
+"""A restore on its way: what is taken, and what is to be said of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from optadamw.checkpoint.decisions import Decisions
+from optadamw.checkpoint.fitting import dtype_of, fitted
+from optadamw.checkpoint.matching import is_around, left_over
+from optadamw.checkpoint.names import Name
+from optadamw.checkpoint.packed import counters
+from optadamw.checkpoint.portable import Saved
+from optadamw.checkpoint.record import Meaning
+from optadamw.checkpoint.report import Report, grouped
+from optadamw.errors import at_leaf
+
+
+@dataclass
+class Draft:
+    """A restore on its way: what is taken, and what the report will say of it."""
+
+    source: Saved
+    decisions: Mapping[str, Decisions]
+    cast: bool
+    kept: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
+    casts: list[tuple[str, str, str]] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    young: list[str] = field(default_factory=list)
+    """Moments that are fresh where others of their buffer are not."""
+
+    def leaf(self, name: Name, like: Any, taken: str | None) -> Any:
+        """What stands in the new state under `name`."""
+        spelled = str(name)
+        if taken is None or self._is_stale(name, taken, like):
+            if isinstance(like, jax.ShapeDtypeStruct):
+                raise at_leaf(
+                    spelled,
+                    "it was not saved, and is to be made of parameters that were given "
+                    "as shapes.",
+                    "Pass the parameters themselves.",
+                )
+            self._note_fresh(name, like)
+            self.fresh.append(spelled)
+            return like
+        array = self.source.arrays[taken]
+        self.used.append(taken)
+        if name.field == "events":
+            array = self._counters(name, array, like)
+        self.kept.append(spelled)
+        if taken != spelled:
+            self.renamed.append((spelled, taken))
+        if array.dtype != dtype_of(like):
+            self.casts.append((spelled, str(array.dtype), str(dtype_of(like))))
+        placed = fitted(spelled, array, like, cast=self.cast)
+        self._note_around(name, placed, like)
+        return placed
+
+    def _is_stale(self, name: Name, taken: str, like: Any) -> bool:
+        """Whether it is an accumulator of another dtype, in which nothing counts."""
+        if name.field != "accumulator" or self.decisions[name.scope].filled:
+            return False
+        return self.source.arrays[taken].dtype != dtype_of(like)
+
+    def _counters(self, name: Name, array: np.ndarray, like: Any) -> np.ndarray:
+        has_history = "history" not in self.decisions[name.scope].fresh
+        old = self.source.meaning.get(name.scope)
+        array, lost = counters(array, old, like, keep_history=has_history)
+        if lost:
+            self.notes.append(f"counters that are no more: {', '.join(lost)}")
+        return array
+
+    def _note_fresh(self, name: Name, like: Any) -> None:
+        step = max(self.source.steps.values())
+        is_counter = np.issubdtype(dtype_of(like), np.integer) and np.shape(like) == ()
+        if is_around(name) and is_counter and step:
+            value = int(jax.device_get(like))
+            self.notes.append(f"{name} starts at {value}, at step {step:,}")
+        whole = name.field in self.decisions.get(name.scope, Decisions()).fresh
+        if name.field in ("mu", "nu") and not whole and step:
+            self.young.append(str(name))
+
+    def _note_around(self, name: Name, placed: Any, like: Any) -> None:
+        """Injected hyperparameters are state, and override those that are given."""
+        if not is_around(name) or np.shape(like) != ():
+            return
+        if "hyperparams" in name.path.split("/"):
+            was, given = (np.asarray(jax.device_get(x)).item() for x in (placed, like))
+            if was != given:
+                self.notes.append(f"{name} is {was!r} as saved, not {given!r} as given")
+
+    def report(self, new: Mapping[str, Meaning]) -> Report:
+        notes = [n for d in self.decisions.values() for n in d.notes] + self.notes
+        if self.young:
+            step = max(self.source.steps.values())
+            notes.append(
+                f"{grouped(self.young)}: starting at zero, and bias correction takes "
+                f"it for the mean of {step:,} gradients"
+            )
+        over = left_over(self.source.arrays, self.used)
+        return Report(
+            step=max(self.source.steps.values()),
+            kept=tuple(self.kept),
+            fresh=tuple(self.fresh),
+            left_over=over + self.source.others,
+            renamed=tuple(self.renamed),
+            cast=tuple(self.casts),
+            changed=tuple(_changes(self.source.meaning, new)),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+
+def _changes(old: Mapping[str, Meaning], new: Mapping[str, Meaning]) -> list[str]:
+    """The rules that were and are not, and that are and were not."""
+    changes = []
+    for scope in old.keys() & new.keys():
+        was, now = (list(m[scope].get("rules", ())) for m in (old, new))
+        changes += [f"- {line}" for line in was if line not in now]
+        changes += [f"+ {line}" for line in now if line not in was]
+    return changes

@@ -1,0 +1,144 @@
+"""One file per checkpoint, replaced as a whole or not at all."""
+
+import contextlib
+import os
+import secrets
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import optax
+
+from optadamw.aliases import PyTree
+from optadamw.checkpoint.damage import damaged
+from optadamw.checkpoint.portable import Saved, gather, opened, record_of
+from optadamw.checkpoint.record import ENTRY
+
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file belongs to a writer that was killed."""
+
+
+def save(
+    path: str | os.PathLike[str],
+    tx: optax.GradientTransformation,
+    state: PyTree,
+    params: PyTree = None,
+) -> None:
+    """Write a state, and parameters if they are given, to one .npz file.
+
+    The file appears whole under its name or not at all: it is written under another
+    name in the same folder, brought to the disk, and then renamed. A process or
+    machine that dies on the way leaves the file that was there before.
+    `np.load` reads it; the names are those of `to_portable`.
+
+    Args:
+      path: the file; its folder must exist.
+      tx: the transformation that made `state`.
+      state: its state, between any two calls.
+      params: the parameters, or None.
+
+    Raises:
+      OSError: the file cannot be written; the one before it stays.
+      TypeError, ValueError: as `to_portable`.
+
+    Example:
+      >>> import os, tempfile, jax.numpy as jnp, optadamw
+      >>> from optadamw import checkpoint
+      >>> params, tx = {"w": jnp.ones(2)}, optadamw.adamw(1e-3)
+      >>> path = os.path.join(tempfile.mkdtemp(), "run.npz")
+      >>> checkpoint.save(path, tx, tx.init(params), params)
+      >>> checkpoint.load(path)  # doctest: +ELLIPSIS
+      <Saved: step 0, 4 arrays, with parameters, by optadamw ...>
+    """
+    gathered = gather(tx, state, params)
+    # The file behind a symbolic link is replaced, not the link.
+    target = Path(os.path.realpath(path))
+    with _replacing(target) as file, ThreadPoolExecutor(1) as thread:
+        # Digests are made while the arrays are written: both take about as long.
+        record = thread.submit(record_of, gathered)
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in gathered.plain.items():
+                _write(archive, name, array)
+            _write(archive, ENTRY, record.result())
+
+
+def load(path: str | os.PathLike[str]) -> Saved:
+    """Read a file that `save` wrote, and check every bit of it.
+
+    Args:
+      path: the file.
+
+    Returns:
+      What `restore` and `params_of` take.
+
+    Raises:
+      OSError: there is no such file, or it cannot be read.
+      DamagedCheckpoint: it is cut short, altered, or not a checkpoint.
+      ValueError: it was written in a later format.
+
+    Example:
+      See `save`.
+    """
+    with open(path, "rb") as file:
+        try:
+            arrays = _entries(file)
+        except Exception as error:  # zip, NumPy: more kinds than can be listed
+            raise damaged(
+                f"'{os.fspath(path)}' is no whole .npz file ({error})."
+            ) from error
+    return opened(arrays)
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    """One entry as np.savez writes it, but without the time of day."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _entries(file: BinaryIO) -> dict[str, Any]:
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `target` when the block ends well."""
+    _sweep(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed writers of `target` left."""
+    for path in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another writer was faster
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name to the disk too; Windows does so by itself."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

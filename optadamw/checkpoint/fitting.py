@@ -1,0 +1,98 @@
+"""Fitting one saved array to the leaf that takes its place."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.errors import at_leaf
+
+KINDS = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_)
+
+
+def fitted(name: str, array: np.ndarray, like: Any, *, cast: bool) -> Any:
+    """`array` in place of `like`, or an error that names the leaf."""
+    _check_fits(name, array, like, cast=cast)
+    dtype = dtype_of(like)
+    if array.dtype != dtype:
+        array = _cast(name, array, dtype)
+    return _placed(array, like)
+
+
+def _check_fits(name: str, array: np.ndarray, like: Any, *, cast: bool) -> None:
+    """Refuse another shape, and another dtype unless it may be cast."""
+    if array.shape != np.shape(like):
+        raise at_leaf(
+            name,
+            f"it was saved with shape {array.shape}, and here it has {np.shape(like)}.",
+            "Restore into parameters of the shape they had, name the saved leaf that "
+            "is meant with rename={'its/path': 'saved/path'}, or start it afresh with "
+            "rename={'its/path': None} or afresh=('its field',).",
+        )
+    wanted = dtype_of(like)
+    if array.dtype == wanted:
+        return
+    if _kind(array.dtype) != _kind(wanted):
+        raise at_leaf(
+            name,
+            f"it was saved as {array.dtype}, and here it is {wanted}: another kind of "
+            "number.",
+            "Make a transformation and parameters of the kind that was saved.",
+        )
+    if not cast:
+        raise at_leaf(
+            name,
+            f"it was saved as {array.dtype}, and here it is {wanted}.",
+            "Pass cast=True to convert it, or keep the dtype that it had (mu_dtype, "
+            "the parameters' dtype, jax_enable_x64).",
+        )
+
+
+def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` in another dtype of its kind, rounded to nearest.
+
+    A finite number beyond the dtype becomes its largest, as in a step; a counter that
+    does not fit is refused.
+    """
+    if jnp.issubdtype(dtype, jnp.floating):
+        most = float(jnp.finfo(dtype).max)
+        if most < float(jnp.finfo(array.dtype).max):
+            wide = array.astype(np.result_type(array.dtype, np.float32), copy=False)
+            array = np.where(np.isfinite(wide), np.clip(wide, -most, most), wide)
+    elif jnp.issubdtype(dtype, jnp.integer) and array.size:
+        bounds = jnp.iinfo(dtype)
+        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
+            raise at_leaf(
+                name,
+                f"it was saved as {array.dtype}, and {array.max()} does not fit "
+                f"{dtype}.",
+            )
+    return array.astype(dtype)
+
+
+def dtype_of(like: Any) -> np.dtype:
+    """The dtype of an array or of a Python number as JAX sees it."""
+    dtype = getattr(like, "dtype", None)
+    return np.dtype(jnp.result_type(like)) if dtype is None else dtype
+
+
+def _placed(array: np.ndarray, like: Any) -> Any:
+    """`array` where `like` is, of its kind: on its devices, in its sharding."""
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return jax.device_put(np.array(array), like.sharding)
+    if not isinstance(like, jax.Array):
+        return array.copy() if isinstance(like, np.ndarray) else array.item()
+    if like.weak_type and like.shape == ():
+        # Only a Python number makes a weak array, without which a step that was
+        # compiled for `like` would be compiled again.
+        array = array.item()
+    else:
+        # A copy of our own: on CPU, device_put would share the caller's memory.
+        array = np.array(array)
+    # A sharding given to device_put binds to its devices what was bound to none.
+    return jax.device_put(array, like.sharding if like.committed else None)
+
+
+def _kind(dtype: np.dtype) -> Any:
+    return next((kind for kind in KINDS if jnp.issubdtype(dtype, kind)), None)

@@ -1,0 +1,110 @@
+"""Which saved leaf takes the place of each leaf of a new state."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from optadamw.checkpoint.names import AROUND, PARAMS, Name
+from optadamw.checkpoint.rename import Renaming, old_paths
+from optadamw.errors import at_leaf, near
+from optadamw.state import BUFFERS
+
+
+def matched(
+    names: Sequence[Name],
+    saved: Collection[str],
+    fresh: Mapping[str, Collection[str]],
+    rename: Renaming,
+) -> list[str | None]:
+    """The name of the saved leaf for each of `names`; None: it starts afresh.
+
+    Args:
+      names: the leaves of the new state.
+      saved: the names of the saved ones.
+      fresh: by scope, the fields that start afresh whatever was saved.
+      rename: from the paths of parameters now to those that were saved.
+
+    Raises:
+      ValueError: a new leaf that was not saved, where its buffer also lost one, so
+        that it may be the same under another name; a saved name that does not exist.
+    """
+    trees = [name for name in names if is_renamable(name)]
+    old = old_paths(rename, (name.path for name in trees))
+    found: list[str | None] = []
+    for name in names:
+        if name.field in fresh.get(name.scope, ()):
+            found.append(None)
+            continue
+        path = old[name.path] if is_renamable(name) else name.path
+        source = None if path is None else str(name._replace(path=path))
+        if source is not None and source not in saved:
+            if path != name.path:
+                raise at_leaf(
+                    str(name),
+                    f"`rename` takes it from '{source}', which was not saved.",
+                    f"Saved names near it: {near(source, saved)}.",
+                )
+            _check_form(str(name), saved)
+            source = None
+        found.append(source)
+    _check_losses(names, found, saved, fresh, old)
+    return found
+
+
+def is_renamable(name: Name) -> bool:
+    """Whether the path of a leaf is that of a parameter."""
+    return name.scope == PARAMS or name.field in BUFFERS
+
+
+def _check_form(name: str, saved: Collection[str]) -> None:
+    """Refuse a buffer that was saved in other pieces than it has now."""
+    for other in saved:
+        if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
+            raise at_leaf(
+                name,
+                f"it was saved in another form, as '{other}'.",
+                "Restore into the form that it had, or start its field afresh.",
+            )
+
+
+def _check_losses(
+    names: Sequence[Name],
+    found: Sequence[str | None],
+    saved: Collection[str],
+    fresh: Mapping[str, Collection[str]],
+    old: Mapping[str, str | None],
+) -> None:
+    """Refuse a buffer in which leaves are new and others are left over."""
+    used = {source for source in found if source is not None}
+    new = defaultdict(list)
+    for name, source in zip(names, found, strict=True):
+        starts = name.field in fresh.get(name.scope, ())
+        asked = starts or not is_renamable(name) or old[name.path] is None
+        if source is None and not asked:
+            new[name.scope, name.field].append(name)
+    for (scope, field), leaves in new.items():
+        prefix = str(Name(scope, field, "")) + "/"
+        lost = [n for n in saved if n.startswith(prefix) and n not in used]
+        if lost:
+            path, was = leaves[0].path, lost[0].removeprefix(prefix)
+            near_it = near(path, [n.removeprefix(prefix) for n in lost])
+            raise at_leaf(
+                str(leaves[0]),
+                f"it was not saved, and '{lost[0]}' has no place here: a parameter may "
+                "have been renamed.",
+                f"Say which it was, rename={{{path!r}: {was!r}}} (left over: "
+                f"{near_it}), or that it is new, rename={{{path!r}: None}}.",
+            )
+
+
+def left_over(saved: Collection[str], used: Collection[str]) -> tuple[str, ...]:
+    """The saved leaves of a state that were not used."""
+    return tuple(
+        name
+        for name in saved
+        if name not in used and name != PARAMS and not name.startswith(f"{PARAMS}/")
+    )
+
+
+def is_around(name: Name) -> bool:
+    """Whether a leaf belongs to what Optax wrapped around the State."""
+    return name.scope == AROUND

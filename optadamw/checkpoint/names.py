@@ -1,0 +1,132 @@
+"""Names for the leaves of a state, whatever wraps it.
+
+step                        a field of the State
+mu/dense/kernel             a leaf of a field, its path as patterns spell it
+around/0/count              a leaf of what Optax wrapped around the State
+states/1/mu/dense/kernel    a leaf of the second of several States
+params/dense/kernel         a parameter
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from optadamw.aliases import PyTree
+from optadamw.paths import Keys, flatten
+from optadamw.state import State
+
+AROUND, STATES, PARAMS = "around", "states", "params"
+
+
+class Name(NamedTuple):
+    """The name of one leaf, in parts."""
+
+    scope: str
+    """Empty for the State if there is one, "states/1", "around" or "params"."""
+    field: str
+    """The field of the State; empty elsewhere."""
+    path: str
+    """The path below."""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+class Named(NamedTuple):
+    """A tree as names and leaves, and the way back."""
+
+    names: tuple[Name, ...]
+    leaves: tuple[Any, ...]
+    treedef: Any
+    fields: dict[str, tuple[str, ...]]
+    """The fields that each State has, by its scope."""
+
+    def unflatten(self, leaves: Sequence[Any]) -> PyTree:
+        return self.treedef.unflatten(leaves)
+
+
+def named_state(state: PyTree, what: str = "state") -> Named:
+    """The leaves of a state, by name.
+
+    Args:
+      state: a State, anything that Optax wrapped around one or more, or the nested
+        dicts that Orbax makes of these.
+      what: how an error calls it.
+
+    Raises:
+      ValueError: there is no State in it, or two leaves of one name.
+    """
+    leaves = flatten(state)
+    found = _states(state)
+    if not found:
+        raise ValueError(
+            f"`{what}` holds no State of this library; got {type(state).__name__}. "
+            "Pass what tx.init or a step returned, or what was saved of it."
+        )
+    alone = len(found) == 1
+    scopes = {keys: "" if alone else "/".join((STATES, *keys)) for keys, _ in found}
+    names = [_name(keys, scopes) for keys in leaves.keys]
+    _check_distinct(names)
+    fields = {scopes[keys]: _fields(node) for keys, node in found}
+    return Named(tuple(names), leaves.arrays, leaves.treedef, fields)
+
+
+def named_params(params: PyTree) -> Named:
+    """The leaves of a tree of parameters, by name."""
+    leaves = flatten(params)
+    names = [Name(PARAMS, "", path) for path in leaves.paths]
+    _check_distinct(names)
+    return Named(tuple(names), leaves.arrays, leaves.treedef, {})
+
+
+def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
+    """Every State in a tree with the keys that lead to it."""
+    found = []
+
+    def marked(node: Any) -> Any:
+        if _is_state(node):
+            found.append(node)
+            return _Mark()
+        return 0
+
+    marks = flatten(jax.tree.map(marked, tree, is_leaf=_is_state))
+    pairs = zip(marks.keys, marks.arrays, strict=True)
+    keys = [key for key, mark in pairs if isinstance(mark, _Mark)]
+    return list(zip(keys, found, strict=True))
+
+
+class _Mark:
+    """Stands where a State stood."""
+
+
+def _is_state(node: Any) -> bool:
+    """Whether `node` is a State, or the dict that Orbax makes of one."""
+    if isinstance(node, Mapping):
+        return "step" in node and set(node) <= set(State._fields)
+    return isinstance(node, State)
+
+
+def _fields(state: Any) -> tuple[str, ...]:
+    pairs = state.items() if isinstance(state, Mapping) else state._asdict().items()
+    present = {name for name, value in pairs if value is not None}
+    return tuple(name for name in State._fields if name in present)
+
+
+def _name(keys: Keys, scopes: dict[Keys, str]) -> Name:
+    for length in range(len(keys) + 1):
+        scope = scopes.get(keys[:length])
+        if scope is not None:
+            return Name(scope, keys[length], "/".join(keys[length + 1 :]))
+    return Name(AROUND, "", "/".join(keys))
+
+
+def _check_distinct(names: Sequence[Name]) -> None:
+    seen: set[str] = set()
+    for name in map(str, names):
+        if name in seen:
+            raise ValueError(
+                f"Two leaves are called '{name}': a key with a '/' in it looks like a "
+                "subtree. Rename one of them."
+            )
+        seen.add(name)

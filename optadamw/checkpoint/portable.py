@@ -1,0 +1,245 @@
+"""A state as a flat mapping of names to NumPy arrays, and back to what it says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from optadamw.aliases import PyTree
+from optadamw.checkpoint.arrays import (
+    digests,
+    dtype_named,
+    on_host,
+    plain,
+    plain_dtype,
+)
+from optadamw.checkpoint.damage import damaged
+from optadamw.checkpoint.inside import transformations_in
+from optadamw.checkpoint.meaning import meaning_of
+from optadamw.checkpoint.names import PARAMS, Name, named_params, named_state
+from optadamw.checkpoint.record import (
+    ENTRY,
+    Entry,
+    Meaning,
+    Record,
+    library_version,
+    unpacked,
+)
+from optadamw.errors import at_leaf, mistyped
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state that was saved, checked: what `restore` and `params_of` take."""
+
+    arrays: Mapping[str, np.ndarray]
+    """Every leaf by its name, in its own dtype."""
+    fields: Mapping[str, tuple[str, ...]]
+    """The fields of each State, by its scope."""
+    meaning: Mapping[str, Meaning]
+    """What their numbers mean, as far as it is known."""
+    library: str | None = None
+    """The version of the library that wrote it, if it was written."""
+    others: tuple[str, ...] = ()
+    """Names that stood beside it and are not part of it."""
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The optimizer steps that each State had taken, by its scope."""
+        named = {scope: str(Name(scope, "step", "")) for scope in self.fields}
+        return {scope: _step(self.arrays[name]) for scope, name in named.items()}
+
+    @property
+    def has_params(self) -> bool:
+        """Whether parameters were saved with the state."""
+        return any(n == PARAMS or n.startswith(f"{PARAMS}/") for n in self.arrays)
+
+    def __repr__(self) -> str:
+        steps = ", ".join(str(step) for step in dict.fromkeys(self.steps.values()))
+        parts = [f"step {steps}", f"{len(self.arrays)} arrays"]
+        parts += ["with parameters"] if self.has_params else []
+        parts += [f"by optadamw {self.library}"] if self.library else []
+        return f"<Saved: {', '.join(parts)}>"
+
+
+def to_portable(
+    tx: optax.GradientTransformation, state: PyTree, params: PyTree = None
+) -> dict[str, np.ndarray]:
+    """The state as a flat dict of NumPy arrays that anything can keep.
+
+        {"step": ..., "mu/dense/kernel": ..., ..., "optadamw.json": ...}
+
+    The names are the fields of State and the paths of the parameters; what Optax
+    wrapped around it is under "around/...". The last entry, bytes of JSON, records
+    the format, each array's dtype, shape and SHA-256, and what in `tx` gives the
+    numbers their meaning. bfloat16 is kept as uint16. `np.savez`,
+    `flax.serialization.msgpack_serialize`, pickle and Orbax keep the dict as it is
+    (arrays without elements, which Orbax refuses, are in the record alone).
+
+    Args:
+      tx: the transformation that made `state`: of this library, an Optax wrapper
+        around one, or the one inside `optax.inject_hyperparams`.
+      state: its state, between any two calls, in the middle of a window too.
+      params: parameters to keep with it, under "params/...".
+
+    Returns:
+      The mapping. On CPU its arrays share memory with the state; JAX does not write
+      into memory that is shared, so the next step may donate the state (and then, once,
+      does not reuse it).
+
+    Raises:
+      TypeError: a leaf that is no array of numbers.
+      ValueError: no State in `state`, or an array sharded over processes.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> from optadamw import checkpoint
+      >>> params = {"w": jnp.ones(2)}
+      >>> tx = optadamw.adamw(1e-3)
+      >>> sorted(checkpoint.to_portable(tx, tx.init(params)))
+      ['mu/w', 'nu/w', 'optadamw.json', 'step']
+    """
+    gathered = gather(tx, state, params)
+    return gathered.plain | {ENTRY: record_of(gathered)}
+
+
+class Gathered(NamedTuple):
+    """Everything that will be in a checkpoint but its record."""
+
+    saved: Saved
+    plain: dict[str, np.ndarray]
+    """The arrays that hold numbers, in NumPy's own dtypes."""
+
+
+def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> Gathered:
+    """The arrays of a state, and of parameters if there are any, on the host."""
+    saved = described(state, tx, "state")
+    if params is not None:
+        named = named_params(params)
+        names = [str(name) for name in named.names]
+        pairs = zip(names, named.leaves, strict=True)
+        arrays = {name: on_host(name, leaf) for name, leaf in pairs}
+        saved = replace(saved, arrays={**saved.arrays, **arrays})
+    kept = {name: plain(array) for name, array in saved.arrays.items() if array.size}
+    return Gathered(saved, kept)
+
+
+def record_of(gathered: Gathered) -> np.ndarray:
+    """The record of what was gathered; this reads every byte of it."""
+    saved = gathered.saved
+    sums = digests([plain(array) for array in saved.arrays.values()])
+    record = Record(
+        entries={
+            name: Entry(array.dtype.name, array.shape, digest)
+            for (name, array), digest in zip(saved.arrays.items(), sums, strict=True)
+        },
+        fields=saved.fields,
+        meaning=saved.meaning,
+        library=library_version(),
+    )
+    return record.packed()
+
+
+def opened(portable: Mapping[str, Any]) -> Saved:
+    """Check a portable mapping against its record, and decode it.
+
+    Args:
+      portable: what `to_portable` returned, after whatever kept it.
+
+    Returns:
+      The arrays and what they mean.
+
+    Raises:
+      DamagedCheckpoint: an array that is missing or altered, by a single bit even.
+      ValueError: another format.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> from optadamw import checkpoint
+      >>> tx = optadamw.adamw(1e-3)
+      >>> portable = checkpoint.to_portable(tx, tx.init(jnp.ones(2)))
+      >>> checkpoint.opened(portable).arrays["mu"].tolist()
+      [0.0, 0.0]
+    """
+    if ENTRY not in portable:
+        raise damaged(
+            f"The checkpoint has no entry '{ENTRY}', which to_portable makes."
+        )
+    record = unpacked(portable[ENTRY])
+    arrays = {name: _entry(portable, name, e) for name, e in record.entries.items()}
+    expected = [entry.sha256 for entry in record.entries.values()]
+    for name, found, wanted in zip(
+        arrays, digests(list(arrays.values())), expected, strict=True
+    ):
+        if found != wanted:
+            raise damaged(f"Leaf '{name}' of the checkpoint was altered.")
+    return Saved(
+        arrays={
+            name: array.view(dtype_named(record.entries[name].dtype))
+            for name, array in arrays.items()
+        },
+        fields=record.fields,
+        meaning=record.meaning,
+        library=record.library,
+        others=tuple(n for n in portable if n not in arrays and n != ENTRY),
+    )
+
+
+def described(
+    state: PyTree, made_by: optax.GradientTransformation | None, what: str
+) -> Saved:
+    """A state in memory as if it had been saved; what made it tells its meaning."""
+    named = named_state(state, what)
+    names = [str(name) for name in named.names]
+    pairs = zip(names, named.leaves, strict=True)
+    arrays = {name: on_host(name, leaf) for name, leaf in pairs}
+    saved = Saved(arrays, named.fields, {})
+    return replace(saved, meaning=meanings(made_by, saved.steps))
+
+
+def meanings(
+    tx: optax.GradientTransformation | None, steps: Mapping[str, int]
+) -> dict[str, Meaning]:
+    """What the States mean that `tx` makes, by scope; empty where it cannot be told."""
+    if tx is None:
+        return {}
+    if not isinstance(tx, optax.GradientTransformation):
+        raise mistyped("tx", "an Optax gradient transformation", tx)
+    found = transformations_in(tx)
+    if len(found) != len(steps):
+        return {}
+    return {
+        scope: meaning_of(part, step)
+        for part, (scope, step) in zip(found, steps.items(), strict=True)
+    }
+
+
+def _step(array: np.ndarray) -> int:
+    if array.shape != () or not np.issubdtype(array.dtype, np.integer):
+        raise at_leaf(
+            "step",
+            f"it must be an integer; got {array.dtype}{list(array.shape)}.",
+            "Of a state under vmap take the members one by one: jax.tree.map(lambda x: "
+            "x[i], state).",
+        )
+    return int(array)
+
+
+def _entry(portable: Mapping[str, Any], name: str, entry: Entry) -> np.ndarray:
+    dtype = plain_dtype(dtype_named(entry.dtype))
+    if 0 in entry.shape:
+        return np.zeros(entry.shape, dtype)
+    if name not in portable:
+        raise damaged(f"The checkpoint has no entry '{name}', which its record lists.")
+    array = np.asarray(jax.device_get(portable[name]))
+    if array.dtype != dtype or array.shape != entry.shape:
+        hint = "JAX narrows 64 bits without jax_enable_x64. "
+        raise damaged(
+            f"Leaf '{name}' of the checkpoint is {array.dtype}{list(array.shape)}, "
+            f"recorded as {dtype}{list(entry.shape)}. "
+            f"{hint if dtype.itemsize >= 8 else ''}".rstrip()
+        )
+    return array

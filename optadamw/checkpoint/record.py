@@ -1,0 +1,107 @@
+"""The record in a checkpoint: what its arrays are and what their numbers mean."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from optadamw.checkpoint.damage import damaged
+
+FORMAT = 1
+"""The version of names and record; a later one reads this one, not the reverse."""
+ENTRY = "optadamw.json"
+"""The name under which the record stands among the arrays."""
+
+Meaning = Mapping[str, Any]
+"""What the numbers of a State mean, and the rules that made them, as JSON."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array: what it is, and the digest of its bytes (`arrays.digests`)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that a checkpoint says about itself."""
+
+    entries: Mapping[str, Entry]
+    fields: Mapping[str, tuple[str, ...]]
+    """The fields of each State, by its scope."""
+    meaning: Mapping[str, Meaning]
+    """Of each State, as far as it is known."""
+    library: str
+
+    def packed(self) -> np.ndarray:
+        """The record as an array of bytes, with a digest of its own."""
+        body = {
+            "format": FORMAT,
+            "library": self.library,
+            "entries": {
+                name: [entry.dtype, list(entry.shape), entry.sha256]
+                for name, entry in self.entries.items()
+            },
+            "fields": {scope: list(names) for scope, names in self.fields.items()},
+            "meaning": dict(self.meaning),
+        }
+        text = _json({"record": body, "sha256": _digest(body)})
+        return np.frombuffer(text.encode(), np.uint8)
+
+
+def unpacked(array: Any) -> Record:
+    """The record in an array of bytes.
+
+    Raises:
+      DamagedCheckpoint: no record, or an altered one.
+      ValueError: a record of another format.
+    """
+    try:
+        whole = json.loads(np.asarray(array).astype(np.uint8).tobytes())
+        body = whole["record"]
+        is_whole = _digest(body) == whole["sha256"]
+        found = body["format"]
+    except Exception as error:
+        raise damaged(
+            f"The record '{ENTRY}' of the checkpoint is unreadable."
+        ) from error
+    if not is_whole:
+        raise damaged(f"The record '{ENTRY}' of the checkpoint was altered.")
+    if found != FORMAT:
+        raise ValueError(
+            f"The checkpoint has format {found!r}, written by optadamw "
+            f"{body.get('library')}; this version reads format {FORMAT}. Use a version "
+            "of optadamw that is at least as new."
+        )
+    return Record(
+        entries={
+            name: Entry(dtype, tuple(shape), digest)
+            for name, (dtype, shape, digest) in body["entries"].items()
+        },
+        fields={scope: tuple(names) for scope, names in body["fields"].items()},
+        meaning=body["meaning"],
+        library=body["library"],
+    )
+
+
+def library_version() -> str:
+    """The version of this library, for the record."""
+    try:
+        return metadata.version("optadamw")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "0.0.0"
+
+
+def _digest(body: Any) -> str:
+    return hashlib.sha256(_json(body).encode()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

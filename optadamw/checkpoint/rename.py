@@ -1,0 +1,57 @@
+"""Under which path a parameter was saved."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from optadamw.errors import mistyped, near
+
+Renaming = Mapping[str, str | None] | Callable[[str], str | None] | None
+"""From the path now to the path then; None in place of a path: start afresh."""
+
+_FORMS = "a mapping from new paths to old ones, or a function of the new path"
+
+
+def old_paths(rename: Renaming, paths: Iterable[str]) -> dict[str, str | None]:
+    """For each path of a parameter, the path that it was saved under.
+
+    Raises:
+      TypeError: `rename` or a path in it is of another kind.
+      ValueError: a key that is the path of no parameter and of no subtree.
+    """
+    present = list(dict.fromkeys(paths))
+    if rename is None:
+        return {path: path for path in present}
+    if isinstance(rename, Mapping):
+        _check_keys(rename, present)
+        return {path: _mapped(rename, path) for path in present}
+    if not callable(rename):
+        raise mistyped("rename", _FORMS, rename)
+    return {path: _text(rename(path)) for path in present}
+
+
+def _mapped(rename: Mapping[str, str | None], path: str) -> str | None:
+    """The path after the longest key that covers it, a subtree's or its own."""
+    parts = path.split("/")
+    for length in range(len(parts), 0, -1):
+        key = "/".join(parts[:length])
+        if key in rename:
+            old = _text(rename[key])
+            return None if old is None else "/".join([old, *parts[length:]])
+    return path
+
+
+def _check_keys(rename: Mapping[str, str | None], paths: list[str]) -> None:
+    for key in rename:
+        if not isinstance(key, str):
+            raise mistyped("rename", _FORMS, key)
+        if not any(path == key or path.startswith(f"{key}/") for path in paths):
+            raise ValueError(
+                f"`rename` speaks of '{key}', which is no parameter and no subtree of "
+                "them. Its keys are paths as they are now; near it: "
+                f"{near(key, paths)}."
+            )
+
+
+def _text(path: str | None) -> str | None:
+    if path is not None and not isinstance(path, str):
+        raise mistyped("rename", _FORMS, path)
+    return path

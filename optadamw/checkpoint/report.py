@@ -1,0 +1,73 @@
+"""What a restore did, to be read by a person or asserted by a program."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_MOST = 4
+"""So many names of one field are listed; more are counted."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each leaf, by the names that `to_portable` gives.
+
+    Attributes:
+      step: the optimizer steps that the restored state has taken.
+      kept: leaves taken from what was saved.
+      fresh: leaves as `tx.init(params)` makes them.
+      left_over: saved leaves that were not used.
+      renamed: pairs of a kept leaf and the saved one that it was taken from.
+      cast: kept leaves that were rounded or widened, with both dtypes.
+      changed: the parts of the chain that were ("- ...") and are now ("+ ...").
+      notes: what follows from that, in sentences.
+    """
+
+    step: int
+    kept: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    cast: tuple[tuple[str, str, str], ...] = ()
+    changed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything was kept and nothing was left over or changed."""
+        return not (self.fresh or self.left_over or self.cast)
+
+    def __str__(self) -> str:
+        lines = [f"Restored step {self.step:,}."]
+        lines += _row("kept", grouped(self.kept))
+        lines += _row("fresh", grouped(self.fresh))
+        lines += _row("left over", grouped(self.left_over))
+        lines += _row(
+            "renamed", _some(f"{new} from {old}" for new, old in self.renamed)
+        )
+        lines += _row("cast", _some(f"{n} {old} to {new}" for n, old, new in self.cast))
+        lines += [f"  changed    {line}" for line in self.changed]
+        lines += [f"  note       {line}" for line in self.notes]
+        return "\n".join(lines)
+
+
+def _row(title: str, text: str) -> list[str]:
+    return [f"  {title:<11}{text}"] if text else []
+
+
+def grouped(names: Iterable[str]) -> str:
+    """A short list of names, by their first part: few are listed, many are counted."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.split("/")[0], []).append(name)
+    shown = [
+        f"{first} ({len(group)} leaves)" if len(group) > _MOST else ", ".join(group)
+        for first, group in groups.items()
+    ]
+    return ", ".join(shown)
+
+
+def _some(texts: Iterable[str]) -> str:
+    listed = list(texts)
+    rest = len(listed) - _MOST
+    more = [f"and {rest} more"] if rest > 0 else []
+    return ", ".join(listed[:_MOST] + more)
