@@ -168,11 +168,11 @@ def _finish(
     leaf = leaf._replace(buffers=kept)
     overwrites = []
     for rule, values in zip(program.rules, scalars, strict=True):
-        committed = commit.read(written, leaf.buffers)
-        leaf, overwrite = rule.after_commit(committed, leaf, values)
+        target = commit.read(written, leaf.buffers)
+        leaf, overwrite = rule.after_commit(target, leaf, values)
         if overwrite is not None:
             overwrites.append(overwrite.when)
-            target = jnp.where(overwrite.when, overwrite.value, committed)
+            target = jnp.where(overwrite.when, overwrite.value, target)
             written, kept = commit.write(target, param, leaf.buffers, site)
             leaf = leaf._replace(buffers=kept)
     committed = commit.read(written, leaf.buffers)

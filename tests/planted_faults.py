@@ -295,9 +295,9 @@ FAULTS = [
     ),
     Fault(
         "the global norm forgets the last parameter",
-        "walk.py",
-        "[part.astype(widest) for part in squares], rescaled",
-        "[part.astype(widest) for part in squares[:-1] or squares], rescaled",
+        "norms.py",
+        "total_norm(squares, again) if rescued",
+        "total_norm(squares[:-1] or squares, again) if rescued",
         knob("clip_global_norm"),
     ),
     Fault(
@@ -318,8 +318,8 @@ FAULTS = [
     Fault(
         "the counter is a Python number",
         "state.py",
-        "return jnp.zeros((), jnp.int32)",
-        "return 0",
+        "return jnp.asarray(value)",
+        "return value.item()",
         DEFAULT,
     ),
     Fault(
@@ -339,22 +339,22 @@ FAULTS = [
     Fault(
         "a parameter without a gradient loses its moments",
         "walk.py",
-        "return untouched, item.buffers",
-        "return untouched, jax.tree.map(jnp.zeros_like, item.buffers)",
+        "output, kept = item.param, item.buffers",
+        "output, kept = item.param, jax.tree.map(jnp.zeros_like, item.buffers)",
         "test_reference.py::test_a_missing_gradient_touches_nothing",
     ),
     Fault(
         "the average is of the parameter before the step",
         "leaf.py",
-        "committed = commit.read(written, leaf.buffers)",
-        "committed = before",
+        "target = commit.read(written, leaf.buffers)",
+        "target = before",
         knob("ema_decay"),
     ),
     Fault(
         "the average is of the parameter before it is rounded",
         "leaf.py",
-        "committed = commit.read(written, leaf.buffers)",
-        "committed = before + update",
+        "target = commit.read(written, leaf.buffers)",
+        "target = before + update",
         f"{ALL_ON} -k 'bfloat16 or float16'",
     ),
     Fault(
