@@ -37,6 +37,8 @@ class Intake(NamedTuple):
     """Whether what came in was found wanting; None: it was not looked at."""
     dropped: Array | None = None
     """Whether it was left out of its window."""
+    arrived: bool = True
+    """Whether gradients came in with this call; not with a flush."""
 
 
 def whole(
@@ -60,6 +62,7 @@ def partial_window(control: Control, work: Work, state: State, clock: Clock) -> 
         accumulators=[item.grad for item in work.items],
         micro_step=state.micro_step,
         weight=state.weight,
+        arrived=False,
     )
 
 
@@ -84,7 +87,10 @@ def accumulated(
     findings = [] if loss is None else [loss]
     if watch is not None and watch.drops and work.moving:
         norm = norm_of(work, inverse)
-        findings.append(found(control, state, "grad_norm", norm, jnp.ones((), bool)))
+        judged = jnp.ones((), bool)
+        findings.append(
+            found(control, state, "grad_norm", norm, judged, work.largest_norm)
+        )
 
     bad = None
     for finding in findings:

@@ -1,5 +1,6 @@
 """Judging one gradient: is its norm, is its loss, what they should be?"""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,11 +29,15 @@ class Finding(NamedTuple):
 
 
 def found(
-    control: Control, state: State, name: str, value: Array, judged: Array
+    control: Control,
+    state: State,
+    name: str,
+    value: Array,
+    judged: Array,
+    most: float = math.inf,
 ) -> Finding:
-    """Judge one signal where `judged`."""
-    value = value.astype(jnp.float32)
-    nonfinite = judged & ~jnp.isfinite(value)
+    """Judge one signal where `judged`; beyond `most` it counts as not finite."""
+    nonfinite = judged & ~(jnp.isfinite(value) & (jnp.abs(value) <= most))
     if control.spikes is None or name not in control.spikes.of:
         return Finding(name, value, judged, nonfinite, judged & False, None)
     assert state.history is not None and state.events is not None

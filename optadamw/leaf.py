@@ -43,6 +43,7 @@ class Program:
     update_dtype: np.dtype | None
     emit: Emit
     measures: bool = False
+    is_bounded: bool = False
 
 
 def _start(
@@ -66,6 +67,7 @@ def _start(
         second_is_corrected=False,
         param=None if param is None else program.commit.read(param, decoded),
         buffers=decoded,
+        is_bounded=program.is_bounded,
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import PyTree
-from optadamw.numerics import compute_dtype
+from optadamw.numerics import compute_dtype, largest_square_root
 from optadamw.paths import Leaves, check_parameters, flatten, match_leaves
 from optadamw.rule import Slot
 from optadamw.state import BUFFERS, State
@@ -43,6 +43,11 @@ class Work:
     def moving(self) -> list[int]:
         """The leaves that have a gradient."""
         return [i for i, item in enumerate(self.items) if item.grad is not None]
+
+    @property
+    def largest_norm(self) -> float:
+        """The norm up to which the square of every element is finite."""
+        return min(largest_square_root(self.items[i].dtype) for i in self.moving)
 
     def tree(self, values: Sequence[Any]) -> PyTree:
         return self.leaves.treedef.unflatten(values)

@@ -69,6 +69,8 @@ class Leaf(NamedTuple):
     param: Array | None
     """The parameter before the step."""
     buffers: Mapping[str, Array]
+    is_bounded: bool = False
+    """Whether a guard has refused what is not finite or has no finite square."""
 
     def value(self) -> Array:
         update = self.numerator
@@ -103,6 +105,8 @@ class Rule:
     needs_params: ClassVar[bool] = False
     reads_norm: ClassVar[bool] = False
     """Whether `norm_scalars` gets the global norm of the updates so far."""
+    shrinks: ClassVar[bool] = False
+    """Whether no element of the update is larger after `apply` than before."""
     keeps_norm: ClassVar[bool] = False
     """Whether the update has the same norm after `apply` as before."""
 

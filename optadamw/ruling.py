@@ -81,7 +81,9 @@ def _events(
     if clipped is not None:
         changes = changes | {"clipped": clipped & go}
     by_micro_step = control.accumulation is not None and (watch is None or watch.drops)
-    good = ~bad if by_micro_step else go
+    good = go
+    if by_micro_step:
+        good = ~bad if intake.arrived else jnp.zeros((), bool)
     run = event(events, "consecutive")
     longer = jnp.where(run < jnp.iinfo(jnp.int32).max, run + 1, run)
     run = jnp.where(bad, longer, jnp.where(good, 0, run))

@@ -256,7 +256,8 @@ class Composition:
         late = watch is not None and (control.accumulation is None or not watch.drops)
         if late and norms.work.moving:
             norm = norms.of_gradients()[0]
-            finding = found(control, state, "grad_norm", norm, judged=go)
+            most = norms.work.largest_norm
+            finding = found(control, state, "grad_norm", norm, go, most)
             findings.append(finding)
             go = go & ~finding.bad
         return go, findings
@@ -316,10 +317,21 @@ class Composition:
                     update_dtype=self.update_dtype,
                     emit=emit,
                     measures=statistics is not None and statistics.norms,
+                    is_bounded=self._is_bounded,
                 )
             return known[chosen, upto]
 
         return program
+
+    @property
+    def _is_bounded(self) -> bool:
+        """Whether gradients that reach the moments have finite squares."""
+        if self.control.watch is None:
+            return False
+        accumulation = self.control.accumulation
+        early = [rule for rule in self.rules if rule.stage == Stage.GRADIENT]
+        averaged = accumulation is None or accumulation.use_grad_mean
+        return averaged and all(rule.shrinks for rule in early)
 
     def _pass(
         self,

@@ -68,7 +68,7 @@ class Moments(Rule):
         return one_minus_power(beta, t) if self.bias_correction else 1.0
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        g = _held(leaf.value())
+        g = leaf.value() if leaf.is_bounded else _held(leaf.value())
         mu = scalars["b1"] * leaf.buffers["mu"] + scalars["one_minus_b1"] * g
         nu = scalars["b2"] * leaf.buffers["nu"] + scalars["one_minus_b2"] * (g * g)
         leaf = leaf._replace(gradient=g, numerator=mu, denominator=None, second=nu)

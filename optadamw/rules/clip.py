@@ -20,6 +20,7 @@ class _Clip(Rule):
     limit: Hyperparameter
 
     stage: ClassVar[Stage] = Stage.GRADIENT
+    shrinks: ClassVar[bool] = True
 
     @property
     def latest(self) -> Stage:

@@ -15,6 +15,7 @@ class Maximize(Rule):
 
     stage: ClassVar[Stage] = Stage.GRADIENT
     once: ClassVar[bool] = True
+    shrinks: ClassVar[bool] = True
     keeps_norm: ClassVar[bool] = True
     verb: ClassVar[str] = "maximize"
 
