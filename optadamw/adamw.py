@@ -22,6 +22,7 @@ from optadamw.rules.decay import DecayMode, add_decoupled_weight_decay
 from optadamw.rules.ema import ema_params
 from optadamw.rules.maximize import maximize as maximize_objective
 from optadamw.rules.rate import scale_by_learning_rate
+from optadamw.store import dense
 from optadamw.transformation import Transformation, chain, spelled
 from optadamw.wrappers.loss_scale import with_loss_scale
 from optadamw.wrappers.multi_steps import multi_steps
@@ -211,6 +212,7 @@ def adamw(
 
 def _accumulated(tx: Transformation, steps: Any, dtype: Any) -> Transformation:
     if steps is not None:
+        dense("accumulator_dtype", dtype)  # checked under adamw's name for it
         return multi_steps(tx, _every(steps), dtype=dtype)
     if dtype is not None:
         raise ValueError(

@@ -1,21 +1,16 @@
 """The averaged parameters in the place of the trained ones, for a time or for good."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from optadamw.aliases import PyTree
+from optadamw.errors import at_leaf
 from optadamw.operands import parameters
 from optadamw.paths import match_leaves
 from optadamw.rules.ema import ema_of
-from optadamw.state import State, states_in
-
-
-class Swapped(NamedTuple):
-    """A state whose average and parameters have changed places; it takes no steps."""
-
-    state: State
+from optadamw.state import State, Swapped, states_in
 
 
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
@@ -47,7 +42,7 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     """
     if isinstance(state, Swapped):
         original = state.state
-        match_leaves(params, parameters(original.ema), "`params`")
+        _check_like(params, original.ema)
         return original.ema, original._replace(ema=params)
     if not isinstance(state, State):
         raise TypeError(
@@ -55,8 +50,22 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
             f"{type(state).__name__}. From the state of a wrapper take the State in it."
         )
     average = ema_of(state)
-    match_leaves(params, parameters(average), "`params`")
+    _check_like(params, average)
     return average, Swapped(state._replace(ema=params))
+
+
+def _check_like(params: PyTree, average: PyTree) -> None:
+    leaves = parameters(average)
+    for path, param, mean in zip(
+        leaves.paths,
+        match_leaves(params, leaves, "`params`"),
+        leaves.arrays,
+        strict=True,
+    ):
+        if jnp.shape(param) != mean.shape:
+            raise at_leaf(
+                path, f"it has shape {jnp.shape(param)}, its average {mean.shape}."
+            )
 
 
 def finalize(state: PyTree, params: PyTree) -> PyTree:

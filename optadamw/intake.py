@@ -48,6 +48,11 @@ def whole(
     loss = found_of_loss(control, state, extra)
     findings = () if loss is None else (loss,)
     bad = None if loss is None else loss.bad
+    weight = weight_of(extra)
+    if weight is not None and control.watch is not None:
+        # Alone in its window its size is nothing, but it must be a weight.
+        wrong = ~(jnp.isfinite(weight) & (weight > 0))
+        bad = wrong if bad is None else bad | wrong
     return Intake(work, control.unscale(state, clock), findings=findings, bad=bad)
 
 

@@ -87,6 +87,14 @@ def gathered(
     return Work(leaves, items)
 
 
+def check_buffers(state: State, leaves: Leaves, slots: Sequence[Slot]) -> None:
+    """Refuse buffers of another structure, shape or dtype than the parameters'."""
+    for slot in slots:
+        kept = match_leaves(getattr(state, slot.name), leaves, f"state.{slot.name}")
+        for path, buffer, array in zip(leaves.paths, kept, leaves.arrays, strict=True):
+            slot.store.check(path, buffer, array)
+
+
 def check_fields(state: Any, kept: Sequence[str]) -> None:
     """Refuse what is no State, or the State of another configuration."""
     if not isinstance(state, State):

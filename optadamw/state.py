@@ -48,6 +48,12 @@ class State(NamedTuple):
     """Statistics of the last step taken, float32, packed; `stats_of` names them."""
 
 
+class Swapped(NamedTuple):
+    """A state whose average and parameters have changed places; it takes no steps."""
+
+    state: State
+
+
 BUFFERS = ("mu", "nu", "nu_max", "ema", "accumulator")
 """The fields that are trees like the parameters; the others are small."""
 
@@ -97,13 +103,22 @@ def check_small(state: State, like: Mapping[str, Any]) -> None:
 
 
 def states_in(tree: PyTree) -> list[State]:
-    """Every State in the state of a chain or wrapper, in order."""
+    """Every State in the state of a chain or wrapper, in order.
+
+    Raises:
+      ValueError: there is one whose average and parameters have changed places.
+    """
     nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
-    return [node for node in nodes if _is_state(node)]
+    if any(isinstance(node, Swapped) for node in nodes):
+        raise ValueError(
+            "`state` is a Swapped, in which the average and the parameters have "
+            "changed places. Change them back with swap_ema first."
+        )
+    return [node for node in nodes if isinstance(node, State)]
 
 
 def _is_state(node: object) -> bool:
-    return isinstance(node, State)
+    return isinstance(node, State | Swapped)
 
 
 def _keys(found: Any) -> list[str]:

@@ -26,7 +26,7 @@ from optadamw.judgement import Finding, found
 from optadamw.leaf import Emit, Program
 from optadamw.norms import Norms, Scalars, chosen_rows
 from optadamw.numerics import saturating_increment
-from optadamw.operands import Work, check_fields, gathered, parameters
+from optadamw.operands import Work, check_buffers, check_fields, gathered, parameters
 from optadamw.order import check_order
 from optadamw.paths import Leaves, flatten, gradients_for
 from optadamw.recording import finished, recorded
@@ -140,8 +140,13 @@ class Composition:
         if self.control.accumulation is None:
             check_fields(state, self._fields)
             return params, state
-        grads = state.accumulator if isinstance(state, State) else None
-        work, clock = self._begin(grads, state, params, "param")
+        if isinstance(params, State):
+            raise TypeError(
+                "`params` is a State; the order of the arguments is (state, params)."
+            )
+        check_fields(state, self._fields)
+        check_buffers(state, parameters(params), self.kept[-1:])
+        work, clock = self._begin(state.accumulator, state, params, "param")
         intake = partial_window(self.control, work, state, clock)
         return self._conclude(intake, state, clock, {}, params, "param")
 
@@ -253,14 +258,14 @@ class Composition:
         elif intake.bad is not None:
             go = ~intake.bad
         findings = list(intake.findings)
-        late = watch is not None and (control.accumulation is None or not watch.drops)
-        if late and norms.work.moving:
-            norm = norms.of_gradients()[0]
-            most = norms.work.largest_norm
-            finding = found(control, state, "grad_norm", norm, go, most)
-            findings.append(finding)
-            go = go & ~finding.bad
-        return go, findings
+        if watch is None or not norms.work.moving:
+            return go, findings
+        norm, most = norms.of_gradients()[0], norms.work.largest_norm
+        if control.accumulation is not None and watch.drops:
+            # Each gradient that was kept is good; their sum may overflow all the same.
+            return go & (norm <= most), findings
+        finding = found(control, state, "grad_norm", norm, go, most)
+        return go & ~finding.bad, [*findings, finding]
 
     def _norms(
         self,
@@ -326,12 +331,8 @@ class Composition:
     @property
     def _is_bounded(self) -> bool:
         """Whether gradients that reach the moments have finite squares."""
-        if self.control.watch is None:
-            return False
-        accumulation = self.control.accumulation
         early = [rule for rule in self.rules if rule.stage == Stage.GRADIENT]
-        averaged = accumulation is None or accumulation.use_grad_mean
-        return averaged and all(rule.shrinks for rule in early)
+        return self.control.watch is not None and all(r.shrinks for r in early)
 
     def _pass(
         self,

@@ -1,14 +1,32 @@
 """The benchmarks run, write what they say they write, and refuse less work."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import check, contenders, interference, ratios, targets, workloads
+import optadamw
+from benchmarks import (
+    check,
+    compiled,
+    contenders,
+    interference,
+    plans,
+    ratios,
+    report,
+    suite,
+    targets,
+    timing,
+    workloads,
+)
+from benchmarks.contenders.contender import Contender
 
 _ROOT = Path(__file__).parent.parent
 _TREE = workloads.large(quick=True)
@@ -77,11 +95,62 @@ def test_a_wrong_name_is_an_error() -> None:
     assert "invalid choice: 'forest'" in run.stderr
 
 
-def _errors(config: workloads.Config) -> dict[str, float]:
-    contender = contenders.find("optax")
-    assert not isinstance(contender, str)
-    session = contender.open(config, _TREE, workloads.parameters(_TREE, seed=0))
-    expected = check.expect(_TREE, _EVERYTHING, seed=0)
+def test_nothing_to_measure_is_an_error() -> None:
+    run = _benchmarks("--config", "memory", "--step-only")
+    assert run.returncode == 2
+    assert "nothing is left to measure" in run.stderr
+
+
+@pytest.mark.parametrize("config", workloads.CONFIGS)
+def test_every_configuration_is_measured_as_planned(config: str) -> None:
+    asked = ("optadamw", "optadamw+abort", "optadamw+bare", "optadamw+guard+stats")
+    asked += ("optadamw+accumulate+drop+clip+ema+all", "add", "read", "optax")
+    settings = suite.Settings(
+        configs=(config,), contenders=asked, rounds=2, compile_rounds=1, quick=True
+    )
+    plan = plans.PLANS[config]
+    cases = list(suite.cases(dataclasses.replace(settings, trees=plan.trees[:1])))
+    (case,) = cases
+    assert list(case["contenders"]) == [n for n in plan.contenders if n in asked]
+    for name, figures in case["contenders"].items():
+        assert not {"absent", "refused"} & set(figures), (name, figures)
+        assert ("step_s" in figures) == ("steps" in plan.parts)
+        assert ("trace_s" in figures) == ("compilation" in plan.parts)
+        assert figures["aliased_bytes"] == figures["donated_bytes"]
+        is_checked = "steps" in plan.parts and name not in ("add", "read")
+        assert ("check" in figures) == is_checked
+    text = report.case(case)
+    assert all(name in text for name in case["contenders"])
+
+
+def test_everyone_who_is_planned_can_be_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for name in plans.CONTENDERS:
+        assert isinstance(contenders.find(name), Contender | str)
+    with pytest.raises(KeyError, match="wings"):
+        contenders.find("optadamw+wings")
+
+
+def _open(
+    name: str, config: workloads.Config
+) -> tuple[Contender, contenders.contender.Session]:
+    contender = contenders.find(name)
+    if isinstance(contender, str):
+        # Only the peers that pip does not bring along with the tests can be absent.
+        pytest.skip({"keras": "Keras", "torch": "PyTorch"}[name] + f" is {contender}")
+    parameters = workloads.parameters(_TREE, seed=0)
+    return contender, contender.open(config, _TREE, parameters)
+
+
+def _errors(
+    config: workloads.Config,
+    wanted: workloads.Config = _EVERYTHING,
+    name: str = "optax",
+) -> dict[str, float]:
+    contender, session = _open(name, config)
+    expected = check.expect(_TREE, wanted, seed=0)
     return check.errors(session, contender.conventions, expected)
 
 
@@ -106,6 +175,126 @@ def test_less_or_other_work_fails_the_check(less: dict[str, float | None]) -> No
     assert max(errors.values()) > 10
 
 
+_WINDOWS = dataclasses.replace(_EVERYTHING, accumulate_steps=3)
+
+
+def test_the_same_windows_pass_the_check_with_room() -> None:
+    assert max(_errors(_WINDOWS, _WINDOWS).values()) < 0.5
+    for name in ("optadamw", "optadamw+drop", "optadamw+abort"):
+        assert max(_errors(_WINDOWS, _WINDOWS, name).values()) < 0.5
+
+
+@pytest.mark.parametrize("name", ["keras", "torch"])
+def test_peers_accumulate_as_they_are_checked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    config = workloads.CONFIGS["accumulate"]
+    assert max(_errors(config, config, name).values()) < 0.5
+
+
+@pytest.mark.parametrize("steps", [None, 2, 4])
+def test_other_windows_fail_the_check(steps: int | None) -> None:
+    other = dataclasses.replace(_WINDOWS, accumulate_steps=steps)
+    assert max(_errors(other, _WINDOWS).values()) > 10
+
+
+@pytest.mark.parametrize("name", ["optax", "optadamw+abort", "optadamw+drop"])
+@pytest.mark.parametrize("steps", [None, 2])
+def test_a_guard_that_is_missing_is_noticed(name: str, steps: int | None) -> None:
+    guarded = dataclasses.replace(_EVERYTHING, accumulate_steps=steps, guard=True)
+    bare = dataclasses.replace(guarded, guard=False)
+    if steps is None and name != "optax":
+        name = "optadamw"  # what a bad micro-batch costs is of windows alone
+    expected = check.expect(_TREE, guarded, seed=0)
+    assert check.refuses_nan(_open(name, guarded)[1], expected)
+    assert not check.refuses_nan(_open(name.split("+")[0], bare)[1], expected)
+
+
+def test_what_memory_costs_is_computed() -> None:
+    config = workloads.CONFIGS["accumulate"]
+    drawn = [list(workloads.gradients(_TREE, 0, 0, i)) for i in range(2)]
+    for name, calls in (("add", 2), ("set-or-add", config.window + 2)):
+        _, session = _open(name, config)
+        for call in range(calls):
+            session.load(drawn[call % 2])
+            session.step()
+        session.wait()
+        for total, leaves in zip(
+            session.parameters(), zip(*drawn, strict=True), strict=True
+        ):
+            np.testing.assert_array_equal(total, sum(leaves).reshape(-1))
+    _, session = _open("read", config)
+    session.load(drawn[0])
+    session.step()
+    for total, leaf in zip(session.parameters(), drawn[0], strict=True):
+        np.testing.assert_allclose(total, [leaf.sum()], rtol=1e-3)
+
+
+def test_memory_is_that_of_jit_step() -> None:
+    config = workloads.CONFIGS["memory"]
+    contender = contenders.find("optadamw+guard+stats")
+    assert not isinstance(contender, str)
+    tx = optadamw.adamw(
+        config.learning_rate,
+        config.b1,
+        config.b2,
+        config.eps,
+        weight_decay=config.weight_decay,
+        skip_nonfinite=True,
+        stats=True,
+    )
+    state = jax.eval_shape(tx.init, _TREE)
+    memory = tx.jit_step.lower(_TREE, state, _TREE).compile().memory_analysis()
+    assert memory is not None
+    used = compiled.memory(contender, config, _TREE)
+    assert used["aliased_bytes"] == used["donated_bytes"] > 3 * used["parameter_bytes"]
+    assert used["temporary_bytes"] == memory.temp_size_in_bytes
+
+
+class _Recorder:
+    """A session that notes what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda: self.asked.append(name)
+
+
+@pytest.mark.parametrize(
+    ("timed", "turns"),
+    [
+        # The calls of two turns of two timed calls, the first call of each not timed.
+        ("every", [3, 3]),
+        ("accumulating", [4, 4]),
+        ("applying", [6, 6]),
+    ],
+)
+def test_calls_are_timed_by_their_place_in_the_window(
+    timed: plans.Call, turns: list[int]
+) -> None:
+    plan = plans.Plan(timed=timed)
+    session, kept = _Recorder(), []
+
+    def times(call: int) -> bool:
+        if plan.times(call, window=3):
+            kept.append(call)
+            return True
+        return False
+
+    samples, _ = timing.alternate({"it": session}, times, 2, 2, 0.0, seed=0)
+    assert [len(turn) for turn in samples["it"]] == [2, 2]
+    moves = [i for i, name in enumerate(session.asked) if name == "move"]
+    steps = [
+        session.asked[start:end].count("step")
+        for start, end in zip(moves, [*moves[1:], None], strict=True)
+    ]
+    assert steps == turns
+    last = {"every": range(3), "accumulating": (0, 1), "applying": (2,)}[timed]
+    assert {call % 3 for call in kept} <= set(last)
+
+
 def test_a_ratio_compares_within_each_round() -> None:
     # The machine is three times slower in the last two of four rounds.
     ours, theirs = [[1.0, 9.0, 1.0], [1.0], [3.0], [3.0]], [[2.0], [2.0], [6.0], [6.0]]
@@ -128,6 +317,54 @@ def test_rounds_that_others_disturbed_are_replaced_while_patience_lasts(
     )
     assert disturbance == {"others": 0.02, "replaced_rounds": 1}
     assert rounds == [-1, 1]
+
+
+def test_targets_add_up_phases_and_those_they_are_against() -> None:
+    def measured(target: targets.Target) -> Any:
+        phases = {name: [1.0, 2.0] for name in ("trace_s", "lower_s", "compile_s")}
+        case = {
+            "parameter_bytes": 100,
+            "contenders": {
+                "ours": {"step_s": [[3.0], [6.0]], "temporary_bytes": 5, **phases},
+                "bare": {"step_s": [[1.0, 1.0, 9.0], [2.0]], "temporary_bytes": 2},
+                "read": {"step_s": [[0.5], [1.0]]},
+                "peer": {name: [2.0, 4.0] for name in phases},
+            },
+        }
+        found = targets._measured(target, case)
+        return found and found.median
+
+    against = functools.partial(targets.Target, "step_s", None, "ours")
+    assert measured(against(("bare", "read"))) == 2.0
+    assert measured(against(("bare", "peer"))) is None
+    assert measured(targets.Target("build_s", None, "ours", ("peer",))) == 0.5
+    assert measured(targets.Target("build_s", None, "ours", ("read",))) is None
+    largest = targets.Target("temporaries", 0.01, ("bare", "ours"), called="of both")
+    assert measured(largest) == 0.05
+    assert str(largest) == "temporaries, of both / parameters <= 0.01"
+    assert str(against(("bare", "read"))) == "step time, ours / (bare + read)"
+
+
+def test_every_target_is_of_someone_who_is_planned() -> None:
+    for target in targets.TARGETS:
+        judged = target.contender
+        names = {judged} if isinstance(judged, str) else set(judged)
+        for config in target.config or ():
+            assert names | set(target.against) <= set(plans.PLANS[config].contenders)
+
+
+def test_what_is_not_promised_is_reported() -> None:
+    case = {
+        "tree": "large",
+        "config": "guard",
+        "parameter_bytes": 100,
+        "disturbance": {"stepping": {"others": 0.0}},
+        "contenders": {
+            "optadamw": {"step_s": [[1.0]]},
+            "optadamw+guard+norms": {"step_s": [[3.0]], "temporary_bytes": 100},
+        },
+    }
+    assert [v["verdict"] for v in targets.judge(case, None)] == ["reported"] * 2
 
 
 def _verdict(ours: list[float], exempt: str | None = None, others: float = 0.0) -> str:

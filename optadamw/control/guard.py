@@ -50,6 +50,8 @@ def guard(on_bad: object, max_consecutive: object) -> Guard:
         rule = "a whole number >= 1, or None"
         if isinstance(max_consecutive, bool) or not isinstance(max_consecutive, int):
             raise mistyped("max_consecutive", rule, max_consecutive)
+        if max_consecutive >= 2**31:
+            raise invalid("max_consecutive", "below 2**31", max_consecutive)
         if max_consecutive < 1:
             raise invalid("max_consecutive", rule, max_consecutive)
     return Guard(on_bad, max_consecutive)

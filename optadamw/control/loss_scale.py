@@ -14,6 +14,9 @@ from optadamw.aliases import Array
 from optadamw.errors import invalid, mistyped
 from optadamw.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**127
+"""Bounds of a scale: its reciprocal is a normal float32 too, or nearly."""
+
 
 @dataclass(frozen=True)
 class StaticLossScale:
@@ -36,7 +39,9 @@ class DynamicLossScale:
     in float32. A bad gradient is one that is not finite; a spike is not one. With
     `growth_factor=2, backoff_factor=0.5` it is Keras's `LossScaleOptimizer`
     (`dynamic_growth_steps` is the interval), and with all defaults but `initial=2**16`
-    PyTorch's `GradScaler`, both within the bounds.
+    PyTorch's `GradScaler`, both within the bounds and to the last bit. (Factors that
+    float32 does not hold, such as 1.1, are rounded to it first; PyTorch multiplies by
+    the double, and the two part by an ulp at most changes.)
 
     Attributes:
       initial: the first scale.
@@ -77,13 +82,13 @@ class DynamicLossScale:
         interval = self.growth_interval
         if isinstance(interval, bool) or not isinstance(interval, int):
             raise mistyped("growth_interval", "a whole number of steps >= 1", interval)
-        if interval < 1:
-            raise invalid("growth_interval", "a whole number of steps >= 1", interval)
+        if not 1 <= interval < 2**31:
+            raise invalid("growth_interval", "whole and in [1, 2**31)", interval)
         if not self.growth_factor > 1:
             raise invalid("growth_factor", "> 1", self.growth_factor)
         if not self.backoff_factor < 1:
             raise invalid("backoff_factor", "in (0, 1)", self.backoff_factor)
-        if self.maximum > 2.0**127 or self.minimum < 2.0**-126:
+        if self.maximum > LARGEST or self.minimum < SMALLEST:
             raise ValueError(
                 "`minimum` and `maximum` must lie in [2**-126, 2**127], where float32 "
                 f"is exact; got {self.minimum!r} and {self.maximum!r}."

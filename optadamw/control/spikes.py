@@ -47,7 +47,8 @@ class Spikes:
         through after some time.
         """
         here = jnp.arange(self.window) == seen % self.window
-        row = jnp.where(when & here, jnp.minimum(value, limit), row)
+        held = jnp.minimum(value, limit).astype(row.dtype)
+        row = jnp.where(when & here, held, row)
         # It stays below twice the window, full or not, and never overflows.
         following = jnp.where(seen + 1 < 2 * self.window, seen + 1, self.window)
         return row, jnp.where(when, following, seen)

@@ -1,10 +1,18 @@
 """Loss scaling around a transformation, and the scaled loss."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from optadamw.aliases import Array, Number, PyTree
-from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
-from optadamw.errors import mistyped
+from optadamw.control.loss_scale import (
+    LARGEST,
+    SMALLEST,
+    DynamicLossScale,
+    StaticLossScale,
+)
+from optadamw.errors import invalid, mistyped
 from optadamw.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
 from optadamw.state import states_in
 from optadamw.transformation import Transformation, controlled, spelled
@@ -50,13 +58,21 @@ def with_loss_scale(
     if isinstance(loss_scale, DynamicLossScale):
         scale = loss_scale
     else:
-        number = hyperparameter("loss_scale", loss_scale, POSITIVE)
-        if not isinstance(number, Constant | Dynamic):
-            raise mistyped(
-                "loss_scale", "a number, a 0-d array or a DynamicLossScale", loss_scale
-            )
-        scale = StaticLossScale(number)
+        scale = StaticLossScale(_static(loss_scale))
     return controlled("with_loss_scale", inner, loss_scale=scale)
+
+
+def _static(loss_scale: Any) -> Constant | Dynamic:
+    if callable(loss_scale) or isinstance(loss_scale, str):
+        rule = "a number, a 0-d array or a DynamicLossScale"
+        raise mistyped("loss_scale", rule, loss_scale)
+    number = hyperparameter("loss_scale", loss_scale, POSITIVE)
+    assert isinstance(number, Constant | Dynamic)
+    known = not (isinstance(number, Dynamic) and number.is_traced)
+    if known and not SMALLEST <= float(jax.device_get(number.value)) <= LARGEST:
+        rule = "in [2**-126, 2**127], where float32 is exact"
+        raise invalid("loss_scale", rule, loss_scale)
+    return number
 
 
 def scale_loss(state: PyTree, loss: Array) -> Array:
@@ -73,6 +89,7 @@ def scale_loss(state: PyTree, loss: Array) -> Array:
 
     Raises:
       ValueError: there is no loss scale in `state`, or more than one.
+      TypeError: the loss is complex or an integer.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -88,5 +105,7 @@ def scale_loss(state: PyTree, loss: Array) -> Array:
             "adamw(..., loss_scale=DynamicLossScale())."
         )
     loss = jnp.asarray(loss)
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise mistyped("loss", "real and floating", loss.dtype)
     wide = jnp.promote_types(loss.dtype, jnp.float32)
     return loss.astype(wide) * found[0].astype(wide)

@@ -93,6 +93,8 @@ def _sigmas(value: Number) -> Constant | Dynamic:
 
 
 def _signals(of: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(of, str | tuple | list):
+        raise mistyped("of", "'grad_norm', 'loss', or both in a sequence", of)
     names = (of,) if isinstance(of, str) else tuple(of)
     if not names or len(set(names)) < len(names) or not set(names) <= set(SIGNALS):
         raise invalid("of", "'grad_norm', 'loss', or both", of)
