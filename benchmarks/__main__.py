@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import contenders, environment, report, suite
+from benchmarks import contenders, environment, plans, report, suite
 from benchmarks.contenders.contender import Contender
 from benchmarks.workloads import CONFIGS, TREES
 
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     for option, choices, default in (
         ("--tree", TREES, _DEFAULTS.trees),
         ("--config", CONFIGS, _DEFAULTS.configs),
-        ("--contenders", contenders.NAMES, _DEFAULTS.contenders),
+        ("--contenders", plans.CONTENDERS, _DEFAULTS.contenders),
     ):
         parser.add_argument(
             option, nargs="+", metavar="NAME", choices=choices, default=default
@@ -71,9 +71,9 @@ def _settings(arguments: argparse.Namespace, threads: int) -> suite.Settings:
     # Quick is to see that everything runs; explicit counts still win.
     counts = (3, 1, 1) if arguments.quick else (15, 3, 3)
     return suite.Settings(
-        trees=tuple(arguments.tree),
+        trees=arguments.tree and tuple(arguments.tree),
         configs=tuple(arguments.config),
-        contenders=tuple(arguments.contenders),
+        contenders=arguments.contenders and tuple(arguments.contenders),
         rounds=arguments.rounds or counts[0],
         burst=arguments.burst or counts[1],
         compile_rounds=arguments.compile_rounds or counts[2],
@@ -93,6 +93,8 @@ def _list() -> None:
     for name in contenders.NAMES:
         found = contenders.find(name)
         print(f"  {name}: {'installed' if isinstance(found, Contender) else found}")
+    print("contenders that are optadamw with other parts:")
+    print(*(f"  {n}" for n in plans.CONTENDERS if n not in contenders.NAMES), sep="\n")
 
 
 def main() -> int:
@@ -102,12 +104,19 @@ def main() -> int:
         The exit status: 1 if a contender was refused, because it did not do the same
         work; 0 otherwise, whatever the verdicts.
     """
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
     threads = environment.prepare(arguments.threads)
     if arguments.list:
         _list()
         return 0
     settings = _settings(arguments, threads)
+    if not settings.cases:
+        parser.error(
+            "nothing is left to measure: none of these contenders, or no times of "
+            "steps or of compilation, are planned for these configurations. See "
+            "benchmarks/plans.py."
+        )
     result = suite.start(settings)
     print(report.head(result))
     for case in suite.cases(settings):

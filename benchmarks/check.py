@@ -1,6 +1,7 @@
 """Before a contender is timed: has it done the work, all of it?"""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ def expect(tree: Any, config: Config, seed: int) -> Expected:
     gradients, norms = [], []
     for step in range(_STEPS):
         sampled, squares = [], 0.0
-        for gradient in workloads.gradients(tree, seed, step):
+        for gradient in workloads.mean_gradients(tree, config, seed, step):
             sampled.append(workloads.sample(gradient).copy())
-            squares += float(np.sum(np.square(gradient, dtype=np.float64)))
+            squares += float(np.sum(np.square(gradient)))
         gradients.append(sampled)
         norms.append(squares**0.5)
     return Expected(tree, config, seed, initial, gradients, norms)
@@ -52,8 +53,10 @@ def errors(
         is allowed: at most 1 if the work is the same.
     """
     config = expected.config
-    for step in range(_STEPS):
-        session.load(workloads.gradients(expected.tree, expected.seed, step))
+    for step, micro_batch in itertools.product(range(_STEPS), range(config.window)):
+        session.load(
+            workloads.gradients(expected.tree, expected.seed, step, micro_batch)
+        )
         session.step()
         session.wait()
     averaged = config.ema_decay is not None
@@ -80,6 +83,19 @@ def errors(
                 worst["average"], averages[index], ema, averaged_moved
             )
     return worst
+
+
+def refuses_nan(session: Session, expected: Expected) -> bool:
+    """Feeds a whole step of gradients with a NaN: is every parameter as it was?
+
+    The session is of no use afterwards: under `optax.MultiSteps` the NaN stays.
+    """
+    before = session.parameters()
+    for _ in range(expected.config.window):
+        session.load(workloads.spoiled_gradients(expected.tree, expected.seed))
+        session.step()
+        session.wait()
+    return all(map(np.array_equal, before, session.parameters()))
 
 
 def _worse(worst: float, got: np.ndarray, want: np.ndarray, allowed: float) -> float:

@@ -36,12 +36,32 @@ def measure(contender: Contender, config: Config, tree: Any) -> dict[str, float]
     lowered_at = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
-    memory = compiled.memory_analysis()
-    assert memory is not None
     return {
         "trace_s": traced_at - start,
         "lower_s": lowered_at - traced_at,
         "compile_s": end - lowered_at,
+        **_bytes(compiled, tree, carry),
+    }
+
+
+def memory(contender: Contender, config: Config, tree: Any) -> dict[str, int]:
+    """Reads the memory of one contender's step from one compilation, as it is used.
+
+    Ours is what `jit_step` compiles; the others' steps are jitted here.
+    """
+    assert contender.program is not None
+    program = contender.program(config, tree)
+    carry = jax.eval_shape(program.init, tree)
+    if program.compiled is not None:
+        return _bytes(program.compiled(tree, carry), tree, carry)
+    function = jax.jit(program.step, donate_argnums=1)
+    return _bytes(function.lower(tree, carry).compile(), tree, carry)
+
+
+def _bytes(compiled: jax.stages.Compiled, tree: Any, carry: Any) -> dict[str, int]:
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return {
         "temporary_bytes": memory.temp_size_in_bytes,
         "aliased_bytes": memory.alias_size_in_bytes,
         "donated_bytes": size_in_bytes(carry),

@@ -10,7 +10,6 @@ import numpy as np
 from benchmarks import interference
 from benchmarks.ratios import Spread, per_round, spread
 
-_OURS = "optadamw"
 _PHASES = {"trace_s": "trace ms", "lower_s": "lower ms", "compile_s": "compile ms"}
 
 
@@ -43,10 +42,11 @@ def case(figures: dict[str, Any]) -> str:
     )
     parts = [f"\n== {title}"]
     contenders = figures["contenders"]
+    ours = _ours(contenders)
     if any("step_s" in c or "check" in c for c in contenders.values()):
-        parts.append(_steps(contenders))
-    if any("compile_s" in c for c in contenders.values()):
-        parts.append(_compilation(contenders, figures["parameter_bytes"]))
+        parts.append(_steps(contenders, ours))
+    if any("temporary_bytes" in c for c in contenders.values()):
+        parts.append(_compilation(contenders, ours, figures["parameter_bytes"]))
     for doing, disturbance in figures["disturbance"].items():
         cores = disturbance["others"]
         if (cores or 0.0) > interference.TOLERATED:
@@ -56,8 +56,13 @@ def case(figures: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _steps(contenders: dict[str, Any]) -> str:
-    rows = [("step", "ms [quartiles]", f"{_OURS} / it [quartiles]")]
+def _ours(contenders: dict[str, Any]) -> str:
+    """The contender that the others are compared with: the first that is ours."""
+    return next((n for n in contenders if n.startswith("optadamw")), "optadamw")
+
+
+def _steps(contenders: dict[str, Any], ours: str) -> str:
+    rows = [("step", "ms [quartiles]", f"{ours} / it [quartiles]")]
     for name, figures in contenders.items():
         if "step_s" in figures:
             milliseconds = [1e3 * float(np.median(turn)) for turn in figures["step_s"]]
@@ -65,7 +70,7 @@ def _steps(contenders: dict[str, Any]) -> str:
                 (
                     name,
                     _spread(spread(milliseconds)),
-                    _ratio(contenders, name, "step_s"),
+                    _ratio(contenders, ours, name, "step_s"),
                 )
             )
         else:
@@ -73,14 +78,14 @@ def _steps(contenders: dict[str, Any]) -> str:
     return _table(rows)
 
 
-def _compilation(contenders: dict[str, Any], parameter_bytes: int) -> str:
+def _compilation(contenders: dict[str, Any], ours: str, parameter_bytes: int) -> str:
+    measured = {n: c for n, c in contenders.items() if "temporary_bytes" in c}
+    timed = [p for p in _PHASES if all(p in c for c in measured.values())]
     header = ["compiled", "temporaries", "of parameters", "donated", "in place"]
-    for label in _PHASES.values():
-        header += [label, f"{_OURS} / it"]
+    for phase in timed:
+        header += [_PHASES[phase], f"{ours} / it"]
     rows = [tuple(header)]
-    for name, figures in contenders.items():
-        if "compile_s" not in figures:
-            continue
+    for name, figures in measured.items():
         temporary, donated = figures["temporary_bytes"], figures["donated_bytes"]
         row = [
             name,
@@ -89,9 +94,9 @@ def _compilation(contenders: dict[str, Any], parameter_bytes: int) -> str:
             _bytes(donated),
             f"{figures['aliased_bytes'] / donated:.1%}",
         ]
-        for phase in _PHASES:
+        for phase in timed:
             row.append(f"{1e3 * spread(figures[phase]).median:.0f}")
-            row.append(_ratio(contenders, name, phase))
+            row.append(_ratio(contenders, ours, name, phase))
         rows.append(tuple(row))
     return _table(rows)
 
@@ -104,11 +109,10 @@ def _verdicts(verdicts: list[dict[str, Any]]) -> str:
     return _table(rows)
 
 
-def _ratio(contenders: dict[str, Any], name: str, metric: str) -> str:
-    ours = contenders.get(_OURS, {})
-    if name == _OURS or metric not in ours:
+def _ratio(contenders: dict[str, Any], ours: str, name: str, metric: str) -> str:
+    if name == ours or metric not in contenders.get(ours, {}):
         return ""
-    return _spread(per_round(ours[metric], contenders[name][metric]))
+    return _spread(per_round(contenders[ours][metric], contenders[name][metric]))
 
 
 def _why_not(figures: dict[str, Any]) -> str:
@@ -138,7 +142,7 @@ def _table(rows: Iterable[tuple[str, ...]]) -> str:
     rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     # A long remark in one cell must not push the columns after it to the right.
-    widths = [min(width, 52) for width in widths]
+    widths = [min(width, 60) for width in widths]
     return "\n".join(
         "  ".join(
             cell.ljust(width) for cell, width in zip(row, widths, strict=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,9 @@ from benchmarks import (
     targets,
     timing,
 )
+from benchmarks.check import Expected
 from benchmarks.contenders.contender import Contender, Session, UnavailableError
+from benchmarks.plans import PLANS, Part, Plan
 from benchmarks.workloads import CONFIGS, TREES, gradients, parameters
 
 
@@ -25,9 +28,9 @@ class Settings:
     """What is run, and how often.
 
     Attributes:
-        trees: Names of trees.
+        trees: Names of trees; None: those that each configuration is planned for.
         configs: Names of configurations.
-        contenders: Names of contenders.
+        contenders: Names of contenders, who run where they are planned to; None: all.
         rounds: Turns of each contender when steps are timed.
         burst: Timed steps in a turn.
         compile_rounds: Turns of each contender when compilation is timed.
@@ -40,9 +43,9 @@ class Settings:
         seed: Of the parameters, the gradients and the order of turns.
     """
 
-    trees: tuple[str, ...] = tuple(TREES)
+    trees: tuple[str, ...] | None = None
     configs: tuple[str, ...] = tuple(CONFIGS)
-    contenders: tuple[str, ...] = contenders.NAMES
+    contenders: tuple[str, ...] | None = None
     rounds: int = 15
     burst: int = 3
     compile_rounds: int = 3
@@ -53,11 +56,36 @@ class Settings:
     threads: int = 2
     seed: int = 0
 
+    def parts(self, plan: Plan) -> tuple[Part, ...]:
+        """What is measured of a plan."""
+        return tuple(
+            part
+            for part in plan.parts
+            if (self.steps if part == "steps" else self.compilation)
+        )
+
+    def names(self, plan: Plan) -> tuple[str, ...]:
+        """Who takes part in a plan."""
+        asked = plan.contenders if self.contenders is None else self.contenders
+        return tuple(name for name in plan.contenders if name in asked)
+
+    @property
+    def cases(self) -> list[tuple[str, str]]:
+        """The trees and configurations of which anything is measured."""
+        return [
+            (tree, name)
+            for tree in TREES
+            for name in self.configs
+            if tree in (PLANS[name].trees if self.trees is None else self.trees)
+            and self.parts(PLANS[name])
+            and self.names(PLANS[name])
+        ]
+
 
 def start(settings: Settings) -> dict[str, Any]:
     """Makes the report, yet without a case."""
     return {
-        "schema": 1,
+        "schema": 2,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": dataclasses.asdict(settings),
         "configs": {
@@ -72,13 +100,14 @@ def start(settings: Settings) -> dict[str, Any]:
 
 def cases(settings: Settings) -> Iterator[dict[str, Any]]:
     """Runs the cases one after the other."""
-    for tree in settings.trees:
-        for config in settings.configs:
-            yield _case(settings, tree, config)
+    for tree, config in settings.cases:
+        yield _case(settings, tree, config)
 
 
 def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any]:
     tree, config = TREES[tree_name](settings.quick), CONFIGS[config_name]
+    plan = PLANS[config_name]
+    names, parts = settings.names(plan), settings.parts(plan)
     leaves = jax.tree.leaves(tree)
     case: dict[str, Any] = {
         "tree": tree_name,
@@ -87,18 +116,18 @@ def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any
         "parameters": sum(leaf.size for leaf in leaves),
         "parameter_bytes": compiled.size_in_bytes(tree),
         "disturbance": {},
-        "contenders": {name: {} for name in settings.contenders},
+        "contenders": {name: {} for name in names},
     }
     found: dict[str, Contender] = {}
-    for name in settings.contenders:
+    for name in names:
         contender = contenders.find(name)
         if isinstance(contender, Contender):
             found[name] = contender
         else:
             case["contenders"][name]["absent"] = contender
     # Compilation comes first: it clears JAX's caches, and with them the timed steps.
-    if settings.compilation:
-        on_jax = {name: c for name, c in found.items() if c.program is not None}
+    on_jax = {name: c for name, c in found.items() if c.program is not None}
+    if "compilation" in parts:
         tiny = TREES[tree_name](True)
         measured, case["disturbance"]["compiling"] = compiled.alternate(
             on_jax,
@@ -111,7 +140,10 @@ def _case(settings: Settings, tree_name: str, config_name: str) -> dict[str, Any
         )
         for name, figures in measured.items():
             case["contenders"][name].update(figures)
-    if settings.steps:
+    if "memory" in parts:
+        for name, contender in on_jax.items():
+            case["contenders"][name].update(compiled.memory(contender, config, tree))
+    if "steps" in parts:
         _time_steps(settings, case, found, tree)
     exempt = "quick sizes" if settings.quick else None
     if jax.default_backend() != "cpu":
@@ -124,7 +156,7 @@ def _time_steps(
     settings: Settings, case: dict[str, Any], found: dict[str, Contender], tree: Any
 ) -> None:
     config, seed = CONFIGS[case["config"]], settings.seed
-    expected = check.expect(tree, config, seed)
+    expect = functools.cache(lambda own: check.expect(tree, own, seed))
     sessions: dict[str, Session] = {}
     for name, contender in found.items():
         figures = case["contenders"][name]
@@ -133,16 +165,38 @@ def _time_steps(
         except UnavailableError as error:
             figures["absent"] = str(error)
             continue
-        figures["check"] = check.errors(session, contender.conventions, expected)
-        if max(figures["check"].values()) > 1:
-            figures["refused"] = "its results differ from the reference"
-            continue
+        if contender.checked:
+            own = contender.own(config)
+            figures |= _checked(session, contender, expect(own))
+            if "refused" in figures:
+                continue
+            if own.guard:  # The check has fed it a NaN.
+                session = contender.open(config, tree, parameters(tree, seed))
         session.load(gradients(tree, seed, 0))
         sessions[name] = session
     timed, case["disturbance"]["stepping"] = timing.alternate(
-        sessions, settings.rounds, settings.burst, settings.patience, seed
+        sessions,
+        functools.partial(PLANS[case["config"]].times, window=config.window),
+        settings.rounds,
+        settings.burst,
+        settings.patience,
+        seed,
     )
     for name, samples in timed.items():
         case["contenders"][name]["step_s"] = samples
     sessions.clear()
     gc.collect()
+
+
+def _checked(
+    session: Session, contender: Contender, expected: Expected
+) -> dict[str, Any]:
+    """Checks the results of a session, and what it does with a NaN if it is guarded."""
+    errors = check.errors(session, contender.conventions, expected)
+    if max(errors.values()) > 1:
+        why = "its results differ from the reference"
+    elif expected.config.guard and not check.refuses_nan(session, expected):
+        why = "a NaN moves its parameters"
+    else:
+        return {"check": errors}
+    return {"check": errors, "refused": why}

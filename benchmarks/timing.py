@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,12 @@ from benchmarks.contenders.contender import Session
 
 
 def alternate(
-    sessions: Mapping[str, Session], rounds: int, burst: int, patience: float, seed: int
+    sessions: Mapping[str, Session],
+    times: Callable[[int], bool],
+    rounds: int,
+    burst: int,
+    patience: float,
+    seed: int,
 ) -> tuple[dict[str, list[list[float]]], dict[str, Any]]:
     """Times a few steps of each contender in turn, in random order, round after round.
 
@@ -20,10 +25,12 @@ def alternate(
     turn the contender's arrays move to new memory: which pages they lie in changes the
     same program's step by 2 %, and must not favor one contender for the whole run. The
     first step of a turn is not timed: it fills the caches and outlasts the threads of
-    the previous contender (OpenMP's spin for about 1 ms).
+    the previous contender (OpenMP's spin for about 1 ms). Of a window of calls that
+    make a step together, those that are not to be timed run between those that are.
 
     Args:
-        sessions: The contenders by name, compiled and loaded.
+        sessions: The contenders by name, compiled and loaded, before a window.
+        times: Whether a call is timed, of those counted from 0.
         rounds: How many turns each contender has.
         burst: How many steps are timed in a turn.
         patience: Seconds to wait for a quiet machine and to repeat disturbed rounds.
@@ -35,14 +42,13 @@ def alternate(
     """
     order = np.random.default_rng(seed)
     samples: dict[str, list[list[float]]] = {name: [] for name in sessions}
+    clocks = {name: _Clock(session, times) for name, session in sessions.items()}
 
     def play() -> None:
         for name in order.permutation(list(sessions)):
-            session = sessions[name]
-            session.move()
-            session.step()
-            session.wait()
-            samples[name].append([_one(session) for _ in range(burst)])
+            sessions[name].move()
+            clocks[name].call()
+            samples[name].append([clocks[name].timed() for _ in range(burst)])
 
     def drop() -> None:
         for turns in samples.values():
@@ -56,8 +62,23 @@ def alternate(
         gc.enable()
 
 
-def _one(session: Session) -> float:
-    start = time.perf_counter()
-    session.step()
-    session.wait()
-    return time.perf_counter() - start
+class _Clock:
+    """A session and the calls it has made."""
+
+    def __init__(self, session: Session, times: Callable[[int], bool]) -> None:
+        self._session, self._times, self._calls = session, times, 0
+
+    def call(self) -> float:
+        """Makes one call and returns its seconds."""
+        start = time.perf_counter()
+        self._session.step()
+        self._session.wait()
+        seconds = time.perf_counter() - start
+        self._calls += 1
+        return seconds
+
+    def timed(self) -> float:
+        """Makes calls up to one that is to be timed, and returns its seconds."""
+        while not self._times(self._calls):
+            self.call()
+        return self.call()

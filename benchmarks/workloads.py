@@ -35,6 +35,15 @@ class Config:
     clip_global_norm: float | None = None
     ema_decay: float | None = None
     amsgrad: bool = False
+    # Gradients in one step, of which the mean is taken; None: no accumulation.
+    accumulate_steps: int | None = None
+    # Whether a gradient that is not finite leaves everything as it is.
+    guard: bool = False
+
+    @property
+    def window(self) -> int:
+        """Calls that make one step."""
+        return self.accumulate_steps or 1
 
 
 CONFIGS = {
@@ -42,6 +51,15 @@ CONFIGS = {
     "clip": Config(clip_global_norm=1.0),
     "clip-ema": Config(clip_global_norm=1.0, ema_decay=0.999),
     "amsgrad": Config(amsgrad=True),
+    "accumulate": Config(accumulate_steps=4),
+    "apply": Config(
+        clip_global_norm=1.0, ema_decay=0.999, accumulate_steps=2, guard=True
+    ),
+    "guard": Config(clip_global_norm=1.0, ema_decay=0.999),
+    "memory": Config(),
+    "everything": Config(
+        clip_global_norm=1.0, ema_decay=0.999, accumulate_steps=4, guard=True
+    ),
 }
 
 
@@ -104,10 +122,28 @@ def parameters(tree: Any, seed: int) -> Iterator[np.ndarray]:
         yield PARAMETER_SCALE * _normals(leaf, (seed, 0, index))
 
 
-def gradients(tree: Any, seed: int, step: int) -> Iterator[np.ndarray]:
-    """Draws the gradients of one checked step, likewise."""
+def gradients(
+    tree: Any, seed: int, step: int, micro_batch: int = 0
+) -> Iterator[np.ndarray]:
+    """Draws the gradients of one micro-batch of one checked step, likewise."""
     for index, leaf in enumerate(jax.tree.leaves(tree)):
-        yield GRADIENT_SCALES[step] * _normals(leaf, (seed, 1 + step, index))
+        drawn = _normals(leaf, (seed, 1 + step, index, micro_batch))
+        yield GRADIENT_SCALES[step] * drawn
+
+
+def mean_gradients(tree: Any, config: Config, seed: int, step: int) -> Iterator[Any]:
+    """Averages the gradients of one checked step over its micro-batches, in float64."""
+    drawn = [gradients(tree, seed, step, i) for i in range(config.window)]
+    for leaves in zip(*drawn, strict=True):
+        yield sum(leaf.astype(np.float64) for leaf in leaves) / config.window
+
+
+def spoiled_gradients(tree: Any, seed: int) -> Iterator[np.ndarray]:
+    """Draws gradients of which a single element is not a number."""
+    for index, gradient in enumerate(gradients(tree, seed, 0)):
+        if index == 0:
+            gradient.reshape(-1)[-1] = np.nan
+        yield gradient
 
 
 def sample(leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The implementations that are compared, one per file, and which are installed."""
+"""What is compared, one implementation per file, and which are installed."""
 
 import importlib
 
@@ -11,13 +11,22 @@ _PLACES = {
     "optax": ("optax_adamw", "CONTENDER"),
     "keras": ("keras_adamw", "CONTENDER"),
     "torch": ("torch_adamw", "CONTENDER"),
+    "add": ("costs", "ADD"),
+    "set-or-add": ("costs", "SET_OR_ADD"),
+    "read": ("costs", "READ"),
 }
 NAMES = tuple(_PLACES)
 _PEERS = ("keras", "torch")
 
 
 def find(name: str) -> Contender | str:
-    """Imports a contender, or says in words why it cannot take part."""
+    """Imports a contender, or says in words why it cannot take part.
+
+    `optadamw+part+part` is the step of optadamw with these parts besides.
+    """
+    if name.startswith("optadamw+"):
+        ours = importlib.import_module(f"{__name__}.optadamw_adamw")
+        return ours.with_parts(*name.split("+")[1:])
     module, attribute = _PLACES[name]
     try:
         return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from benchmarks.reference import OURS, Conventions
@@ -26,7 +27,7 @@ class Session(Protocol):
         ...
 
     def step(self) -> None:
-        """Starts one optimizer step, in place."""
+        """Starts one step, in place; of a window, the call that is next."""
         ...
 
     def wait(self) -> None:
@@ -52,12 +53,19 @@ class Program(NamedTuple):
         init: `parameters -> carry`.
         parameters: `carry -> parameters`.
         average: `carry -> moving average of the parameters`.
+        compiled: `(gradients, carry) -> compiled step`, of an implementation that
+            compiles its step itself; read for its memory.
     """
 
     step: Callable[[Any, Any], Any]
     init: Callable[[Any], Any]
     parameters: Callable[[Any], Any]
     average: Callable[[Any], Any]
+    compiled: Callable[[Any, Any], jax.stages.Compiled] | None = None
+
+
+def _as_it_is(config: Config) -> Config:
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +77,12 @@ class Contender:
         program: The step as a function, made anew by each call from a configuration
             and a tree of shapes; None if the implementation is not on JAX.
         conventions: Where its numbers differ by design.
+        own: What it does of a configuration, or does besides.
+        checked: Whether it is an optimizer, whose results can be checked.
     """
 
     open: Callable[[Config, Any, Iterable[np.ndarray]], Session]
     program: Callable[[Config, Any], Program] | None
     conventions: Conventions = OURS
+    own: Callable[[Config], Config] = _as_it_is
+    checked: bool = True

@@ -22,6 +22,7 @@ def _program(config: Config, tree: Any) -> Program:
         global_clipnorm=config.clip_global_norm,
         use_ema=config.ema_decay is not None,
         ema_momentum=config.ema_decay or 0.0,
+        gradient_accumulation_steps=config.accumulate_steps,
     )
     leaves, treedef = jax.tree.flatten(tree)
     optimizer.build([keras.Variable(_zeros(leaf)) for leaf in leaves])

@@ -1,17 +1,46 @@
 """optadamw, by `step` and by `update` followed by `optax.apply_updates`."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 import optadamw
-from benchmarks.contenders.contender import Program
+from benchmarks.contenders.contender import Contender, Program
 from benchmarks.contenders.on_jax import contender
 from benchmarks.workloads import Config
 
+# What a part named in `optadamw+part+part` changes in the configuration, and so in
+# what its results are compared with.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "bare": {"accumulate_steps": None, "guard": False},
+    "accumulate": {"accumulate_steps": 4},
+    "guard": {"guard": True},
+    "drop": {"guard": True},
+    "abort": {"guard": True},
+    "clip": {"clip_global_norm": 1.0},
+    "amsgrad": {"amsgrad": True},
+    "ema": {"ema_decay": 0.999},
+    "all": {"guard": True, "amsgrad": True},
+}
+# What it asks for besides.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "drop": {"on_bad_micro_step": "drop"},
+    "abort": {"on_bad_micro_step": "abort"},
+    "spikes": {"skip_spikes": True},
+    "static": {"loss_scale": 1024.0},
+    "dynamic": {"loss_scale": optadamw.DynamicLossScale()},
+    "stats": {"stats": True},
+    "norms": {"stats": "norms"},
+}
+# All that is optadamw's alone, to be added to what the others have too.
+_OPTIONS["all"] = _OPTIONS["spikes"] | _OPTIONS["dynamic"] | _OPTIONS["stats"]
 
-def _transformation(config: Config) -> Any:
+
+def _transformation(config: Config, options: Mapping[str, Any]) -> Any:
     return optadamw.adamw(
         config.learning_rate,
         config.b1,
@@ -21,12 +50,17 @@ def _transformation(config: Config) -> Any:
         amsgrad=config.amsgrad or None,
         clip_global_norm=config.clip_global_norm,
         ema_decay=config.ema_decay,
+        accumulate_steps=config.accumulate_steps,
+        skip_nonfinite=config.guard or None,
+        **options,
     )
 
 
-def _program(by_step: bool, config: Config, tree: Any) -> Program:
+def _program(
+    by_step: bool, options: Mapping[str, Any], config: Config, tree: Any
+) -> Program:
     del tree
-    tx = _transformation(config)
+    tx = _transformation(config, options)
 
     def step(gradients: Any, carry: Any) -> Any:
         params, state = carry
@@ -46,8 +80,37 @@ def _program(by_step: bool, config: Config, tree: Any) -> Program:
     def average(carry: Any) -> Any:
         return optadamw.ema_of(carry[1])
 
-    return Program(step if by_step else update, init, parameters, average)
+    def compiled(gradients: Any, carry: Any) -> jax.stages.Compiled:
+        params, state = carry
+        return tx.jit_step.lower(gradients, state, params).compile()
+
+    if by_step:
+        return Program(step, init, parameters, average, compiled)
+    return Program(update, init, parameters, average)
 
 
-STEP = contender(functools.partial(_program, True))
-UPDATE = contender(functools.partial(_program, False))
+def with_parts(*parts: str) -> Contender:
+    """Makes `tx.step` of a configuration with some parts added, or with less.
+
+    Raises:
+        KeyError: There is no such part.
+    """
+    changes: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for part in parts:
+        if part not in _CHANGES and part not in _OPTIONS:
+            raise KeyError(part)
+        changes |= _CHANGES.get(part, {})
+        options |= _OPTIONS.get(part, {})
+
+    def own(config: Config) -> Config:
+        return dataclasses.replace(config, **changes)
+
+    def program(config: Config, tree: Any) -> Program:
+        return _program(True, options, own(config), tree)
+
+    return dataclasses.replace(contender(program), own=own)
+
+
+STEP = with_parts()
+UPDATE = contender(functools.partial(_program, False, {}))

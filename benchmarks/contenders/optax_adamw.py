@@ -11,6 +11,9 @@ from benchmarks.contenders.on_jax import contender
 from benchmarks.reference import Conventions
 from benchmarks.workloads import Config
 
+# After so many bad gradients in a row Optax applies the next one.
+_MAX_ERRORS = 100
+
 
 def _transformation(config: Config) -> optax.GradientTransformation:
     rate, decay = config.learning_rate, config.weight_decay
@@ -23,14 +26,18 @@ def _transformation(config: Config) -> optax.GradientTransformation:
         )
     else:
         tx = optax.adamw(rate, b1, b2, eps, weight_decay=decay)
-    if config.clip_global_norm is None:
-        return tx
-    return optax.chain(optax.clip_by_global_norm(config.clip_global_norm), tx)
+    if config.clip_global_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_global_norm), tx)
+    # A guard outside of the accumulation would let its NaN into the accumulator.
+    return optax.apply_if_finite(tx, _MAX_ERRORS) if config.guard else tx
 
 
 def _program(config: Config, tree: Any) -> Program:
     del tree
     tx = _transformation(config)
+    windows = optax.MultiSteps(tx, config.window)
+    if config.accumulate_steps is not None:
+        tx = windows.gradient_transformation()
 
     def init(params: Any) -> Any:
         averaged = config.ema_decay is not None
@@ -42,7 +49,12 @@ def _program(config: Config, tree: Any) -> Program:
         updates, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         if config.ema_decay is not None:
-            ema = optax.incremental_update(params, ema, 1 - config.ema_decay)
+            share: Any = 1 - config.ema_decay
+            if config.accumulate_steps is not None:
+                # The average sees steps, not micro-batches; a share of 0 costs nothing
+                # beside, where `lax.cond` around the update would copy.
+                share = jnp.where(windows.has_updated(state), share, 0.0)
+            ema = optax.incremental_update(params, ema, share)
         return params, state, ema
 
     def parameters(carry: Any) -> Any:
