@@ -47,6 +47,15 @@ def test_sweep_is_traced_once_and_learns():
     assert len(set(sweep.accuracies[:, 0].tolist())) == 4
 
 
+def test_a_killed_training_ends_in_the_same_bits(capfd):
+    pytest.importorskip("flax")
+    interrupted = importlib.import_module("interrupted")
+    assert interrupted.main(["--steps", "60", "--kills", "2", "--clean", "2"]) == 0
+    printed = capfd.readouterr().out
+    assert "killed 2 times" in printed
+    assert "the same bits:        yes" in printed
+
+
 def test_every_example_is_tested():
     scripts = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert scripts == set(TRAININGS) | {"vmap_sweep", "digits"}
+    assert scripts == set(TRAININGS) | {"vmap_sweep", "digits", "interrupted"}
