@@ -34,13 +34,16 @@ def ruled(
     if intake.bad is not None:
         bad = bad | intake.bad
     fields: dict[str, Any] = {}
-    due = jnp.ones((), bool)
+    due = wanted = jnp.ones((), bool)
     if control.accumulation is not None:
         assert intake.ready is not None
         assert intake.micro_step is not None and intake.weight is not None
         due = intake.ready
+        wanted = due & (intake.weight > 0)
         fields["micro_step"] = jnp.where(due, 0, intake.micro_step)
         fields["weight"] = jnp.where(due, 0, intake.weight)
+    # Whatever refused a step that there was: a sum, a rate, and not only a gradient.
+    bad = bad | (wanted & ~go)
     seen: dict[str, Array] = {}
     if control.spikes is not None:
         fields["history"], seen = remembered(control, state, list(findings))

@@ -220,6 +220,10 @@ class Composition:
             # Kept gradients are finite; their sum, as a clip measures it, may not be.
             for norm in read:
                 go = go & jnp.isfinite(norm)
+            # A constant was checked when it was given; a schedule may go astray.
+            for rule in self.rules:
+                for rate in rule.report(clock, look).values():
+                    go = go & jnp.isfinite(rate) & (jnp.asarray(rate) >= 0)
         record = None
         if control.statistics is not None:
             record = recorded(

@@ -298,3 +298,21 @@ def test_a_loss_that_is_not_finite_is_refused_by_every_guard():
         params, state = tx.step({"w": jnp.ones(2)}, state, params, loss=loss)
     assert int(state.step) == 0 and params["w"].tolist() == [0, 0]
     assert int(optadamw.stats_of(state).nonfinite) == 3
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.1])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_a_schedule_that_goes_astray_skips_its_step(name, wrong):
+    """A constant of this value is refused at construction."""
+
+    def schedule(step: Any) -> Any:
+        return jnp.where(step == 1, wrong, 0.1)
+
+    tx = optadamw.adamw(
+        **{"learning_rate": 0.1} | {name: schedule}, skip_nonfinite=True
+    )
+    pair = {"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)})
+    first = tx.step({"w": jnp.ones(3)}, pair[1], pair[0])
+    params, state = tx.step({"w": jnp.ones(3)}, first[1], first[0])
+    trees.assert_same_bits(params, first[0])
+    assert int(state.step) == 1 and int(optadamw.stats_of(state).skipped) == 1

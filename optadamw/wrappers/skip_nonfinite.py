@@ -18,7 +18,8 @@ def skip_nonfinite(
     second moment would overflow. This is the norm that a global clip computes anyway,
     of the gradients as they come (before a loss scale is divided out, after they are
     accumulated where a window is judged as a whole). A `loss` that is passed to
-    `step` must be finite too.
+    `step` must be finite too. A step whose learning rate or weight decay, as a schedule
+    or array gives it, is negative or not finite is skipped as well.
 
     Parameters, moments, average and `state.step` keep their bits; `stats_of(state)`
     tells how many gradients were not finite, how many steps were skipped, and how
