@@ -36,8 +36,32 @@ CORE = (
     "rules/rate.py",
 )
 
+CONTROL = (
+    "control/accumulation.py",
+    "control/events.py",
+    "control/loss_scale.py",
+    "control/spikes.py",
+    "controls.py",
+    "intake.py",
+    "judgement.py",
+    "norms.py",
+    "recording.py",
+    "ruling.py",
+)
+
 SELECTIONS = ("test_reference.py", "test_oracle.py", "test_order.py", "test_docs.py")
 """What is run against a mutant: minutes in all, stopped at the first failure."""
+
+OF_CONTROL = (
+    "test_control_oracle.py",
+    "test_laws_guard.py",
+    "test_laws_accumulation.py",
+    "test_loss_scale.py",
+    "test_statistics.py",
+    "test_control_errors.py",
+    "test_control_modes.py",
+)
+"""The same for what stands around the rules."""
 
 ACCEPTED: dict[str, str] = {
     # Lane "file: before -> after": why no test can see the difference.
@@ -134,13 +158,14 @@ def is_noticed(mutant: Mutant) -> bool:
         root = copy_to(pathlib.Path(folder))
         file = root / "optadamw" / mutant.path
         file.write_text(mutant.source, encoding="utf-8")
-        return any(run_tests(selection, root)[0] != 0 for selection in SELECTIONS)
+        tests = OF_CONTROL if mutant.path in CONTROL else SELECTIONS
+        return any(run_tests(selection, root)[0] != 0 for selection in tests)
 
 
 def main() -> int:
     """Try the mutants and print the share that is noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
-    parser.add_argument("files", nargs="*", default=CORE, help="of the package")
+    parser.add_argument("files", nargs="*", default=CORE + CONTROL, help="of the package")
     parser.add_argument("--sample", type=int, help="so many, chosen at random")
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
