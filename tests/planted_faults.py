@@ -233,7 +233,7 @@ FAULTS = [
         "coupled L2: the decay goes through the moments",
         "rules/adam.py",
         "leaf.is_bounded else _held(leaf.value())",
-        "g = _held(leaf.value() + 1e-4 * leaf.param)",
+        "leaf.is_bounded else _held(leaf.value() + 1e-4 * leaf.param)",
         DEFAULT,
     ),
     Fault(
