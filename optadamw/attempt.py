@@ -31,6 +31,8 @@ class Operand(NamedTuple):
     buffers: dict[str, Any]
     scalars: tuple[Any, ...]
     scale: Array | None
+    present: Array | None = None
+    """Whether the leaf is moved at all; None: it is."""
 
 
 class Outcome(NamedTuple):
@@ -60,7 +62,11 @@ def taken(key: Pass, operands: Sequence[Operand], step: Array) -> Outcome:
         key.programs, key.positions, operands, strict=True
     ):
         site = Site(step, jnp.int32(position)) if program.commit.draws else None
-        output, kept, measured = run_leaf(program, *leaf, site)
+        output, kept, measured = run_leaf(program, *leaf[:5], site)
+        if leaf.present is not None:
+            # Inside the loop the selection is fused with what it selects from.
+            old, new = (leaf.param, leaf.buffers), (output, kept)
+            output, kept = jax.tree.map(partial(jnp.where, leaf.present), new, old)
         outputs.append(output)
         buffers.append(kept)
         squares.append(measured)

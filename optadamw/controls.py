@@ -49,6 +49,7 @@ class Control:
             getattr(self.loss_scale, "scale", None),
             getattr(self.spikes, "sigmas", None),
             getattr(self.accumulation, "every", None),
+            getattr(self.guard, "max_consecutive", None),
         ]
         return any(isinstance(value, Dynamic) and value.is_traced for value in held)
 

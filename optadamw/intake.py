@@ -1,7 +1,6 @@
 """Taking gradients in: unscale them, look at each, add it to its window."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from optadamw.controls import Control
 from optadamw.hyperparameters import Clock
 from optadamw.judgement import Finding, found, found_of_loss
 from optadamw.leaf import accumulate_leaf
-from optadamw.numerics import saturating_increment
+from optadamw.numerics import as_reals, compute_dtype, saturating_increment
 from optadamw.operands import Work
 from optadamw.paths import match_leaves
 from optadamw.state import State
@@ -39,6 +38,8 @@ class Intake(NamedTuple):
     """Whether it was left out of its window."""
     arrived: bool = True
     """Whether gradients came in with this call; not with a flush."""
+    present: list[Array] | None = None
+    """For a flush: which leaves had a gradient in the window."""
 
 
 def whole(
@@ -48,26 +49,36 @@ def whole(
     loss = found_of_loss(control, state, extra)
     findings = () if loss is None else (loss,)
     bad = None if loss is None else loss.bad
-    weight = weight_of(extra)
-    if weight is not None and control.watch is not None:
-        # Alone in its window its size is nothing, but it must be a weight.
-        wrong = ~(jnp.isfinite(weight) & (weight > 0))
-        bad = wrong if bad is None else bad | wrong
+    weight_of(extra)  # a mean of one does not depend on it, but it must be a number
     return Intake(work, control.unscale(state, clock), findings=findings, bad=bad)
 
 
-def partial_window(control: Control, work: Work, state: State, clock: Clock) -> Intake:
-    """What has been accumulated so far, as if the window were full."""
+def partial_window(
+    control: Control,
+    work: Work,
+    state: State,
+    clock: Clock,
+    accumulators: list[Any],
+    *,
+    look: bool,
+) -> Intake:
+    """What has been accumulated so far, as if the window were full.
+
+    With `look` the accumulators tell which leaves had a gradient.
+    """
     assert control.accumulation is not None
     assert state.micro_step is not None and state.weight is not None
     return Intake(
         work,
         control.accumulation.scale(state.weight, clock),
-        ready=(state.micro_step > 0) & (state.weight > 0),
-        accumulators=[item.grad for item in work.items],
+        ready=state.micro_step > 0,
+        accumulators=accumulators,
         micro_step=state.micro_step,
         weight=state.weight,
         arrived=False,
+        present=[_is_present(item.grad, item.like) for item in work.items]
+        if look
+        else None,
     )
 
 
@@ -157,7 +168,7 @@ def _sums(
     for path, item, kept in zip(work.leaves.paths, work.items, held, strict=True):
         if item.grad is None:
             # What an earlier window left must not reach a gradient to come.
-            sums.append(jax.tree.map(partial(_emptied, first), kept))
+            sums.append(jax.tree.map(lambda x: jnp.where(first, emptied(x), x), kept))
             continue
         store.check(path, kept, item.like)
         by = None if factor is None else factor.astype(item.dtype)
@@ -165,5 +176,16 @@ def _sums(
     return sums
 
 
-def _emptied(first: Array, buffer: Array) -> Array:
-    return jnp.where(first, jnp.zeros_like(buffer), buffer)
+def emptied(buffer: Any) -> Any:
+    """Negative zeros: what no sum of gradients is, as those begin at +0.0."""
+    if isinstance(buffer, jax.ShapeDtypeStruct):
+        return buffer
+    return -jnp.zeros_like(buffer)
+
+
+def _is_present(buffer: Any, like: Any) -> Array:
+    """Whether a gradient was added to an accumulator since it was emptied."""
+    reals = as_reals(buffer, compute_dtype(like.dtype))
+    # Of -0.0 alone the reciprocal is -inf. One reduction of an arithmetic expression:
+    # a comparison would be kept as an array of bools first.
+    return jnp.max(1 / reals, initial=-jnp.inf) != -jnp.inf

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core.primitives import convert_element_type_p
 
 from optadamw.aliases import Array
@@ -82,6 +83,9 @@ def measure_leaf(
     squares: Array | None,
 ) -> Array:
     """The sum of squares of a leaf's update, or, knowing that sum, the norm."""
+    if grad.dtype.itemsize < 4:
+        # Or XLA converts once for this and the step, into a float32 array in memory.
+        grad = lax.optimization_barrier(grad)
     leaf = _start(program, grad, param, buffers, scale)
     for rule, values in zip(program.rules, scalars, strict=True):
         leaf = rule.apply(leaf, values)
@@ -136,15 +140,15 @@ def accumulate_leaf(
 ) -> Any:
     """`accumulator + factor * grad`; it starts anew where `first`.
 
-    A gradient that is not kept is selected away: multiplied by 0 a NaN stays one. The
-    empty sum is -0.0, to which adding changes no bit.
+    A gradient that is not kept is selected away: multiplied by 0 a NaN stays one. A
+    sum begins at +0.0, so that it is never the -0.0 of a leaf without gradients.
     """
     term = as_reals(grad, compute_dtype(like.dtype))
     if factor is not None:
         term = term * factor
     if keep is not None:
         term = jnp.where(keep, term, -0.0)
-    before = jnp.where(first, -0.0, store.decode(accumulator, like))
+    before = jnp.where(first, 0.0, store.decode(accumulator, like))
     return store.encode(before + term, like)
 
 

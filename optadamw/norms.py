@@ -35,7 +35,8 @@ class Norms:
       ready: whether the norms are needed at all in this call, or None for always.
       given: the norm of the gradients as they were passed, if the caller knows it.
       rescued: whether a sum that overflows is formed again. A guard refuses such
-        gradients instead, which saves a second reduction of every leaf.
+        gradients instead, which saves a second reduction of every leaf; but not
+        because they are still multiplied by a loss scale.
       groups: positions of the leaves of each group of the statistics.
     """
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from optadamw.aliases import Array
 from optadamw.control.events import counted, event
-from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
 from optadamw.controls import Control
 from optadamw.intake import Intake
 from optadamw.judgement import Finding, remembered
@@ -58,8 +58,10 @@ def ruled(
             go,
             clipped,
         )
-    if control.loss_scale is not None:
-        fields["loss_scale"] = state.loss_scale
+    if isinstance(control.loss_scale, StaticLossScale):
+        # As it is given now: what optax.inject_hyperparams changed counts for the
+        # next loss. The gradients of this call were divided by the scale before.
+        fields["loss_scale"] = control.loss_scale.initial()
     if isinstance(control.loss_scale, DynamicLossScale):
         assert state.loss_scale is not None and state.growth is not None
         fields["loss_scale"], fields["growth"] = control.loss_scale.after(
@@ -92,7 +94,8 @@ def _events(
     run = jnp.where(bad, longer, jnp.where(good, 0, run))
     values = values | {"consecutive": run}
     if watch is not None and watch.max_consecutive is not None:
-        values = values | {"stalled": run >= watch.max_consecutive}
+        limit = jnp.asarray(watch.max_consecutive.value)
+        values = values | {"stalled": run >= limit}
     return counted(events, changes, values)
 
 

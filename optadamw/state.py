@@ -108,13 +108,19 @@ def states_in(tree: PyTree) -> list[State]:
     Raises:
       ValueError: there is one whose average and parameters have changed places.
     """
+    refuse_swapped(tree)
+    nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
+    return [node for node in nodes if isinstance(node, State)]
+
+
+def refuse_swapped(tree: PyTree) -> None:
+    """Raise ValueError for a state whose average and parameters changed places."""
     nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
     if any(isinstance(node, Swapped) for node in nodes):
         raise ValueError(
             "`state` is a Swapped, in which the average and the parameters have "
             "changed places. Change them back with swap_ema first."
         )
-    return [node for node in nodes if isinstance(node, State)]
 
 
 def _is_state(node: object) -> bool:

@@ -96,13 +96,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Flush:
-    """`flush(state, params) -> (params, state)`."""
+    """`flush(state, params, like=None) -> (params, state)`."""
 
     composition: Composition
     __name__: ClassVar[str] = "flush"  # shown in traces and profiles
 
-    def __call__(self, state: State, params: PyTree) -> tuple[PyTree, State]:
-        return self.composition.flush(state, params)
+    def __call__(
+        self, state: State, params: PyTree, like: PyTree | None = None
+    ) -> tuple[PyTree, State]:
+        return self.composition.flush(state, params, like)
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,14 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """Take the step of a window that is not full: `flush(state, params)`.
 
         It returns `(params, state)`. The gradients accumulated so far are averaged
-        over their own weight and applied as a full window is; where there are none,
-        or nothing accumulates, parameters and state return as they are. Call it after
-        the last micro-batch, so that a partial window is not lost.
+        over their own weight and applied as a full window is. A window of which
+        nothing was kept ends too, and is counted as skipped; before the first gradient
+        of a window, or where nothing accumulates, parameters and state return as they
+        are. A parameter without gradients in the window keeps its bits: `like`, a tree
+        of gradients (or of parameters) with None in their places, says which those are;
+        without it the accumulators tell, and selecting takes memory for the old and the
+        new arrays. Call it after the last micro-batch, so that a partial window is not
+        lost.
         """
         return Flush(self.recipe.composition)
 

@@ -16,19 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import Array, PyTree
-from optadamw.attempt import Operand, Outcome, Pass, no_update, stepped, taken, updated
+from optadamw.attempt import (
+    Operand,
+    Outcome,
+    Pass,
+    no_update,
+    stepped,
+    taken,
+    updated,
+)
 from optadamw.commit import Commit, Nearest
 from optadamw.control.statistics import NORMS
 from optadamw.controls import Control
 from optadamw.hyperparameters import Clock, real_scalar
-from optadamw.intake import Intake, accumulated, partial_window, whole
+from optadamw.intake import Intake, accumulated, emptied, partial_window, whole
 from optadamw.judgement import Finding, found
 from optadamw.leaf import Emit, Program
 from optadamw.norms import Norms, Scalars, chosen_rows
 from optadamw.numerics import saturating_increment
 from optadamw.operands import Work, check_buffers, check_fields, gathered, parameters
 from optadamw.order import check_order
-from optadamw.paths import Leaves, flatten, gradients_for
+from optadamw.paths import Leaves, flatten, gradients_for, match_leaves
 from optadamw.recording import finished, recorded
 from optadamw.rule import Lookups, Rule, Slot, Stage
 from optadamw.ruling import ruled
@@ -83,6 +91,8 @@ class Composition:
         for slot in self.kept:
             start = slot.store.copy if slot.start == "param" else slot.store.zeros
             made = [start(array) for array in leaves.arrays]
+            if slot.name == "accumulator":
+                made = [jax.tree.map(emptied, buffer) for buffer in made]
             fields[slot.name] = leaves.treedef.unflatten(made)
         small = jax.tree.map(
             lambda value: placed(leaves.arrays, value), self.control.small()
@@ -135,7 +145,9 @@ class Composition:
             extra = {}
         return self._conclude(intake, state, clock, extra, params, emit)
 
-    def flush(self, state: State, params: PyTree) -> tuple[PyTree, State]:
+    def flush(
+        self, state: State, params: PyTree, like: PyTree | None
+    ) -> tuple[PyTree, State]:
         """Take the step of a window that is not full; without one, change nothing."""
         if self.control.accumulation is None:
             check_fields(state, self._fields)
@@ -145,9 +157,21 @@ class Composition:
                 "`params` is a State; the order of the arguments is (state, params)."
             )
         check_fields(state, self._fields)
-        check_buffers(state, parameters(params), self.kept[-1:])
-        work, clock = self._begin(state.accumulator, state, params, "param")
-        intake = partial_window(self.control, work, state, clock)
+        leaves = parameters(params)
+        check_buffers(state, leaves, self.kept[-1:])
+        sums = match_leaves(state.accumulator, leaves, "state.accumulator")
+        if like is not None:
+            marks = gradients_for(leaves, like)
+            sums = [
+                None if mark is None else total
+                for mark, total in zip(marks, sums, strict=True)
+            ]
+        grads = leaves.treedef.unflatten(sums)
+        work, clock = self._begin(grads, state, params, "param")
+        accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
+        intake = partial_window(
+            self.control, work, state, clock, accumulators, look=like is None
+        )
         return self._conclude(intake, state, clock, {}, params, "param")
 
     def _begin(
@@ -288,7 +312,7 @@ class Composition:
             scale=scale,
             ready=ready,
             given=None if given is None else real_scalar("grad_norm", given),
-            rescued=self.control.watch is None,
+            rescued=self.control.watch is None or self.control.loss_scale is not None,
             groups=groups,
         )
 
@@ -355,7 +379,10 @@ class Composition:
             programs.append(program(item.chosen, len(self.rules)))
             own = chosen_rows(scalars[item.dtype], item)
             scale = None if intake.scale is None else intake.scale.astype(item.dtype)
-            operands.append(Operand(item.grad, item.param, item.buffers, own, scale))
+            present = None if intake.present is None else intake.present[i]
+            operands.append(
+                Operand(item.grad, item.param, item.buffers, own, scale, present)
+            )
         measured = None
         members: tuple[tuple[int, ...], ...] = ()
         statistics = self.control.statistics

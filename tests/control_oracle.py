@@ -59,6 +59,8 @@ class Spikes(NamedTuple):
             return math.inf
         known = values[: min(seen, self.window)]
         sigma = max(known.std(), 1e-6 * abs(known.mean()))
+        if sigma == 0:
+            return math.inf
         return float(known.mean() + self.sigmas * sigma)
 
 
@@ -204,14 +206,14 @@ def call(
     if not control.accumulates:
         go = not bad
         if control.policy and go:
-            ok = _is_summable(grads, norm, norm / scale)
+            ok = _is_summable(control, grads, norm, norm / scale)
             verdict = _judge(control, state, "grad_norm", norm / scale, ok)
             verdicts["grad_norm"], go = verdict, not verdict.bad
         after = _ruled(control, state, verdicts, bad=not go, good=go, due=True, go=go)
         return Call(after, go)
 
     if control.policy == "drop":
-        ok = _is_summable(grads, norm, norm / scale)
+        ok = _is_summable(control, grads, norm, norm / scale)
         verdict = _judge(control, state, "grad_norm", norm / scale, ok)
         verdicts["grad_norm"], bad = verdict, bad or verdict.bad
     if weight is not None:
@@ -237,7 +239,7 @@ def call(
 
 def flush(control: Control, state: State, accumulated: Arrays | None) -> Call:
     """Return what `flush(state, params)` must decide: nothing, without a gradient."""
-    if not control.accumulates or state.micro_step == 0 or state.weight <= 0:
+    if not control.accumulates or state.micro_step == 0:
         return Call(state, go=False)
     return _closed(control, state, {}, accumulated, bad=None, due=True, dropped=False)
 
@@ -277,7 +279,7 @@ def _closed(
     if control.policy == "abort" and go:
         norm = _norm(accumulated)
         mean = norm / state.weight if control.mean else norm
-        ok = _is_summable(accumulated, norm, mean)
+        ok = _is_summable(control, accumulated, norm, mean)
         verdict = _judge(control, state, "grad_norm", mean, ok)
         verdicts["grad_norm"], go = verdict, not verdict.bad
         bad = bool(bad) or verdict.bad
@@ -398,18 +400,21 @@ def statistics(
 # --- Numbers -------------------------------------------------------------------------
 
 
-def _is_summable(arrays: Arrays, *norms: float) -> bool:
+def _is_summable(control: Control, arrays: Arrays, raw: float, norm: float) -> bool:
     """Tell whether squares are finite in the dtype of the computation.
 
-    Those of the gradients as they come and of the unscaled ones, which the second
-    moment gets.
+    Those of the gradients as they come (under a loss scale the norm is formed without
+    them, and must be finite itself) and of the unscaled ones, which the second moment
+    gets.
     """
     real = [oracle.compute_dtype(a.dtype) for a in arrays.values() if a is not None]
-    largest = math.sqrt(float(np.finfo(np.result_type(*real)).max))
-    for norm in norms:
-        if 0.99 * largest < norm < 1.01 * largest:
-            raise AmbiguousError(f"a norm of {norm}")
-    return all(norm < largest for norm in norms)
+    most = float(np.finfo(np.result_type(*real)).max)
+    root = math.sqrt(most)
+    limits = ((raw, root if control.loss_scale is None else most), (norm, root))
+    for value, limit in limits:
+        if 0.99 * limit < value < 1.01 * limit:
+            raise AmbiguousError(f"a norm of {value}")
+    return all(value < limit for value, limit in limits)
 
 
 def _norm(arrays: Arrays) -> float:

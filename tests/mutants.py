@@ -165,7 +165,9 @@ def is_noticed(mutant: Mutant) -> bool:
 def main() -> int:
     """Try the mutants and print the share that is noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
-    parser.add_argument("files", nargs="*", default=CORE + CONTROL, help="of the package")
+    parser.add_argument(
+        "files", nargs="*", default=CORE + CONTROL, help="of the package"
+    )
     parser.add_argument("--sample", type=int, help="so many, chosen at random")
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")

@@ -396,7 +396,7 @@ FAULTS = [
     Fault(
         "a window begins with what the one before left",
         "leaf.py",
-        "before = jnp.where(first, -0.0, store.decode(accumulator, like))",
+        "before = jnp.where(first, 0.0, store.decode(accumulator, like))",
         "before = store.decode(accumulator, like)",
         "test_laws_accumulation.py",
     ),

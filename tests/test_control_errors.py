@@ -147,12 +147,12 @@ BAD_OPTIONS = [
     ),
     (
         ValueError,
-        "`max_consecutive` must be a whole number >= 1, or None; got 0",
+        "`max_consecutive` must be a whole number of steps >= 1; got 0",
         {"skip_nonfinite": True, "max_consecutive": 0},
     ),
     (
-        TypeError,
-        "`max_consecutive` must be a whole number >= 1, or None; got 1.5",
+        ValueError,
+        "`max_consecutive` must be a whole number of steps >= 1; got 1.5",
         {"skip_nonfinite": True, "max_consecutive": 1.5},
     ),
     (

@@ -242,14 +242,46 @@ def test_a_flush_of_weighted_micro_batches_divides_by_their_weight():
     assert ulps_from_mean(params, grads, weights) <= 2
 
 
-@pytest.mark.parametrize("fill", ["empty", "zero", "plain"])
+def test_a_flush_ends_a_window_of_which_nothing_was_kept():
+    params, tx = trees.normal(trees.PAIR, 0), accumulating(4)
+    grads = micro_batches(1, trees.PAIR)
+    before = accumulate(accumulating, 4, grads, params, [0.0])
+    assert int(before[1].micro_step) == 1
+    after, state = tx.flush(before[1], before[0])
+    trees.assert_same_bits(after, params)
+    trees.assert_same_bits(trees.buffers_of(state), trees.buffers_of(before[1]))
+    assert int(state.micro_step) == int(state.step) == 0
+    assert int(optadamw.stats_of(state).skipped) == 1
+
+
+def test_a_flush_leaves_alone_what_had_no_gradient():
+    tx = optadamw.adamw(0.1, weight_decay=0.1, accumulate_steps=3, ema_decay=0.5)
+    params = {"trained": jnp.ones(2), "frozen": jnp.ones(2)}
+    state = tx.init(params)
+    for _ in range(5):  # a window before it leaves nothing either
+        grads = {"trained": jnp.ones(2), "frozen": None}
+        params, state = tx.step(grads, state, params)
+    for like in (None, {"trained": params["trained"], "frozen": None}):
+        after, flushed = jax.jit(tx.flush)(state, params, like)
+        assert int(flushed.step) == 2 and np.all(after["trained"] < params["trained"])
+        trees.assert_same_bits(after["frozen"], params["frozen"])
+        for name, before in trees.buffers_of(state).items():
+            trees.assert_same_bits(getattr(flushed, name)["frozen"], before["frozen"])
+
+
+def test_a_flush_that_is_told_takes_no_memory():
+    tx = optadamw.adamw(0.1, accumulate_steps=3, skip_nonfinite=True, ema_decay=0.5)
+    params = {name: jnp.ones((256, 256)) for name in "ab"}
+    state = tx.init(params)
+    flush = jax.jit(lambda p, s: tx.flush(s, p, like=p), donate_argnums=(0, 1))
+    memory = flush.lower(params, state).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.01 * 2 * 4 * 256 * 256
+
+
+@pytest.mark.parametrize("fill", ["empty", "plain"])
 def test_a_flush_of_nothing_changes_nothing(fill):
     params, tx = trees.normal(trees.PAIR, 0), accumulating(4)
     before = params, tx.init(params)
-    if fill == "zero":  # a micro-batch came in and was left out
-        before = accumulate(
-            accumulating, 4, micro_batches(1, trees.PAIR), params, [0.0]
-        )
     if fill == "plain":
         tx, before = PLAIN, (params, PLAIN.init(params))
     trees.assert_same_bits(tx.flush(before[1], before[0]), before)

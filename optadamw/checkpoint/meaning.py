@@ -44,11 +44,18 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
             meaning["nu_max"] = f"the maximum of the {rule.kind} second moments"
     if control.accumulation is not None:
         meaning["window"] = _window(control.accumulation, step)
+        if control.watch is not None:
+            policy = "left out" if control.watch.drops else "the end of its window"
+            meaning["window"]["bad"] = policy
     if control.loss_scale is not None:
         meaning["loss_scale"] = _scale(control.loss_scale)
     if control.spikes is not None:
         of, window = list(control.spikes.of), control.spikes.window
         meaning["history"] = f"the last {window} values of {', '.join(of)}"
+        if control.accumulation is not None and "grad_norm" in of:
+            drops = control.watch is not None and control.watch.drops
+            unit = "micro-batches" if drops else "windows"
+            meaning["history"] += f", norms of {unit}"
     if control.statistics is not None:
         groups = [name for name, _ in control.statistics.groups]
         meaning["stats"] = f"norms={control.statistics.norms}, groups={groups}"

@@ -14,7 +14,7 @@ import jax
 
 from optadamw.aliases import PyTree
 from optadamw.paths import Keys, flatten
-from optadamw.state import State
+from optadamw.state import State, refuse_swapped
 
 AROUND, STATES, PARAMS = "around", "states", "params"
 
@@ -57,6 +57,7 @@ def named_state(state: PyTree, what: str = "state") -> Named:
     Raises:
       ValueError: there is no State in it, or two leaves of one name.
     """
+    refuse_swapped(state)
     leaves = flatten(state)
     found = _states(state)
     if not found:

@@ -70,4 +70,5 @@ def starts_afresh(
 
 
 def _spelled(window: Any) -> str:
-    return f"the {window['kind']} of {window['every']}"
+    text = f"the {window['kind']} of {window['every']}"
+    return f"{text}, a bad one {window['bad']}" if "bad" in window else text

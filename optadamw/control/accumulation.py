@@ -26,9 +26,9 @@ class Accumulation:
     store: Dense
 
     def due(self, clock: Clock) -> Array:
-        """Micro-batches in the present window; a schedule is held at 1 or more."""
+        """Micro-batches in the present window; a schedule is held in [1, 2**30]."""
         every = jnp.round(jnp.asarray(self.every.at(clock), clock.dtype))
-        return jnp.maximum(every, 1).astype(jnp.int32)
+        return jnp.clip(jnp.nan_to_num(every, nan=1.0), 1, 2**30).astype(jnp.int32)
 
     def scale(self, weight: Array, clock: Clock) -> Array | None:
         """What the accumulated sum is multiplied by; None for nothing."""
@@ -49,9 +49,11 @@ def weight_of(extra: Mapping[str, Any]) -> Array | None:
     weight = extra.get("weight")
     if weight is None:
         return None
+    if isinstance(weight, int) and abs(weight) > np.finfo(np.float32).max:
+        weight = np.inf * np.sign(weight)
     array = real_scalar("weight", weight)
     if not isinstance(weight, jax.Array):
-        known = float(np.asarray(weight))
+        known = float(np.asarray(weight, np.float32))
         if not (np.isfinite(known) and known >= 0):
             raise invalid(
                 "weight",

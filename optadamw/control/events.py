@@ -11,7 +11,7 @@ from optadamw.aliases import Array
 
 EVENTS = (
     "skipped",  # optimizer steps that were due and not taken
-    "nonfinite",  # gradients that were not finite
+    "nonfinite",  # gradients or losses that were not finite
     "spikes",  # gradients or losses beyond the limit of the spike guard
     "dropped",  # micro-batches left out of their window
     "consecutive",  # bad gradients since the last good one
@@ -29,8 +29,8 @@ def no_events() -> np.ndarray:
 
 
 def event(events: Array, name: str) -> Array:
-    """One counter."""
-    return events[EVENTS.index(name)]
+    """One counter; `events` may have leading axes, as under `vmap`."""
+    return events[..., EVENTS.index(name)]
 
 
 def counted(

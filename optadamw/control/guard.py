@@ -1,23 +1,12 @@
 """The guard: which gradients are bad, and what a bad one costs."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from optadamw.aliases import Array
-from optadamw.errors import invalid, mistyped
+from optadamw.errors import invalid
+from optadamw.hyperparameters import Constant, Dynamic, whole_steps
 
 OnBad = Literal["drop", "abort"]
-
-
-class Verdict(NamedTuple):
-    """What was found of one gradient; both are boolean scalars."""
-
-    nonfinite: Array
-    spike: Array
-
-    @property
-    def ok(self) -> Array:
-        return ~(self.nonfinite | self.spike)
 
 
 @dataclass(frozen=True)
@@ -31,7 +20,7 @@ class Guard:
     """
 
     on_bad: OnBad | None = None
-    max_consecutive: int | None = None
+    max_consecutive: Constant | Dynamic | None = None
 
     @property
     def drops(self) -> bool:
@@ -46,12 +35,10 @@ def guard(on_bad: object, max_consecutive: object) -> Guard:
     """
     if on_bad not in (None, "drop", "abort"):
         raise invalid("on_bad_micro_step", "'drop', 'abort' or None", on_bad)
+    limit = None
     if max_consecutive is not None:
-        rule = "a whole number >= 1, or None"
-        if isinstance(max_consecutive, bool) or not isinstance(max_consecutive, int):
-            raise mistyped("max_consecutive", rule, max_consecutive)
-        if max_consecutive >= 2**31:
+        limit = whole_steps("max_consecutive", max_consecutive)
+        if isinstance(limit, Constant) and limit.value >= 2**31:
             raise invalid("max_consecutive", "below 2**31", max_consecutive)
-        if max_consecutive < 1:
-            raise invalid("max_consecutive", rule, max_consecutive)
-    return Guard(on_bad, max_consecutive)
+    # One spelling for one meaning, so that equal ones compare equal.
+    return Guard(None if on_bad == "drop" else on_bad, limit)

@@ -9,6 +9,7 @@ and at 0.
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 
 from optadamw.aliases import Array
 from optadamw.errors import invalid, mistyped
@@ -80,7 +81,7 @@ class DynamicLossScale:
             if not isinstance(known, Constant):
                 raise mistyped(name, "a number", value)
         interval = self.growth_interval
-        if isinstance(interval, bool) or not isinstance(interval, int):
+        if isinstance(interval, bool) or not isinstance(interval, int | np.integer):
             raise mistyped("growth_interval", "a whole number of steps >= 1", interval)
         if not 1 <= interval < 2**31:
             raise invalid("growth_interval", "whole and in [1, 2**31)", interval)

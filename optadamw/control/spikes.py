@@ -35,7 +35,9 @@ class Spikes:
         sigma = jnp.maximum(sigma, 1e-6 * jnp.abs(mean))
         sigmas = jnp.asarray(self.sigmas.value, jnp.float32)
         none = jnp.finfo(jnp.float32).max
-        return jnp.where(seen >= self.min_history, mean + sigmas * sigma, none)
+        # Zeros alone tell no scale: a limit of 0 would be entered as 0, for ever.
+        known = (seen >= self.min_history) & (sigma > 0)
+        return jnp.where(known, mean + sigmas * sigma, none)
 
     def entered(
         self, row: Array, seen: Array, value: Array, limit: Array, when: Array

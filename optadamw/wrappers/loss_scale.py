@@ -107,5 +107,5 @@ def scale_loss(state: PyTree, loss: Array) -> Array:
     loss = jnp.asarray(loss)
     if not jnp.issubdtype(loss.dtype, jnp.floating):
         raise mistyped("loss", "real and floating", loss.dtype)
-    wide = jnp.promote_types(loss.dtype, jnp.float32)
+    wide = loss.dtype if loss.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     return loss.astype(wide) * found[0].astype(wide)

@@ -30,7 +30,8 @@ def multi_steps(
         G = sum_i w_i g_i / sum_i w_i        in float32, applied when i = every
 
     A call that only accumulates does `acc + w g` in place and nothing else: no rule
-    runs, no norm is taken, `update` returns zeros. Schedules, bias corrections, decay
+    runs, no norm is taken (but by a guard that drops), and `update` returns negative
+    zeros, which leave every parameter as it is. Schedules, bias corrections, decay
     and averages see optimizer steps, which `state.step` counts. Pass the weight of a
     micro-batch, such as its number of tokens, as `step(..., weight=w)`, in all calls
     of a window or in none; a weight of 0 leaves the micro-batch out, and one that is
@@ -48,8 +49,9 @@ def multi_steps(
     Args:
       inner: a transformation of this library.
       every: micro-batches in a step: a whole number >= 1, an array, or a schedule of
-        the finished optimizer steps (values below 1 count as 1). With 1 and the mean
-        nothing is accumulated, and the result is `inner`.
+        the finished optimizer steps (rounded, and held in [1, 2**30]). With 1 and the
+        mean nothing is accumulated, weights make no difference, and the result is
+        `inner`.
       use_grad_mean: False sums, `G = sum_i w_i g_i`, and does not divide.
       dtype: of the accumulator; None: float32 (float64 for float64 parameters).
 

@@ -23,7 +23,12 @@ def skip_nonfinite(
 
     Parameters, moments, average and `state.step` keep their bits; `stats_of(state)`
     tells how many gradients were not finite, how many steps were skipped, and how
-    many bad gradients came in a row. NaN is never let through.
+    many bad gradients came in a row. NaN is never let through, unless the caller says
+    that there is none: a `grad_norm` that is passed to `step` is believed. (It is that
+    of the gradients as they are passed, still multiplied by a loss scale.)
+
+    Under `vmap` each member is guarded by itself; XLA then selects between the old and
+    the new arrays, and needs the memory for both.
 
     Differs from `optax.apply_if_finite`: the check reuses the clip's norm, the
     refusal costs nothing, and the bad gradient is not applied after all when

@@ -38,7 +38,8 @@ def skip_spikes(
     with "abort". The loss is what is passed as `step(..., loss=x)`, unscaled, judged
     at every call. A value beyond its limit enters the window as the limit: one huge
     value does not widen the limit, and a lasting change of level gets through in the
-    end. Sigma is that of the population, and at least 1e-6 of the mean.
+    end. Sigma is that of the population, and at least 1e-6 of the mean; a window of
+    zeros judges nothing.
 
     Source: the guards of OLMo-core (`SkipStepOptimizer`), MaxText
     (`skip_step_on_spikes`) and Levanter, which differ in the window's length and in

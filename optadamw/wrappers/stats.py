@@ -43,7 +43,7 @@ class Stats(NamedTuple):
     update_norm: Array | None
     """Of what was added to the parameters, before it was rounded."""
     param_norm: Array | None
-    """Of the parameters that were written."""
+    """Of the parameters after the step, those without a gradient left out."""
     clip_fraction: Array | None
     """Share of the steps whose gradient was clipped."""
     skipped: Array | None
@@ -124,7 +124,7 @@ def stats_of(state: PyTree) -> Stats:
       state: the state of a transformation, of an `optax.chain`, of a wrapper.
 
     Returns:
-      A `Stats` of 0-d arrays.
+      A `Stats` of 0-d arrays; of arrays, for the states of a vmapped optimizer.
 
     Raises:
       ValueError: there is no state of this library in `state`, or more than one.
@@ -149,7 +149,7 @@ def _named(state: State) -> Stats:
     groups = {}
     if state.stats is not None:
         row = state.stats[TREE]
-        rates |= dict(zip((*FREE, *NORMS), list(row), strict=False))
+        rates |= dict(zip((*FREE, *NORMS), _entries(row), strict=False))
         for name, norms in state.stats.items():
             if name != TREE:
                 groups[name] = _group(norms)
@@ -181,5 +181,12 @@ def _fraction(state: State) -> Array | None:
 
 
 def _group(norms: Array) -> GroupStats:
-    both = list(norms[1:]) or [None, None]
-    return GroupStats(norms[0], *both)
+    entries = _entries(norms)
+    if len(entries) == 1:
+        return GroupStats(entries[0], None, None)
+    return GroupStats(*entries)
+
+
+def _entries(row: Array) -> list[Array]:
+    """The last axis apart; there may be others before it, as under `vmap`."""
+    return [row[..., i] for i in range(row.shape[-1])]
