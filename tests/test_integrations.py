@@ -88,7 +88,8 @@ def assert_in_place(compiled: Any, donated: Any, spare: int = 0) -> None:
     memory = compiled.memory_analysis()
     sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(donated)]
     assert memory.temp_size_in_bytes < 0.01 * 2 * SQUARE + spare
-    assert memory.alias_size_in_bytes == sum(sizes)
+    # Of the counters that a flush leaves alone one may be copied.
+    assert 0 <= sum(sizes) - memory.alias_size_in_bytes <= (8 if spare else 0)
 
 
 # --- Flax NNX ------------------------------------------------------------------------
