@@ -9,6 +9,7 @@ from optadamw.aliases import Array
 from optadamw.control.events import counted, event
 from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
 from optadamw.controls import Control
+from optadamw.hyperparameters import Constant
 from optadamw.intake import Intake
 from optadamw.judgement import Finding, remembered
 from optadamw.state import State
@@ -94,7 +95,9 @@ def _events(
     run = jnp.where(bad, longer, jnp.where(good, 0, run))
     values = values | {"consecutive": run}
     if watch is not None and watch.max_consecutive is not None:
-        limit = jnp.asarray(watch.max_consecutive.value)
+        given = watch.max_consecutive
+        limit = int(given.value) if isinstance(given, Constant) else given.value
+        limit = jnp.asarray(limit).astype(jnp.int32)
         values = values | {"stalled": run >= limit}
     return counted(events, changes, values)
 
