@@ -138,7 +138,10 @@ class Composition:
             given = extra.get("grad_norm")
 
             def norm_of(work: Work, scale: Array | None) -> Array:
-                norms = self._norms(work, scale, given=given, rules=())
+                is_scaled = control.loss_scale is not None
+                norms = self._norms(
+                    work, scale, is_scaled=is_scaled, given=given, rules=()
+                )
                 return norms.of_gradients()[0]
 
             intake = accumulated(control, work, state, clock, extra, norm_of)
@@ -233,6 +236,8 @@ class Composition:
         norms = self._norms(
             work,
             intake.scale,
+            # What was accumulated is unscaled.
+            is_scaled=control.loss_scale is not None and control.accumulation is None,
             ready=intake.ready,
             given=extra.get("grad_norm"),
             groups=self._groups(work.leaves, params),
@@ -300,6 +305,7 @@ class Composition:
         work: Work,
         scale: Array | None,
         *,
+        is_scaled: bool,
         ready: Array | None = None,
         given: Any = None,
         groups: tuple[tuple[int, ...], ...] = (),
@@ -312,7 +318,7 @@ class Composition:
             scale=scale,
             ready=ready,
             given=None if given is None else real_scalar("grad_norm", given),
-            rescued=self.control.watch is None or self.control.loss_scale is not None,
+            rescued=self.control.watch is None or is_scaled,
             groups=groups,
         )
 

@@ -206,14 +206,14 @@ def call(
     if not control.accumulates:
         go = not bad
         if control.policy and go:
-            ok = _is_summable(control, grads, norm, norm / scale)
+            ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
             verdict = _judge(control, state, "grad_norm", norm / scale, ok)
             verdicts["grad_norm"], go = verdict, not verdict.bad
         after = _ruled(control, state, verdicts, bad=not go, good=go, due=True, go=go)
         return Call(after, go)
 
     if control.policy == "drop":
-        ok = _is_summable(control, grads, norm, norm / scale)
+        ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
         verdict = _judge(control, state, "grad_norm", norm / scale, ok)
         verdicts["grad_norm"], bad = verdict, bad or verdict.bad
     if weight is not None:
@@ -279,7 +279,7 @@ def _closed(
     if control.policy == "abort" and go:
         norm = _norm(accumulated)
         mean = norm / state.weight if control.mean else norm
-        ok = _is_summable(control, accumulated, norm, mean)
+        ok = _is_summable(accumulated, norm, mean, False)
         verdict = _judge(control, state, "grad_norm", mean, ok)
         verdicts["grad_norm"], go = verdict, not verdict.bad
         bad = bool(bad) or verdict.bad
@@ -400,7 +400,7 @@ def statistics(
 # --- Numbers -------------------------------------------------------------------------
 
 
-def _is_summable(control: Control, arrays: Arrays, raw: float, norm: float) -> bool:
+def _is_summable(arrays: Arrays, raw: float, norm: float, is_scaled: bool) -> bool:
     """Tell whether squares are finite in the dtype of the computation.
 
     Those of the gradients as they come (under a loss scale the norm is formed without
@@ -410,7 +410,7 @@ def _is_summable(control: Control, arrays: Arrays, raw: float, norm: float) -> b
     real = [oracle.compute_dtype(a.dtype) for a in arrays.values() if a is not None]
     most = float(np.finfo(np.result_type(*real)).max)
     root = math.sqrt(most)
-    limits = ((raw, root if control.loss_scale is None else most), (norm, root))
+    limits = ((raw, most if is_scaled else root), (norm, root))
     for value, limit in limits:
         if 0.99 * limit < value < 1.01 * limit:
             raise AmbiguousError(f"a norm of {value}")
