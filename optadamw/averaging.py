@@ -9,8 +9,8 @@ from optadamw.aliases import PyTree
 from optadamw.errors import at_leaf
 from optadamw.operands import parameters
 from optadamw.paths import match_leaves
-from optadamw.rules.ema import ema_of
-from optadamw.state import State, Swapped, states_in
+from optadamw.rules.ema import averaging, ema_of
+from optadamw.state import State, Swapped
 
 
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
@@ -95,13 +95,13 @@ def finalize(state: PyTree, params: PyTree) -> PyTree:
       True
     """
     average = ema_of(state, like=params)
-    (held,) = [s for s in states_in(state) if s.ema is not None]
-    if isinstance(held.step, jax.core.Tracer):
+    step = averaging(state).step
+    if isinstance(step, jax.core.Tracer):
         raise TypeError(
             "`state.step` is traced, so it is not known whether a step was taken. "
             "Call finalize outside jit, after training."
         )
-    if int(jax.device_get(held.step)) == 0:
+    if int(jax.device_get(step)) == 0:
         raise ValueError(
             "`state.step` is 0: no step was taken, and the average is the initial "
             "parameters. Train first; to read it all the same, use ema_of."

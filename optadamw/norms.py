@@ -97,10 +97,7 @@ class Norms:
             programs.append(program)
             operands.append((item.grad, item.param, item.buffers, values, scaled))
         widest = np.result_type(*(item.dtype for item in items))
-        place = {leaf: row for row, leaf in enumerate(self.work.moving)}
-        members = tuple(
-            tuple(place[leaf] for leaf in group if leaf in place) for group in groups
-        )
+        members = self.work.rows_of(groups)
         return _tree_norms(
             tuple(programs), widest, members, self.rescued, self.ready, operands
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -39,10 +40,22 @@ class Work:
     leaves: Leaves
     items: list[Item]
 
-    @property
+    @cached_property
     def moving(self) -> list[int]:
         """The leaves that have a gradient."""
         return [i for i, item in enumerate(self.items) if item.grad is not None]
+
+    @cached_property
+    def rows(self) -> dict[int, int]:
+        """Where each of them stands among them."""
+        return {leaf: row for row, leaf in enumerate(self.moving)}
+
+    def rows_of(self, groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        """The same for groups of leaves, those without a gradient left out."""
+        return tuple(
+            tuple(self.rows[leaf] for leaf in group if leaf in self.rows)
+            for group in groups
+        )
 
     @property
     def largest_norm(self) -> float:

@@ -12,6 +12,7 @@ from optadamw.controls import Control
 from optadamw.hyperparameters import Constant
 from optadamw.intake import Intake
 from optadamw.judgement import Finding, remembered
+from optadamw.numerics import saturating_increment
 from optadamw.state import State
 
 
@@ -91,8 +92,7 @@ def _events(
     if by_micro_step:
         good = ~bad if intake.arrived else jnp.zeros((), bool)
     run = event(events, "consecutive")
-    longer = jnp.where(run < jnp.iinfo(jnp.int32).max, run + 1, run)
-    run = jnp.where(bad, longer, jnp.where(good, 0, run))
+    run = jnp.where(bad, saturating_increment(run), jnp.where(good, 0, run))
     values = values | {"consecutive": run}
     if watch is not None and watch.max_consecutive is not None:
         given = watch.max_consecutive

@@ -113,6 +113,19 @@ def states_in(tree: PyTree) -> list[State]:
     return [node for node in nodes if isinstance(node, State)]
 
 
+def state_with(tree: PyTree, field: str, what: str, about: str, remedy: str) -> State:
+    """The one State in `tree` that has `field`, which errors call `what`, `about`.
+
+    Raises:
+      ValueError: there is none, or more than one.
+    """
+    found = [s for s in states_in(tree) if getattr(s, field) is not None]
+    if len(found) != 1:
+        count = f"{len(found)} {what}s" if found else f"no {what}"
+        raise ValueError(f"`state` holds {count}{about}; it must hold one. {remedy}")
+    return found[0]
+
+
 def refuse_swapped(tree: PyTree) -> None:
     """Raise ValueError for a state whose average and parameters changed places."""
     nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)

@@ -153,25 +153,25 @@ class Composition:
     ) -> tuple[PyTree, State]:
         """Take the step of a window that is not full; without one, change nothing."""
         if self.control.accumulation is None:
-            check_fields(state, self._fields)
+            check_fields(state, self._fields(self.control.small()))
             return params, state
         if isinstance(params, State):
             raise TypeError(
                 "`params` is a State; the order of the arguments is (state, params)."
             )
-        check_fields(state, self._fields)
+        check_fields(state, self._fields(self.control.small()))
         leaves = parameters(params)
         check_buffers(state, leaves, self.kept[-1:])
-        sums = match_leaves(state.accumulator, leaves, "state.accumulator")
+        accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
+        sums = accumulators
         if like is not None:
             marks = gradients_for(leaves, like)
             sums = [
                 None if mark is None else total
-                for mark, total in zip(marks, sums, strict=True)
+                for mark, total in zip(marks, accumulators, strict=True)
             ]
         grads = leaves.treedef.unflatten(sums)
         work, clock = self._begin(grads, state, params, "param")
-        accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
         intake = partial_window(
             self.control, work, state, clock, accumulators, look=like is None
         )
@@ -194,8 +194,9 @@ class Composition:
         else:
             leaves = parameters(params)
         matched = gradients_for(leaves, grads)
-        check_fields(state, self._fields)
-        check_small(state, self.control.small())
+        small = self.control.small()
+        check_fields(state, self._fields(small))
+        check_small(state, small)
         choices = self.choices(leaves, grads if params is None else params)
         work = gathered(leaves, matched, params, state, self.slots, choices)
         # With x64 on, scalars are float64 until the leaves get them: 1 - b2 of a
@@ -204,10 +205,9 @@ class Composition:
         number = saturating_increment(state.step)
         return work, Clock(step=state.step, number=number, dtype=wide)
 
-    @property
-    def _fields(self) -> tuple[str, ...]:
+    def _fields(self, small: Mapping[str, Any]) -> tuple[str, ...]:
         """The fields of State that are not None."""
-        return (*(slot.name for slot in self.kept), *self.control.small())
+        return (*(slot.name for slot in self.kept), *small)
 
     def _refuse_missing_params(self, emit: Emit) -> None:
         if emit == "param":
@@ -394,9 +394,7 @@ class Composition:
         statistics = self.control.statistics
         if statistics is not None and statistics.norms:
             assert state.stats is not None
-            place = {leaf: row for row, leaf in enumerate(work.moving)}
-            kept = [tuple(place[i] for i in g if i in place) for g in groups]
-            members = (tuple(place.values()), *kept)
+            members = work.rows_of([work.moving, *groups])
             rows = [state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         key = Pass(tuple(programs), tuple(work.moving), members)
@@ -411,10 +409,10 @@ class Composition:
         """Outputs and buffers of all leaves, those without a gradient among them."""
         outputs: list[Any] = []
         columns: dict[str, list[Any]] = {slot.name: [] for slot in self.slots}
-        place = {leaf: row for row, leaf in enumerate(work.moving)}
         for i, item in enumerate(work.items):
-            if i in place:
-                output, kept = outcome.outputs[place[i]], outcome.buffers[place[i]]
+            row = work.rows.get(i)
+            if row is not None:
+                output, kept = outcome.outputs[row], outcome.buffers[row]
             elif emit == "param" or item.param is None:
                 output, kept = item.param, item.buffers
             else:

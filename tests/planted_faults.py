@@ -466,8 +466,8 @@ FAULTS = [
     Fault(
         "bad gradients in a row are counted for ever",
         "ruling.py",
-        "run = jnp.where(bad, longer, jnp.where(good, 0, run))",
-        "run = jnp.where(bad, longer, run)",
+        "jnp.where(bad, saturating_increment(run), jnp.where(good, 0, run))",
+        "jnp.where(bad, saturating_increment(run), run)",
         "test_control_oracle.py -k every_combination",
     ),
 ]

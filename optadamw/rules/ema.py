@@ -21,7 +21,7 @@ from optadamw.hyperparameters import (
 from optadamw.numerics import one_minus_power
 from optadamw.paths import flatten, match_leaves
 from optadamw.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
-from optadamw.state import states_in
+from optadamw.state import State, state_with
 from optadamw.store import Dense, dense
 from optadamw.transformation import Transformation, atom, spelled
 
@@ -162,6 +162,12 @@ def _store(dtype: DTypeLike | None) -> Dense:
     return store
 
 
+def averaging(state: PyTree) -> State:
+    """The one State in `state` that keeps an average; else a ValueError."""
+    remedy = "Ask for it with adamw(..., ema_decay=0.999) or ema_params(0.999)."
+    return state_with(state, "ema", "average", " of the parameters", remedy)
+
+
 def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     """The averaged parameters in `state`, wherever `ema_params` stands in it.
 
@@ -181,16 +187,10 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
       >>> optadamw.ema_of(tx.init(jnp.ones(2))).tolist()
       [1.0, 1.0]
     """
-    found = [s.ema for s in states_in(state) if s.ema is not None]
-    if len(found) != 1:
-        count = "no average" if not found else f"{len(found)} averages"
-        raise ValueError(
-            f"`state` holds {count} of the parameters; it must hold one. Ask for it "
-            "with adamw(..., ema_decay=0.999) or ema_params(0.999)."
-        )
+    average = averaging(state).ema
     if like is None:
-        return found[0]
-    leaves = flatten(found[0])
+        return average
+    leaves = flatten(average)
     likes = match_leaves(like, leaves, "`like`")
     pairs = zip(leaves.arrays, likes, strict=True)
     return leaves.treedef.unflatten([e.astype(p.dtype) for e, p in pairs])

@@ -14,7 +14,7 @@ from optadamw.control.loss_scale import (
 )
 from optadamw.errors import invalid, mistyped
 from optadamw.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
-from optadamw.state import states_in
+from optadamw.state import state_with
 from optadamw.transformation import Transformation, controlled, spelled
 
 
@@ -97,15 +97,11 @@ def scale_loss(state: PyTree, loss: Array) -> Array:
       >>> float(optadamw.scale_loss(tx.init(jnp.ones(2)), jnp.float16(2.0)))
       1024.0
     """
-    found = [s.loss_scale for s in states_in(state) if s.loss_scale is not None]
-    if len(found) != 1:
-        count = "no loss scale" if not found else f"{len(found)} loss scales"
-        raise ValueError(
-            f"`state` holds {count}; it must hold one. Ask for it with "
-            "adamw(..., loss_scale=DynamicLossScale())."
-        )
+    remedy = "Ask for it with adamw(..., loss_scale=DynamicLossScale())."
+    scale = state_with(state, "loss_scale", "loss scale", "", remedy).loss_scale
+    assert scale is not None
     loss = jnp.asarray(loss)
     if not jnp.issubdtype(loss.dtype, jnp.floating):
         raise mistyped("loss", "real and floating", loss.dtype)
     wide = loss.dtype if loss.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    return loss.astype(wide) * found[0].astype(wide)
+    return loss.astype(wide) * scale.astype(wide)
