@@ -1,27 +1,16 @@
 """`adamw`: the public atoms, chained."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from optadamw.aliases import DTypeLike, Number, ScalarOrSchedule
 from optadamw.control.guard import OnBad
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.errors import invalid, mistyped
-from optadamw.hyperparameters import (
-    FRACTION,
-    POSITIVE,
-    hyperparameter,
-    switch,
-    whole_steps,
-)
-from optadamw.rules.adam import EpsMode, scale_by_adam
-from optadamw.rules.amsgrad import amsgrad_max
-from optadamw.rules.caution import cautious
-from optadamw.rules.clip import clip_by_global_norm, clip_by_norm, clip_by_value
-from optadamw.rules.decay import DecayMode, add_decoupled_weight_decay
-from optadamw.rules.ema import ema_params
-from optadamw.rules.maximize import maximize as maximize_objective
-from optadamw.rules.rate import scale_by_learning_rate
+from optadamw.hyperparameters import switch, whole_steps
+from optadamw.rules.adam import Corrected, EpsMode, Nesterov
+from optadamw.rules.decay import DecayMode
+from optadamw.settings import Groups, Settings
 from optadamw.store import dense
 from optadamw.transformation import Transformation, chain, spelled
 from optadamw.wrappers.loss_scale import with_loss_scale
@@ -42,21 +31,23 @@ def adamw(
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: Any = None,
     *,
-    nesterov: bool = False,
+    nesterov: Nesterov = False,
     amsgrad: bool | Literal["raw", "corrected"] | None = None,
-    bias_correction: bool | None = None,
+    bias_correction: Corrected | None = None,
     eps_mode: EpsMode | None = None,
     clip_value: ScalarOrSchedule | None = None,
     clip_norm: ScalarOrSchedule | None = None,
     clip_global_norm: ScalarOrSchedule | None = None,
+    clip_eps: ScalarOrSchedule | None = None,
     ema_decay: ScalarOrSchedule | None = None,
-    ema_overwrite_every: int | None = None,
+    ema_overwrite_every: ScalarOrSchedule | None = None,
     ema_debias: bool | None = None,
     ema_warmup: bool | None = None,
     weight_decay_mode: DecayMode | None = None,
     max_learning_rate: ScalarOrSchedule | None = None,
     maximize: bool | None = None,
     caution: bool | None = None,
+    groups: Groups | None = None,
     update_dtype: DTypeLike | None = None,
     accumulate_steps: Any = None,
     accumulator_dtype: DTypeLike | None = None,
@@ -108,24 +99,32 @@ def adamw(
       mask: which parameters are decayed: a pattern such as `"*/kernel"`, a list of
         patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`, or a
         tree of bools. None: all.
-      nesterov: look ahead by one step of momentum (NAdamW).
+      nesterov: look ahead by one step of momentum (NAdamW): True as Optax, "current"
+        as timm.
       amsgrad: divide by the maximum of the second moments: True or "raw" as PyTorch
         and Keras, "corrected" as Optax.
-      bias_correction: False leaves out the divisions by `1 - beta^t` (MLX's default).
+      bias_correction: False leaves out the divisions by `1 - beta^t` (MLX's default);
+        "mu" or "nu" keeps that of one moment.
       eps_mode: "outside" (None), or "hat" as Keras and TensorFlow.
       clip_value: limit on each element of the gradients, > 0.
       clip_norm: limit on the norm of each parameter's gradient, > 0.
       clip_global_norm: limit on the norm of all gradients, > 0. Clips combine, in
         this order.
+      clip_eps: added to the norm of all gradients, >= 0: 1e-6 in PyTorch and MLX.
       ema_decay: keep a running average of the parameters, in [0, 1]; read it with
         `ema_of(state)`.
-      ema_overwrite_every: write the average into the parameters every so many steps.
+      ema_overwrite_every: write the average into the parameters every so many steps,
+        a number or a schedule.
       ema_debias: average from the first written parameter on, forgetting the initial.
       ema_warmup: average faster at first, by min(decay, (1 + t) / (10 + t)).
       weight_decay_mode: "lr" (None), "schedule", "independent" or "corrected".
       max_learning_rate: peak of the schedule, for modes "schedule" and "corrected".
       maximize: ascend.
       caution: zero the direction where its sign is not the gradient's.
+      groups: parameters with numbers of their own, `{pattern: {argument: value}}`, as
+        PyTorch's param groups: `{"*/bias": {"weight_decay": 0.0}}`. Arguments that
+        concern one parameter by itself, from `learning_rate` to `caution`; the first
+        group that matches counts. See `param_groups`.
       update_dtype: dtype of the updates of `update`; None: the parameters'.
       accumulate_steps: one step for every so many gradients, with their mean weighted
         by `step(..., weight=w)`: a whole number, an array or a schedule; `multi_steps`.
@@ -159,45 +158,35 @@ def adamw(
       >>> int(state.step)
       1
     """
-    averaging = {
-        "ema_overwrite_every": ema_overwrite_every,
-        "ema_debias": ema_debias,
-        "ema_warmup": ema_warmup,
-    }
-    for name, value in averaging.items():
-        asked = value is not None and value is not False
-        if asked and ema_decay is None:
-            raise ValueError(
-                f"`{name}` has no effect without `ema_decay`; got {name}={value!r}. "
-                "Give ema_decay, for example 0.999, or leave it out."
-            )
-    adam = scale_by_adam(
-        b1,
-        b2,
-        eps,
-        eps_root,
-        mu_dtype,
+    settings = Settings(
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        mask=mask,
         nesterov=nesterov,
-        bias_correction=_switch("bias_correction", bias_correction, default=True),
-        eps_mode=_choice("eps_mode", eps_mode, ("outside", "hat")),
-    )
-    decay = add_decoupled_weight_decay(
-        weight_decay,
-        mask,
-        mode=_choice("weight_decay_mode", weight_decay_mode, get_args(DecayMode)),
+        amsgrad=amsgrad,
+        bias_correction=bias_correction,
+        eps_mode=eps_mode,
+        clip_value=clip_value,
+        clip_norm=clip_norm,
+        clip_global_norm=clip_global_norm,
+        clip_eps=clip_eps,
+        ema_decay=ema_decay,
+        ema_overwrite_every=ema_overwrite_every,
+        ema_debias=ema_debias,
+        ema_warmup=ema_warmup,
+        weight_decay_mode=weight_decay_mode,
         max_learning_rate=max_learning_rate,
+        maximize=maximize,
+        caution=caution,
     )
-    parts = [
-        *([maximize_objective()] if _switch("maximize", maximize) else []),
-        *_clips(clip_value, clip_norm, clip_global_norm),
-        adam,
-        *_maximum(amsgrad),
-        *([cautious()] if _switch("caution", caution) else []),
-        decay,
-        scale_by_learning_rate(learning_rate),
-        *_average(ema_decay, ema_overwrite_every, ema_debias, ema_warmup),
-    ]
-    tx = chain(*parts, update_dtype=update_dtype)
+    tx = settings.chained() if groups is None else settings.grouped(groups)
+    if update_dtype is not None:
+        tx = chain(tx, update_dtype=update_dtype)
     tx = _accumulated(tx, accumulate_steps, accumulator_dtype)
     if loss_scale is not None:
         tx = with_loss_scale(tx, loss_scale)
@@ -272,56 +261,5 @@ def _recorded(tx: Transformation, stats: Any) -> Transformation:
     return with_stats(tx, norms=stats == "norms")
 
 
-def _clips(value: Any, norm: Any, global_norm: Any) -> list[Transformation]:
-    given = (
-        (clip_by_value, "clip_value", value),
-        (clip_by_norm, "clip_norm", norm),
-        (clip_by_global_norm, "clip_global_norm", global_norm),
-    )
-    return [
-        clip(_limit(name, limit)) for clip, name, limit in given if limit is not None
-    ]
-
-
-def _limit(name: str, limit: Any) -> Any:
-    """Checked under adamw's name for it; the atom takes it as it is."""
-    return hyperparameter(
-        name, limit, POSITIVE, "Leave it out (None) to switch it off."
-    )
-
-
-def _maximum(amsgrad: Any) -> list[Transformation]:
-    if amsgrad is None or amsgrad is False:
-        return []
-    if amsgrad is True:
-        return [amsgrad_max()]
-    if not isinstance(amsgrad, str) or amsgrad not in ("raw", "corrected"):
-        raise invalid("amsgrad", "True, False, None, 'raw' or 'corrected'", amsgrad)
-    return [amsgrad_max(amsgrad)]  # type: ignore[arg-type]
-
-
-def _average(decay: Any, every: Any, debias: Any, warmup: Any) -> list[Transformation]:
-    debias, warmup = _switch("ema_debias", debias), _switch("ema_warmup", warmup)
-    if debias and warmup:
-        raise ValueError(
-            "`ema_debias` and `ema_warmup` are two answers to the same question; got "
-            "both as True. Choose one."
-        )
-    if decay is None:
-        return []
-    if every is not None:
-        every = whole_steps("ema_overwrite_every", every)
-    decay = hyperparameter("ema_decay", decay, FRACTION)
-    return [ema_params(decay, overwrite_every=every, debias=debias, warmup=warmup)]
-
-
-def _switch(name: str, value: bool | None, *, default: bool = False) -> bool:
-    return default if value is None else switch(name, value)
-
-
-def _choice(name: str, value: Any, legal: tuple[str, ...]) -> Any:
-    if value is None:
-        return legal[0]
-    if not isinstance(value, str) or value not in legal:
-        raise invalid(name, f"one of {', '.join(map(repr, legal))}, or None", value)
-    return value
+def _switch(name: str, value: bool | None) -> bool:
+    return False if value is None else switch(name, value)

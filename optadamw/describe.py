@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ import optax
 
 from optadamw.aliases import PyTree
 from optadamw.errors import mistyped
-from optadamw.operands import parameters
+from optadamw.groups import Variant
+from optadamw.operands import Choice, parameters
 from optadamw.paths import Leaves
 from optadamw.rule import Rule, Stage
 from optadamw.transformation import Transformation
@@ -62,28 +63,36 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
             path or "(the root)",
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
-            _decay(composition.rules, chosen),
+            _decay(composition.variants[choice.group], choice.applies),
             _buffers(composition, array),
             f"{_bytes(composition, array):,}",
         )
-        for path, array, chosen in zip(
+        for path, array, choice in zip(
             leaves.paths, leaves.arrays, choices, strict=True
         )
     ]
     sections = [
         repr(tx),
-        "\n".join([*_control_lines(composition), *_rule_lines(composition.rules)]),
+        "\n".join(
+            [
+                *_control_lines(composition),
+                *_rule_lines(composition.variants[-1]),
+                *_group_lines(composition, choices),
+            ]
+        ),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves),
     ]
     return "\n\n".join(sections)
 
 
-def _rule_lines(rules: Iterable[Rule]) -> list[str]:
+def _rule_lines(rules: Variant) -> list[str]:
     """One line for each atom; the two rules of Adam share theirs."""
     lines: list[tuple[str, list[str]]] = []
     adam: list[str] = []
     for rule in rules:
+        if rule is None:
+            continue
         settings = _settings(rule)
         if rule.stage == Stage.DIRECTION:
             adam.extend(text for text in settings if text not in adam)
@@ -95,6 +104,25 @@ def _rule_lines(rules: Iterable[Rule]) -> list[str]:
         f"{i}. {verb}: {', '.join(settings)}" if settings else f"{i}. {verb}"
         for i, (verb, settings) in enumerate(lines, start=1)
     ]
+
+
+def _group_lines(composition: Composition, choices: Sequence[Choice]) -> list[str]:
+    """For each group how many parameters it has, and its rules that are its own."""
+    lines = []
+    for number, group in enumerate(composition.groups[:-1]):
+        count = sum(choice.group == number for choice in choices)
+        own = []
+        for rule, common in zip(group.rules, composition.variants[-1], strict=True):
+            if rule is None and common is not None:
+                own.append(f"no {common.verb}")
+            elif rule is not None and rule != common:
+                settings = [] if common is None else _settings(common)
+                changed = [text for text in _settings(rule) if text not in settings]
+                own.append(f"{rule.verb}: {', '.join(changed)}".rstrip(": "))
+        lines.append(
+            f"{group.name}, {count} parameters: {'; '.join(own) or 'as the rest'}"
+        )
+    return lines
 
 
 def _control_lines(composition: Composition) -> list[str]:
@@ -130,11 +158,11 @@ def _settings(rule: Rule) -> list[str]:
     return shown
 
 
-def _decay(rules: Sequence[Rule], chosen: Sequence[bool]) -> str:
+def _decay(rules: Variant, chosen: Sequence[bool]) -> str:
     decays = [
         repr(getattr(rule, "weight_decay", None))
         for rule, applies in zip(rules, chosen, strict=True)
-        if rule.stage == Stage.DECAY and applies
+        if rule is not None and rule.stage == Stage.DECAY and applies
     ]
     return " + ".join(decays) or "no"
 

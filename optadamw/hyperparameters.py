@@ -252,8 +252,26 @@ def whole_steps(name: str, value: Any) -> Constant | Dynamic:
     return Dynamic(value) if isinstance(value, jax.Array) else Constant(float(number))
 
 
-def switch(name: str, value: Any) -> bool:
-    """Check a yes or no: a bool, and nothing that merely has a truth value."""
-    if not isinstance(value, bool | np.bool_):
-        raise mistyped(name, "True or False", value)
-    return bool(value)
+def every_so_many(name: str, value: Any) -> Hyperparameter:
+    """The same, or a schedule of numbers of steps."""
+    if isinstance(value, Scheduled):
+        return value
+    if callable(value) and not isinstance(value, type):
+        return _scheduled(name, value)
+    return whole_steps(name, value)
+
+
+def switch(name: str, value: Any, *words: str) -> Any:
+    """Check a yes or no: a bool or one of `words`, and nothing with a truth value."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, str) and words:
+        if value in words:
+            return value
+        raise invalid(name, _one_of(words), value)
+    raise mistyped(name, _one_of(words), value)
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    choices = ["True", "False", *map(repr, words)]
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"

@@ -13,13 +13,13 @@ from jax import lax
 from optadamw.aliases import Array
 from optadamw.leaf import Program, measure_leaf
 from optadamw.numerics import compute_dtype, sqrt, total_norm
-from optadamw.operands import Item, Work
+from optadamw.operands import Choice, Item, Key, Work
 from optadamw.rule import Rule, Stage
 
-Scalars = dict[np.dtype, list[dict[str, Array]]]
-"""The scalars of each rule, for each dtype of computation in the tree."""
+Scalars = dict[Key, list[dict[str, Array]]]
+"""The scalars of each rule, for each dtype of computation and group in the tree."""
 
-ProgramOf = Callable[[tuple[bool, ...], int], Program]
+ProgramOf = Callable[[Choice, int], Program]
 """The leaf function of the first rules, as far as they apply to a leaf."""
 
 
@@ -88,10 +88,10 @@ class Norms:
             items = [_gradient_only(item) for item in items]
         programs, operands = [], []
         for item in items:
-            program = self.program(item.chosen, index)
+            program = self.program(item.choice, index)
             if not item.buffers:
                 program = replace(program, slots=())
-            rows = scalars[item.dtype][:index] if index else []
+            rows = scalars[item.key][:index] if index else []
             values = chosen_rows(rows, item)
             scaled = None if scale is None else scale.astype(item.dtype)
             programs.append(program)
@@ -138,7 +138,7 @@ def _root(squares: Sequence[Array]) -> Array:
 
 def chosen_rows(rows: Sequence[Mapping[str, Array]], item: Item) -> tuple[Any, ...]:
     """The scalars of those rules that apply to a leaf."""
-    return tuple(r for r, c in zip(rows, item.chosen, strict=False) if c)
+    return tuple(r for r, c in zip(rows, item.choice.applies, strict=False) if c)
 
 
 def _gradient_only(item: Item) -> Item:

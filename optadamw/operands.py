@@ -16,16 +16,32 @@ from optadamw.rule import Slot
 from optadamw.state import BUFFERS, State
 
 
+class Choice(NamedTuple):
+    """Which rules a leaf goes through."""
+
+    group: int
+    applies: tuple[bool, ...]
+    """Which of the rules of its group apply to it."""
+
+
+Key = tuple[np.dtype, int]
+"""A dtype of computation and a group: leaves of one key share their scalars."""
+
+
 class Item(NamedTuple):
     """One leaf of the tree: everything that its leaf function is given."""
 
     grad: Any | None
     param: Any | None
     buffers: dict[str, Any]
-    chosen: tuple[bool, ...]
-    """Which of the rules apply to it."""
+    choice: Choice
     dtype: np.dtype
     """In which the rules compute."""
+
+    @property
+    def key(self) -> "Key":
+        """Whose scalars it is given."""
+        return self.dtype, self.choice.group
 
     @property
     def like(self) -> Any:
@@ -79,7 +95,7 @@ def gathered(
     params: PyTree | None,
     state: State,
     slots: Sequence[Slot],
-    choices: Sequence[tuple[bool, ...]],
+    choices: Sequence[Choice],
 ) -> Work:
     """Put everything about one leaf in one place; `leaves` are the parameters'."""
     columns = {

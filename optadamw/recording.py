@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from optadamw.aliases import Array
 from optadamw.control.statistics import TREE, Statistics
+from optadamw.groups import Variant
 from optadamw.hyperparameters import Clock
 from optadamw.norms import Norms, Scalars
 from optadamw.rule import Lookups, Rule, Scalar, Stage
@@ -21,7 +22,7 @@ class Record(NamedTuple):
 
 def recorded(
     statistics: Statistics,
-    rules: Sequence[Rule],
+    rules: Variant,
     norms: Norms,
     scalars: Scalars,
     clock: Clock,
@@ -30,10 +31,10 @@ def recorded(
     """Rates and gradient norms: what costs no pass where a clip or guard made it."""
     rates: dict[str, Scalar] = {"learning_rate": 1.0, "weight_decay": 0.0}
     for rule in reversed(rules):
-        rates.update(rule.report(clock, look))
+        rates.update({} if rule is None else rule.report(clock, look))
     if norms.work.moving:
         before, *groups = list(norms.of_gradients())
-        after = _clipped(rules, norms, scalars, before)
+        after = _clipped(norms.rules, norms, scalars, before)
     else:
         before = after = jnp.zeros((), jnp.float32)
         groups = [before for _ in statistics.groups]

@@ -193,14 +193,16 @@ class Rule:
 class Lookups:
     """The scalars of the rules of one chain, computed on demand and once each."""
 
-    def __init__(self, rules: tuple[Rule, ...], clock: Clock):
+    def __init__(self, rules: "tuple[Rule | None, ...]", clock: Clock):
         self._rules = rules
         self._clock = clock
         self._known: dict[int, dict[str, Scalar]] = {}
 
     def of(self, index: int) -> dict[str, Scalar]:
         if index not in self._known:
-            self._known[index] = self._rules[index].scalars(self._clock, self)
+            rule = self._rules[index]
+            known = {} if rule is None else rule.scalars(self._clock, self)
+            self._known[index] = known
         return self._known[index]
 
     def has(self, name: str) -> bool:
@@ -214,6 +216,6 @@ class Lookups:
 
     def _publisher(self, name: str) -> int | None:
         for index, rule in enumerate(self._rules):
-            if name in rule.publishes:
+            if rule is not None and name in rule.publishes:
                 return index
         return None

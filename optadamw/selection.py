@@ -27,6 +27,16 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
+class Excluded:
+    """A compiled regular expression whose matches are left out."""
+
+    pattern: re.Pattern[str]
+
+    def __repr__(self) -> str:
+        return f"exclude({self.pattern!r})"
+
+
+@dataclass(frozen=True)
 class Patterns:
     """Globs or compiled regular expressions; a glob with a leading "!" excludes.
 
@@ -34,7 +44,7 @@ class Patterns:
     no excluding one does.
     """
 
-    patterns: tuple[str | re.Pattern[str], ...]
+    patterns: tuple[str | re.Pattern[str] | Excluded, ...]
 
     def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
         elsewhere = tuple("/".join(keys) for keys in hidden(tree))
@@ -48,7 +58,9 @@ class Patterns:
         ):
             matches = any(hits) or any(self._hits(pattern, elsewhere))
             if leaves.paths and not matches:
-                text = pattern if isinstance(pattern, str) else pattern.pattern
+                text = pattern
+                while not isinstance(text, str):
+                    text = text.pattern
                 raise ValueError(
                     f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
                     f"it: {near(text, leaves.paths)}."
@@ -61,7 +73,11 @@ class Patterns:
         )
 
     @staticmethod
-    def _hits(pattern: str | re.Pattern[str], paths: tuple[str, ...]) -> list[bool]:
+    def _hits(
+        pattern: str | re.Pattern[str] | Excluded, paths: tuple[str, ...]
+    ) -> list[bool]:
+        if isinstance(pattern, Excluded):
+            pattern = pattern.pattern
         if isinstance(pattern, re.Pattern):
             return [pattern.search(path) is not None for path in paths]
         # "*/bias" also means a bias at the top of the tree, hence the added "/".
@@ -163,23 +179,22 @@ def only(*patterns: str | re.Pattern[str]) -> Patterns:
     return _plain("only", patterns)
 
 
-def exclude(*patterns: str) -> Patterns:
-    """All parameters but those whose path matches one of `patterns` (globs).
+def exclude(*patterns: str | re.Pattern[str]) -> Patterns:
+    """All parameters but those whose path matches one of `patterns`.
 
     Example:
       >>> import optadamw
       >>> tx = optadamw.adamw(1e-3, mask=optadamw.exclude("*/bias", "*/scale"))
     """
-    checked = _plain("exclude", patterns).patterns
-    for pattern in checked:
-        if not isinstance(pattern, str):
-            raise mistyped("patterns", "strings: only globs exclude", pattern)
-    return Patterns(tuple(f"!{pattern}" for pattern in checked))
+    _plain("exclude", patterns)
+    return Patterns(
+        tuple(f"!{p}" if isinstance(p, str) else Excluded(p) for p in patterns)
+    )
 
 
 def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patterns:
     checked = _patterns("patterns", patterns)
-    for pattern in checked.patterns:
+    for pattern in patterns:
         if _out(pattern):
             raise ValueError(
                 f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
@@ -248,8 +263,10 @@ def _all_patterns(choice: list[Any] | tuple[Any, ...]) -> bool:
     return bool(choice) and all(isinstance(p, str | re.Pattern) for p in choice)
 
 
-def _out(pattern: str | re.Pattern[str]) -> bool:
-    return isinstance(pattern, str) and pattern.startswith("!")
+def _out(pattern: str | re.Pattern[str] | Excluded) -> bool:
+    if isinstance(pattern, str):
+        return pattern.startswith("!")
+    return isinstance(pattern, Excluded)
 
 
 def _from_tree(

@@ -7,7 +7,7 @@ more to run all rules on each parameter: decode the buffers, apply the rules, co
 the parameter, encode the buffers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +28,21 @@ from optadamw.attempt import (
 from optadamw.commit import Commit, Nearest
 from optadamw.control.statistics import NORMS
 from optadamw.controls import Control
+from optadamw.groups import Group, Variant, members
 from optadamw.hyperparameters import Clock, real_scalar
 from optadamw.intake import Intake, accumulated, emptied, partial_window, whole
 from optadamw.judgement import Finding, found
 from optadamw.leaf import Emit, Program
 from optadamw.norms import Norms, Scalars, chosen_rows
 from optadamw.numerics import saturating_increment
-from optadamw.operands import Work, check_buffers, check_fields, gathered, parameters
+from optadamw.operands import (
+    Choice,
+    Work,
+    check_buffers,
+    check_fields,
+    gathered,
+    parameters,
+)
 from optadamw.order import check_order
 from optadamw.paths import Leaves, flatten, gradients_for, match_leaves
 from optadamw.recording import finished, recorded
@@ -51,6 +59,13 @@ class Composition:
     commit: Commit = field(default_factory=Nearest)
     update_dtype: np.dtype | None = None
     control: Control = field(default_factory=Control)
+    groups: tuple[Group, ...] = ()
+    """Parameters with rules of their own; the last holds the rest."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The rules of each group; without groups those of all parameters."""
+        return tuple(group.rules for group in self.groups) or (self.rules,)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -69,12 +84,13 @@ class Composition:
     @property
     def is_traced(self) -> bool:
         """Whether a hyperparameter is a tracer, which must not outlive its trace."""
-        return self.control.is_traced or any(rule.is_traced for rule in self.rules)
+        rules = [rule for rules in self.variants for rule in rules if rule is not None]
+        return self.control.is_traced or any(rule.is_traced for rule in rules)
 
     @property
     def is_bare(self) -> bool:
         """Whether it is its rules and nothing else."""
-        return self.control.is_idle and self.commit == Nearest()
+        return self.control.is_idle and self.commit == Nearest() and not self.groups
 
     @property
     def is_whole(self) -> bool:
@@ -86,7 +102,7 @@ class Composition:
         check_order(self.rules)
         leaves = parameters(params)
         self.choices(leaves, params)
-        self._groups(leaves, params)
+        self._measured_groups(leaves, params)
         fields = {}
         for slot in self.kept:
             start = slot.store.copy if slot.start == "param" else slot.store.zeros
@@ -99,18 +115,19 @@ class Composition:
         )
         return State(**fields, **small)
 
-    def choices(self, leaves: Leaves, params: PyTree) -> list[tuple[bool, ...]]:
-        """For each leaf, which of the rules apply to it."""
+    def choices(self, leaves: Leaves, params: PyTree) -> list[Choice]:
+        """For each leaf, its group and which of the rules there apply to it."""
         count = len(leaves.paths)
-        columns = [
-            (True,) * count
-            if rule.selector is None
-            else rule.selector.resolve("mask", leaves, params)
-            for rule in self.rules
-        ]
-        return list(zip(*columns, strict=True)) if columns else [()] * count
+        tables = []
+        for rules in self.variants:
+            columns = [_applies(rule, leaves, params) for rule in rules]
+            tables.append(list(zip(*columns, strict=True)) or [()] * count)
+        numbers = members(self.groups, leaves, params)
+        return [Choice(n, tables[n][leaf]) for leaf, n in enumerate(numbers)]
 
-    def _groups(self, leaves: Leaves, params: PyTree) -> tuple[tuple[int, ...], ...]:
+    def _measured_groups(
+        self, leaves: Leaves, params: PyTree
+    ) -> tuple[tuple[int, ...], ...]:
         """For each group of the statistics, which leaves are in it."""
         statistics = self.control.statistics
         if statistics is None:
@@ -240,23 +257,25 @@ class Composition:
             is_scaled=control.loss_scale is not None and control.accumulation is None,
             ready=intake.ready,
             given=extra.get("grad_norm"),
-            groups=self._groups(work.leaves, params),
+            groups=self._measured_groups(work.leaves, params),
         )
         go, findings = self._allowed(intake, state, norms)
-        look = Lookups(self.rules, clock)
-        scalars, read = self._scalars(norms, look, clock)
+        looks = [Lookups(rules, clock) for rules in self.variants]
+        scalars, read = self._scalars(norms, looks, clock)
         if control.watch is not None:
             # Kept gradients are finite; their sum, as a clip measures it, may not be.
             for norm in read:
                 go = go & jnp.isfinite(norm)
             # A constant was checked when it was given; a schedule may go astray.
-            for rule in self.rules:
-                for rate in rule.report(clock, look).values():
-                    go = go & jnp.isfinite(rate) & (jnp.asarray(rate) >= 0)
+            for rules, look in zip(self.variants, looks, strict=True):
+                for rule in rules:
+                    rates = {} if rule is None else rule.report(clock, look)
+                    for rate in rates.values():
+                        go = go & jnp.isfinite(rate) & (jnp.asarray(rate) >= 0)
         record = None
         if control.statistics is not None:
             record = recorded(
-                control.statistics, self.rules, norms, scalars, clock, look
+                control.statistics, self.variants[-1], norms, scalars, clock, looks[-1]
             )
         outcome = self._pass(intake, state, scalars, norms.groups, go, emit)
         fields = ruled(
@@ -323,33 +342,37 @@ class Composition:
         )
 
     def _scalars(
-        self, norms: Norms, look: Lookups, clock: Clock
+        self, norms: Norms, looks: Sequence[Lookups], clock: Clock
     ) -> tuple[Scalars, list[Array]]:
-        """What the rules of this step share over the tree, and the norms they read."""
+        """What the leaves of each group share, and the norms that rules read."""
         items = norms.work.items
-        used = {items[i].dtype for i in norms.work.moving}
-        scalars: Scalars = {dtype: [] for dtype in sorted(used, key=str)}
+        used = {items[i].key for i in norms.work.moving}
+        scalars: Scalars = {key: [] for key in sorted(used, key=str)}
         read = []
         for i, rule in enumerate(self.rules):
-            row = look.of(i)
+            found = {}
             if rule.reads_norm and used:
                 norm = norms.before(i, scalars)
                 read.append(norm)
-                row = row | rule.norm_scalars(norm.astype(clock.dtype), row)
-            for dtype, rows in scalars.items():
+                found = rule.norm_scalars(norm.astype(clock.dtype), looks[0].of(i))
+            for (dtype, group), rows in scalars.items():
+                row = looks[group].of(i) | found
                 rows.append({k: jnp.asarray(v, dtype) for k, v in row.items()})
         return scalars, read
 
-    def _programs(self, emit: Emit) -> Callable[[tuple[bool, ...], int], Program]:
+    def _programs(self, emit: Emit) -> Callable[[Choice, int], Program]:
         """The leaf function of the first `upto` rules, as far as they apply."""
-        known: dict[tuple[tuple[bool, ...], int], Program] = {}
+        known: dict[tuple[Choice, int], Program] = {}
         statistics = self.control.statistics
 
-        def program(chosen: tuple[bool, ...], upto: int) -> Program:
-            if (chosen, upto) not in known:
-                rules = zip(self.rules[:upto], chosen, strict=False)
-                known[chosen, upto] = Program(
-                    rules=tuple(rule.skeleton() for rule, applies in rules if applies),
+        def program(choice: Choice, upto: int) -> Program:
+            if (choice, upto) not in known:
+                own = self.variants[choice.group][:upto]
+                rules = zip(own, choice.applies, strict=False)
+                known[choice, upto] = Program(
+                    rules=tuple(
+                        r.skeleton() for r, yes in rules if r is not None and yes
+                    ),
                     slots=self.slots,
                     commit=self.commit,
                     is_whole=self.is_whole,
@@ -358,7 +381,7 @@ class Composition:
                     measures=statistics is not None and statistics.norms,
                     is_bounded=self._is_bounded,
                 )
-            return known[chosen, upto]
+            return known[choice, upto]
 
         return program
 
@@ -382,8 +405,8 @@ class Composition:
         programs, operands = [], []
         for i in work.moving:
             item = work.items[i]
-            programs.append(program(item.chosen, len(self.rules)))
-            own = chosen_rows(scalars[item.dtype], item)
+            programs.append(program(item.choice, len(self.rules)))
+            own = chosen_rows(scalars[item.key], item)
             scale = None if intake.scale is None else intake.scale.astype(item.dtype)
             present = None if intake.present is None else intake.present[i]
             operands.append(
@@ -421,3 +444,10 @@ class Composition:
             for name, column in columns.items():
                 column.append(kept[name])
         return outputs, columns
+
+
+def _applies(rule: Rule | None, leaves: Leaves, params: PyTree) -> tuple[bool, ...]:
+    """For each leaf, whether a rule applies to it."""
+    if rule is None or rule.selector is None:
+        return (rule is not None,) * len(leaves.paths)
+    return rule.selector.resolve("mask", leaves, params)

@@ -149,7 +149,7 @@ def check_step(
             shares[name, "ema"] = _share(
                 new_state.ema[name], outcome.state.ema[name], allowed.ema()
             )
-        every = adamw.ema_overwrite_every
+        every = adamw.overwrite_every(outcome.state.step - 1)
         if every and outcome.state.step % every == 0 and grads[name] is not None:
             # The parameter is the library's own average, rounded: no tolerance.
             expected, tolerance = (

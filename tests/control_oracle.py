@@ -379,13 +379,8 @@ def statistics(
     def value(number: Any) -> float:
         return float(number(step) if callable(number) else number)
 
-    limits = {
-        name: value(getattr(adamw, name))
-        for name in ("clip_value", "clip_norm", "clip_global_norm")
-        if getattr(adamw, name) is not None
-    }
     present = {k: oracle.as_reals(_wide(g)) for k, g in grads.items() if g is not None}
-    clipped = adamw._clip(present, params, limits)
+    clipped = adamw._clip(present, params, step)
     moved = [name for name in params if grads[name] is not None]
     return {
         "learning_rate": value(adamw.learning_rate),

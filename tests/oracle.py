@@ -193,7 +193,8 @@ class Outcome(NamedTuple):
 class AdamW:
     """Every option of `optadamw.adamw`; a hyperparameter may be a function of the step.
 
-    `decayed` names the parameters that decay (None: all). `rounded=False` keeps the
+    `decayed` names the parameters that decay (None: all); `groups` names parameters
+    and the options that are other for them. `rounded=False` keeps the
     parameters in float64, for trajectories whose accumulated rounding is in question.
     """
 
@@ -205,22 +206,48 @@ class AdamW:
     mu_dtype: Any = None
     weight_decay: Hyperparameter = 1e-4
     decayed: frozenset[str] | None = None
-    nesterov: bool = False
+    nesterov: bool | str = False
     amsgrad: str | None = None
-    bias_correction: bool = True
+    bias_correction: bool | str = True
     eps_mode: str = "outside"
     clip_value: Hyperparameter | None = None
     clip_norm: Hyperparameter | None = None
     clip_global_norm: Hyperparameter | None = None
+    clip_eps: Hyperparameter = 0.0
     ema_decay: Hyperparameter | None = None
-    ema_overwrite_every: int | None = None
+    ema_overwrite_every: int | Callable[[int], float] | None = None
     ema_debias: bool = False
     ema_warmup: bool = False
     weight_decay_mode: str = "lr"
     max_learning_rate: float | None = None
     maximize: bool = False
     caution: bool = False
+    groups: tuple[tuple[frozenset[str], Mapping[str, Any]], ...] = ()
     rounded: bool = True
+
+    @property
+    def _keeps_max(self) -> bool:
+        return any([self.amsgrad, *(own.get("amsgrad") for _, own in self.groups)])
+
+    def overwrite_every(self, finished: int) -> int:
+        """Return the period of the overwrite after so many steps; 0 for never."""
+        every = self.ema_overwrite_every
+        return max(int(every(finished)) if callable(every) else every or 0, 0)
+
+    def _for(self, name: str) -> "AdamW":
+        """Return the options of one parameter: those of the first group it is in."""
+        for names, own in self.groups:
+            if name in names:
+                return dataclasses.replace(self, groups=(), **own)
+        return self
+
+    def _at(self, finished: int) -> dict[str, float]:
+        """Return every hyperparameter after so many steps."""
+        return {
+            name: float(value(finished)) if callable(value) else float(value)
+            for name in _HYPERPARAMETERS
+            if (value := getattr(self, name)) is not None
+        }
 
     def init(self, params: Mapping[str, np.ndarray]) -> State:
         """Return zero moments; the average starts as a copy of the parameters."""
@@ -232,7 +259,7 @@ class AdamW:
             step=0,
             mu=zeros(),
             nu=zeros(),
-            nu_max=zeros() if self.amsgrad else None,
+            nu_max=zeros() if self._keeps_max else None,
             ema=None
             if self.ema_decay is None
             else {name: _float64(p) for name, p in params.items()},
@@ -242,30 +269,27 @@ class AdamW:
         self, grads: Arrays, state: State, params: Mapping[str, np.ndarray]
     ) -> Outcome:
         """Take one step; a parameter whose gradient is None is left untouched."""
-        h = {
-            name: float(value(state.step)) if callable(value) else float(value)
-            for name in _HYPERPARAMETERS
-            if (value := getattr(self, name)) is not None
-        }
         old = {name: as_reals(_float64(p)) for name, p in params.items()}
         present = {
             name: as_reals(_float64(g)) for name, g in grads.items() if g is not None
         }
-        clipped = self._clip(present, params, h)
+        clipped = self._clip(present, params, state.step)
         leaves = {}
         for name, p in params.items():
             buffers = {
                 "mu": as_reals(state.mu[name]),
                 "nu": as_reals(state.nu[name]),
-                "nu_max": as_reals(state.nu_max[name]) if self.amsgrad else None,
+                "nu_max": as_reals(state.nu_max[name]) if self._keeps_max else None,
                 "ema": None if self.ema_decay is None else as_reals(state.ema[name]),
             }
             if name not in clipped:
                 leaves[name] = _untouched(old[name], buffers)
                 continue
-            decays = self.decayed is None or name in self.decayed
-            leaves[name] = self._leaf(
-                clipped[name], buffers, old[name], p.dtype, decays, h, state.step
+            own = self._for(name)
+            decays = own.decayed is None or name in own.decayed
+            hs = own._at(state.step)
+            leaves[name] = own._leaf(
+                clipped[name], buffers, old[name], p.dtype, decays, hs, state.step
             )
 
         def field(key: str) -> dict[str, np.ndarray]:
@@ -279,7 +303,7 @@ class AdamW:
                 step=state.step + 1,
                 mu=field("mu"),
                 nu=field("nu"),
-                nu_max=field("nu_max") if self.amsgrad else None,
+                nu_max=field("nu_max") if self._keeps_max else None,
                 ema=None if self.ema_decay is None else field("ema"),
             ),
             target=field("target"),
@@ -308,21 +332,25 @@ class AdamW:
         self,
         grads: dict[str, np.ndarray],
         params: Mapping[str, np.ndarray],
-        h: dict[str, float],
+        at: int,
     ) -> dict[str, np.ndarray]:
         """Negate, then limit values, then norms, then the norm of all."""
-        if self.maximize:
-            grads = {name: -g for name, g in grads.items()}
-        if self.clip_value is not None:
-            c = h["clip_value"]
-            grads = {name: np.clip(g, -c, c) for name, g in grads.items()}
-        if self.clip_norm is not None:
-            grads = {
-                name: g * _norm_factor(_norm([g]), h["clip_norm"])
-                for name, g in grads.items()
-            }
+        owners = {name: (self._for(name), self._for(name)._at(at)) for name in grads}
+        clipped = {}
+        for name, g in grads.items():
+            own, h = owners[name]
+            if own.maximize:
+                g = -g
+            if own.clip_value is not None:
+                g = np.clip(g, -h["clip_value"], h["clip_value"])
+            if own.clip_norm is not None:
+                g = g * _norm_factor(_norm([g]), h["clip_norm"])
+            clipped[name] = g
+        grads = clipped
         if self.clip_global_norm is not None:
-            factor = _norm_factor(_norm(grads.values()), h["clip_global_norm"])
+            h = self._at(at)
+            norm = _norm(grads.values())
+            factor = _norm_factor(norm, h["clip_global_norm"], h["clip_eps"])
             grads = {name: g * factor for name, g in grads.items()}
         held = {}
         for name, g in grads.items():
@@ -346,9 +374,9 @@ class AdamW:
         b1, b2 = h["b1"], h["b2"]
         m = b1 * buffers["mu"] + (1 - b1) * g  # [KB] line 7, [LH] line 7
         v = b2 * buffers["nu"] + (1 - b2) * g * g  # [KB] line 8, [LH] line 8
-        bc1 = one_minus_power(b1, t) if self.bias_correction else 1.0
-        bc2 = one_minus_power(b2, t) if self.bias_correction else 1.0
-        v_max = None
+        bc1 = one_minus_power(b1, t) if self.bias_correction in (True, "mu") else 1.0
+        bc2 = one_minus_power(b2, t) if self.bias_correction in (True, "nu") else 1.0
+        v_max = buffers["nu_max"]
         v_used, bc2_used = v, bc2
         if self.amsgrad == "raw":  # [RKK] Algorithm 2, with Adam's bias correction
             v_max = np.maximum(buffers["nu_max"], v)
@@ -358,8 +386,11 @@ class AdamW:
             v_used, bc2_used = v_max, 1.0
 
         terms = [(b1 * buffers["mu"], bc1), ((1 - b1) * g, bc1)]  # [KB] line 9
-        if self.nesterov:  # [D]: the momentum of the next step, with its correction
-            next_bc1 = one_minus_power(b1, t + 1) if self.bias_correction else 1.0
+        if self.nesterov:  # [D]: the momentum of the next step, with its correction;
+            # "current", timm's NAdamW, corrects it as that of this step
+            next_bc1 = bc1
+            if self.nesterov is True and self.bias_correction in (True, "mu"):
+                next_bc1 = one_minus_power(b1, t + 1)
             terms = [(b1 * m, next_bc1), ((1 - b1) * g, bc1)]
         numerator = sum(a / c for a, c in terms)
         magnitude = _moment_magnitude(terms, buffers["mu"], g, b1, self.nesterov)
@@ -389,7 +420,8 @@ class AdamW:
             ema = kept * buffers["ema"] + new * stored
             ema_scale = np.abs(kept * buffers["ema"]) + np.abs(stored)
         final = stored
-        if self.ema_overwrite_every and t % self.ema_overwrite_every == 0:
+        every = self.overwrite_every(finished)
+        if every and t % every == 0:
             final = round_to(ema, dtype) if self.rounded else ema
         return {
             "params": final,
@@ -451,6 +483,7 @@ _HYPERPARAMETERS = (
     "clip_value",
     "clip_norm",
     "clip_global_norm",
+    "clip_eps",
     "ema_decay",
 )
 
@@ -488,11 +521,11 @@ def _norm(arrays: Any) -> float:
     return largest * math.sqrt(sum(float(np.sum((a / largest) ** 2)) for a in arrays))
 
 
-def _norm_factor(norm: float, limit: float) -> float:
+def _norm_factor(norm: float, limit: float, eps: float = 0.0) -> float:
     """Return [PMB]'s factor; a norm that is not finite limits nothing."""
     if norm == 0 or not math.isfinite(norm):
         return 1.0
-    return min(1.0, limit / norm)
+    return min(1.0, limit / (norm + eps))
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

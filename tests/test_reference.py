@@ -209,6 +209,12 @@ DECAY = {"weight_decay": 0.3}
 EMA = {"ema_decay": 0.8}
 W, WS = frozenset({"w"}), frozenset({"w", "s"})
 
+
+def grouped(*groups: str) -> dict[str, Any]:
+    """The parameters of each group, in the order of the groups."""
+    return {"groups": [frozenset(names) for names in groups]}
+
+
 # What is given to the library; the oracle gets the same, with a schedule's table for
 # the schedule, except for what the last column says.
 KNOBS = [
@@ -244,11 +250,16 @@ KNOBS = [
     ("mask", {**DECAY, "mask": False}, {"decayed": frozenset()}),
     ("nesterov", {"nesterov": True}, {}),
     ("nesterov", {"nesterov": True, "eps_mode": "hat", "eps": 0.1}, {}),
+    ("nesterov", {"nesterov": "current"}, {}),
+    ("nesterov", {"nesterov": "current", "bias_correction": "nu"}, {}),
     ("amsgrad", {"amsgrad": True, "b2": 0.5}, {"amsgrad": "raw"}),
     ("amsgrad", {"amsgrad": "raw", "b2": 0.5}, {}),
     ("amsgrad", {"amsgrad": "corrected", "b2": 0.5}, {}),
     ("bias_correction", {"bias_correction": False}, {}),
     ("bias_correction", {"bias_correction": False, "nesterov": True}, {}),
+    ("bias_correction", {"bias_correction": "mu", "nesterov": True}, {}),
+    ("bias_correction", {"bias_correction": "nu", "nesterov": True}, {}),
+    ("bias_correction", {"bias_correction": "nu", "amsgrad": "corrected"}, {}),
     ("eps_mode", {"eps_mode": "hat", "eps": 0.1}, {}),
     ("clip_value", {"clip_value": 0.4}, {}),
     ("clip_value", {"clip_value": LookUp(0.4, 0.2, 0.6, 0.3, 0.1)}, {}),
@@ -261,10 +272,13 @@ KNOBS = [
         {"clip_value": 0.5, "clip_norm": 0.8, "clip_global_norm": 0.9},
         {},
     ),
+    ("clip_eps", {"clip_global_norm": 0.9, "clip_eps": 0.5}, {}),
+    ("clip_eps", {"clip_global_norm": 0.9, "clip_eps": 1e-3}, {}),
     ("ema_decay", {"ema_decay": 0.8}, {}),
     ("ema_decay", {"ema_decay": LookUp(0.8, 0.7, 0.9, 0.6, 0.5)}, {}),
     ("ema_overwrite_every", {**EMA, "ema_overwrite_every": 2}, {}),
     ("ema_overwrite_every", {**EMA, "ema_overwrite_every": 2, "ema_debias": True}, {}),
+    ("ema_overwrite_every", {**EMA, "ema_overwrite_every": LookUp(0, 2, 2, 4, -1)}, {}),
     ("ema_debias", {**EMA, "ema_debias": True}, {}),
     ("ema_debias", {"ema_decay": 1.0, "ema_debias": True}, {}),
     ("ema_warmup", {**EMA, "ema_warmup": True}, {}),
@@ -294,17 +308,56 @@ KNOBS = [
     ("maximize", {"maximize": True}, {}),
     ("caution", {"caution": True}, {}),
     ("caution", {"caution": True, "nesterov": True, "clip_norm": 0.4}, {}),
+    ("groups", {"groups": {"w": {"learning_rate": RATES, "b1": 0.5}}}, grouped("w")),
+    (
+        "groups",
+        {
+            **DECAY,
+            "clip_global_norm": 0.9,
+            "groups": {
+                "[ws]": {"weight_decay": 0.0, "amsgrad": True, "b2": 0.5},
+                "b": {"maximize": True, "clip_value": 0.4, "nesterov": True},
+            },
+        },
+        grouped("ws", "b"),
+    ),
+    (
+        "groups",
+        {
+            **EMA,
+            "amsgrad": True,
+            "caution": True,
+            "weight_decay_mode": "independent",
+            "groups": [
+                (("w", "b"), {"amsgrad": False, "caution": False, "eps": 0.2}),
+            ],
+        },
+        grouped("wb"),
+    ),
 ]
 
 
 def oracle_of(options: dict[str, Any], theirs: dict[str, Any]) -> oracle.AdamW:
     """Return the oracle with the library's options, except what `theirs` says."""
     same = {
-        name: value.table if isinstance(value, LookUp) else value
+        name: _oracle_value(name, value)
         for name, value in options.items()
         if name not in ("mask", *theirs)
     }
+    if "groups" in options:
+        own = dict(options["groups"]).values()
+        same["groups"] = tuple(
+            (names, {k: _oracle_value(k, v) for k, v in numbers.items()})
+            for names, numbers in zip(theirs["groups"], own, strict=True)
+        )
+        theirs = {name: value for name, value in theirs.items() if name != "groups"}
     return oracle.AdamW(**({"learning_rate": 0.1} | same | theirs))
+
+
+def _oracle_value(name: str, value: Any) -> Any:
+    if name == "amsgrad" and isinstance(value, bool):
+        return "raw" if value else None
+    return value.table if isinstance(value, LookUp) else value
 
 
 @pytest.mark.parametrize(("knob", "options", "theirs"), KNOBS)

@@ -92,6 +92,7 @@ PATTERNS = [
     ([re.compile("kernel"), "!layers/0/*"], {"layers/1/kernel"}),
     (optadamw.only("*/kernel", re.compile("table")), KERNELS | {"embedding/table"}),
     (optadamw.exclude("*/bias", "*/scale"), KERNELS | {"embedding/table"}),
+    (optadamw.exclude(re.compile("bias|scale")), KERNELS | {"embedding/table"}),
 ]
 
 
@@ -116,6 +117,7 @@ def test_patterns_choose_by_path(mask, expected):
         ([re.compile("tables"), "*/bias"], "tables", "embedding/table"),
         (optadamw.only("*/scala"), "*/scala", "norm/scale"),
         (optadamw.exclude("*/scala"), "!*/scala", "norm/scale"),
+        (optadamw.exclude(re.compile("scala$")), "scala$", "norm/scale"),
     ],
 )
 def test_a_pattern_without_a_match_is_refused_with_near_paths(mask, missed, near):
@@ -535,6 +537,7 @@ def forms() -> dict[str, Any]:
         "regex": re.compile("kernel$"),
         "only": optadamw.only("*/kernel"),
         "exclude": optadamw.exclude("*/bias"),
+        "exclude-regex": optadamw.exclude(re.compile("bias$")),
         "predicate": is_matrix,
         "function": matrices,
         "tree": {"bias": False, "layers": [True, False], "norm": True},

@@ -230,6 +230,16 @@ ADAMW = (
         is_plain=False,
     ),
     _adamw("nesterov", {"nesterov": True}, scale_by_adam(nesterov=True), _decay, _rate),
+    _adamw(
+        "nesterov-current",
+        {"nesterov": "current"},
+        *(scale_by_adam(nesterov="current"), _decay, _rate),
+    ),
+    _adamw(
+        "groups",
+        {"groups": {"kernel*": {"learning_rate": 0.02, "b1": 0.6, "amsgrad": True}}},
+        is_per_path=True,
+    ),
     _adamw("amsgrad", {"amsgrad": True}, (_adam, amsgrad_max()), _decay, _rate),
     _adamw(
         "amsgrad-corrected",
@@ -255,6 +265,12 @@ ADAMW = (
         "clip_global_norm",
         {"clip_global_norm": 1.1},
         *(clip_by_global_norm(1.1), _adam, _decay, _rate),
+        sums=("tree",),
+    ),
+    _adamw(
+        "clip_eps",
+        {"clip_global_norm": 1.1, "clip_eps": 0.2},
+        *(clip_by_global_norm(1.1, eps=0.2), _adam, _decay, _rate),
         sums=("tree",),
     ),
     _adamw("ema", {"ema_decay": 0.7}, _adam, _decay, _rate, ema_params(0.7)),

@@ -7,6 +7,7 @@ negated ones. What must agree is written down here, by the field that it is abou
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,13 +18,13 @@ from optadamw.checkpoint.record import Meaning
 from optadamw.control.accumulation import Accumulation
 from optadamw.control.events import EVENTS
 from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
-from optadamw.controls import Control
+from optadamw.groups import Variant
 from optadamw.hyperparameters import Clock
-from optadamw.rule import Rule
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.maximize import Maximize
 from optadamw.store import Dense
 from optadamw.transformation import Transformation
+from optadamw.walk import Composition
 
 SIGN = {
     False: "the mean of the gradients",
@@ -34,14 +35,13 @@ SIGN = {
 def meaning_of(tx: Transformation, step: int) -> Meaning:
     """What the fields of the State of `tx` mean at `step`; JSON."""
     composition = tx.recipe.composition
-    rules, control = composition.rules, composition.control
+    control = composition.control
     slots = {slot.name for slot in composition.slots}
-    meaning: dict[str, Any] = {"rules": _lines(rules, control), "events": list(EVENTS)}
+    meaning: dict[str, Any] = {"rules": _lines(composition), "events": list(EVENTS)}
     if "mu" in slots:
-        meaning["mu"] = SIGN[any(isinstance(rule, Maximize) for rule in rules)]
-    for rule in rules:
-        if isinstance(rule, Maximum):
-            meaning["nu_max"] = f"the maximum of the {rule.kind} second moments"
+        meaning["mu"] = _by_group(composition, _sign)
+    if "nu_max" in slots:
+        meaning["nu_max"] = _by_group(composition, _maximum)
     if control.accumulation is not None:
         meaning["window"] = _window(control.accumulation, step)
         if control.watch is not None:
@@ -62,6 +62,24 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     return meaning
 
 
+def _by_group(composition: Composition, told: Callable[[Variant], str]) -> str:
+    """What the rules tell of a buffer; group by group where they do not agree."""
+    texts = [told(rules) for rules in composition.variants]
+    if len(set(texts)) == 1:
+        return texts[0]
+    names = [group.name for group in composition.groups]
+    return "; ".join(f"{n}: {t}" for n, t in zip(names, texts, strict=True))
+
+
+def _sign(rules: Variant) -> str:
+    return SIGN[any(isinstance(rule, Maximize) for rule in rules)]
+
+
+def _maximum(rules: Variant) -> str:
+    kinds = [rule.kind for rule in rules if isinstance(rule, Maximum)]
+    return f"the maximum of the {kinds[0]} second moments" if kinds else "not kept"
+
+
 def _scale(scale: StaticLossScale | DynamicLossScale) -> dict[str, Any]:
     if isinstance(scale, DynamicLossScale):
         bounds = {"minimum": float(scale.minimum), "maximum": float(scale.maximum)}
@@ -80,9 +98,16 @@ def _window(accumulation: Accumulation, step: int) -> dict[str, Any]:
     }
 
 
-def _lines(rules: tuple[Rule, ...], control: Control) -> list[str]:
+def _lines(composition: Composition) -> list[str]:
     """One line for each part, to be compared and shown; nothing reads them back."""
-    lines = [f"{rule.verb}: {_settings(rule)}".rstrip(": ") for rule in rules]
+    *groups, rest = composition.variants
+    lines = [f"{r.verb}: {_settings(r)}".rstrip(": ") for r in rest if r is not None]
+    for group, rules in zip(composition.groups, groups, strict=False):
+        own = [rule for rule in rules if rule is not None and rule not in rest]
+        lines += [f"{group.name}: {r.verb}: {_settings(r)}".rstrip(": ") for r in own]
+        left_out = [r for r, own in zip(rest, rules, strict=True) if r and own is None]
+        lines += [f"{group.name}: no {rule.verb}" for rule in left_out]
+    control = composition.control
     for field in dataclasses.fields(control):
         part = getattr(control, field.name)
         if part is not None:

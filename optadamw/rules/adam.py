@@ -31,6 +31,8 @@ from optadamw.store import Dense, dense
 from optadamw.transformation import Transformation, atom, spelled
 
 EpsMode = Literal["outside", "hat"]
+Corrected = bool | Literal["mu", "nu"]
+Nesterov = bool | Literal["current"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Moments(Rule):
     b2: Hyperparameter
     mu: Dense
     nu: Dense
-    bias_correction: bool
+    bias_correction: Corrected
 
     stage: ClassVar[Stage] = Stage.MOMENTS
     publishes: ClassVar[tuple[str, ...]] = ("b1", "remaining_mu", "remaining_nu")
@@ -59,13 +61,14 @@ class Moments(Rule):
             "b2": b2,
             "one_minus_b1": 1.0 - b1,
             "one_minus_b2": 1.0 - b2,
-            "remaining_mu": self._remaining(b1, clock.time),
-            "remaining_nu": self._remaining(b2, clock.time),
+            "remaining_mu": self._remaining("mu", b1, clock.time),
+            "remaining_nu": self._remaining("nu", b2, clock.time),
         }
 
-    def _remaining(self, beta: Scalar, t: Array) -> Scalar:
+    def _remaining(self, moment: str, beta: Scalar, t: Array) -> Scalar:
         """`1 - beta**t`: the weight that the gradients have in the mean by now."""
-        return one_minus_power(beta, t) if self.bias_correction else 1.0
+        is_corrected = self.bias_correction in (True, moment)
+        return one_minus_power(beta, t) if is_corrected else 1.0
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         g = leaf.value() if leaf.is_bounded else _held(leaf.value())
@@ -82,8 +85,8 @@ class Direction(Rule):
     eps: Hyperparameter
     eps_root: Hyperparameter
     eps_mode: EpsMode
-    nesterov: bool
-    bias_correction: bool
+    nesterov: Nesterov
+    bias_correction: Corrected
 
     stage: ClassVar[Stage] = Stage.DIRECTION
     verb: ClassVar[str] = "scale_by_adam"
@@ -105,9 +108,11 @@ class Direction(Rule):
         }
         if self.nesterov:
             b1 = look("b1")
-            ahead = one_minus_power(b1, clock.time + 1) if self.bias_correction else 1
-            scalars["mu_scale"] = mu_scale * (remaining_mu / ahead) * b1
             scalars["gradient_scale"] = mu_scale * (1.0 - b1)
+            if self.nesterov is True and self.bias_correction in (True, "mu"):
+                ahead = one_minus_power(b1, clock.time + 1)
+                mu_scale = mu_scale * (remaining_mu / ahead)
+            scalars["mu_scale"] = mu_scale * b1
         return scalars
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
@@ -136,8 +141,8 @@ def scale_by_adam(
     eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
     *,
-    nesterov: bool = False,
-    bias_correction: bool = True,
+    nesterov: Nesterov = False,
+    bias_correction: Corrected = True,
     eps_mode: EpsMode = "outside",
 ) -> Transformation:
     r"""Rescale gradients by Adam's moments.
@@ -149,14 +154,15 @@ def scale_by_adam(
         hat:      d = (m sqrt(1 - b2^t) / (1 - b1^t)) / (sqrt(v + eps_root) + eps)
 
     and d = 0 where the denominator is 0. With `nesterov` the numerator is
-    `b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)`.
+    `b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)`, with `nesterov="current"`
+    `(b1 m + (1 - b1) g) / (1 - b1^t)`.
 
     A finite gradient beyond 1.84e19 (1.3e154 in float64), whose square would
     overflow, counts as that; infinities and NaN pass through and stay visible.
 
     Source: arXiv 1412.6980v9, Algorithm 1; `hat` is the formula before its section
     2.1, used by Keras, TensorFlow and the authors of AdamW. Nesterov: Dozat 2016, as
-    Optax's `scale_by_adam(nesterov=True)`.
+    Optax's `scale_by_adam(nesterov=True)`; "current" is timm's NAdamW.
     Differs from `optax.scale_by_adam`: the powers of beta are accurate to float32
     rounding (Optax: 1.3e-5 at t = 1); moments are float32 under bfloat16 and float16
     parameters; complex parameters are two reals.
@@ -168,8 +174,10 @@ def scale_by_adam(
       eps_root: added under the root; in units of the squared gradient, >= 0.
       mu_dtype: dtype in which the first moment is kept; None: float32 (float64 for
         float64 parameters). The step uses the unrounded value.
-      nesterov: look ahead by one step of momentum.
-      bias_correction: whether to divide by `1 - beta^t`. MLX's default does not.
+      nesterov: look ahead by one step of momentum: True corrects its bias as that of
+        the next step, "current" as that of this one.
+      bias_correction: whether to divide by `1 - beta^t`. MLX's default does not; "mu"
+        or "nu" corrects one moment only.
       eps_mode: "outside" the root of the corrected moment, or "hat".
 
     Returns:
@@ -188,7 +196,7 @@ def scale_by_adam(
     """
     if eps_mode not in ("outside", "hat"):
         raise invalid("eps_mode", "'outside' or 'hat'", eps_mode)
-    bias_correction = switch("bias_correction", bias_correction)
+    bias_correction = switch("bias_correction", bias_correction, "mu", "nu")
     moments = Moments(
         b1=hyperparameter("b1", b1, BETA),
         b2=hyperparameter("b2", b2, BETA),
@@ -200,7 +208,7 @@ def scale_by_adam(
         eps=hyperparameter("eps", eps, NON_NEGATIVE),
         eps_root=hyperparameter("eps_root", eps_root, NON_NEGATIVE),
         eps_mode=eps_mode,
-        nesterov=switch("nesterov", nesterov),
+        nesterov=switch("nesterov", nesterov, "current"),
         bias_correction=bias_correction,
     )
     return atom(moments, direction)

@@ -7,7 +7,14 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from optadamw.aliases import Array, ScalarOrSchedule
-from optadamw.hyperparameters import POSITIVE, Clock, Hyperparameter, hyperparameter
+from optadamw.hyperparameters import (
+    NON_NEGATIVE,
+    POSITIVE,
+    Clock,
+    Constant,
+    Hyperparameter,
+    hyperparameter,
+)
 from optadamw.numerics import norm
 from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
 from optadamw.transformation import Transformation, atom, spelled
@@ -59,12 +66,19 @@ class ClipByNorm(_Clip):
 class ClipByGlobalNorm(_Clip):
     """Hold the norm of all gradients together within limit."""
 
+    eps: Hyperparameter
+
     reads_norm: ClassVar[bool] = True
     verb: ClassVar[str] = "clip_by_global_norm"
+
+    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
+        return super().scalars(clock, look) | {"eps": self.eps.at(clock)}
 
     def norm_scalars(
         self, norm: Array, scalars: Mapping[str, Scalar]
     ) -> dict[str, Scalar]:
+        if self.eps != Constant(0.0):
+            norm = norm + scalars["eps"]
         return {"factor": _factor(norm, scalars["limit"])}
 
     def norm_after(self, norm: Array, scalars: Mapping[str, Scalar]) -> Array | None:
@@ -141,11 +155,13 @@ def clip_by_norm(limit: ScalarOrSchedule) -> Transformation:
 
 
 @spelled
-def clip_by_global_norm(limit: ScalarOrSchedule) -> Transformation:
+def clip_by_global_norm(
+    limit: ScalarOrSchedule, *, eps: ScalarOrSchedule = 0.0
+) -> Transformation:
     """Hold the norm of all gradients together within `limit`.
 
         n = sqrt(sum over all parameters and elements of g^2)
-        g = g * min(1, limit / n)
+        g = g * min(1, limit / (n + eps))
 
     The norm is summed in float32 (float64 where a parameter is) and overflows only
     where it cannot be represented. Where it is not finite it limits nothing: the
@@ -153,12 +169,15 @@ def clip_by_global_norm(limit: ScalarOrSchedule) -> Transformation:
     NaN (Keras) or zeros (Optax). A caller that knows the norm passes it as
     `update(..., grad_norm=n)`; it is used where nothing in the chain comes before.
 
-    Source: Pascanu et al., arXiv 1211.5063, Algorithm 1.
+    Source: Pascanu et al., arXiv 1211.5063, Algorithm 1; PyTorch's `clip_grad_norm_`
+    and MLX's `clip_grad_norm` have eps = 1e-6.
     Differs from `optax.clip_by_global_norm`: one scalar factor instead of a division
     and a selection on every array, which saves a temporary of the gradients' size.
 
     Args:
       limit: the largest norm, > 0, in units of the gradient.
+      eps: added to the norm, >= 0, in units of the gradient. Only to reproduce those
+        who need it against a division by zero.
 
     Returns:
       A transformation without buffers.
@@ -173,4 +192,9 @@ def clip_by_global_norm(limit: ScalarOrSchedule) -> Transformation:
       >>> tx.update(g, tx.init(g))[0]
       {'b': Array([0.8], dtype=float32), 'w': Array([0.6], dtype=float32)}
     """
-    return atom(ClipByGlobalNorm(hyperparameter("limit", limit, POSITIVE, _REMEDY)))
+    return atom(
+        ClipByGlobalNorm(
+            hyperparameter("limit", limit, POSITIVE, _REMEDY),
+            hyperparameter("eps", eps, NON_NEGATIVE),
+        )
+    )

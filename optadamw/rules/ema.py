@@ -11,12 +11,10 @@ from optadamw.errors import invalid
 from optadamw.hyperparameters import (
     FRACTION,
     Clock,
-    Constant,
-    Dynamic,
     Hyperparameter,
+    every_so_many,
     hyperparameter,
     switch,
-    whole_steps,
 )
 from optadamw.numerics import one_minus_power
 from optadamw.paths import flatten, match_leaves
@@ -31,7 +29,7 @@ class Average(Rule):
     """Move the average towards the committed parameter."""
 
     decay: Hyperparameter
-    overwrite_every: Constant | Dynamic | None
+    overwrite_every: Hyperparameter | None
     debias: bool
     warmup: bool
     ema: Dense
@@ -59,7 +57,8 @@ class Average(Rule):
             scalars = {"keep": 1 - take, "take": take}
         if self.overwrite_every is not None:
             every = jnp.asarray(self.overwrite_every.at(clock)).astype(jnp.int32)
-            scalars["overwrite"] = clock.number % every == 0
+            due = clock.number % jnp.maximum(every, 1) == 0
+            scalars["overwrite"] = due & (every > 0)
         return scalars
 
     def after_commit(
@@ -105,7 +104,8 @@ def ema_params(
 
     Args:
       decay: share of the old average that is kept, in [0, 1].
-      overwrite_every: a whole number of steps >= 1, or None for never.
+      overwrite_every: a whole number of steps >= 1, a schedule of them (below 1: not
+        at this step), or None for never.
       debias: see above; not with `warmup`.
       warmup: see above; not with `debias`.
       dtype: in which the average is kept, "float32" or "float64"; None: float32
@@ -140,7 +140,7 @@ def ema_params(
             overwrite_every=(
                 None
                 if overwrite_every is None
-                else whole_steps("overwrite_every", overwrite_every)
+                else every_so_many("overwrite_every", overwrite_every)
             ),
             debias=debias,
             warmup=warmup,

@@ -4,13 +4,7 @@ from typing import Any
 
 from optadamw.aliases import DTypeLike
 from optadamw.control.accumulation import Accumulation
-from optadamw.hyperparameters import (
-    Constant,
-    Interval,
-    hyperparameter,
-    switch,
-    whole_steps,
-)
+from optadamw.hyperparameters import Constant, every_so_many, switch
 from optadamw.store import dense
 from optadamw.transformation import Transformation, controlled, spelled
 
@@ -79,14 +73,8 @@ def multi_steps(
       ([-0.25, -0.5], 1)
     """
     use_grad_mean = switch("use_grad_mean", use_grad_mean)
-    count = _count(every)
+    count = every_so_many("every", every)
     store = dense("dtype", dtype)
     accumulation = Accumulation(count, use_grad_mean, store)
     made = controlled("multi_steps", inner, accumulation=accumulation)
     return inner if count == Constant(1.0) and use_grad_mean else made
-
-
-def _count(every: Any) -> Any:
-    if callable(every) and not isinstance(every, type):
-        return hyperparameter("every", every, Interval())
-    return whole_steps("every", every)
