@@ -132,7 +132,7 @@ def adamw(
       skip_nonfinite: leave everything as it is where a gradient is not finite.
       skip_spikes: and where its norm leaps; a mapping gives the settings of the
         wrapper of this name, such as {"sigmas": 4.0, "of": ("grad_norm", "loss")}.
-      on_bad_micro_step: "drop" (None) or "abort" its window.
+      on_bad_micro_step: "drop" (None) it, "wait" for another, "abort" its window.
       max_consecutive: so many bad gradients in a row are reported as a stall.
       loss_scale: what the loss was multiplied by, see `scale_loss`: a number, or a
         `DynamicLossScale`, which brings `skip_nonfinite`.

@@ -128,6 +128,8 @@ def accumulated(
         spoiled = before < 0 if bad is None else (before < 0) | bad
         total = jnp.where(spoiled, GIVEN_UP, total)
     micro_step = saturating_increment(state.micro_step)
+    if watch is not None and watch.waits and bad is not None:
+        micro_step = jnp.where(bad, state.micro_step, micro_step)
     sums = _sums(control, work, state, clock, first, keep, weight, inverse)
     present = [
         None if item.grad is None else total_of

@@ -95,14 +95,14 @@ class Control:
     every: int | oracle.Table | None = None
     mean: bool = True
     accumulator_dtype: Any = None
-    guard: Literal["drop", "abort"] | None = None
+    guard: Literal["drop", "wait", "abort"] | None = None
     max_consecutive: int | None = None
     spikes: Spikes | None = None
     loss_scale: float | Dynamic | None = None
     stats: Literal["free", "norms"] | None = None
 
     @property
-    def policy(self) -> Literal["drop", "abort"] | None:
+    def policy(self) -> Literal["drop", "wait", "abort"] | None:
         """Return the guard's; a dynamic loss scale brings a guard."""
         if self.guard is None and isinstance(self.loss_scale, Dynamic):
             return "drop"
@@ -212,7 +212,7 @@ def call(
         after = _ruled(control, state, verdicts, bad=not go, good=go, due=True, go=go)
         return Call(after, go)
 
-    if control.policy == "drop":
+    if control.policy in ("drop", "wait"):
         ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
         verdict = _judge(control, state, "grad_norm", norm / scale, ok)
         verdicts["grad_norm"], bad = verdict, bad or verdict.bad
@@ -225,6 +225,8 @@ def call(
     if control.policy == "abort" and (bad or before < 0):
         total = GIVEN_UP
     micro_step = min(state.micro_step + 1, MOST)
+    if control.policy == "wait" and bad:
+        micro_step = state.micro_step
     due = micro_step >= control.size(state.step)
     return _closed(
         control,

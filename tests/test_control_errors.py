@@ -142,7 +142,7 @@ BAD_OPTIONS = [
     (ValueError, "`max_consecutive` has no effect", {"max_consecutive": 2}),
     (
         ValueError,
-        "`on_bad_micro_step` must be 'drop', 'abort' or None; got 'ignore'",
+        "`on_bad_micro_step` must be 'drop', 'wait', 'abort' or None; got 'ignore'",
         {"skip_nonfinite": True, "on_bad_micro_step": "ignore"},
     ),
     (

@@ -27,7 +27,7 @@ LANE = os.environ.get("OPTADAMW_HYPOTHESIS", "commit")
 FACTORS = {
     "inner": tuple(INNER),
     "accumulate": ("off", "every", "schedule", "sum"),
-    "guard": ("off", "drop", "abort"),
+    "guard": ("off", "drop", "wait", "abort"),
     "spikes": ("off", "grad_norm", "both"),
     "loss_scale": ("off", "static", "dynamic"),
     "stats": ("off", "free", "norms"),

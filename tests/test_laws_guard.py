@@ -51,6 +51,10 @@ class Policy(NamedTuple):
 POLICIES = {
     "whole": Policy({}, "axbxxc", "abc", 3, 3),
     "drop": Policy({"accumulate_steps": 3}, "axbcxxxxxcba", "a-bc-----cba", 6, 1),
+    "wait": Policy(
+        {"accumulate_steps": 3, "on_bad_micro_step": "wait"},
+        *("axbxxcxaabxx", "abcaab", 6, 0),
+    ),
     "abort": Policy(
         {"accumulate_steps": 2, "on_bad_micro_step": "abort"}, "abxcbxcb", "abcb", 2, 2
     ),

@@ -6,7 +6,7 @@ from typing import Literal
 from optadamw.errors import invalid
 from optadamw.hyperparameters import Constant, Dynamic, whole_steps
 
-OnBad = Literal["drop", "abort"]
+OnBad = Literal["drop", "wait", "abort"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Guard:
 
     Attributes:
       on_bad: what a bad micro-batch costs under accumulation: itself ("drop", also
-        for None) or its window ("abort").
+        for None), the time until another one has come for it ("wait"), or its window
+        ("abort").
       max_consecutive: so many bad gradients in a row are reported as a stall.
     """
 
@@ -26,6 +27,11 @@ class Guard:
     def drops(self) -> bool:
         return self.on_bad != "abort"
 
+    @property
+    def waits(self) -> bool:
+        """Whether a window is full only with so many micro-batches that were good."""
+        return self.on_bad == "wait"
+
 
 def guard(on_bad: object, max_consecutive: object) -> Guard:
     """A guard of checked settings.
@@ -33,8 +39,8 @@ def guard(on_bad: object, max_consecutive: object) -> Guard:
     Raises:
       ValueError, TypeError: a setting that is not legal.
     """
-    if on_bad not in (None, "drop", "abort"):
-        raise invalid("on_bad_micro_step", "'drop', 'abort' or None", on_bad)
+    if on_bad not in (None, "drop", "wait", "abort"):
+        raise invalid("on_bad_micro_step", "'drop', 'wait', 'abort' or None", on_bad)
     limit = None
     if max_consecutive is not None:
         limit = whole_steps("max_consecutive", max_consecutive)

@@ -38,7 +38,8 @@ def skip_nonfinite(
       inner: a transformation of this library.
       on_bad_micro_step: what a bad micro-batch costs under `multi_steps`. "drop" (also
         None) leaves it out of the mean, at the price of reading every micro-batch's
-        gradient once more; "abort" gives up its window, at no price.
+        gradient once more; "wait" does the same and waits for another one in its place;
+        "abort" gives up its window, at no price.
       max_consecutive: so many bad gradients in a row set `stats_of(state).stalled`,
         for the program to act on. None: never.
 
