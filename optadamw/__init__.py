@@ -20,6 +20,8 @@ from optadamw.rules.ema import ema_of as ema_of
 from optadamw.rules.ema import ema_params as ema_params
 from optadamw.rules.maximize import maximize as maximize
 from optadamw.rules.rate import scale_by_learning_rate as scale_by_learning_rate
+from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
+from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
 from optadamw.selection import exclude as exclude
 from optadamw.selection import only as only
 from optadamw.state import State as State

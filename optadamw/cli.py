@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from optadamw import __version__
 from optadamw.demo import arguments as demo_arguments
+from optadamw.dialects import arguments as dialects_arguments
 
 
 class Command(NamedTuple):
@@ -27,6 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(demo_arguments, "optadamw.demo.command"),
+    "dialects": Command(dialects_arguments, "optadamw.dialects.command"),
 }
 
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, ParamSpec
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from optadamw.store import check_enabled
 from optadamw.walk import Composition
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T", bound=optax.GradientTransformationExtraArgs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +222,7 @@ def atom(*rules: Rule) -> Transformation:
     return transformation(Composition(rules))
 
 
-def spelled(factory: Callable[_P, Transformation]) -> Callable[_P, Transformation]:
+def spelled(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, _T]:
     """Make what `factory` returns print as the call that made it."""
     signature = inspect.signature(factory)
     starred = [
@@ -231,8 +232,10 @@ def spelled(factory: Callable[_P, Transformation]) -> Callable[_P, Transformatio
     ]
 
     @functools.wraps(factory)
-    def build(*args: _P.args, **kwargs: _P.kwargs) -> Transformation:
+    def build(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         made = factory(*args, **kwargs)
+        if not isinstance(made, Transformation):  # of a door: a pair of them
+            return made
         bound = signature.bind(*args, **kwargs).arguments
         positional: tuple[Any, ...] = ()
         for name in starred:
@@ -244,8 +247,8 @@ def spelled(factory: Callable[_P, Transformation]) -> Callable[_P, Transformatio
         )
         if not starred and named and named[0][0] == next(iter(signature.parameters)):
             positional, named = (named[0][1],), named[1:]
-        call = Call(factory.__name__, positional, named)
-        return transformation(made.recipe.composition, call)
+        call = Call(prefix + factory.__name__, positional, named)
+        return cast(_T, transformation(made.recipe.composition, call))
 
     return build
 

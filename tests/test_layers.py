@@ -26,6 +26,30 @@ INSIDE = {
         "restore",
         "__init__",
     ],
+    "interchange": [
+        "arguments, arrays, naming, nesting, packages, peer, powers, safetensors, "
+        "settings",
+        "blocks, contents, packing, state_dict",
+        "files, request, variables",
+        "checkpoints, entering, leaving",
+        "assembly, grouping",
+        "bitsandbytes, flux, keras, mlx, optax, optimi, tensorflow_addons, torch, "
+        "torchao",
+        "tensorflow",
+        "conversion",
+        "command, __init__",
+    ],
+    "dialects": [
+        "checks, door",
+        "callables, every_call, selections",
+        "keras_arguments, torch_arguments",
+        "flux, keras, mlx, optax, optimi, paper",
+        "r_keras3, tensorflow, tensorflow_addons, timm, torch",
+        "catalogue",
+        "arguments, page",
+        "command",
+        "__init__",
+    ],
     "integrations": ["flush", "flax_nnx, flax_linen, equinox, __init__"],
     "demo": [
         "settings",
@@ -42,7 +66,10 @@ INSIDE = {
 ABOVE = {"__init__": "describe", "__main__": "cli"}
 """The table of contents and the entry point: above this line, below the next."""
 
-LAZY = {"cli": "`--help` must not wait for Flax, scikit-learn or Matplotlib"}
+LAZY = {
+    "cli": "`--help` must not wait for Flax, scikit-learn or Matplotlib",
+    "interchange/packages": "a .pt takes PyTorch, a .h5 h5py, and no other file does",
+}
 """Modules that may import when they run, and why."""
 
 

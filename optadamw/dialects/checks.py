@@ -1,0 +1,87 @@
+"""Checks that several doors share, in the words of their peers."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from optadamw.errors import invalid, mistyped, near
+
+
+def refuse_unknown(
+    door: str, given: Mapping[str, Any], legal: Iterable[str], hints: Mapping[str, str]
+) -> None:
+    """Refuse arguments that the peer does not know either, or that have no place here.
+
+    Raises:
+      TypeError: for the first of them, with what to write instead.
+    """
+    for name in given:
+        if name in hints:
+            raise TypeError(f"{door} does not take `{name}` here. {hints[name]}")
+        raise TypeError(
+            f"Argument(s) not recognized by {door}: {name}={given[name]!r}. Near it: "
+            f"{near(name, legal)}."
+        )
+
+
+def pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Two decay rates, as PyTorch, MLX and Flux take them together."""
+    rule = "a pair of decay rates such as (0.9, 0.999)"
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise mistyped(name, rule, value)
+    return value[0], value[1]
+
+
+def label(name: str, value: Any) -> None:
+    """Check a name: part of how the transformation prints, and of nothing else."""
+    if value is not None and not isinstance(value, str):
+        raise mistyped(name, "a string or None", value)
+    if value is not None and (not value or "/" in value):
+        raise invalid(name, "not empty and without '/'", value)
+
+
+def whole(name: str, value: Any, least: int, none: str) -> int | None:
+    """A whole number of at least `least`, or None."""
+    if value is None:
+        return None
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        raise invalid(
+            name,
+            f"an integer >= {least} or None",
+            value,
+            f"None {none}.",
+        )
+    return int(value)
+
+
+def flag(name: str, value: Any, *, none: bool = True) -> bool | None:
+    """An implementation flag: True, False, or None where that is its default."""
+    if isinstance(value, bool) or (none and value is None):
+        return value
+    raise mistyped(name, "True, False or None" if none else "True or False", value)
+
+
+def scalar(name: str, value: Any) -> Any:
+    """An array of one element as an array without axes, as PyTorch takes either."""
+    if isinstance(value, np.ndarray | jax.Array) and value.shape == (1,):
+        return value.reshape(())
+    if isinstance(value, np.ndarray | jax.Array) and value.shape != ():
+        raise ValueError(
+            f"`{name}` must be 1-element; got an array of shape {value.shape}."
+        )
+    return value
+
+
+def takes(function: Any, count: int) -> bool:
+    """Whether a callable can be called with so many positional arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return count == 1
+    return True

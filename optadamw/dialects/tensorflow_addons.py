@@ -1,0 +1,164 @@
+"""TensorFlow Addons: `tfa.optimizers.AdamW`."""
+
+from typing import Any
+
+from optadamw.adamw import adamw
+from optadamw.aliases import ScalarOrSchedule
+from optadamw.dialects.callables import InverseTime, schedule
+from optadamw.dialects.checks import label, refuse_unknown
+from optadamw.dialects.door import Door, door
+from optadamw.dialects.selections import exactly, names, searched
+from optadamw.errors import invalid, mistyped
+from optadamw.interchange.tensorflow_addons import (
+    from_tensorflow_addons as from_tensorflow_addons,
+)
+from optadamw.interchange.tensorflow_addons import (
+    to_tensorflow_addons as to_tensorflow_addons,
+)
+from optadamw.selection import Excluded, Patterns
+from optadamw.transformation import Transformation
+
+
+@door("tensorflow_addons")
+def AdamW(
+    weight_decay: ScalarOrSchedule,
+    learning_rate: ScalarOrSchedule = 0.001,
+    beta_1: ScalarOrSchedule = 0.9,
+    beta_2: ScalarOrSchedule = 0.999,
+    epsilon: ScalarOrSchedule = 1e-7,
+    amsgrad: bool = False,
+    name: str = "AdamW",
+    *,
+    exclude_from_weight_decay: list[str] | None = None,
+    decay_var_list: list[str] | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    decay: float | None = None,
+    lr: ScalarOrSchedule | None = None,
+    bug_compatible: bool = False,
+    **kwargs: Any,
+) -> Transformation:
+    r"""`tfa.optimizers.AdamW(weight_decay, learning_rate, ...)`: the decay comes first.
+
+        p = p - weight_decay * p                    not times the learning rate
+        p = p - learning_rate * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)
+
+    A decay that follows the learning rate must be scheduled beside it.
+
+    Source: TensorFlow Addons 0.23, `weight_decay_optimizers.py`, on the optimizers of
+    `tf.keras.optimizers.legacy`.
+    Differs: functions are asked at every step; an epsilon of 0 is refused, which
+    becomes 1e-7 there (`bug_compatible=True`); an empty `decay_var_list` is refused,
+    which decays everything there.
+
+    Args:
+      weight_decay: a number, an array, a schedule or a callable without arguments.
+      learning_rate: the same forms.
+      beta_1: the same forms, in [0, 1).
+      beta_2: the same forms, in [0, 1).
+      epsilon: "epsilon hat"; the same forms.
+      amsgrad: divide by the maximum of the second moments.
+      name: part of how the transformation prints.
+      exclude_from_weight_decay: regular expressions searched in the paths of
+        parameters.
+      decay_var_list: paths of the only parameters that decay; goes before the other.
+      clipnorm: limit on the norm of each parameter's gradient.
+      clipvalue: limit on each element, before the norms.
+      global_clipnorm: limit on the norm of all gradients; not with `clipnorm`.
+      decay: the rate becomes `learning_rate / (1 + decay * step)`.
+      lr: another name of `learning_rate`.
+      bug_compatible: read an epsilon of 0 as 1e-7.
+      **kwargs: refused, by name.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      ValueError, TypeError: what TensorFlow Addons refuses, and what it should.
+
+    Example:
+      >>> from optadamw.dialects import tensorflow_addons
+      >>> tx = tensorflow_addons.AdamW(1e-4, learning_rate=1e-3)
+    """
+    refuse_unknown("tensorflow_addons.AdamW", kwargs, DOOR.arguments, {})
+    label("name", name)
+    if not isinstance(bug_compatible, bool):
+        raise mistyped("bug_compatible", "True or False", bug_compatible)
+    if clipnorm is not None and global_clipnorm is not None:
+        raise ValueError(
+            "Cannot accept both `clipnorm` and `global_clipnorm`; got "
+            f"{clipnorm!r} and {global_clipnorm!r}."
+        )
+    if isinstance(epsilon, int | float) and epsilon == 0:
+        if not bug_compatible:
+            raise invalid(
+                "epsilon",
+                "> 0",
+                epsilon,
+                "It becomes 1e-7 there: give 1e-7, or bug_compatible=True.",
+            )
+        epsilon = 1e-7
+    rate = schedule(learning_rate if lr is None else lr)
+    if decay is not None:
+        known = isinstance(decay, int | float) and not isinstance(decay, bool)
+        if not known or not decay >= 0:
+            raise invalid("decay", "a number >= 0 or None", decay)
+        rate = InverseTime(rate, float(decay))
+    return adamw(
+        rate,
+        schedule(beta_1),
+        schedule(beta_2),
+        schedule(epsilon),
+        weight_decay=schedule(weight_decay),
+        mask=_mask(decay_var_list, exclude_from_weight_decay),
+        weight_decay_mode="independent",
+        eps_mode="hat",
+        amsgrad=amsgrad,
+        clip_value=clipvalue,
+        clip_norm=clipnorm,
+        clip_global_norm=global_clipnorm,
+    )
+
+
+def _mask(only: Any, but: Any) -> Any:
+    if only is not None:
+        return Patterns(exactly(names("decay_var_list", only)))
+    if but is not None:
+        expressions = searched("exclude_from_weight_decay", but)
+        return Patterns(tuple(Excluded(expression) for expression in expressions))
+    return None
+
+
+DOOR = Door(
+    module="tensorflow_addons",
+    peer="TensorFlow Addons",
+    studied="tensorflow-addons 0.23",
+    function=AdamW,
+    formula="p -= wd p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)",
+    arguments={
+        "weight_decay": '`weight_decay` with `weight_decay_mode="independent"`',
+        "learning_rate": "`learning_rate`",
+        "beta_1": "`b1`",
+        "beta_2": "`b2`",
+        "epsilon": '`eps` with `eps_mode="hat"`',
+        "amsgrad": "`amsgrad`, of the raw second moment",
+        "name": "printed",
+        "exclude_from_weight_decay": "`mask`, expressions left out",
+        "decay_var_list": "`mask`, exact paths",
+        "clipnorm": "`clip_norm`",
+        "clipvalue": "`clip_value`",
+        "global_clipnorm": "`clip_global_norm`",
+        "decay": "`learning_rate` as a schedule",
+        "lr": "`learning_rate`",
+    },
+    ours={"bug_compatible": "an epsilon of 0 is read as 1e-7"},
+    differs=(
+        "Functions are asked at every step, also when compiled.",
+        "An epsilon of 0 is refused; there it becomes 1e-7 (`bug_compatible=True`).",
+        "An empty `decay_var_list` is refused; there it counts as not given.",
+        "All rows of a parameter decay; there only those that a sparse gradient names.",
+        "A clip of 0 is refused.",
+    ),
+    state={"iter": "`step`", "m": "`mu`", "v": "`nu`", "vhat": "`nu_max`"},
+)

@@ -1,0 +1,199 @@
+"""timm: `AdamWLegacy` and `NAdamW` (its `AdamW` is PyTorch's)."""
+
+from typing import Any
+
+from optadamw.adamw import adamw
+from optadamw.aliases import ScalarOrSchedule
+from optadamw.dialects.checks import flag
+from optadamw.dialects.door import Door, door
+from optadamw.dialects.torch_arguments import both, grouped, rate
+from optadamw.interchange.torch import from_torch as from_timm
+from optadamw.interchange.torch import to_torch as to_timm
+from optadamw.transformation import Transformation
+
+__all__ = ["DOOR", "AdamWLegacy", "NAdamW", "from_timm", "to_timm"]
+
+_FLAGS = {
+    "foreach": "always so: XLA fuses what foreach batches",
+    "capturable": "always so: nothing leaves the compiled step",
+}
+
+
+@door("timm")
+def AdamWLegacy(
+    params: Any = None,
+    lr: ScalarOrSchedule = 1e-3,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 1e-2,
+    amsgrad: bool = False,
+    caution: bool = False,
+    corrected_weight_decay: bool = False,
+    maximize: bool = False,
+    foreach: bool | None = None,
+    capturable: bool = False,
+    *,
+    max_lr: ScalarOrSchedule | None = None,
+) -> Transformation:
+    r"""`timm.optim.AdamWLegacy`: PyTorch's AdamW with caution and corrected decay.
+
+        p = p - lr * weight_decay * p               or, corrected, lr^2 / max_lr
+        p = p - lr * c * m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)
+        c = 1, or with caution (m g > 0) / max(mean(m g > 0), 1e-3)
+
+    Source: timm 1.0.29, `timm/optim/adamw.py`.
+    Differs: as `torch.AdamW`; a negative weight decay is refused.
+
+    Args:
+      params: None, or param groups by pattern, as `torch.AdamW`.
+      lr: a number, an array or a schedule.
+      betas: a pair.
+      eps: added to the root.
+      weight_decay: times the learning rate, or its square over the largest.
+      amsgrad: divide by the maximum of the second moments.
+      caution: zero the direction where its sign is not the gradient's.
+      corrected_weight_decay: `weight_decay_mode="corrected"`.
+      maximize: ascend.
+      foreach: accepted: XLA fuses over the whole step what foreach batches.
+      capturable: accepted: the step is always one compiled program.
+      max_lr: the constructor's `lr` in timm; needed where `lr` is a schedule here.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      ValueError, TypeError: a value out of its range.
+
+    Example:
+      >>> from optadamw.dialects import timm
+      >>> tx = timm.AdamWLegacy(lr=1e-3, caution=True, corrected_weight_decay=True)
+    """
+    options = {"amsgrad": amsgrad, "maximize": maximize}
+    return _timm(
+        params, lr, betas, eps, weight_decay, corrected_weight_decay, max_lr,
+        caution, foreach, capturable, options,
+    )  # fmt: skip
+
+
+@door("timm")
+def NAdamW(
+    params: Any = None,
+    lr: ScalarOrSchedule = 1e-3,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 1e-2,
+    caution: bool = False,
+    corrected_weight_decay: bool = False,
+    maximize: bool = False,
+    foreach: bool | None = None,
+    capturable: bool = False,
+    *,
+    max_lr: ScalarOrSchedule | None = None,
+) -> Transformation:
+    r"""`timm.optim.NAdamW`: as `AdamWLegacy` with (b1 m + (1 - b1) g) for m.
+
+    Source: timm 1.0.29, `timm/optim/nadamw.py`. Its bias correction is that of this
+    step; `optax.nadamw` takes the next one's for m.
+
+    Args:
+      params: None, or param groups by pattern, as `torch.AdamW`.
+      lr: a number, an array or a schedule.
+      betas: a pair.
+      eps: added to the root.
+      weight_decay: times the learning rate, or its square over the largest.
+      caution: zero the direction where its sign is not the gradient's.
+      corrected_weight_decay: `weight_decay_mode="corrected"`.
+      maximize: ascend.
+      foreach: accepted: XLA fuses over the whole step what foreach batches.
+      capturable: accepted: the step is always one compiled program.
+      max_lr: the constructor's `lr` in timm; needed where `lr` is a schedule here.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      ValueError, TypeError: a value out of its range.
+
+    Example:
+      >>> from optadamw.dialects import timm
+      >>> tx = timm.NAdamW(lr=1e-3)
+    """
+    options = {"nesterov": "current", "maximize": maximize}
+    return _timm(
+        params, lr, betas, eps, weight_decay, corrected_weight_decay, max_lr,
+        caution, foreach, capturable, options,
+    )  # fmt: skip
+
+
+def _timm(
+    params: Any,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    weight_decay: Any,
+    corrected: Any,
+    max_lr: Any,
+    caution: Any,
+    foreach: Any,
+    capturable: Any,
+    options: dict[str, Any],
+) -> Transformation:
+    flag("foreach", foreach)
+    flag("capturable", capturable, none=False)
+    lr = rate("lr", lr)
+    if flag("corrected_weight_decay", corrected, none=False):
+        # The constructor's rate for all groups, whatever a group's own is.
+        peak = lr if max_lr is None and not callable(lr) else max_lr
+        options |= {"weight_decay_mode": "corrected", "max_learning_rate": peak}
+    elif max_lr is not None:
+        raise ValueError(
+            "`max_lr` has no effect without `corrected_weight_decay`; got "
+            f"{max_lr!r}. Leave it out."
+        )
+    names = {name: name for name in ("eps", "weight_decay", "amsgrad", "maximize")}
+    names["caution"] = "caution"
+    return adamw(
+        lr,
+        eps=eps,
+        weight_decay=weight_decay,
+        caution=caution,
+        **options,
+        **both(betas),
+        **grouped(params, names, _FLAGS),
+    )
+
+
+DOOR = Door(
+    module="timm",
+    peer="timm",
+    studied="timm 1.0.29",
+    function=AdamWLegacy,
+    formula=(
+        "p -= lr wd p [or lr^2 / max_lr wd p]; "
+        "p -= lr c m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)"
+    ),
+    arguments={
+        "params": "None, or param groups by path pattern: `groups`",
+        "lr": "`learning_rate`",
+        "betas": "`b1`, `b2`",
+        "eps": "`eps`",
+        "weight_decay": "`weight_decay`",
+        "amsgrad": "`amsgrad`, of the raw second moment",
+        "caution": "`caution`",
+        "corrected_weight_decay": '`weight_decay_mode="corrected"`',
+        "maximize": "`maximize`",
+        **_FLAGS,
+    },
+    ours={"max_lr": "the constructor's `lr` there, where `lr` is a schedule here"},
+    differs=(
+        "As PyTorch's: one count of steps, float32 moments, one rounding.",
+        "A negative weight decay is refused (`AdamWLegacy` takes it).",
+    ),
+    state={
+        "step": "`step`, of all parameters alike",
+        "exp_avg": "`mu`",
+        "exp_avg_sq": "`nu`",
+        "max_exp_avg_sq": "`nu_max`",
+    },
+    others=(NAdamW,),
+)

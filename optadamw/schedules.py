@@ -1,0 +1,172 @@
+"""The schedules of the paper: warm restarts, and the decay that goes with them.
+
+Optax has the common ones; these two are the paper's own (appendix B).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+
+from optadamw.aliases import Array
+from optadamw.errors import invalid, mistyped
+
+
+@dataclass(frozen=True)
+class CosineWarmRestarts:
+    """A multiplier that falls along half a cosine and starts again, ever longer."""
+
+    steps: int
+    factor: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+    ahead: bool = False
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False, default=())
+
+    def __post_init__(self) -> None:
+        # Restarts as whole numbers: found by logarithms they would come a step early
+        # or late where a restart is near.
+        starts, length = [0], float(self.steps)
+        while self.factor > 1 and starts[-1] + round(length) < 2**31:
+            starts.append(starts[-1] + round(length))
+            length *= self.factor
+        object.__setattr__(self, "_starts", tuple(starts))
+
+    def __call__(self, step: Any) -> Array:
+        """The multiplier after `step` finished steps."""
+        position, length = self._position(jnp.asarray(step))
+        fraction = (position + self.ahead) / length
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+        return self.low + (self.high - self.low) * cosine
+
+    def period(self, step: Any) -> Array:
+        """The length of the period that `step` is in, in steps."""
+        return self._position(jnp.asarray(step))[1]
+
+    def _position(self, step: Array) -> tuple[Array, Array]:
+        if self.factor == 1:
+            return step % self.steps, jnp.asarray(float(self.steps))
+        starts = jnp.asarray(self._starts, step.dtype)
+        number = jnp.searchsorted(starts, step, side="right") - 1
+        lengths = [round(self.steps * self.factor**i) for i in range(len(self._starts))]
+        length = jnp.asarray(lengths, jnp.float32)[number]
+        return step - starts[number], length
+
+
+@dataclass(frozen=True)
+class NormalizedWeightDecay:
+    """A normalized decay over the square root of the steps of the present period."""
+
+    norm: float
+    restarts: CosineWarmRestarts
+
+    def __call__(self, step: Any) -> Array:
+        return self.norm / jnp.sqrt(self.restarts.period(step))
+
+
+def cosine_warm_restarts(
+    steps: int,
+    *,
+    factor: float = 1.0,
+    low: float = 0.0,
+    high: float = 1.0,
+    ahead: bool = False,
+) -> CosineWarmRestarts:
+    r"""The schedule multiplier of AdamWR and SGDR.
+
+        eta_t = low + (high - low) (1 + cos(pi T_cur / T_i)) / 2
+
+    where T_cur counts the steps since the last restart, and the period T_i is `steps`
+    at first and `factor` times as long after each. The moments are not reset. Use it
+    as `paper.adamw(eta=...)`, or times a rate as any schedule.
+
+    Source: arXiv 1711.05101v3, appendix B.2; arXiv 1608.03983.
+
+    Args:
+      steps: of the first period, whole, >= 1.
+      factor: >= 1; periods are rounded to whole steps.
+      low: the multiplier at the end of a period.
+      high: at its start.
+      ahead: count a batch before using it, as the authors' code does: the first
+        multiplier of a period is then below `high` and the last is `low`.
+
+    Returns:
+      A schedule with a method `period(step)`.
+
+    Raises:
+      ValueError, TypeError: a value out of its range.
+
+    Example:
+      >>> import optadamw
+      >>> eta = optadamw.cosine_warm_restarts(10, factor=2)
+      >>> [round(float(eta(step)), 3) for step in (0, 5, 10, 20, 30)]
+      [1.0, 0.5, 1.0, 0.5, 1.0]
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise mistyped("steps", "a whole number of steps >= 1", steps)
+    if not 1 <= steps < 2**31:
+        raise invalid("steps", "a whole number of steps >= 1", steps)
+    for name, value, legal in (
+        ("factor", factor, lambda x: math.isfinite(x) and x >= 1),
+        ("low", low, lambda x: math.isfinite(x) and x >= 0),
+        ("high", high, lambda x: math.isfinite(x) and x >= low),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise mistyped(name, "a number", value)
+        if not legal(value):
+            rule = {"factor": ">= 1", "low": ">= 0", "high": ">= low"}[name]
+            raise invalid(name, f"finite and {rule}", value)
+    if not isinstance(ahead, bool):
+        raise mistyped("ahead", "True or False", ahead)
+    return CosineWarmRestarts(steps, float(factor), float(low), float(high), ahead)
+
+
+def normalized_weight_decay(
+    norm: float,
+    *,
+    steps: int | None = None,
+    restarts: CosineWarmRestarts | None = None,
+) -> float | NormalizedWeightDecay:
+    r"""The weight decay that suits a number of steps.
+
+        lambda = norm * sqrt(b / (B T)) = norm / sqrt(steps)
+
+    with batch size b, B training points and T epochs, so that b / (B T) is one over the
+    number of batches. Under restarts it is that of the present period.
+
+    Source: arXiv 1711.05101v3, appendix B.1; usual values of `norm` are 0.025 to 0.05.
+
+    Args:
+      norm: the normalized decay, >= 0.
+      steps: batches of the whole training; or
+      restarts: the schedule whose periods count.
+
+    Returns:
+      A number, or a schedule.
+
+    Raises:
+      ValueError, TypeError: a value out of its range, or not one of the two.
+
+    Example:
+      >>> import optadamw
+      >>> optadamw.normalized_weight_decay(0.05, steps=10_000)
+      0.0005
+    """
+    if isinstance(norm, bool) or not isinstance(norm, int | float):
+        raise mistyped("norm", "a number >= 0", norm)
+    if not (math.isfinite(norm) and norm >= 0):
+        raise invalid("norm", "finite and >= 0", norm)
+    if (steps is None) == (restarts is None):
+        raise ValueError(
+            f"Give one of `steps` and `restarts`; got {steps!r} and {restarts!r}."
+        )
+    if restarts is not None:
+        if not isinstance(restarts, CosineWarmRestarts):
+            raise mistyped("restarts", "what cosine_warm_restarts returned", restarts)
+        return NormalizedWeightDecay(float(norm), restarts)
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise mistyped("steps", "a whole number of steps >= 1", steps)
+    if steps < 1:
+        raise invalid("steps", "a whole number of steps >= 1", steps)
+    return float(norm) / math.sqrt(steps)

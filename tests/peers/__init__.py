@@ -1,0 +1,1 @@
+"""The real optimizers as data: rows, recorded trajectories, float64 transcriptions."""

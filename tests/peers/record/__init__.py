@@ -1,0 +1,1 @@
+"""One recorder per peer, run as `python -m tests.peers.record.<peer>`."""

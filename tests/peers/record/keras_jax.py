@@ -1,0 +1,23 @@
+"""Record `keras.optimizers.AdamW` on the JAX backend."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+
+from tests.peers.record.keras_loop import Loop
+from tests.peers.record.writing import keep, versions
+from tests.peers.recording import Run
+from tests.peers.rows import Row
+
+
+def run(row: Row, double: bool) -> Run:
+    """Run one row; float64 exists in JAX only where it is switched on."""
+    jax.config.update("jax_enable_x64", double)
+    return Loop(row, double).run()
+
+
+if __name__ == "__main__":
+    keep("keras_jax", versions("keras", "jax", "jaxlib", "numpy"), run)
