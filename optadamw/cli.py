@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 from optadamw import __version__
 from optadamw.demo import arguments as demo_arguments
 from optadamw.dialects import arguments as dialects_arguments
+from optadamw.interchange import arguments as convert_arguments
 
 
 class Command(NamedTuple):
@@ -28,6 +29,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(demo_arguments, "optadamw.demo.command"),
+    "convert": Command(convert_arguments, "optadamw.interchange.command"),
     "dialects": Command(dialects_arguments, "optadamw.dialects.command"),
 }
 

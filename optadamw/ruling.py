@@ -66,8 +66,11 @@ def ruled(
         fields["loss_scale"] = control.loss_scale.initial()
     if isinstance(control.loss_scale, DynamicLossScale):
         assert state.loss_scale is not None and state.growth is not None
+        good = go
+        if control.loss_scale.counts == "gradients":
+            good = ~bad if intake.arrived else no
         fields["loss_scale"], fields["growth"] = control.loss_scale.after(
-            state.loss_scale, state.growth, bad=nonfinite, good=go
+            state.loss_scale, state.growth, bad=nonfinite, good=good
         )
     return fields
 

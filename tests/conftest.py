@@ -14,6 +14,24 @@ ALLOWED_SKIPS = {
     ("test_benchmarks.py", "Keras is not installed"),
     ("test_loss_scale.py", "PyTorch is not installed"),
     ("test_loss_scale.py", "Keras is not installed"),
+    ("test_interchange_live.py", "PyTorch is not installed"),
+    ("test_interchange_live.py", "Keras is not installed"),
+    ("test_interchange_live.py", "MLX is not installed"),
+    ("test_interchange_live.py", "optimi is not installed"),
+    ("test_interchange_live.py", "bitsandbytes is not installed"),
+    ("test_interchange_live.py", "torchao is not installed"),
+    ("test_interchange_files.py", "PyTorch is not installed"),
+    ("test_interchange_files.py", "Keras is not installed"),
+    ("test_interchange_files.py", "h5py is not installed"),
+    ("test_interchange_recorded.py", "h5py is not installed"),
+    # The guides run what they say of another library where that library is.
+    ("test_dialects_guides.py", "Keras is not installed"),
+    ("test_dialects_guides.py", "MLX is not installed"),
+    ("test_dialects_guides.py", "PyTorch is not installed"),
+    ("test_dialects_guides.py", "TensorFlow Addons is not installed"),
+    ("test_dialects_guides.py", "TensorFlow with Keras 2 is not installed"),
+    ("test_dialects_guides.py", "optimi is not installed"),
+    ("test_dialects_guides.py", "timm is not installed"),
 }
 
 

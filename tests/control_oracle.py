@@ -73,6 +73,7 @@ class Dynamic(NamedTuple):
     growth_interval: int = 2000
     minimum: float = 2.0**-14
     maximum: float = 2.0**24
+    counts: Literal["steps", "gradients"] = "steps"
 
     def after(
         self, scale: float, growth: int, *, bad: bool, good: bool
@@ -209,8 +210,8 @@ def call(
             ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
             verdict = _judge(control, state, "grad_norm", norm / scale, ok)
             verdicts["grad_norm"], go = verdict, not verdict.bad
-        after = _ruled(control, state, verdicts, bad=not go, good=go, due=True, go=go)
-        return Call(after, go)
+        flags = {"bad": not go, "good": go, "brought": go, "due": True, "go": go}
+        return Call(_ruled(control, state, verdicts, **flags), go)
 
     if control.policy in ("drop", "wait"):
         ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
@@ -278,6 +279,7 @@ def _closed(
     `bad` is None where no gradient came in: a flush under "drop" judges nothing.
     """
     go = due and state.weight > 0
+    arrived = bad is not None
     if control.policy == "abort" and go:
         norm = _norm(accumulated)
         mean = norm / state.weight if control.mean else norm
@@ -286,7 +288,10 @@ def _closed(
         verdicts["grad_norm"], go = verdict, not verdict.bad
         bad = bool(bad) or verdict.bad
     good = go if control.policy == "abort" else bad is False
-    after = _ruled(control, state, verdicts, bad=bool(bad), good=good, due=due, go=go)
+    bad = bool(bad) or (due and state.weight > 0 and not go)
+    brought = arrived and not bad
+    flags = {"bad": bad, "good": good, "brought": brought, "due": due, "go": go}
+    after = _ruled(control, state, verdicts, **flags)
     if dropped:
         after = _counted(after, "dropped")
     if due:
@@ -313,6 +318,7 @@ def _ruled(
     *,
     bad: bool,
     good: bool,
+    brought: bool,
     due: bool,
     go: bool,
 ) -> State:
@@ -322,7 +328,9 @@ def _ruled(
     after = state._replace(step=min(state.step + go, MOST))
     if isinstance(control.loss_scale, Dynamic):
         scale, growth = control.loss_scale.after(
-            state.loss_scale, state.growth, bad=nonfinite, good=go
+            *(state.loss_scale, state.growth),
+            bad=nonfinite,
+            good=brought if control.loss_scale.counts == "gradients" else go,
         )
         after = after._replace(loss_scale=scale, growth=growth)
     if not control.counts:

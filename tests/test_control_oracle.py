@@ -29,7 +29,7 @@ FACTORS = {
     "accumulate": ("off", "every", "schedule", "sum"),
     "guard": ("off", "drop", "wait", "abort"),
     "spikes": ("off", "grad_norm", "both"),
-    "loss_scale": ("off", "static", "dynamic"),
+    "loss_scale": ("off", "static", "dynamic", "by_gradient"),
     "stats": ("off", "free", "norms"),
 }
 SIGNALS = {"grad_norm": ("grad_norm",), "both": ("grad_norm", "loss")}
@@ -68,6 +68,9 @@ def setup_of(row: covering.Row) -> Setup:
                 "off": None,
                 "static": 96.0,
                 "dynamic": Dynamic(initial=64.0, growth_interval=2, maximum=128.0),
+                "by_gradient": Dynamic(
+                    initial=64.0, growth_interval=3, counts="gradients"
+                ),
             }[row["loss_scale"]],
             stats=None if row["stats"] == "off" else row["stats"],
         ),

@@ -12,7 +12,8 @@ import pytest
 import optadamw
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = [page for page in PAGES if "```python before\n" in page.read_text()]
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
 MODULES = sorted(
     module.name
@@ -23,15 +24,26 @@ PUBLIC = sorted(name for name in vars(optadamw) if not name.startswith("_"))
 PUBLIC = [name for name in PUBLIC if not inspect.ismodule(getattr(optadamw, name))]
 
 
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
 def _blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_snippets_run(page, capsys):
     namespace: dict[str, object] = {"__name__": "snippet"}
     for block in _blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=_name)
+def test_what_others_write_compiles(page):
+    """It runs in tests/test_dialects_guides.py, where the other library is."""
+    for block in _blocks(page, "python before"):
+        compile(block, str(page), "exec")
 
 
 def test_printed_plan_is_the_real_one(capsys):
@@ -60,7 +72,7 @@ def test_public_names_are_documented(name):
     assert re.search(rf"\b{name}\b", mentioned), f"no page mentions {name}"
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", LINKED, ids=_name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:

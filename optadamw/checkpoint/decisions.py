@@ -134,10 +134,19 @@ def _decide_meaning(
         if name in fields and name in present and old.get(name) != new.get(name):
             why = f"{STARTS[name]}: it held {old.get(name)}, now {new.get(name)}"
             decisions.start(name, why)
+    counts = [_counts(meaning) for meaning in (old, new)]
+    if "growth" in fields and "growth" in present and counts[0] != counts[1]:
+        why = f"growth starts at 0: it counted {counts[0]}, now {counts[1]}"
+        decisions.start("growth", why)
     if "loss_scale" in fields and "loss_scale" in present:
         _decide_scale(
             float(saved.arrays[_spelled(scope, "loss_scale")]), new, decisions
         )
+
+
+def _counts(meaning: Meaning) -> str:
+    """What a dynamic loss scale counts until it grows."""
+    return meaning.get("loss_scale", {}).get("counts", "steps")
 
 
 def _decide_scale(value: float, new: Meaning, decisions: Decisions) -> None:

@@ -83,7 +83,7 @@ def _maximum(rules: Variant) -> str:
 def _scale(scale: StaticLossScale | DynamicLossScale) -> dict[str, Any]:
     if isinstance(scale, DynamicLossScale):
         bounds = {"minimum": float(scale.minimum), "maximum": float(scale.maximum)}
-        return {"kind": "dynamic", **bounds}
+        return {"kind": "dynamic", **bounds, "counts": scale.counts}
     return {"kind": "static", "scale": float(jax.device_get(scale.initial()))}
 
 

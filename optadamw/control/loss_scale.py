@@ -7,6 +7,7 @@ and at 0.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from optadamw.aliases import Array
 from optadamw.errors import invalid, mistyped
 from optadamw.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
+
+Counts = Literal["steps", "gradients"]
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**127
 """Bounds of a scale: its reciprocal is a normal float32 too, or nearly."""
@@ -51,6 +54,8 @@ class DynamicLossScale:
       growth_interval: a whole number of steps >= 1.
       minimum: > 0; it may be below 1.
       maximum: at most 2**127, which is PyTorch's.
+      counts: what is counted until the scale grows: good optimizer "steps", as PyTorch
+        does, or good "gradients", those that only accumulate too, as Keras does.
 
     Raises:
       ValueError, TypeError: a value out of its range, or `initial` out of the bounds.
@@ -67,6 +72,7 @@ class DynamicLossScale:
     growth_interval: int = 2000
     minimum: float = 2.0**-14
     maximum: float = 2.0**24
+    counts: Counts = "steps"
 
     def __post_init__(self) -> None:
         for name in (
@@ -85,6 +91,8 @@ class DynamicLossScale:
             raise mistyped("growth_interval", "a whole number of steps >= 1", interval)
         if not 1 <= interval < 2**31:
             raise invalid("growth_interval", "whole and in [1, 2**31)", interval)
+        if self.counts not in ("steps", "gradients"):
+            raise invalid("counts", "'steps' or 'gradients'", self.counts)
         if not self.growth_factor > 1:
             raise invalid("growth_factor", "> 1", self.growth_factor)
         if not self.backoff_factor < 1:

@@ -189,6 +189,7 @@ def LossScaleOptimizer(
         growth_interval=growth,
         minimum=SMALLEST,
         maximum=LARGEST,
+        counts="gradients",
     )
     tx = with_loss_scale(inner_optimizer, scale)
     if tx.recipe.composition.control.accumulation is None:

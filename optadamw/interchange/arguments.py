@@ -1,0 +1,126 @@
+"""The arguments of `optadamw convert`; imports nothing heavy, so `--help` is quick."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = (
+    "Convert a saved optimizer state: between PyTorch, Keras, TensorFlow, MLX, Optax, "
+    "Flux, optimi, torchao, bitsandbytes and optadamw."
+)
+# Module to look for -> package that provides it. What a kind of file needs beyond
+# NumPy, it says itself.
+REQUIRES: dict[str, str] = {}
+
+FORMS = (
+    *("torch", "keras", "tensorflow", "tensorflow-addons", "mlx", "optax", "flux"),
+    *("optimi", "torchao", "bitsandbytes", "optadamw"),
+)
+BUFFERS = ("nu_max", "ema", "accumulator", "loss_scale", "kahan_comp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is converted, how, and where to."""
+    parser.add_argument(
+        "source", choices=FORMS, metavar="FROM", help=f"one of {', '.join(FORMS)}"
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="the state: .pt, .safetensors, .npz, .keras, .h5, or a folder of Orbax",
+    )
+    parser.add_argument(
+        "--to", dest="target", choices=FORMS, required=True, metavar="TO"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what is written: .pt, .safetensors, .npz, .h5, or a folder for Orbax",
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the parameters by their names, with the shapes they have here: "
+        ".safetensors, .npz, .pt, or a checkpoint of optadamw with parameters",
+    )
+    parser.add_argument(
+        "--names",
+        type=Path,
+        metavar="FILE.json",
+        help="a list of the parameters' names in the order of FROM, or a mapping from "
+        "them to its names or indices",
+    )
+    parser.add_argument(
+        "--to-names",
+        type=Path,
+        metavar="FILE.json",
+        help="the same for TO (default: the order of FROM)",
+    )
+    parser.add_argument(
+        "--transpose",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="transpose arrays of matching parameters on the way in, such as "
+        "'*/kernel'; may be given again",
+    )
+    parser.add_argument(
+        "--to-transpose",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="the same on the way out",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("error", "zeros"),
+        default="error",
+        help="parameters that have no state in FROM (default: error)",
+    )
+    parser.add_argument(
+        "--drop",
+        action="append",
+        choices=BUFFERS,
+        default=[],
+        help="leave a buffer behind; may be given again",
+    )
+    parser.add_argument(
+        "--amsgrad",
+        choices=("raw", "corrected"),
+        help="FROM was saved with it: 'raw' of Keras and tf.keras, whose files do not "
+        "tell, 'corrected' of Optax",
+    )
+    parser.add_argument(
+        "--use-ema", action="store_true", help="FROM, Keras or tf.keras, was saved so"
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=_at_least_one,
+        metavar="N",
+        help="gradients to a step, if the state accumulates",
+    )
+    for name, text in (
+        ("--learning-rate", "which some states hold"),
+        ("--b1", "decay of the first moment"),
+        ("--b2", "decay of the second moment"),
+        ("--eps", "added to the root"),
+        ("--weight-decay", "which groups of PyTorch hold"),
+    ):
+        parser.add_argument(
+            name, type=float, metavar="X", help=f"{text} (default: as in FROM)"
+        )
+    parser.add_argument(
+        "--force", action="store_true", help="replace a file that exists"
+    )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number >= 1; got {text!r}. Example: --accumulate 4."
+        )
+    return int(text)

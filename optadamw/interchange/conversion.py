@@ -1,0 +1,336 @@
+"""From one library's file to another's: a bare State in the middle."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw import checkpoint
+from optadamw.adamw import adamw
+from optadamw.checkpoint.record import ENTRY
+from optadamw.control.loss_scale import (
+    LARGEST,
+    SMALLEST,
+    Counts,
+    DynamicLossScale,
+)
+from optadamw.errors import invalid
+from optadamw.interchange import checkpoints, files
+from optadamw.interchange.arrays import scalar, to_numpy
+from optadamw.interchange.bitsandbytes import from_bitsandbytes, to_bitsandbytes
+from optadamw.interchange.checkpoints import Bare
+from optadamw.interchange.flux import from_flux, to_flux
+from optadamw.interchange.keras import from_keras, to_keras
+from optadamw.interchange.mlx import from_mlx, to_mlx
+from optadamw.interchange.optax import from_optax, to_optax
+from optadamw.interchange.optimi import from_optimi, to_optimi
+from optadamw.interchange.peer import Maximum
+from optadamw.interchange.tensorflow import from_tensorflow, to_tensorflow
+from optadamw.interchange.tensorflow_addons import (
+    from_tensorflow_addons,
+    to_tensorflow_addons,
+)
+from optadamw.interchange.torch import from_torch, to_torch
+from optadamw.interchange.torchao import from_torchao, to_torchao
+from optadamw.state import State
+from optadamw.transformation import Transformation
+
+READERS: dict[str, Callable[..., State]] = {
+    "torch": from_torch,
+    "keras": from_keras,
+    "tensorflow": from_tensorflow,
+    "tensorflow-addons": from_tensorflow_addons,
+    "mlx": from_mlx,
+    "optax": from_optax,
+    "flux": from_flux,
+    "optimi": from_optimi,
+    "torchao": from_torchao,
+    "bitsandbytes": from_bitsandbytes,
+}
+WRITERS: dict[str, Callable[..., Any]] = {
+    "torch": to_torch,
+    "keras": to_keras,
+    "tensorflow": to_tensorflow,
+    "tensorflow-addons": to_tensorflow_addons,
+    "mlx": to_mlx,
+    "optax": to_optax,
+    "flux": to_flux,
+    "optimi": to_optimi,
+    "torchao": to_torchao,
+    "bitsandbytes": to_bitsandbytes,
+}
+BY_NAME = ("mlx", "optax", "flux", "optadamw")
+"""Forms that have their parameters by names; the others have them in an order."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion, as it was asked for."""
+
+    source: str
+    target: str
+    names: Any = None
+    to_names: Any = None
+    transpose: tuple[str, ...] = ()
+    to_transpose: tuple[str, ...] = ()
+    missing: str = "error"
+    drop: tuple[str, ...] = ()
+    amsgrad: Maximum | None = None
+    use_ema: bool = False
+    accumulate: int | None = None
+    learning_rate: float | None = None
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+
+
+def read_params(path: str | Path) -> dict[str, np.ndarray]:
+    """Parameters by their paths, from a flat file of arrays or our own checkpoint.
+
+    Raises:
+      OSError, ValueError: a file that cannot be read, or holds something else.
+    """
+    if Path(path).suffix == ".npz" and _is_checkpoint(path):
+        found = checkpoints.params_in(checkpoint.load(path))
+    else:
+        found = _flat(files.read(path))
+    if not found:
+        raise ValueError(f"'{path}' holds no parameters.")
+    return found
+
+
+def _is_checkpoint(path: str | Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return ENTRY in getattr(archive, "files", ())
+    except Exception:  # what it is instead, its reader says
+        return False
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
+    if not isinstance(tree, Mapping):
+        return {path: to_numpy(path, tree)}
+    found: dict[str, np.ndarray] = {}
+    for key, child in tree.items():
+        found |= _flat(child, f"{path}/{key}" if path else str(key))
+    return found
+
+
+def read_state(plan: Plan, path: str | Path, params: Mapping[str, Any]) -> Bare:
+    """The State in a file, and the numbers that go with it.
+
+    Raises:
+      OSError, TypeError, ValueError: as `files.read` and the `from_` functions.
+    """
+    if plan.source == "optadamw":
+        bare = checkpoints.loaded(path, params)
+        state = _without(bare.state, plan.drop)
+        maximum = bare.maximum if state.nu_max is not None else None
+        every = plan.accumulate or bare.every
+        return bare._replace(state=state, maximum=maximum, every=every)
+    saved = files.read(path)
+    if plan.source == "tensorflow-addons" and isinstance(saved, Mapping):
+        saved = list(saved.values())
+    _check_order(plan.source, plan.names, saved, params, "--names")
+    state = READERS[plan.source](
+        saved,
+        params,
+        names=plan.names,
+        layout=_transposed(plan.transpose),
+        missing=plan.missing,
+        drop=[d for d in plan.drop if d != "kahan_comp" or plan.source == "optimi"],
+        **_said(plan),
+    )
+    kind: Maximum = "corrected" if plan.source == "optax" else "raw"
+    maximum = kind if state.nu_max is not None else None
+    every = plan.accumulate if state.accumulator is not None else None
+    counts: Counts = "gradients" if state.growth is not None else "steps"
+    return Bare(state, maximum, _negates(saved), every, counts)
+
+
+def _without(state: State, drop: Sequence[str]) -> State:
+    """A State that no longer holds some of its buffers, nor what belongs to them."""
+    together = {
+        "accumulator": ("accumulator", "micro_step", "weight"),
+        "loss_scale": ("loss_scale", "growth"),
+    }
+    fields = [field for name in drop for field in together.get(name, (name,))]
+    nothing: dict[str, Any] = {f: None for f in fields if f in State._fields}
+    return state._replace(**nothing)
+
+
+def _said(plan: Plan) -> dict[str, Any]:
+    """The arguments that some of the readers take."""
+    match plan.source:
+        case "keras":
+            return {
+                "amsgrad": plan.amsgrad == "raw",
+                "use_ema": plan.use_ema,
+                "gradient_accumulation_steps": plan.accumulate or 1,
+            }
+        case "tensorflow":
+            return {"amsgrad": plan.amsgrad == "raw", "use_ema": plan.use_ema}
+        case "optax":
+            return {"amsgrad": plan.amsgrad}
+        case "flux" if plan.b1 is not None and plan.b2 is not None:
+            return {"betas": (plan.b1, plan.b2)}
+        case _:
+            return {}
+
+
+def _negates(saved: Any) -> bool:
+    groups = saved.get("param_groups", ()) if isinstance(saved, Mapping) else ()
+    return any(group.get("maximize", False) for group in groups)
+
+
+def _check_order(
+    form: str, names: Any, saved: Any, params: Mapping[str, Any], flag: str
+) -> None:
+    """Refuse to guess an order: a file of parameters has none that means anything."""
+    if form in BY_NAME or names is not None or len(params) == 1:
+        return
+    groups = saved.get("param_groups", ()) if isinstance(saved, Mapping) else ()
+    if groups and all(group.get("param_names") is not None for group in groups):
+        return
+    raise ValueError(
+        f"A state of {form} has its parameters in an order. Say which is which with "
+        f"`{flag} FILE.json`: a list of the names in the file of parameters, in that "
+        "order, or a mapping from them to names or indices."
+    )
+
+
+def _transposed(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | None:
+    if not patterns:
+        return None
+
+    def layout(path: str, array: np.ndarray) -> np.ndarray:
+        chosen = any(fnmatchcase(path, pattern) for pattern in patterns)
+        return array.T if chosen else array
+
+    return layout
+
+
+def with_numbers(plan: Plan, path: str | Path) -> Plan:
+    """The plan, with numbers that were not given taken from the groups of its source.
+
+    Raises:
+      ValueError: groups that do not agree on a number.
+    """
+    if plan.source not in ("torch", "optimi", "torchao", "bitsandbytes"):
+        return plan
+    groups = files.read(path).get("param_groups", ())
+    found: dict[str, float] = {}
+    for field, keys in KEYS.items():
+        values = {_number(group, keys) for group in groups} - {None}
+        if getattr(plan, field) is None and len(values) > 1:
+            raise ValueError(
+                f"The groups of '{path}' have different numbers for `{field}` "
+                f"({sorted(v for v in values if v is not None)}). Give one with "
+                f"--{field.replace('_', '-')}."
+            )
+        number = next(iter(values), None)
+        if getattr(plan, field) is None and number is not None:
+            found[field] = number
+    return replace(plan, **found)  # type: ignore[arg-type]
+
+
+KEYS: dict[str, tuple[str, int | None, str]] = {
+    "learning_rate": ("lr", None, "lr"),
+    "b1": ("betas", 0, "beta1"),
+    "b2": ("betas", 1, "beta2"),
+    "eps": ("eps", None, "eps"),
+    "weight_decay": ("weight_decay", None, "weight_decay"),
+}
+"""Where the groups of PyTorch and of optimi have each number."""
+
+
+def _number(group: Mapping[str, Any], keys: tuple[str, int | None, str]) -> Any:
+    first, index, second = keys
+    value = group.get(first, group.get(second))
+    if value is not None and index is not None and first in group:
+        value = value[index]
+    return None if value is None else scalar(f"`{first}` of a group", value)
+
+
+def write_state(
+    plan: Plan, bare: Bare, path: str | Path, params: Mapping[str, Any]
+) -> None:
+    """Write a State as the target keeps it.
+
+    Raises:
+      OSError, TypeError, ValueError: as `files.write` and the `to_` functions.
+    """
+    if plan.target == "optadamw":
+        if Path(path).suffix != ".npz":
+            raise invalid("--out", "a file .npz for optadamw", str(path))
+        checkpoints.stored(path, bare, params, plan.source)
+        return
+    names = plan.to_names
+    if names is None and plan.target not in BY_NAME:
+        # From one order to another it is the same, unless it is said otherwise.
+        names = plan.names if isinstance(plan.names, list) else None
+        _check_order(plan.target, names, {}, params, "--to-names")
+    tx = _transformation(plan, bare)
+    options: dict[str, Any] = {"tx": tx, "names": names}
+    if plan.target == "keras" and plan.learning_rate is None:
+        options["learning_rate"] = "schedule"
+    saved = WRITERS[plan.target](
+        bare.state, dict(params), layout=_transposed(plan.to_transpose), **options
+    )
+    files.write(path, saved)
+
+
+def _transformation(plan: Plan, bare: Bare) -> Transformation:
+    """A transformation that would keep this State; it takes no step."""
+    rate = plan.learning_rate
+    if rate is None and plan.target in NEEDING_A_RATE:
+        raise ValueError(
+            f"A state of {plan.target} holds the learning rate, and it is not known. "
+            "Give it with --learning-rate."
+        )
+    state = bare.state
+    if state.accumulator is not None and bare.every is None:
+        raise ValueError(
+            "The state accumulates, and of how many gradients a step is made is not "
+            "known. Give it with --accumulate."
+        )
+    scale = None
+    if state.growth is not None:
+        scale = DynamicLossScale(minimum=SMALLEST, maximum=LARGEST, counts=bare.counts)
+    given: dict[str, Any] = {
+        "b1": plan.b1,
+        "b2": plan.b2,
+        "eps": plan.eps,
+        "weight_decay": plan.weight_decay,
+    }
+    return adamw(
+        0.0 if rate is None else rate,
+        amsgrad=bare.maximum,
+        ema_decay=0.0 if state.ema is not None else None,
+        accumulate_steps=bare.every if state.accumulator is not None else None,
+        loss_scale=scale,
+        maximize=bare.negated or None,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+NEEDING_A_RATE = ("torch", "optimi", "torchao", "bitsandbytes", "mlx")
+"""Forms that hold a learning rate, without which they cannot go on."""
+
+
+def summary(bare: Bare) -> list[tuple[str, str, str]]:
+    """What a State holds: field, leaves or value, bytes."""
+    rows = [("step", f"{int(jnp.asarray(bare.state.step)):,}", "")]
+    for name, value in zip(State._fields[1:], bare.state[1:], strict=True):
+        if isinstance(value, Mapping):
+            count = f"{len(value)} array{'' if len(value) == 1 else 's'}"
+            size = sum(np.asarray(array).nbytes for array in value.values())
+            rows.append((name, count, f"{size:,} bytes"))
+        elif name in ("micro_step", "loss_scale") and value is not None:
+            rows.append((name, f"{np.asarray(value).item():g}", ""))
+    return rows

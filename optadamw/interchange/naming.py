@@ -1,0 +1,275 @@
+"""Which parameter of the other library is which of ours.
+
+Without names only the order tells, and two parameters of one shape can change places
+without a word. Therefore the order is used only where the saved state has no names; a
+tree that is a plain list or tuple has no names either, so there the order is meant.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from optadamw.errors import invalid, mistyped, near
+
+Names = Sequence[str | None] | Mapping[str, Any] | None
+Missing = Literal["error", "zeros"]
+
+
+class Theirs(NamedTuple):
+    """One parameter of the other library."""
+
+    label: str
+    """How messages call it."""
+    name: str | None
+    """What the saved state calls it."""
+    is_kept: bool
+    """Whether it has a state; without one it may be left over."""
+
+
+def check_missing(missing: Any) -> None:
+    """Refuse another value of `missing`."""
+    if missing not in get_args(Missing):
+        raise invalid("missing", "'error' or 'zeros'", missing)
+
+
+def matched(
+    names: Names, paths: Sequence[str], theirs: Sequence[Theirs], missing: Missing
+) -> list[int | None]:
+    """For each of our `paths` the position of its counterpart in `theirs`.
+
+    Raises:
+      TypeError, ValueError: `names` that do not fit; without them, other names or
+        another number of parameters; a counterpart that is left over, or missing.
+    """
+    if names is None:
+        found = _unnamed(paths, theirs)
+    elif isinstance(names, Mapping):
+        found = _mapped(names, paths, theirs)
+    elif isinstance(names, Sequence) and not isinstance(names, str):
+        found = _listed(names, paths, theirs)
+    else:
+        raise _mistyped(names)
+    lacking = [p for p, place in zip(paths, found, strict=True) if place is None]
+    if lacking and missing == "error":
+        raise ValueError(
+            f"The saved state has no counterpart of {_some(lacking)}. Say what it is "
+            "called with `names`, or start such parameters with missing='zeros'."
+        )
+    _check_left_over(names, found, theirs)
+    return found
+
+
+def _unnamed(paths: Sequence[str], theirs: Sequence[Theirs]) -> list[int | None]:
+    known = [one.name for one in theirs]
+    is_named = bool(theirs) and all(name is not None for name in known)
+    if is_named and not _is_plain(paths):
+        return _by_name(paths, [name or "" for name in known])
+    if len(paths) != len(theirs):
+        raise ValueError(
+            f"The saved state has {len(theirs)} parameters, `params` {len(paths)} "
+            f"({_some(paths)}). Pass the parameters that were trained, or say which "
+            "is which with `names`."
+        )
+    return list(range(len(paths)))
+
+
+def _is_plain(paths: Sequence[str]) -> bool:
+    """Whether the tree has no names: a list, a tuple or a single array."""
+    return all(path.isdigit() or not path for path in paths)
+
+
+def _by_name(paths: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """By equal names, apart from separators and what stands in front."""
+    ours, others = [_plain(p) for p in paths], [_plain(n) for n in known]
+    for name, count in (Counter(ours) + Counter()).items():
+        if count > 1:
+            raise ValueError(
+                f"Several of `params` are called '{name}', with '_' for each "
+                "separator. Say which is which with `names`."
+            )
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(others):
+        places.setdefault(name, []).append(i)
+    found: list[int | None] = []
+    for path, own in zip(paths, ours, strict=True):
+        same = places.get(own, [])
+        # "module.fc.weight" for "fc/weight": wrappers and models add a prefix.
+        same = same or [i for i, name in enumerate(others) if name.endswith(f"_{own}")]
+        if len(same) > 1:
+            several = ", ".join(f"'{known[i]}'" for i in same[:3])
+            raise ValueError(
+                f"'{path}' may be any of {several}. Say which with `names`."
+            )
+        found.append(same[0] if same else None)
+    taken = Counter(place for place in found if place is not None)
+    for place, count in taken.items():
+        if count > 1:
+            raise ValueError(
+                f"'{known[place]}' may be several of `params`. Say which with `names`."
+            )
+    lacking = [p for p, place in zip(paths, found, strict=True) if place is None]
+    if lacking:
+        left = [name for i, name in enumerate(known) if i not in taken]
+        if left:
+            raise ValueError(
+                f"The saved state names its parameters, and none is called "
+                f"'{lacking[0]}'; near it: {near(lacking[0], left)}. Say which is "
+                f"which with names={{{lacking[0]!r}: {left[0]!r}, ...}}."
+            )
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[./]", "_", name.removesuffix(":0"))
+
+
+def _listed(
+    names: Sequence[Any], paths: Sequence[str], theirs: Sequence[Theirs]
+) -> list[int | None]:
+    if len(names) != len(theirs):
+        raise ValueError(
+            f"`names` lists {len(names)} parameters and the saved state has "
+            f"{len(theirs)}. List all, in the saved order, None for one that is not in "
+            "`params`."
+        )
+    places: dict[str, int] = {}
+    legal = dict.fromkeys(paths)
+    for place, path in enumerate(names):
+        if path is None:
+            continue
+        _check_path(path, legal)
+        if path in places:
+            raise ValueError(f"`names` lists '{path}' twice. List each once.")
+        places[path] = place
+    return [places.get(path) for path in paths]
+
+
+def _mapped(
+    names: Mapping[str, Any], paths: Sequence[str], theirs: Sequence[Theirs]
+) -> list[int | None]:
+    known = [one.name for one in theirs]
+    chosen: dict[str, int] = {}
+    legal = dict.fromkeys(paths)
+    for path, value in names.items():
+        _check_path(path, legal)
+        if value is not None:
+            chosen[path] = _place(path, value, known)
+    for place, count in Counter(chosen.values()).items():
+        if count > 1:
+            both = [path for path, at in chosen.items() if at == place]
+            raise ValueError(
+                f"`names` gives {theirs[place].label} to '{both[0]}' and '{both[1]}'. "
+                "Each has one counterpart."
+            )
+    return [chosen.get(path) for path in paths]
+
+
+def _place(path: str, value: Any, known: Sequence[str | None]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise mistyped(f"names[{path!r}]", "a name, an index or None", value)
+    if isinstance(value, int):
+        if not 0 <= value < len(known):
+            raise invalid(f"names[{path!r}]", f"an index below {len(known)}", value)
+        return value
+    same = [i for i, name in enumerate(known) if name == value]
+    if not same:
+        plain = [None if n is None else _plain(n) for n in known]
+        same = [i for i, name in enumerate(plain) if name == _plain(value)]
+    if len(same) != 1:
+        named = [name for name in known if name is not None]
+        hint = f"Near it: {near(value, named)}." if named else "Give its index."
+        many = "no parameter" if not same else f"{len(same)} parameters"
+        raise ValueError(
+            f"`names` says that '{path}' is '{value}', and the saved state has {many} "
+            f"of that name. {hint}"
+        )
+    return same[0]
+
+
+def _check_path(path: Any, paths: Collection[str]) -> None:
+    if path not in paths:
+        raise ValueError(
+            f"`names` speaks of '{path}', and `params` has no such leaf. Near it: "
+            f"{near(str(path), paths)}."
+        )
+
+
+def _check_left_over(
+    names: Names, found: Sequence[int | None], theirs: Sequence[Theirs]
+) -> None:
+    taken = set(found)
+    left = [i for i, one in enumerate(theirs) if one.is_kept and i not in taken]
+    if isinstance(names, Sequence):
+        left = [i for i in left if names[i] is not None]  # left behind, as asked
+    if left:
+        raise ValueError(
+            f"The saved state has {theirs[left[0]].label}, which has no counterpart in "
+            "`params`. Pass all parameters that were trained, or leave it behind: list "
+            "None in its place in `names`."
+        )
+
+
+class Place(NamedTuple):
+    """A parameter in the order of the other library."""
+
+    leaf: int | None
+    """Which of our leaves it is; None: one that we do not have."""
+    name: str | None
+    """What it is to be called, where that is known."""
+
+
+def ordered(names: Names, paths: Sequence[str]) -> list[Place]:
+    """Our leaves in the order of the other library.
+
+    Raises:
+      TypeError, ValueError: `names` that do not fit.
+    """
+    if names is None:
+        return [Place(i, None) for i in range(len(paths))]
+    index = {path: i for i, path in enumerate(paths)}
+    if not isinstance(names, Mapping):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise _mistyped(names)
+        given = [path for path in names if path is not None]
+        _check_all(given, paths)
+        return [Place(None if p is None else index[p], None) for p in names]
+    _check_all(list(names), paths)
+    values = list(names.values())
+    if all(isinstance(v, str) for v in values):
+        if len(set(values)) != len(values):
+            raise invalid("names", "made of different names", values)
+        return [Place(index[path], name) for path, name in names.items()]
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise mistyped("names", "a mapping to names only, or to indices only", names)
+    if sorted(values) != list(range(len(values))):
+        raise invalid("names", f"made of the indices 0 to {len(values) - 1}", values)
+    by_index = sorted(names, key=lambda path: names[path])
+    return [Place(index[path], None) for path in by_index]
+
+
+def _check_all(given: Sequence[Any], paths: Sequence[str]) -> None:
+    legal = dict.fromkeys(paths)
+    for path in given:
+        _check_path(path, legal)
+    if sorted(given) != sorted(paths):
+        lacking = [path for path in paths if path not in given]
+        what = f"'{lacking[0]}' is missing" if lacking else "one is there twice"
+        raise ValueError(
+            f"`names` must have each of the {len(paths)} parameters once; {what}."
+        )
+
+
+def _mistyped(names: Any) -> TypeError:
+    return mistyped(
+        "names",
+        "a sequence of our paths in the order of the other library, a mapping from our "
+        "paths to its names or indices, or None",
+        names,
+    )
+
+
+def _some(paths: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(f"'{p or '(the root)'}'" for p in paths[:most])
+    rest = len(paths) - most
+    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -1,0 +1,62 @@
+"""Nested dicts and lists with records at their leaves, as MLX and Julia keep them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optadamw.errors import at_leaf, kind_at_leaf
+
+
+def flattened(
+    tree: Any, is_record: Callable[[Any], bool], path: str = ""
+) -> dict[str, Any]:
+    """The records in a nested state, by their paths in the order in which they stand.
+
+    None stands for a parameter without state.
+
+    Raises:
+      TypeError: something that is no record, and no dict or list of them.
+      ValueError: two records of one path.
+    """
+    if tree is None or is_record(tree):
+        return {path: tree}
+    if isinstance(tree, Mapping):
+        children = [(str(key).replace(".", "/"), child) for key, child in tree.items()]
+    elif isinstance(tree, Sequence) and not isinstance(tree, str):
+        children = [(str(i), child) for i, child in enumerate(tree)]
+    else:
+        raise kind_at_leaf(
+            path, f"the saved state has {type(tree).__name__} there, and no moments."
+        )
+    found: dict[str, Any] = {}
+    for key, child in children:
+        below = flattened(child, is_record, f"{path}/{key}" if path else key)
+        for name, record in below.items():
+            if name in found:
+                raise at_leaf(name, "the saved state has it twice.")
+            found[name] = record
+    return found
+
+
+def nested(flat: Mapping[str, Any]) -> Any:
+    """Nested dicts of what stands under paths; lists where the keys are 0, 1, 2, ...
+
+    Raises:
+      ValueError: a path that is both a record and leads to others.
+    """
+    if set(flat) == {""}:
+        return flat[""]
+    children: dict[str, dict[str, Any]] = {}
+    for path, value in flat.items():
+        key, _, rest = path.partition("/")
+        children.setdefault(key, {})[rest] = value
+    for key, below in children.items():
+        if "" in below and len(below) > 1:
+            raise at_leaf(key, "it is a parameter and holds others.", "Rename one.")
+    made = {key: nested(below) for key, below in children.items()}
+    if sorted(made, key=_number) == [str(i) for i in range(len(made))]:
+        return [made[str(i)] for i in range(len(made))]
+    return made
+
+
+def _number(key: str) -> int:
+    return int(key) if key.isdecimal() else -1

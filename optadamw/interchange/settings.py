@@ -1,0 +1,106 @@
+"""The numbers of a transformation, as libraries with parameter groups spell them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.aliases import PyTree
+from optadamw.hyperparameters import Clock, Hyperparameter
+from optadamw.operands import parameters
+from optadamw.rule import Rule
+from optadamw.rules.adam import Direction, Moments
+from optadamw.rules.amsgrad import Maximum
+from optadamw.rules.caution import Caution
+from optadamw.rules.decay import Decay
+from optadamw.rules.maximize import Maximize
+from optadamw.rules.rate import Rate
+from optadamw.transformation import Transformation
+
+
+class Settings(NamedTuple):
+    """What one parameter is updated with."""
+
+    learning_rate: float | None = None
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
+    weight_decay: float = 0.0
+    amsgrad: bool = False
+    maximize: bool = False
+    peculiar: tuple[str, ...] = ()
+    """What stands in the chain and not in PyTorch's AdamW."""
+
+
+def settings_of(tx: Transformation, params: PyTree, step: int) -> list[Settings]:
+    """For each leaf the numbers of the step after `step`."""
+    composition = tx.recipe.composition
+    leaves = parameters(params)
+    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+    clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
+    chosen = []
+    for choice in composition.choices(leaves, params):
+        rules = zip(composition.variants[choice.group], choice.applies, strict=True)
+        own = [rule for rule, applies in rules if rule is not None and applies]
+        chosen.append(_settings(own, clock))
+    return chosen
+
+
+def betas_of(tx: Transformation, step: int) -> tuple[float, float] | None:
+    """The decays of the two moments; None: there are none."""
+    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+    clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
+    for rule in tx.recipe.composition.rules:
+        if isinstance(rule, Moments):
+            return _number(rule.b1, clock), _number(rule.b2, clock)
+    return None
+
+
+def learning_rate_of(tx: Transformation) -> Hyperparameter | None:
+    """The learning rate of a transformation, as it was given; None: it has none."""
+    for rule in tx.recipe.composition.rules:
+        if isinstance(rule, Rate):
+            return rule.learning_rate
+    return None
+
+
+def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
+    found: dict[str, Any] = {}
+    peculiar: list[str] = []
+    for rule in rules:
+        match rule:
+            case Rate():
+                found["learning_rate"] = _number(rule.learning_rate, clock)
+            case Moments():
+                found["b1"] = _number(rule.b1, clock)
+                found["b2"] = _number(rule.b2, clock)
+                if rule.bias_correction is not True:
+                    peculiar.append(f"bias_correction={rule.bias_correction!r}")
+            case Direction():
+                found["eps"] = _number(rule.eps, clock)
+                if _number(rule.eps_root, clock):
+                    peculiar.append("eps_root")
+                if rule.eps_mode != "outside":
+                    peculiar.append(f"eps_mode={rule.eps_mode!r}")
+                if rule.nesterov:
+                    peculiar.append(f"nesterov={rule.nesterov!r}")
+            case Decay():
+                found["weight_decay"] = _number(rule.weight_decay, clock)
+                if rule.mode != "lr" and found["weight_decay"]:
+                    peculiar.append(f"weight_decay_mode={rule.mode!r}")
+            case Maximum():
+                found["amsgrad"] = True
+            case Maximize():
+                found["maximize"] = True
+            case Caution():
+                peculiar.append("caution=True")
+            case _:
+                pass
+    return Settings(**found, peculiar=tuple(peculiar))
+
+
+def _number(value: Hyperparameter, clock: Clock) -> float:
+    found = value.at(clock)
+    return found if isinstance(found, float) else float(jax.device_get(found))
