@@ -35,7 +35,7 @@ INSIDE = {
         "assembly, grouping",
         "bitsandbytes, flux, keras, mlx, optax, optimi, tensorflow_addons, torch, "
         "torchao",
-        "tensorflow",
+        "tensorflow, timm",
         "conversion",
         "command, __init__",
     ],

@@ -308,7 +308,7 @@ DOOR = Door(
     ),
     state={
         "iteration": "`step` (times the accumulation steps, plus `micro_step`)",
-        "learning_rate": "checked, not kept: it is in the transformation",
+        "learning_rate": "not read: the rate is that of `tx`",
         "*_momentum": "`mu`",
         "*_velocity": "`nu`",
         "*_velocity_hat": "`nu_max`",

@@ -95,7 +95,7 @@ DOOR = Door(
     ),
     state={
         "step": "`step`",
-        "learning_rate": "checked, not kept: it is in the transformation",
+        "learning_rate": "not read: the rate is that of `tx`",
         "*.m": "`mu`",
         "*.v": "`nu`",
     },

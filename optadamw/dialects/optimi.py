@@ -91,6 +91,12 @@ def AdamW(
     options: dict[str, Any] = {}
     if flag("decouple_lr", decouple_lr, none=False):
         peak = lr if max_lr is None and not callable(lr) else max_lr
+        if peak is None:
+            raise ValueError(
+                "`max_lr` is missing: the decoupled decay is relative to the largest "
+                f"learning rate, and `lr` is the schedule {lr!r}. Give it, for example "
+                "max_lr=1e-3."
+            )
         options = {"weight_decay_mode": "schedule", "max_learning_rate": peak}
         if isinstance(weight_decay, float) and weight_decay >= 1e-3:
             warnings.warn(

@@ -174,7 +174,6 @@ DOOR = Door(
     ),
     state={
         "iteration": "`step`",
-        "learning_rate": "checked, not kept: it is in the transformation",
         "*m*, momentums": "`mu`",
         "*v*, velocities": "`nu`",
         "velocity_hats": "`nu_max`",

@@ -7,8 +7,9 @@ from optadamw.aliases import ScalarOrSchedule
 from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.torch_arguments import both, grouped, rate
-from optadamw.interchange.torch import from_torch as from_timm
-from optadamw.interchange.torch import to_torch as to_timm
+from optadamw.errors import invalid
+from optadamw.interchange.timm import from_timm as from_timm
+from optadamw.interchange.timm import to_timm as to_timm
 from optadamw.transformation import Transformation
 
 __all__ = ["DOOR", "AdamWLegacy", "NAdamW", "from_timm", "to_timm"]
@@ -32,6 +33,7 @@ def AdamWLegacy(
     maximize: bool = False,
     foreach: bool | None = None,
     capturable: bool = False,
+    clipping_threshold: None = None,
     *,
     max_lr: ScalarOrSchedule | None = None,
 ) -> Transformation:
@@ -56,6 +58,7 @@ def AdamWLegacy(
       maximize: ascend.
       foreach: accepted: XLA fuses over the whole step what foreach batches.
       capturable: accepted: the step is always one compiled program.
+      clipping_threshold: None; the clip of StableAdamW is not here.
       max_lr: the constructor's `lr` in timm; needed where `lr` is a schedule here.
 
     Returns:
@@ -71,7 +74,7 @@ def AdamWLegacy(
     options = {"amsgrad": amsgrad, "maximize": maximize}
     return _timm(
         params, lr, betas, eps, weight_decay, corrected_weight_decay, max_lr,
-        caution, foreach, capturable, options,
+        caution, foreach, capturable, clipping_threshold, options,
     )  # fmt: skip
 
 
@@ -87,6 +90,7 @@ def NAdamW(
     maximize: bool = False,
     foreach: bool | None = None,
     capturable: bool = False,
+    clipping_threshold: None = None,
     *,
     max_lr: ScalarOrSchedule | None = None,
 ) -> Transformation:
@@ -106,6 +110,7 @@ def NAdamW(
       maximize: ascend.
       foreach: accepted: XLA fuses over the whole step what foreach batches.
       capturable: accepted: the step is always one compiled program.
+      clipping_threshold: None; the clip of StableAdamW is not here.
       max_lr: the constructor's `lr` in timm; needed where `lr` is a schedule here.
 
     Returns:
@@ -121,7 +126,7 @@ def NAdamW(
     options = {"nesterov": "current", "maximize": maximize}
     return _timm(
         params, lr, betas, eps, weight_decay, corrected_weight_decay, max_lr,
-        caution, foreach, capturable, options,
+        caution, foreach, capturable, clipping_threshold, options,
     )  # fmt: skip
 
 
@@ -136,14 +141,29 @@ def _timm(
     caution: Any,
     foreach: Any,
     capturable: Any,
+    clipping: Any,
     options: dict[str, Any],
 ) -> Transformation:
     flag("foreach", foreach)
     flag("capturable", capturable, none=False)
+    if clipping is not None:
+        raise invalid(
+            "clipping_threshold",
+            "None",
+            clipping,
+            "The clip of StableAdamW is not here; clip_by_norm after scale_by_adam "
+            "limits the direction of each parameter.",
+        )
     lr = rate("lr", lr)
     if flag("corrected_weight_decay", corrected, none=False):
         # The constructor's rate for all groups, whatever a group's own is.
         peak = lr if max_lr is None and not callable(lr) else max_lr
+        if peak is None:
+            raise ValueError(
+                "`max_lr` is missing: the corrected decay is relative to the largest "
+                f"learning rate, and `lr` is the schedule {lr!r}. Give it, for example "
+                "max_lr=1e-3."
+            )
         options |= {"weight_decay_mode": "corrected", "max_learning_rate": peak}
     elif max_lr is not None:
         raise ValueError(
@@ -166,7 +186,7 @@ def _timm(
 DOOR = Door(
     module="timm",
     peer="timm",
-    studied="timm 1.0.29",
+    studied="timm 1.0.29 to 1.0.31",
     function=AdamWLegacy,
     formula=(
         "p -= lr wd p [or lr^2 / max_lr wd p]; "
@@ -183,6 +203,7 @@ DOOR = Door(
         "corrected_weight_decay": '`weight_decay_mode="corrected"`',
         "maximize": "`maximize`",
         **_FLAGS,
+        "clipping_threshold": "None; others are refused",
     },
     ours={"max_lr": "the constructor's `lr` there, where `lr` is a schedule here"},
     differs=(

@@ -197,7 +197,7 @@ DOOR = Door(
         "exp_avg": "`mu`",
         "exp_avg_sq": "`nu`",
         "max_exp_avg_sq": "`nu_max`",
-        "param_groups": "checked, not kept: they are in the transformation",
+        "param_groups": "not read but for `maximize`: the numbers are those of `tx`",
     },
     others=(GradScaler,),
 )

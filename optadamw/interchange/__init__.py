@@ -25,6 +25,8 @@ from optadamw.interchange.tensorflow_addons import (
 from optadamw.interchange.tensorflow_addons import (
     to_tensorflow_addons as to_tensorflow_addons,
 )
+from optadamw.interchange.timm import from_timm as from_timm
+from optadamw.interchange.timm import to_timm as to_timm
 from optadamw.interchange.torch import from_torch as from_torch
 from optadamw.interchange.torch import to_torch as to_torch
 from optadamw.interchange.torchao import from_torchao as from_torchao

@@ -1,6 +1,6 @@
 """Parameter groups: which parameters share their options."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from optadamw.errors import invalid, mistyped
@@ -16,6 +16,7 @@ def groups_of(
     given: Sequence[Mapping[str, Any]] | None,
     title: str,
     options_of: Callable[[Settings], dict[str, Any]],
+    follows: Collection[str] = (),
 ) -> list[Group]:
     """The groups as the caller gave them, or as `tx` says.
 
@@ -37,7 +38,7 @@ def groups_of(
         if leaf is None:
             gaps.append(place)
             continue
-        _check_followed(leaving, leaf, rows[leaf], title)
+        _check_followed(leaving, leaf, rows[leaf], title, follows)
         options = options_of(rows[leaf])
         members = next((m for o, m in groups if o == options), None)
         if members is None:
@@ -51,12 +52,17 @@ def groups_of(
 
 
 def _check_followed(
-    leaving: Departure, leaf: int, settings: Settings, title: str
+    leaving: Departure,
+    leaf: int,
+    settings: Settings,
+    title: str,
+    follows: Collection[str],
 ) -> None:
     where = leaving.paths[leaf]
-    if settings.peculiar:
+    beyond = settings.beyond(follows)
+    if beyond:
         raise ValueError(
-            f"`tx` has {', '.join(settings.peculiar)} for '{where}', which {title} "
+            f"`tx` has {', '.join(beyond)} for '{where}', which {title} "
             "cannot follow. Give the options it is to go on with as groups=[{...}]."
         )
     if None in (settings.learning_rate, settings.b1, settings.eps):

@@ -187,7 +187,7 @@ def to_optimi(
       names: paths in optimi's order, or a mapping; see `to_torch`.
       layout: `(path, array) -> array`, the inverse of that of `from_optimi`.
       groups: options of each group instead of those of `tx`, with its paths under
-        "params"; they need "beta1" and "beta2".
+        "params"; they need "lr", "beta1" and "beta2".
       drop: buffers that are lost, such as ("ema",).
 
     Returns:
@@ -208,10 +208,12 @@ def to_optimi(
     leaving = Departure(PEER, state, params, tx, names, layout, drop)
     chosen = []
     betas: dict[int, tuple[float, float]] = {}
-    for options, members in groups_of(leaving, groups, PEER.title, _options):
-        for key in ("beta1", "beta2"):
-            if key not in options:
-                raise ValueError(f"`groups` lack '{key}', by which optimi scales.")
+    chosen_groups = groups_of(leaving, groups, PEER.title, _options, ("schedule",))
+    for given, members in chosen_groups:
+        for key in ("lr", "beta1", "beta2"):
+            if key not in given:
+                raise ValueError(f"`groups` lack '{key}', without which optimi stops.")
+        options: dict[str, Any] = _DEFAULTS | given
         options["step"] = np.array(leaving.step, np.int32)
         chosen.append((options, members))
         pair = scalar("beta1", options["beta1"]), scalar("beta2", options["beta2"])
@@ -229,19 +231,30 @@ def to_optimi(
     return written(leaving.places, entries, chosen)
 
 
+_DEFAULTS: dict[str, Any] = {
+    "eps": 1e-6,
+    "weight_decay": 1e-2,
+    "decouple_wd": True,
+    "decouple_lr": False,
+    "max_lr": None,
+    "kahan_sum": None,
+    "foreach": None,
+    "triton": False,
+    "gradient_release": False,
+    "setup": True,
+}
+"""What optimi reads of a group at every step, as its constructor sets it."""
+
+
 def _options(settings: Settings) -> dict[str, Any]:
-    return {
+    options: dict[str, Any] = {
         "lr": settings.learning_rate,
         "beta1": settings.b1,
         "beta2": settings.b2,
         "eps": settings.eps,
         "weight_decay": settings.weight_decay,
-        "decouple_wd": True,
-        "decouple_lr": False,
-        "max_lr": None,
-        "kahan_sum": None,
-        "foreach": None,
-        "triton": False,
-        "gradient_release": False,
-        "setup": True,
     }
+    if settings.decay_mode == "schedule" and settings.weight_decay:
+        peak = settings.learning_rate if settings.peak is None else settings.peak
+        options |= {"decouple_lr": True, "max_lr": peak}
+    return _DEFAULTS | options

@@ -1,6 +1,6 @@
 """The numbers of a transformation, as libraries with parameter groups spell them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,8 +30,27 @@ class Settings(NamedTuple):
     weight_decay: float = 0.0
     amsgrad: bool = False
     maximize: bool = False
+    caution: bool = False
+    nesterov: bool | str = False
+    decay_mode: str = "lr"
+    peak: float | None = None
+    """The largest learning rate, where the decay mode takes one."""
     peculiar: tuple[str, ...] = ()
-    """What stands in the chain and not in PyTorch's AdamW."""
+    """What stands in the chain and not in any AdamW of PyTorch's kind."""
+
+    def beyond(self, follows: Collection[str]) -> list[str]:
+        """What a library that knows only `follows` besides PyTorch's cannot do."""
+        own = {
+            "caution": "caution=True" if self.caution else "",
+            "nesterov": f"nesterov={self.nesterov!r}" if self.nesterov else "",
+        }
+        if self.decay_mode != "lr" and self.weight_decay:
+            own[self.decay_mode] = f"weight_decay_mode={self.decay_mode!r}"
+        if self.nesterov and self.nesterov != "current":
+            follows = [name for name in follows if name != "nesterov"]
+        return [text for k, text in own.items() if text and k not in follows] + [
+            *self.peculiar
+        ]
 
 
 def settings_of(tx: Transformation, params: PyTree, step: int) -> list[Settings]:
@@ -84,18 +103,18 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
                     peculiar.append("eps_root")
                 if rule.eps_mode != "outside":
                     peculiar.append(f"eps_mode={rule.eps_mode!r}")
-                if rule.nesterov:
-                    peculiar.append(f"nesterov={rule.nesterov!r}")
+                found["nesterov"] = rule.nesterov
             case Decay():
                 found["weight_decay"] = _number(rule.weight_decay, clock)
-                if rule.mode != "lr" and found["weight_decay"]:
-                    peculiar.append(f"weight_decay_mode={rule.mode!r}")
+                found["decay_mode"] = rule.mode
+                if rule.max_learning_rate is not None:
+                    found["peak"] = _number(rule.max_learning_rate, clock)
             case Maximum():
                 found["amsgrad"] = True
             case Maximize():
                 found["maximize"] = True
             case Caution():
-                peculiar.append("caution=True")
+                found["caution"] = True
             case _:
                 pass
     return Settings(**found, peculiar=tuple(peculiar))

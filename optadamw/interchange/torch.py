@@ -1,4 +1,4 @@
-"""PyTorch's AdamW and Adam, and timm's AdamWLegacy and NAdamW: one state for all.
+"""PyTorch's AdamW and Adam (timm's keep the same state: `timm.py`).
 
 | here | there |
 |---|---|
@@ -7,7 +7,7 @@
 | `nu_max`, "raw" | `max_exp_avg_sq` |
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from optadamw.aliases import PyTree
@@ -181,16 +181,21 @@ def to_torch(
     leaving = Departure(
         PEER, state, params, tx, names, layout, drop, amsgrad, negates_too=True
     )
-    fields = [field for field in PEER.keys if field != "nu_max" or leaving.has(field)]
-    columns = {PEER.keys[field]: leaving.column(field) for field in fields}
+    chosen = groups_of(leaving, groups, PEER.title, _options)
+    return written(leaving.places, entries_of(leaving), chosen)
+
+
+def entries_of(leaving: Departure) -> Callable[[int], dict[str, Any]]:
+    """The entry of each parameter, by its place."""
+    keys = leaving.peer.keys
+    fields = [field for field in keys if field != "nu_max" or leaving.has(field)]
+    columns = {keys[field]: leaving.column(field) for field in fields}
 
     def entries(place: int) -> dict[str, Any]:
         arrays = {key: column[place] for key, column in columns.items()}
         return {"step": step_array(leaving.step), **arrays}
 
-    return written(
-        leaving.places, entries, groups_of(leaving, groups, PEER.title, _options)
-    )
+    return entries
 
 
 def _options(settings: Settings) -> dict[str, Any]:
