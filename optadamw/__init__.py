@@ -28,6 +28,7 @@ from optadamw.state import State as State
 from optadamw.transformation import Transformation as Transformation
 from optadamw.transformation import chain as chain
 from optadamw.transformation import step as step
+from optadamw.wrappers.commit import with_commit as with_commit
 from optadamw.wrappers.groups import param_groups as param_groups
 from optadamw.wrappers.loss_scale import scale_loss as scale_loss
 from optadamw.wrappers.loss_scale import with_loss_scale as with_loss_scale

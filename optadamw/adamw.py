@@ -13,6 +13,7 @@ from optadamw.rules.decay import DecayMode
 from optadamw.settings import Groups, Settings
 from optadamw.store import dense
 from optadamw.transformation import Transformation, chain, spelled
+from optadamw.wrappers.commit import CommitName, with_commit
 from optadamw.wrappers.loss_scale import with_loss_scale
 from optadamw.wrappers.multi_steps import multi_steps
 from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
@@ -49,6 +50,8 @@ def adamw(
     caution: bool | None = None,
     groups: Groups | None = None,
     update_dtype: DTypeLike | None = None,
+    commit: CommitName | None = None,
+    seed: Number | None = None,
     accumulate_steps: Any = None,
     accumulator_dtype: DTypeLike | None = None,
     skip_nonfinite: bool | None = None,
@@ -126,6 +129,9 @@ def adamw(
         concern one parameter by itself, from `learning_rate` to `caution`; the first
         group that matches counts. See `param_groups`.
       update_dtype: dtype of the updates of `update`; None: the parameters'.
+      commit: how parameters below float32 are written: "nearest" (None), "stochastic",
+        "kahan" or "master"; see `with_commit`.
+      seed: of the random bits of "stochastic"; None: 0.
       accumulate_steps: one step for every so many gradients, with their mean weighted
         by `step(..., weight=w)`: a whole number, an array or a schedule; `multi_steps`.
       accumulator_dtype: dtype of their sum; None: float32.
@@ -187,6 +193,7 @@ def adamw(
     tx = settings.chained() if groups is None else settings.grouped(groups)
     if update_dtype is not None:
         tx = chain(tx, update_dtype=update_dtype)
+    tx = _committed(tx, commit, seed)
     tx = _accumulated(tx, accumulate_steps, accumulator_dtype)
     if loss_scale is not None:
         tx = with_loss_scale(tx, loss_scale)
@@ -197,6 +204,17 @@ def adamw(
     }
     tx = _guarded(tx, skip_nonfinite, skip_spikes, policy, is_dynamic)
     return _recorded(tx, stats)
+
+
+def _committed(tx: Transformation, commit: Any, seed: Any) -> Transformation:
+    if commit is not None:
+        return with_commit(tx, commit, seed=0 if seed is None else seed)
+    if seed is not None:
+        raise ValueError(
+            f"`seed` has no effect without commit='stochastic'; got {seed!r}. Leave it "
+            "out."
+        )
+    return tx
 
 
 def _accumulated(tx: Transformation, steps: Any, dtype: Any) -> Transformation:

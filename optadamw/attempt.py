@@ -55,13 +55,13 @@ class Pass:
     """Rows among these leaves for which norms are measured; the first is all."""
 
 
-def taken(key: Pass, operands: Sequence[Operand], step: Array) -> Outcome:
-    """The pass, unconditionally."""
+def taken(key: Pass, operands: Sequence[Operand], bits: Array) -> Outcome:
+    """The pass, unconditionally; `bits` is the commit's key of this step."""
     outputs, buffers, squares = [], [], []
     for program, position, leaf in zip(
         key.programs, key.positions, operands, strict=True
     ):
-        site = Site(step, jnp.int32(position)) if program.commit.draws else None
+        site = Site(bits, jnp.int32(position)) if program.commit.draws else None
         output, kept, measured = run_leaf(program, *leaf[:5], site)
         if leaf.present is not None:
             # Inside the loop the selection is fused with what it selects from.
@@ -77,7 +77,7 @@ def taken(key: Pass, operands: Sequence[Operand], step: Array) -> Outcome:
 def stepped(
     key: Pass,
     operands: Sequence[Operand],
-    step: Array,
+    bits: Array,
     go: Array,
     measured: Array | None,
 ) -> Outcome:
@@ -91,7 +91,7 @@ def stepped(
             leaf._replace(param=param, buffers=held)
             for leaf, param, held in zip(operands, before, buffers, strict=True)
         ]
-        return jnp.zeros((), bool), taken(key, leaves, step)
+        return jnp.zeros((), bool), taken(key, leaves, bits)
 
     start = (jnp.asarray(go), Outcome(params, kept, measured))
     return lax.while_loop(lambda carry: carry[0], turn, start)[1]
@@ -101,7 +101,7 @@ def stepped(
 def updated(
     key: Pass,
     operands: Sequence[Operand],
-    step: Array,
+    bits: Array,
     go: Array,
     measured: Array | None,
 ) -> Outcome:
@@ -114,7 +114,7 @@ def updated(
         ]
         return Outcome(none, [leaf.buffers for leaf in operands], measured)
 
-    return lax.cond(go, lambda: taken(key, operands, step), still)
+    return lax.cond(go, lambda: taken(key, operands, bits), still)
 
 
 def no_update(like: Any, dtype: np.dtype | None) -> Array:

@@ -18,7 +18,8 @@ Buffers = Mapping[str, Array]
 class Site(NamedTuple):
     """Which leaf of which step is being written, for a commit that draws bits."""
 
-    step: Array
+    key: Array
+    """What the bits depend on in this step, uint32 (`Commit.key`)."""
     leaf: Array
 
 
@@ -27,6 +28,24 @@ class Commit(Protocol):
 
     draws: ClassVar[bool]
     """Whether `write` needs a `Site`."""
+    name: ClassVar[str]
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether a number of it is a tracer."""
+        ...
+
+    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
+        """Refuse parameters for which it means nothing."""
+        ...
+
+    def skeleton(self) -> "Commit":
+        """The commit without its numbers: what a leaf function depends on."""
+        ...
+
+    def key(self, step: Array) -> Array:
+        """What random bits depend on in this step besides their place."""
+        ...
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -49,6 +68,17 @@ class Nearest:
     """Round to nearest, ties to even. No buffers."""
 
     draws: ClassVar[bool] = False
+    is_traced: ClassVar[bool] = False
+    name: ClassVar[str] = "nearest"
+
+    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
+        del dtypes, paths
+
+    def skeleton(self) -> "Nearest":
+        return self
+
+    def key(self, step: Array) -> Array:
+        return step
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -168,7 +168,8 @@ def _decay(rules: Variant, chosen: Sequence[bool]) -> str:
 
 
 def _buffers(composition: Composition, array: jnp.ndarray) -> str:
-    named = [f"{slot.name} {slot.store.summary(array)[0]}" for slot in composition.kept]
+    summaries = [(slot.name, *slot.store.summary(array)) for slot in composition.kept]
+    named = [f"{name} {form}" for name, form, _ in summaries if form]
     return ", ".join(named) or "none"
 
 

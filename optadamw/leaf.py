@@ -184,7 +184,9 @@ def _finish(
     committed = commit.read(written, leaf.buffers)
     if program.emit == "param":
         return _like_weak(written, param), leaf, committed
-    move = committed - before
+    # What apply_updates sees, without what the commit keeps beside the parameter.
+    dtype = before.dtype
+    move = as_reals(written, dtype) - as_reals(param, dtype)
     narrow = jnp.finfo(param.dtype).nmant < jnp.finfo(before.dtype).nmant
     if not (narrow and program.is_whole):
         for when in overwrites:

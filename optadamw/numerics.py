@@ -27,6 +27,11 @@ def is_complex(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 
+def is_narrow(dtype: DTypeLike) -> bool:
+    """Whether rules compute in a wider dtype than `dtype`: 16-bit floats."""
+    return not is_complex(dtype) and np.dtype(dtype) != compute_dtype(dtype)
+
+
 def complex_of(dtype: np.dtype) -> np.dtype:
     """The complex dtype whose two parts have the real dtype `dtype`."""
     wide = dtype == np.dtype(np.float64)

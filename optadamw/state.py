@@ -30,6 +30,8 @@ class State(NamedTuple):
     """AMSGrad: the largest second moment so far."""
     ema: PyTree = None
     """The running average of the parameters."""
+    residual: PyTree = None
+    """What 16-bit parameters lack of the number that rules see: see `commit`."""
     accumulator: PyTree = None
     """Accumulation: the weighted sum of this window's gradients, unscaled."""
     micro_step: Array | None = None
@@ -54,7 +56,7 @@ class Swapped(NamedTuple):
     state: State
 
 
-BUFFERS = ("mu", "nu", "nu_max", "ema", "accumulator")
+BUFFERS = ("mu", "nu", "nu_max", "ema", "residual", "accumulator")
 """The fields that are trees like the parameters; the others are small."""
 
 

@@ -85,7 +85,8 @@ class Composition:
     def is_traced(self) -> bool:
         """Whether a hyperparameter is a tracer, which must not outlive its trace."""
         rules = [rule for rules in self.variants for rule in rules if rule is not None]
-        return self.control.is_traced or any(rule.is_traced for rule in rules)
+        around = self.control.is_traced or self.commit.is_traced
+        return around or any(rule.is_traced for rule in rules)
 
     @property
     def is_bare(self) -> bool:
@@ -101,6 +102,7 @@ class Composition:
         """The state before the first step."""
         check_order(self.rules)
         leaves = parameters(params)
+        self.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
         self.choices(leaves, params)
         self._measured_groups(leaves, params)
         fields = {}
@@ -374,7 +376,7 @@ class Composition:
                         r.skeleton() for r, yes in rules if r is not None and yes
                     ),
                     slots=self.slots,
-                    commit=self.commit,
+                    commit=self.commit.skeleton(),
                     is_whole=self.is_whole,
                     update_dtype=self.update_dtype,
                     emit=emit,
@@ -421,10 +423,11 @@ class Composition:
             rows = [state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         key = Pass(tuple(programs), tuple(work.moving), members)
+        bits = self.commit.key(state.step)
         if not self.control.is_gated:
-            return taken(key, operands, state.step)
+            return taken(key, operands, bits)
         take = stepped if emit == "param" else updated
-        return take(key, operands, state.step, go, measured)
+        return take(key, operands, bits, go, measured)
 
     def _spread(
         self, work: Work, outcome: Outcome, emit: Emit

@@ -16,6 +16,7 @@ TABLE = re.search(
 )[1].splitlines()
 
 INSIDE = {
+    "commits": ["narrow", "kahan, master, stochastic, __init__"],
     "checkpoint": [
         "damage, fitting, inside, names, rename, report",
         "arrays, matching, record",

@@ -323,6 +323,9 @@ ADAMW = (
         sums=("parameter",),
     ),
     _adamw("update_dtype", {"update_dtype": "float32"}),
+    _adamw("commit-stochastic", {"commit": "stochastic", "seed": 3}),
+    _adamw("commit-kahan", {"commit": "kahan"}),
+    _adamw("commit-master", {"commit": "master", "ema_decay": 0.7}),
     Row("adamw-arrays", with_arrays, averages=True, is_plain=False),
     _adamw("schedules", {n: SCHEDULES[n] for n in ELEMENTWISE}, is_plain=False),
 )

@@ -20,6 +20,7 @@ STARTS = {
     "nu_max": "nu_max starts at zero and takes the second moment at the next step",
     "ema": "ema starts as a copy of the parameters that were given",
     "accumulator": "accumulation begins with an empty window",
+    "residual": "residual starts as if the parameters had been written exactly",
     "micro_step": "",  # the accumulator's sentence says it
     "weight": "",
     "loss_scale": "loss_scale starts at its initial value",

@@ -1,0 +1,1 @@
+"""One way of writing 16-bit parameters in each file."""

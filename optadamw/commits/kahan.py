@@ -1,0 +1,62 @@
+"""Kahan's compensated summation: what a write loses is kept and added the next time.
+
+Sources: Kahan, CACM 8(1), 1965; for training Zamirai et al., arXiv 2010.06192,
+Algorithm 2. Unlike optimi's, it covers the weight decay too: rules read parameter and
+compensation as one number.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.aliases import Array
+from optadamw.commit import Buffers, Site
+from optadamw.commits.narrow import Narrow, refuse_wide
+from optadamw.numerics import as_reals, compute_dtype, from_reals, is_narrow
+from optadamw.rule import Slot
+
+
+def _own_dtype(param: Any) -> np.dtype:
+    return np.dtype(param.dtype)
+
+
+@dataclass(frozen=True)
+class Kahan:
+    """Round to nearest and keep the error, in the parameter's dtype."""
+
+    draws: ClassVar[bool] = False
+    is_traced: ClassVar[bool] = False
+    name: ClassVar[str] = "kahan"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (Slot("residual", Narrow(_own_dtype)),)
+
+    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
+        refuse_wide(self.name, dtypes, paths)
+
+    def skeleton(self) -> "Kahan":
+        return self
+
+    def key(self, step: Array) -> Array:
+        return step
+
+    def read(self, param: Any, buffers: Buffers) -> Array:
+        value = as_reals(param, compute_dtype(param.dtype))
+        if not is_narrow(param.dtype):
+            return value
+        return value + buffers["residual"].astype(value.dtype)
+
+    def write(
+        self, target: Array, param: Any, buffers: Buffers, site: Site | None
+    ) -> tuple[Array, Buffers]:
+        del site
+        written = from_reals(target, param.dtype)
+        if not is_narrow(param.dtype):
+            return written, buffers
+        lost = target - written.astype(target.dtype)
+        # Of an infinite parameter nothing is lost: inf - inf would be NaN.
+        lost = jnp.where(jnp.isfinite(lost), lost, 0).astype(param.dtype)
+        return written, {**buffers, "residual": lost}
