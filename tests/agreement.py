@@ -40,12 +40,6 @@ BY_DESIGN = {
 }
 """Rows in which our door does the sane thing, and what the peer does instead."""
 
-NOT_YET = {
-    ("optimi", "bfloat16_kahan"): "no compensated write yet",
-    ("optimi", "bfloat16_kahan_foreach"): "no compensated write yet",
-}
-"""Rows that our door refuses."""
-
 
 class Distance(NamedTuple):
     """The largest distances over all elements, in ULPs, after each call."""
@@ -115,9 +109,6 @@ def table(peers: list[str]) -> str:
             "|---|---|---|---|---|---|",
         ]
         for name, row in ROWS[peer].items():
-            if (peer, name) in NOT_YET:
-                lines.append(f"| {name} | {row.dtype} | | | | {NOT_YET[peer, name]} |")
-                continue
             found = distance(peer, name)
             by_design = BY_DESIGN.get((peer, name))
             if by_design is None and row.dtype != "bfloat16":

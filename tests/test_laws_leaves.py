@@ -11,9 +11,9 @@ import pytest
 
 import optadamw
 from tests import trees
-from tests.transformations import EVERYTHING, ROWS, Row, over
+from tests.transformations import EVERYTHING, WIDE, Row, over
 
-each_row = over(ROWS)
+each_row = over(WIDE)
 everything = over(EVERYTHING)
 
 

@@ -18,7 +18,7 @@ import optadamw
 from optadamw.state import BUFFERS
 from tests import trajectories, trees
 from tests.compilations import Compilations
-from tests.transformations import ADAMW, EVERYTHING, NUMBERS, ROWS, cooling, over
+from tests.transformations import ADAMW, EVERYTHING, NUMBERS, ROWS, WIDE, cooling, over
 
 each_row = over(ROWS)
 everything = over(EVERYTHING)
@@ -340,7 +340,7 @@ def test_the_true_norm_given_changes_nothing_that_rounding_does_not():
 # --- Transforms ----------------------------------------------------------------------
 
 
-@each_row
+@over(WIDE)
 def test_gradients_through_an_update_are_finite_at_zero(row):
     """N15: the root and the norms have a derivative at zero."""
     tx = row.make()

@@ -15,6 +15,7 @@ from tests.transformations import (
     NUMBERS,
     ROWS,
     SCHEDULES,
+    WIDE,
     cooling,
     over,
 )
@@ -193,7 +194,7 @@ def test_many_steps_are_traced_and_compiled_once(row):
     assert (run.traces, run.compilations) == (1, 1)
 
 
-@each_row
+@over(WIDE)
 def test_weak_types_of_parameters_are_kept(row):
     """A Python float is a weak float32; losing that would compile a second time."""
     tx = row.make()

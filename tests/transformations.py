@@ -51,6 +51,8 @@ class Row(NamedTuple):
     """Whether it takes a step only after several gradients."""
     is_plain: bool = True
     """Whether its repr is an expression: no array, no function among its arguments."""
+    is_narrow: bool = False
+    """Whether it is for parameters below float32, and refused without any."""
     is_per_path: bool = False
     """Whether it picks parameters by the paths `kernel*` of `tests.trees`."""
 
@@ -323,9 +325,9 @@ ADAMW = (
         sums=("parameter",),
     ),
     _adamw("update_dtype", {"update_dtype": "float32"}),
-    _adamw("commit-stochastic", {"commit": "stochastic", "seed": 3}),
-    _adamw("commit-kahan", {"commit": "kahan"}),
-    _adamw("commit-master", {"commit": "master", "ema_decay": 0.7}),
+    _adamw("commit-stochastic", {"commit": "stochastic", "seed": 3}, is_narrow=True),
+    _adamw("commit-kahan", {"commit": "kahan"}, is_narrow=True),
+    _adamw("commit-master", {"commit": "master", "ema_decay": 0.7}, is_narrow=True),
     Row("adamw-arrays", with_arrays, averages=True, is_plain=False),
     _adamw("schedules", {n: SCHEDULES[n] for n in ELEMENTWISE}, is_plain=False),
 )
@@ -398,6 +400,8 @@ CONTROLLED = (
 )
 
 ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED)
+WIDE = tuple(row for row in ROWS if not row.is_narrow)
+"""Those that move a tree of float32 alone; of the others `test_commit` has more."""
 NO_FAULTS: Mapping[str, str] = {}
 
 

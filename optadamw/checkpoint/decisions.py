@@ -131,7 +131,7 @@ def _decide_meaning(
                 f"`{name}` was saved as {old.get(name)}; here it is {new.get(name)}. "
                 f"{remedy}"
             )
-    for name in ("history", "stats"):
+    for name in ("history", "stats", "residual"):
         if name in fields and name in present and old.get(name) != new.get(name):
             why = f"{STARTS[name]}: it held {old.get(name)}, now {new.get(name)}"
             decisions.start(name, why)

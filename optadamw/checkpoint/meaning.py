@@ -40,6 +40,8 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     meaning: dict[str, Any] = {"rules": _lines(composition), "events": list(EVENTS)}
     if "mu" in slots:
         meaning["mu"] = _by_group(composition, _sign)
+    if "residual" in slots:
+        meaning["residual"] = f"what commit={composition.commit.name!r} keeps"
     if "nu_max" in slots:
         meaning["nu_max"] = _by_group(composition, _maximum)
     if control.accumulation is not None:

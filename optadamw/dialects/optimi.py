@@ -41,9 +41,9 @@ def AdamW(
     with the bias-corrected moments m^ and v^, which optimi also stores.
 
     Source: torch-optimi 0.3.3, `optimi/adamw.py`.
-    Differs: 16-bit parameters are written with one rounding to nearest (`kahan_sum`
-    is on there by default for them, without covering the decay); gradients are left as
-    they are; the betas and eps are those of a float32 step.
+    Differs: 16-bit parameters are written with one rounding to nearest unless
+    `kahan_sum=True` (on there by default for them), which covers the decay here;
+    gradients are left as they are; the betas and eps are those of a float32 step.
 
     Args:
       params: None, or param groups by pattern, as `torch.AdamW`.
@@ -54,7 +54,8 @@ def AdamW(
       decouple_lr: `weight_decay_mode="schedule"`. A decay of 1e-3 or more is large
         then, and warned of.
       max_lr: the peak of the schedule; None: `lr`, where that is a number.
-      kahan_sum: None or False. True is refused: there is no compensated write yet.
+      kahan_sum: True writes 16-bit parameters with compensation, `commit="kahan"`;
+        without any it is refused. None or False do not (None does there).
       foreach: accepted: XLA fuses over the whole step what foreach batches.
       triton: accepted: the step is always one compiled program.
       gradient_release: False. A compiled step has all gradients at once.
@@ -71,13 +72,6 @@ def AdamW(
     """
     for name, value in (("foreach", foreach), ("triton", triton)):
         flag(name, value)
-    if flag("kahan_sum", kahan_sum):
-        raise invalid(
-            "kahan_sum",
-            "None or False",
-            kahan_sum,
-            "Parameters are written with one rounding to nearest.",
-        )
     if flag("gradient_release", gradient_release, none=False):
         raise invalid(
             "gradient_release",
@@ -89,6 +83,8 @@ def AdamW(
         raise TypeError("`lr` is missing: optimi has no default for it.")
     lr = rate("lr", lr)
     options: dict[str, Any] = {}
+    if flag("kahan_sum", kahan_sum):
+        options["commit"] = "kahan"
     if flag("decouple_lr", decouple_lr, none=False):
         peak = lr if max_lr is None and not callable(lr) else max_lr
         if peak is None:
@@ -97,7 +93,7 @@ def AdamW(
                 f"learning rate, and `lr` is the schedule {lr!r}. Give it, for example "
                 "max_lr=1e-3."
             )
-        options = {"weight_decay_mode": "schedule", "max_learning_rate": peak}
+        options |= {"weight_decay_mode": "schedule", "max_learning_rate": peak}
         if isinstance(weight_decay, float) and weight_decay >= 1e-3:
             warnings.warn(
                 f"`weight_decay` is {weight_decay} with decouple_lr=True, where it is "
@@ -134,13 +130,13 @@ DOOR = Door(
         "eps": "`eps`",
         "decouple_lr": '`weight_decay_mode="schedule"`',
         "max_lr": "`max_learning_rate`",
-        "kahan_sum": "None or False; True is refused",
+        "kahan_sum": '`commit="kahan"` for True',
         "gradient_release": "False; True is refused",
         **_FLAGS,
     },
     differs=(
-        "16-bit parameters are rounded to nearest once; optimi's default adds with "
-        "compensation, which does not cover the decay.",
+        "16-bit parameters are rounded to nearest once unless `kahan_sum=True`; there "
+        "compensation is the default, and does not cover the decay.",
         "Gradients are left as they are; optimi writes into them.",
         "One count of steps; a parameter that gets its first gradient late starts at "
         "that count, as in optimi.",

@@ -15,7 +15,7 @@ FORMS = (
     *("torch", "keras", "tensorflow", "tensorflow-addons", "mlx", "optax", "flux"),
     *("optimi", "torchao", "bitsandbytes", "optadamw"),
 )
-BUFFERS = ("nu_max", "ema", "accumulator", "loss_scale", "kahan_comp")
+BUFFERS = ("nu_max", "ema", "residual", "accumulator", "loss_scale", "kahan_comp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

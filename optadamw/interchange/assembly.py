@@ -97,6 +97,9 @@ def _start(
     if name == "ema":
         params = flatten(request.params).arrays
         return lambda i, store: _copied(request, params[i], i, store)
+    if name == "residual":  # as if the parameters had been written exactly
+        params = flatten(request.params).arrays
+        return lambda i, store: _residual(request, params[i], i, store)
     # An empty accumulator is negative zeros: what no sum of gradients is.
     empty = -0.0 if name == "accumulator" else 0.0
 
@@ -110,12 +113,17 @@ def _start(
     return filled
 
 
+def _residual(request: Request, param: Any, i: int, store: Any) -> Any:
+    made = store.zeros(jax.ShapeDtypeStruct(param.shape, param.dtype))
+    return None if made is None else _copied(request, param, i, store)
+
+
 def _copied(request: Request, param: Any, i: int, store: Any) -> Any:
     if isinstance(param, jax.ShapeDtypeStruct):
         raise at_leaf(
             request.leaves.paths[i],
-            "its average starts as a copy of the parameter, which was given as a "
-            "shape.",
+            "what is kept beside it starts as a copy of the parameter, which was given "
+            "as a shape.",
             "Pass the parameters themselves.",
         )
     return store.copy(jnp.asarray(param))

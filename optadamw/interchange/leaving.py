@@ -196,6 +196,7 @@ class Departure:
         """Refuse to lose what the other library has no place for."""
         losses = {
             "ema": self.state.ema is not None,
+            "residual": bool(jax.tree.leaves(self.state.residual)),
             "nu_max": self.state.nu_max is not None,
             "accumulator": self.filled > 0,
             "loss_scale": self.scale is not None,
