@@ -3,6 +3,7 @@
 Optax has the common ones; these two are the paper's own (appendix B).
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ import jax.numpy as jnp
 
 from optadamw.aliases import Array
 from optadamw.errors import invalid, mistyped
+
+_MOST = 4096
+"""Periods that are told apart; a factor of 1.001 from 10 steps on has 2,200."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +26,25 @@ class CosineWarmRestarts:
     low: float = 0.0
     high: float = 1.0
     ahead: bool = False
-    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False, default=())
+    _lengths: tuple[int, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
-        # Restarts as whole numbers: found by logarithms they would come a step early
-        # or late where a restart is near.
-        starts, length = [0], float(self.steps)
-        while self.factor > 1 and starts[-1] + round(length) < 2**31:
-            starts.append(starts[-1] + round(length))
-            length *= self.factor
-        object.__setattr__(self, "_starts", tuple(starts))
+        # Periods as whole numbers: found by logarithms a restart would come a step
+        # early or late.
+        lengths, total = [self.steps], self.steps
+        while self.factor > 1 and total < 2**31 and len(lengths) < _MOST:
+            lengths.append(round(self.steps * self.factor ** len(lengths)))
+            total += lengths[-1]
+        object.__setattr__(self, "_lengths", tuple(lengths))
 
     def __call__(self, step: Any) -> Array:
         """The multiplier after `step` finished steps."""
-        position, length = self._position(jnp.asarray(step))
-        fraction = (position + self.ahead) / length
+        step = jnp.asarray(step)
+        position, length = self._position(step)
+        if self.ahead:
+            # At a restart the authors set T_cur to 0 after they counted the batch.
+            position = position + (step < self.steps)
+        fraction = position / length
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * fraction))
         return self.low + (self.high - self.low) * cosine
 
@@ -47,10 +55,10 @@ class CosineWarmRestarts:
     def _position(self, step: Array) -> tuple[Array, Array]:
         if self.factor == 1:
             return step % self.steps, jnp.asarray(float(self.steps))
-        starts = jnp.asarray(self._starts, step.dtype)
+        begun = [0, *itertools.accumulate(self._lengths[:-1])]
+        starts = jnp.asarray([start for start in begun if start < 2**31], step.dtype)
         number = jnp.searchsorted(starts, step, side="right") - 1
-        lengths = [round(self.steps * self.factor**i) for i in range(len(self._starts))]
-        length = jnp.asarray(lengths, jnp.float32)[number]
+        length = jnp.asarray(self._lengths, jnp.float32)[number]
         return step - starts[number], length
 
 
@@ -88,8 +96,8 @@ def cosine_warm_restarts(
       factor: >= 1; periods are rounded to whole steps.
       low: the multiplier at the end of a period.
       high: at its start.
-      ahead: count a batch before using it, as the authors' code does: the first
-        multiplier of a period is then below `high` and the last is `low`.
+      ahead: count a batch before using it, as the authors' code does in the first
+        period, whose first multiplier is then below `high` and whose last is `low`.
 
     Returns:
       A schedule with a method `period(step)`.

@@ -234,8 +234,6 @@ def spelled(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, _T]:
     @functools.wraps(factory)
     def build(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         made = factory(*args, **kwargs)
-        if not isinstance(made, Transformation):  # of a door: a pair of them
-            return made
         bound = signature.bind(*args, **kwargs).arguments
         positional: tuple[Any, ...] = ()
         for name in starred:
@@ -248,9 +246,16 @@ def spelled(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, _T]:
         if not starred and named and named[0][0] == next(iter(signature.parameters)):
             positional, named = (named[0][1],), named[1:]
         call = Call(prefix + factory.__name__, positional, named)
-        return cast(_T, transformation(made.recipe.composition, call))
+        return cast(_T, _called(made, call))
 
     return build
+
+
+def _called(made: Any, call: Call) -> Any:
+    """What was made, printing as `call`."""
+    if isinstance(made, Transformation):
+        return transformation(made.recipe.composition, call)
+    return made.called(call)  # what a door makes of two of them
 
 
 def controlled(name: str, inner: Any, **parts: Any) -> Transformation:

@@ -65,7 +65,7 @@ _torch = (
     "params=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, "
     "amsgrad=False"
 )
-_timm = "maximize=False, foreach=None, capturable=False"
+_timm = "maximize=False, foreach=None, capturable=False, clipping_threshold=None"
 _optax = "learning_rate, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_dtype=None"
 _scale = "inner_optimizer, initial_scale=32768.0, dynamic_growth_steps=2000"
 PEERS = {
@@ -519,15 +519,9 @@ def readable(text):
     return re.sub(r"<function (?:\S+\.)?(\w+) at 0x\w+>", r"\1", text)
 
 
-def but_for_the_pair(why, case):
-    """What the pair of an optimizer and an average does not do yet."""
-    marks = [pytest.mark.xfail(strict=True, reason=why)]
-    return pytest.param(case, marks=marks if case == "keras every call" else [])
-
-
 @pytest.mark.parametrize(
     "case",
-    [but_for_the_pair("prints as a pair and not as the call", case) for case in VALUES],
+    VALUES,
 )
 def test_a_door_prints_as_its_call(case):
     tx = VALUES[case]()
@@ -549,10 +543,7 @@ def test_a_door_is_a_value(case):
 
 @pytest.mark.parametrize(
     "case",
-    [
-        but_for_the_pair("its `step` is a new method every time", case)
-        for case in VALUES
-    ],
+    VALUES,
 )
 def test_equal_ones_share_the_compiled_step(case):
     def stepped():
@@ -1091,9 +1082,6 @@ def test_bad_param_groups(case, params, error, text):
         GROUPED[case](params)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the generator is asked for its leaves, which JAX warns of"
-)
 @pytest.mark.filterwarnings("error")
 def test_a_generator_of_parameters():
     """`model.parameters()` of those who come from PyTorch."""
@@ -1101,9 +1089,6 @@ def test_a_generator_of_parameters():
         torch.AdamW(p for p in [jnp.ones(2)])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="accepted; `init` then speaks of a tree of another structure"
-)
 def test_a_group_of_no_parameters():
     with pytest.raises((TypeError, ValueError), match=r"params\[0\]"):
         torch.AdamW([{"params": [], "lr": 1.0}])
@@ -1116,7 +1101,6 @@ def test_a_group_without_a_match(case):
         tx.init(PARAMS)
 
 
-@pytest.mark.xfail(strict=True, reason="NAdamW has no amsgrad, and its group takes it")
 def test_a_group_of_nadamw_has_no_amsgrad():
     with pytest.raises(TypeError, match="amsgrad"):
         timm.NAdamW([{"params": "*/bias", "amsgrad": True}])
@@ -1164,7 +1148,6 @@ def test_an_array_of_more_elements_is_no_rate(door):
             door(lr=jnp.ones(shape))
 
 
-@pytest.mark.xfail(strict=True, reason="an array of shape (1, 1) is 1-element too")
 def test_an_array_of_one_element_and_two_axes():
     torch.AdamW(lr=jnp.full((1, 1), 0.125))
 
@@ -1312,7 +1295,8 @@ def exact(step, steps, factor, low=0.0, high=1.0, ahead=False):
         start, i = start + length, i + 1
         if factor == 1:
             start = step - step % steps
-    fraction = (step - start + ahead) / length
+    # semantics.md 9: the count ahead is undone at each restart.
+    fraction = (step - start + (ahead and start == 0)) / length
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * fraction)), length
 
 
@@ -1353,10 +1337,6 @@ def test_warm_restarts_are_the_formula(steps, factor, ahead):
         assert float(eager) == pytest.approx(expected, abs=2e-6), step
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="restarts add up rounded products, lengths are rounded powers: 1 apart",
-)
 def test_restarts_start_where_the_period_before_has_ended():
     """No two roundings of the same number: a period is as long as its restarts say."""
     wrong = []
@@ -1374,7 +1354,6 @@ def test_restarts_start_where_the_period_before_has_ended():
     assert not wrong
 
 
-@pytest.mark.xfail(strict=True, reason="every period counts ahead, not the first alone")
 def test_the_restarts_of_the_authors_code():
     """semantics.md 9: at a restart T_cur is 0 for that same batch, without the count.
 
@@ -1447,13 +1426,9 @@ def test_bad_normalized_decay(options):
 
 # --- what is refused -----------------------------------------------------------------
 
-_CALLER = "the message has the core's name of the argument, not the caller's"
-_BETAS = "a TypeError, where PyTorch and the docstring of the door say ValueError"
 
-
-def refused(call, error, text, why=""):
-    marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
-    return pytest.param(call, error, text, marks=marks)
+def refused(call, error, text):
+    return pytest.param(call, error, text)
 
 
 K, R, T, A = (
@@ -1496,7 +1471,7 @@ REFUSED = {
         lambda: K(clipvalue=math.nan), ValueError, "clipvalue.*> 0"
     ),
     "keras clip text": refused(
-        lambda: K(clipnorm="a"), TypeError, "`clipnorm`", _CALLER
+        lambda: K(clipnorm="a"), TypeError, "`clipnorm`"
     ),
     "keras momentum": refused(
         lambda: K(use_ema=True, ema_momentum=1.5), ValueError, r"in the range \[0, 1\]"
@@ -1540,14 +1515,14 @@ REFUSED = {
         lambda: K(decay=0.9), TypeError, "not recognized.*'weight_decay'"
     ),
     "keras name": refused(lambda: K(name="a/b"), ValueError, "name.*'/'"),
-    "keras beta": refused(lambda: K(beta_1=1.0), ValueError, "`beta_1`", _CALLER),
-    "keras beta 2": refused(lambda: K(beta_2=-0.5), ValueError, "`beta_2`", _CALLER),
-    "keras epsilon": refused(lambda: K(epsilon=-1.0), ValueError, "`epsilon`", _CALLER),
+    "keras beta": refused(lambda: K(beta_1=1.0), ValueError, "`beta_1`"),
+    "keras beta 2": refused(lambda: K(beta_2=-0.5), ValueError, "`beta_2`"),
+    "keras epsilon": refused(lambda: K(epsilon=-1.0), ValueError, "`epsilon`"),
     "keras decay < 0": refused(
         lambda: K(weight_decay=-1.0), ValueError, "`weight_decay`.*>= 0"
     ),
     "keras loss_scale_factor": refused(
-        lambda: K(loss_scale_factor=0.0), ValueError, "`loss_scale_factor`", _CALLER
+        lambda: K(loss_scale_factor=0.0), ValueError, "`loss_scale_factor`"
     ),
     "keras amsgrad": refused(lambda: K(amsgrad="yes"), (TypeError, ValueError), "amsg"),
     "keras use_ema": refused(lambda: K(use_ema=1), TypeError, "use_ema"),
@@ -1569,7 +1544,7 @@ REFUSED = {
         lambda: L(K(), dynamic_growth_steps=None), TypeError, "dynamic_growth_steps"
     ),
     "scale 0": refused(
-        lambda: L(K(), initial_scale=0.0), ValueError, "`initial_scale`", _CALLER
+        lambda: L(K(), initial_scale=0.0), ValueError, "`initial_scale`"
     ),
     "scale inner": refused(lambda: L(optax.adamw(0.1)), TypeError, "inner_optimizer"),
     "scale twice": refused(lambda: L(L(K())), ValueError, "scale"),
@@ -1591,20 +1566,17 @@ REFUSED = {
         lambda: R(gradient_accumulation_steps=math.nan),
         ValueError,
         "`gradient_accumulation_steps`",
-        "Python's own error, which does not name the argument",
     ),
     "r inf": refused(
         lambda: R(use_ema=True, ema_overwrite_frequency=math.inf),
         ValueError,
         "`ema_overwrite_frequency`",
-        "Python's own OverflowError, which does not name the argument",
     ),
     "r unknown": refused(lambda: R(momentum=0.9), TypeError, "not recognized"),
     "r unknown's door": refused(
         lambda: R(momentum=0.9),
         TypeError,
         "r_keras3.optimizer_adam_w",
-        "the message names keras.AdamW",
     ),
     "r growth 2.5": refused(
         lambda: r_keras3.optimizer_loss_scale(R(), dynamic_growth_steps=2.5),
@@ -1612,15 +1584,15 @@ REFUSED = {
         "dynamic_growth_steps.*a whole number",
     ),
     # semantics.md 4.4: PyTorch
-    "torch lr": refused(lambda: T(lr=-1.0), ValueError, "`lr`", _CALLER),
-    "torch lr nan": refused(lambda: T(lr=math.nan), ValueError, "`lr`", _CALLER),
+    "torch lr": refused(lambda: T(lr=-1.0), ValueError, "`lr`"),
+    "torch lr nan": refused(lambda: T(lr=math.nan), ValueError, "`lr`"),
     "torch eps": refused(lambda: T(eps=-1.0), ValueError, "`eps`.*>= 0"),
     "torch eps nan": refused(lambda: T(eps=math.nan), ValueError, "`eps`.*>= 0"),
     "torch betas 0": refused(
-        lambda: T(betas=(1.0, 0.9)), ValueError, "`betas`.*1.0", _CALLER
+        lambda: T(betas=(1.0, 0.9)), ValueError, "`betas`.*1.0"
     ),
     "torch betas 1": refused(
-        lambda: T(betas=(0.9, -0.5)), ValueError, "`betas`.*-0.5", _CALLER
+        lambda: T(betas=(0.9, -0.5)), ValueError, "`betas`.*-0.5"
     ),
     "torch decay": refused(
         lambda: T(weight_decay=-1.0), ValueError, "`weight_decay`.*>= 0"
@@ -1635,10 +1607,9 @@ REFUSED = {
         lambda: T(betas=(jnp.float32(0.9), 0.9)),
         ValueError,
         "either both floats or both",
-        _BETAS,
     ),
     "torch integer beta": refused(
-        lambda: T(betas=(0, 0.9)), ValueError, "either both floats or both", _BETAS
+        lambda: T(betas=(0, 0.9)), ValueError, "either both floats or both"
     ),
     "torch one beta": refused(lambda: T(betas=0.9), TypeError, "betas.*pair"),
     "torch three betas": refused(
@@ -1659,14 +1630,14 @@ REFUSED = {
         lambda: T(None, 0.1, (0.9, 0.9), 1e-8, 0.1, False, True), TypeError, "position"
     ),
     "torch clip": refused(
-        lambda: T(clip_grad_norm=-1.0), ValueError, "`clip_grad_norm`", _CALLER
+        lambda: T(clip_grad_norm=-1.0), ValueError, "`clip_grad_norm`"
     ),
     "torch clip value": refused(
-        lambda: T(clip_grad_value=-1.0), ValueError, "`clip_grad_value`", _CALLER
+        lambda: T(clip_grad_value=-1.0), ValueError, "`clip_grad_value`"
     ),
     "torch scaler": refused(lambda: T(grad_scaler=2.0), TypeError, "grad_scaler"),
     "scaler scale": refused(
-        lambda: torch.GradScaler(init_scale=-1.0), ValueError, "`init_scale`", _CALLER
+        lambda: torch.GradScaler(init_scale=-1.0), ValueError, "`init_scale`"
     ),
     "scaler growth": refused(
         lambda: torch.GradScaler(growth_factor=1.0), ValueError, "growth_factor.*> 1"
@@ -1690,10 +1661,10 @@ REFUSED = {
         "Cannot accept both",
     ),
     "tfa clip < 0": refused(
-        lambda: A(0.1, clipnorm=-1.0), ValueError, "`clipnorm`", _CALLER
+        lambda: A(0.1, clipnorm=-1.0), ValueError, "`clipnorm`"
     ),
     "tfa clip 0": refused(
-        lambda: A(0.1, clipvalue=0.0), ValueError, "`clipvalue`", _CALLER
+        lambda: A(0.1, clipvalue=0.0), ValueError, "`clipvalue`"
     ),
     "tfa unknown": refused(lambda: A(0.1, momentum=0.9), TypeError, "momentum"),
     "tfa epsilon": refused(lambda: A(0.1, epsilon=0), ValueError, "epsilon.*1e-7"),
@@ -1702,9 +1673,8 @@ REFUSED = {
         lambda: A(0.1, decay=math.inf),
         ValueError,
         "decay",
-        "accepted; the rate at step 0 is 0 times infinity",
     ),
-    "tfa beta": refused(lambda: A(0.1, beta_1=1.5), ValueError, "`beta_1`", _CALLER),
+    "tfa beta": refused(lambda: A(0.1, beta_1=1.5), ValueError, "`beta_1`"),
     "tf weight_decay": refused(lambda: TF(weight_decay=None), TypeError, "must be a"),
     "tf two clips": refused(
         lambda: TF(clipnorm=1.0, clipvalue=1.0), ValueError, "Only one of"
@@ -1716,30 +1686,30 @@ REFUSED = {
     # semantics.md 6: MLX
     "mlx missing": refused(lambda: M(), TypeError, "learning_rate"),
     "mlx beta": refused(
-        lambda: M(0.1, betas=[1.0, 0.9]), ValueError, "`betas`", _CALLER
+        lambda: M(0.1, betas=[1.0, 0.9]), ValueError, "`betas`"
     ),
     "mlx eps": refused(lambda: M(0.1, eps=-1.0), ValueError, "`eps`"),
     "mlx amsgrad": refused(lambda: M(0.1, amsgrad=True), TypeError, "amsgrad"),
     "mlx lr < 0": refused(lambda: M(-0.1), ValueError, "`learning_rate`"),
     "mlx clip < 0": refused(
-        lambda: M(0.1, clip_grad_norm=-1.0), ValueError, "`clip_grad_norm`", _CALLER
+        lambda: M(0.1, clip_grad_norm=-1.0), ValueError, "`clip_grad_norm`"
     ),
     "mlx correction": refused(
         lambda: M(0.1, bias_correction=1), TypeError, "bias_correction"
     ),
     # semantics.md 7: Flux
-    "flux eta": refused(lambda: F(-1.0), ValueError, "`eta`", _CALLER),
+    "flux eta": refused(lambda: F(-1.0), ValueError, "`eta`"),
     "flux beta": refused(
         lambda: F(0.001, 0.01), TypeError, "beta.*pair.*got 0.01"
     ),
     "flux old beta": refused(
         lambda: flux.old_AdamW(0.001, 0.01), TypeError, "beta.*pair"
     ),
-    "flux lambda": refused(lambda: F(lambda_=-1.0), ValueError, "`lambda_`", _CALLER),
-    "flux epsilon": refused(lambda: F(epsilon=-1.0), ValueError, "`epsilon`", _CALLER),
+    "flux lambda": refused(lambda: F(lambda_=-1.0), ValueError, "`lambda_`"),
+    "flux epsilon": refused(lambda: F(epsilon=-1.0), ValueError, "`epsilon`"),
     "flux couple": refused(lambda: F(couple=1), TypeError, "couple"),
     "flux old decay": refused(
-        lambda: flux.old_AdamW(decay=-1.0), ValueError, "`decay`", _CALLER
+        lambda: flux.old_AdamW(decay=-1.0), ValueError, "`decay`"
     ),
     # semantics.md 8: Optax accepts all of these in silence
     "optax none": refused(lambda: optax_door.adamw(None), TypeError, "learning_rate"),
@@ -1758,39 +1728,36 @@ REFUSED = {
         lambda: optax_door.amsgrad(0.1, bias_correction_mu="yes"),
         TypeError,
         "`bias_correction_mu`",
-        "a KeyError",
     ),
     "optax no correction": refused(
         lambda: optax_door.amsgrad(0.1, bias_correction_nu=None),
         TypeError,
         "`bias_correction_nu`",
-        "a KeyError",
     ),
     "optax decay of amsgrad": refused(
         lambda: optax_door.amsgrad(0.1, weight_decay=0.1), TypeError, "weight_decay"
     ),
     # semantics.md 9: the paper
-    "paper alpha": refused(lambda: paper.adamw(-1.0), ValueError, "`alpha`", _CALLER),
+    "paper alpha": refused(lambda: paper.adamw(-1.0), ValueError, "`alpha`"),
     "paper schedule": refused(lambda: paper.adamw(halving), TypeError, "alpha.*eta"),
     "paper eta": refused(lambda: paper.adamw(eta=0.5), TypeError, "eta"),
     "paper lambda": refused(
-        lambda: paper.adamw(lambda_=-1.0), ValueError, "`lambda_`", _CALLER
+        lambda: paper.adamw(lambda_=-1.0), ValueError, "`lambda_`"
     ),
     # semantics.md 10: optimi
     "optimi missing": refused(lambda: O(), TypeError, "lr"),
-    "optimi lr": refused(lambda: O(lr=-1.0), ValueError, "`lr`", _CALLER),
+    "optimi lr": refused(lambda: O(lr=-1.0), ValueError, "`lr`"),
     "optimi decay": refused(
         lambda: O(lr=0.1, weight_decay=-1.0), ValueError, "`weight_decay`"
     ),
     "optimi eps": refused(lambda: O(lr=0.1, eps=-1.0), ValueError, "`eps`"),
     "optimi betas": refused(
-        lambda: O(lr=0.1, betas=(1.0, 0.9)), ValueError, "`betas`", _CALLER
+        lambda: O(lr=0.1, betas=(1.0, 0.9)), ValueError, "`betas`"
     ),
     "optimi max_lr": refused(
         lambda: O(lr=0.1, decouple_lr=True, weight_decay=1e-5, max_lr=-1.0),
         ValueError,
         "`max_lr`",
-        _CALLER,
     ),
     "optimi max_lr alone": refused(
         lambda: O(lr=0.1, max_lr=1.0), ValueError, "max_lr.*decouple_lr"
@@ -1799,22 +1766,21 @@ REFUSED = {
         lambda: O(lr=0.0, decouple_lr=True, weight_decay=1e-5),
         ValueError,
         "`(max_)?lr`",
-        _CALLER,
     ),
     "optimi scheduled": refused(
         lambda: O(lr=halving, decouple_lr=True, weight_decay=1e-5),
         ValueError,
         "`max_lr`",
     ),
-    "optimi kahan": refused(lambda: O(lr=0.1, kahan_sum=True), ValueError, "kahan_sum"),
+    "optimi kahan": refused(lambda: O(lr=0.1, kahan_sum=1), TypeError, "kahan_sum"),
     "optimi release": refused(
         lambda: O(lr=0.1, gradient_release=True), ValueError, "gradient_release"
     ),
     "optimi triton": refused(lambda: O(lr=0.1, triton=1), TypeError, "triton"),
     # semantics.md 13: timm
-    "timm lr": refused(lambda: W(lr=-1.0), ValueError, "`lr`", _CALLER),
+    "timm lr": refused(lambda: W(lr=-1.0), ValueError, "`lr`"),
     "timm eps": refused(lambda: W(eps=-1.0), ValueError, "`eps`"),
-    "timm betas": refused(lambda: W(betas=(0.9, 1.0)), ValueError, "`betas`", _CALLER),
+    "timm betas": refused(lambda: W(betas=(0.9, 1.0)), ValueError, "`betas`"),
     "timm decay": refused(lambda: W(weight_decay=-1.0), ValueError, "`weight_decay`"),
     "timm caution": refused(lambda: W(caution=1), TypeError, "caution"),
     "timm max_lr alone": refused(

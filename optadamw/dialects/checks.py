@@ -67,7 +67,7 @@ def flag(name: str, value: Any, *, none: bool = True) -> bool | None:
 
 def scalar(name: str, value: Any) -> Any:
     """An array of one element as an array without axes, as PyTorch takes either."""
-    if isinstance(value, np.ndarray | jax.Array) and value.shape == (1,):
+    if isinstance(value, np.ndarray | jax.Array) and value.size == 1:
         return value.reshape(())
     if isinstance(value, np.ndarray | jax.Array) and value.shape != ():
         raise ValueError(

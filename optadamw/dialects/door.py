@@ -1,6 +1,8 @@
 """What a door says of itself: the one source of its page, its help and its tests."""
 
+import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -10,6 +12,7 @@ import optax
 from optadamw.transformation import spelled
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 _T = TypeVar("_T", bound=optax.GradientTransformationExtraArgs)
 
 
@@ -48,10 +51,41 @@ class Door:
         }
 
 
-def door(module: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Make what a door returns print as the call of that door."""
+def door(module: str, **renamed: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Make what a door returns print as its call, and errors speak of its arguments.
+
+    `renamed` says what the door calls an argument of ours.
+    """
 
     def decorate(factory: Callable[_P, _T]) -> Callable[_P, _T]:
-        return spelled(factory, prefix=f"{module}.")
+        return spelled(speaking(renamed)(factory), prefix=f"{module}.")
 
     return decorate
+
+
+def speaking(
+    renamed: Mapping[str, str],
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Put the caller's name of an argument into the errors that begin with ours."""
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            try:
+                return function(*args, **kwargs)
+            except (TypeError, ValueError) as error:
+                told = str(error)
+                first = re.match(r"(`groups\[.*?\]`: )?`(\w+)`", told)
+                ours = first[2] if first else ""
+                if first is None or ours not in renamed or type(error) not in _PLAIN:
+                    raise
+                start, end = first.span(2)
+                told = told[:start] + renamed[ours] + told[end:]
+                raise type(error)(told) from error
+
+        return call
+
+    return decorate
+
+
+_PLAIN = (TypeError, ValueError)

@@ -5,7 +5,8 @@ every gradient call, those that only accumulate too; who must reproduce its numb
 gets this pair, in which the average stands outside the accumulation.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +15,7 @@ import optax
 
 from optadamw.aliases import PyTree
 from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.transformation import Call, Transformation
 
 States = tuple[State, State]
 
@@ -25,6 +26,7 @@ class Init:
 
     inner: Transformation
     average: Transformation
+    call: Call | None = field(default=None, compare=False)
     __name__: ClassVar[str] = "init"
 
     def __call__(self, params: PyTree) -> States:
@@ -47,6 +49,30 @@ class Update:
         return updates, (state, average)
 
 
+@dataclass(frozen=True)
+class Step:
+    """`step(grads, states, params) -> (params, states)`."""
+
+    inner: Transformation
+    average: Transformation
+    __name__: ClassVar[str] = "step"
+
+    def __call__(
+        self, grads: PyTree, states: States, params: PyTree, **extra: Any
+    ) -> tuple[PyTree, States]:
+        params, state = self.inner.step(grads, states[0], params, **extra)
+        # Minus zero changes no parameter, so the average sees what was written.
+        still = jax.tree.map(lambda p: jnp.full(p.shape, -0.0, p.dtype), params)
+        updates, average = self.average.update(still, states[1], params)
+        return optax.apply_updates(params, updates), (state, average)
+
+
+# Kept, as jit forgets what it compiled for a function that died.
+@functools.lru_cache(maxsize=64)
+def _step_of(inner: Transformation, average: Transformation) -> Step:
+    return Step(inner, average)
+
+
 class EveryCall(optax.GradientTransformationExtraArgs):
     """The pair, as an Optax transformation with a `step`."""
 
@@ -56,18 +82,17 @@ class EveryCall(optax.GradientTransformationExtraArgs):
     def inner(self) -> Transformation:
         return self.init.inner
 
-    def step(
-        self, grads: PyTree, states: States, params: PyTree, **extra: Any
-    ) -> tuple[PyTree, States]:
+    @property
+    def step(self) -> "Step":
         """`step(grads, states, params) -> (params, states)`."""
-        params, state = self.inner.step(grads, states[0], params, **extra)
-        # Minus zero changes no parameter, so the average sees what was written.
-        still = jax.tree.map(lambda p: jnp.full(p.shape, -0.0, p.dtype), params)
-        updates, average = self.init.average.update(still, states[1], params)
-        return optax.apply_updates(params, updates), (state, average)
+        return _step_of(self.inner, self.init.average)
+
+    def called(self, call: Call) -> "EveryCall":
+        """The same, printing as `call`."""
+        return EveryCall(replace(self.init, call=call), self.update)
 
     def __repr__(self) -> str:
-        return f"<{self.inner!r}, averaged at every call by {self.init.average!r}>"
+        return repr(self.init.call or (self.inner, self.init.average))
 
 
 def at_every_call(inner: Transformation, average: Transformation) -> EveryCall:

@@ -14,7 +14,14 @@ from optadamw.rules.decay import DecayMode
 from optadamw.transformation import Transformation
 
 
-@door("flux")
+@door(
+    "flux",
+    learning_rate="eta",
+    b1="beta",
+    b2="beta",
+    eps="epsilon",
+    weight_decay="lambda_",
+)
 def AdamW(
     eta: ScalarOrSchedule = 0.001,
     beta: tuple[Any, Any] = (0.9, 0.999),
@@ -63,7 +70,7 @@ def AdamW(
     )
 
 
-@door("flux")
+@door("flux", learning_rate="eta", b1="beta", b2="beta", weight_decay="decay")
 def old_AdamW(
     eta: ScalarOrSchedule = 0.001,
     beta: tuple[Any, Any] = (0.9, 0.999),

@@ -21,7 +21,17 @@ from optadamw.wrappers.loss_scale import with_loss_scale
 from optadamw.wrappers.skip_nonfinite import skip_nonfinite
 
 
-@door("keras")
+@door(
+    "keras",
+    b1="beta_1",
+    b2="beta_2",
+    eps="epsilon",
+    clip_norm="clipnorm",
+    clip_value="clipvalue",
+    clip_global_norm="global_clipnorm",
+    scale="loss_scale_factor",
+    loss_scale="loss_scale_factor",
+)
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,
@@ -134,7 +144,7 @@ def _at_every_call(averaged: dict[str, Any], every: int) -> Transformation:
     )
 
 
-@door("keras")
+@door("keras", initial="initial_scale")
 def LossScaleOptimizer(
     inner_optimizer: Transformation,
     initial_scale: float = 2.0**15,

@@ -13,7 +13,7 @@ from optadamw.interchange.mlx import to_mlx as to_mlx
 from optadamw.transformation import Transformation
 
 
-@door("mlx")
+@door("mlx", b1="betas", b2="betas", clip_global_norm="clip_grad_norm")
 def AdamW(
     learning_rate: ScalarOrSchedule,
     betas: Any = (0.9, 0.999),

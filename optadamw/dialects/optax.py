@@ -4,6 +4,7 @@ from typing import Any
 
 from optadamw.adamw import adamw as _adamw
 from optadamw.aliases import DTypeLike, ScalarOrSchedule
+from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
 from optadamw.interchange.optax import from_optax as from_optax
 from optadamw.interchange.optax import to_optax as to_optax
@@ -144,6 +145,11 @@ def amsgrad(
       >>> from optadamw.dialects import optax
       >>> tx = optax.amsgrad(1e-3, bias_correction_nu=False)
     """
+    for name, value in (
+        ("bias_correction_mu", bias_correction_mu),
+        ("bias_correction_nu", bias_correction_nu),
+    ):
+        flag(name, value, none=False)
     corrected: dict[tuple[bool, bool], Corrected] = {
         (True, True): True,
         (True, False): "mu",

@@ -19,7 +19,7 @@ _FLAGS = {
 }
 
 
-@door("optimi")
+@door("optimi", learning_rate="lr", b1="betas", b2="betas", max_learning_rate="max_lr")
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule | None = None,
@@ -98,7 +98,7 @@ def AdamW(
             warnings.warn(
                 f"`weight_decay` is {weight_decay} with decouple_lr=True, where it is "
                 "not multiplied by the learning rate: 1e-5 is a usual value.",
-                stacklevel=3,
+                stacklevel=4,
             )
     elif max_lr is not None:
         raise ValueError(

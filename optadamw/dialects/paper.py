@@ -12,7 +12,15 @@ from optadamw.schedules import normalized_weight_decay as normalized_weight_deca
 from optadamw.transformation import Transformation
 
 
-@door("paper")
+@door(
+    "paper",
+    learning_rate="alpha",
+    max_learning_rate="alpha",
+    b1="beta_1",
+    b2="beta_2",
+    eps="epsilon",
+    weight_decay="lambda_",
+)
 def adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -58,7 +66,15 @@ def adamw(
     return _algorithm(alpha, beta_1, beta_2, epsilon, lambda_, eta, "outside")
 
 
-@door("paper")
+@door(
+    "paper",
+    learning_rate="alpha",
+    max_learning_rate="alpha",
+    b1="beta_1",
+    b2="beta_2",
+    eps="epsilon",
+    weight_decay="lambda_",
+)
 def authors_adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,

@@ -6,6 +6,7 @@ import numpy as np
 
 from optadamw.aliases import ScalarOrSchedule
 from optadamw.dialects import keras
+from optadamw.dialects.checks import refuse_unknown
 from optadamw.dialects.door import Door, door
 from optadamw.errors import invalid
 from optadamw.interchange.keras import from_keras as from_r_keras3
@@ -82,6 +83,7 @@ def optimizer_adam_w(
       >>> r_keras3.optimizer_adam_w(learning_rate=0.01, gradient_accumulation_steps=4.0)
       r_keras3.optimizer_adam_w(0.01, gradient_accumulation_steps=4.0)
     """
+    refuse_unknown("r_keras3.optimizer_adam_w", kwargs, DOOR.arguments, {})
     return keras.AdamW(
         learning_rate,
         weight_decay,
@@ -99,11 +101,10 @@ def optimizer_adam_w(
         _as_integer("gradient_accumulation_steps", gradient_accumulation_steps),
         name,
         bug_compatible=bug_compatible,
-        **kwargs,
     )
 
 
-@door("r_keras3")
+@door("r_keras3", initial="initial_scale")
 def optimizer_loss_scale(
     inner_optimizer: Transformation,
     initial_scale: float = 32768.0,
@@ -143,7 +144,7 @@ def optimizer_loss_scale(
 def _as_integer(name: str, value: Any) -> Any:
     """R's numbers are doubles: 2 is 2.0, and means a number of steps."""
     if isinstance(value, float | np.floating):
-        if value != int(value):
+        if not np.isfinite(value) or value != int(value):
             raise invalid(name, "a whole number", value, "R would cut it in silence.")
         return int(value)
     return value

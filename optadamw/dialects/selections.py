@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-
 from optadamw.errors import mistyped
 from optadamw.rule import Rule, Stage
 from optadamw.selection import Excluded, Patterns, Predicate, Selector
@@ -112,12 +110,11 @@ def param_groups(
         return None
     is_list = isinstance(params, list | tuple)
     if not is_list or not all(isinstance(group, Mapping) for group in params):
-        kind = "arrays" if jax.tree.leaves(params) else "nothing"
         raise mistyped(
             "params",
             "None for all parameters, or a list of param groups such as "
             '{"params": "*/bias", "weight_decay": 0.0}',
-            params if kind == "nothing" else type(params),
+            type(params),
             "The parameters themselves are given to tx.init(params).",
         )
     if not params:
@@ -129,6 +126,12 @@ def param_groups(
                 f"`params[{number}]` has no 'params'; got {dict(group)!r}. Say which "
                 'parameters they are: {"params": "*/bias", ...}.'
             )
+        where = group["params"]
+        if isinstance(where, list | tuple) and not where:
+            raise ValueError(
+                f"`params[{number}]` got an empty parameter list; a pattern such as "
+                "'*/bias' says which parameters they are."
+            )
         own = {name: value for name, value in group.items() if name != "params"}
-        groups.append((group["params"], translated(f"params[{number}]", own)))
+        groups.append((where, translated(f"params[{number}]", own)))
     return groups

@@ -14,7 +14,15 @@ from optadamw.interchange.tensorflow import to_tensorflow as to_tensorflow
 from optadamw.transformation import Transformation
 
 
-@door("tensorflow")
+@door(
+    "tensorflow",
+    b1="beta_1",
+    b2="beta_2",
+    eps="epsilon",
+    clip_norm="clipnorm",
+    clip_value="clipvalue",
+    clip_global_norm="global_clipnorm",
+)
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,

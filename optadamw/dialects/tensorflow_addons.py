@@ -1,5 +1,6 @@
 """TensorFlow Addons: `tfa.optimizers.AdamW`."""
 
+import math
 from typing import Any
 
 from optadamw.adamw import adamw
@@ -19,7 +20,15 @@ from optadamw.selection import Excluded, Patterns
 from optadamw.transformation import Transformation
 
 
-@door("tensorflow_addons")
+@door(
+    "tensorflow_addons",
+    b1="beta_1",
+    b2="beta_2",
+    eps="epsilon",
+    clip_norm="clipnorm",
+    clip_value="clipvalue",
+    clip_global_norm="global_clipnorm",
+)
 def AdamW(
     weight_decay: ScalarOrSchedule,
     learning_rate: ScalarOrSchedule = 0.001,
@@ -102,8 +111,8 @@ def AdamW(
     rate = schedule(learning_rate if lr is None else lr)
     if decay is not None:
         known = isinstance(decay, int | float) and not isinstance(decay, bool)
-        if not known or not decay >= 0:
-            raise invalid("decay", "a number >= 0 or None", decay)
+        if not known or not 0 <= decay < math.inf:
+            raise invalid("decay", "a finite number >= 0 or None", decay)
         rate = InverseTime(rate, float(decay))
     return adamw(
         rate,

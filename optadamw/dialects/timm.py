@@ -20,7 +20,7 @@ _FLAGS = {
 }
 
 
-@door("timm")
+@door("timm", learning_rate="lr", b1="betas", b2="betas", max_learning_rate="max_lr")
 def AdamWLegacy(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -78,7 +78,7 @@ def AdamWLegacy(
     )  # fmt: skip
 
 
-@door("timm")
+@door("timm", learning_rate="lr", b1="betas", b2="betas", max_learning_rate="max_lr")
 def NAdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -170,8 +170,10 @@ def _timm(
             "`max_lr` has no effect without `corrected_weight_decay`; got "
             f"{max_lr!r}. Leave it out."
         )
-    names = {name: name for name in ("eps", "weight_decay", "amsgrad", "maximize")}
-    names["caution"] = "caution"
+    own = ("eps", "weight_decay", "maximize", "caution")
+    names = {name: name for name in own}
+    if "amsgrad" in options:
+        names["amsgrad"] = "amsgrad"
     return adamw(
         lr,
         eps=eps,

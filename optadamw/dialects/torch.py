@@ -6,7 +6,7 @@ from optadamw.adamw import adamw
 from optadamw.aliases import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.checks import flag, whole
-from optadamw.dialects.door import Door, door
+from optadamw.dialects.door import Door, door, speaking
 from optadamw.dialects.torch_arguments import both, grouped, rate
 from optadamw.errors import mistyped
 from optadamw.interchange.torch import from_torch as from_torch
@@ -21,7 +21,14 @@ _FLAGS = {
 }
 
 
-@door("torch")
+@door(
+    "torch",
+    learning_rate="lr",
+    b1="betas",
+    b2="betas",
+    clip_global_norm="clip_grad_norm",
+    clip_value="clip_grad_value",
+)
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -112,6 +119,7 @@ def AdamW(
     )
 
 
+@speaking({"initial": "init_scale"})
 def GradScaler(
     device: str = "cuda",
     init_scale: float = 2.0**16,

@@ -9,7 +9,7 @@ import numpy as np
 from optadamw.dialects.callables import schedule
 from optadamw.dialects.checks import pair, scalar
 from optadamw.dialects.selections import param_groups
-from optadamw.errors import mistyped, near
+from optadamw.errors import invalid, near
 
 
 def rate(name: str, value: Any) -> Any:
@@ -28,7 +28,7 @@ def both(betas: Any) -> dict[str, Any]:
     floats = [isinstance(beta, float | np.floating) for beta in (b1, b2)]
     functions = [callable(beta) for beta in (b1, b2)]
     if not (all(arrays) or all(f or c for f, c in zip(floats, functions, strict=True))):
-        raise mistyped("betas", "either both floats or both arrays", (b1, b2))
+        raise invalid("betas", "either both floats or both arrays", (b1, b2))
     return {"b1": b1, "b2": b2}
 
 
