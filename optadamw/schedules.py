@@ -43,8 +43,8 @@ class CosineWarmRestarts:
         position, length = self._position(step)
         if self.ahead:
             # At a restart the authors set T_cur to 0 after they counted the batch.
-            position = position + (step < self.steps)
-        fraction = position / length
+            position = position + (step < self.steps).astype(position.dtype)
+        fraction = position.astype(length.dtype) / length
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * fraction))
         return self.low + (self.high - self.low) * cosine
 

@@ -335,9 +335,11 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
         only = part.recipe.composition
         if len(transformations) > 1 and not only.is_bare:
             raise misplaced(
-                f"{part!r} decides when a step is taken or how it is written, and "
-                "stands inside a chain, whose other parts would not follow it.",
-                "Wrap the whole chain: multi_steps(chain(...), every).",
+                f"{part!r} has groups, or decides when a step is taken or how it is "
+                "written, and stands inside a chain, whose other parts would not "
+                "follow it.",
+                "Wrap the whole chain: multi_steps(chain(...), every); give groups to "
+                "adamw, or param_groups whole chains.",
             )
         rules.extend(only.rules)
         dtypes.add(only.update_dtype)

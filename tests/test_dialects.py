@@ -1884,3 +1884,64 @@ def test_the_decay_of_flux_is_none_unless_asked_for():
         tx = flux.AdamW(0.5, lambda_=0.25, couple=couple)
         after, _ = tx.step(zeros, tx.init(PARAMS), PARAMS)
         same_trees(after, jax.tree.map(lambda p, x=left: x * p, PARAMS))
+
+
+# --- what a review found -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer", [None, -0.1, math.nan, math.inf, "0.1", [0.1, 0.2], 1j, True and None]
+)
+def test_a_callable_that_answers_nonsense(answer):
+    tx, params = keras.AdamW(lambda: answer), {"w": jnp.ones(2)}
+    with pytest.raises(Exception, match="must return a finite number >= 0"):
+        jax.block_until_ready(jax.jit(tx.step)(params, tx.init(params), params))
+
+
+def test_a_callable_in_double_precision():
+    with jax.enable_x64(True):
+        params = {"w": jnp.ones(1, jnp.float64)}
+        options = {"weight_decay": 0.0, "epsilon": 1e-12}
+        found, expected = (
+            tx.step(params, tx.init(params), params)[0]["w"]
+            for tx in (keras.AdamW(lambda: 0.1, **options), keras.AdamW(0.1, **options))
+        )
+        assert abs(found[0] - expected[0]) < 1e-15
+
+
+@pytest.mark.parametrize(
+    "door", [keras.AdamW, r_keras3.optimizer_adam_w, tensorflow.AdamW, torch.AdamW]
+)
+def test_doors_inside_inject_hyperparams(door):
+    name = "lr" if door is torch.AdamW else "learning_rate"
+    tx, params = optax.inject_hyperparams(door)(**{name: 0.5}), {"w": jnp.ones(2)}
+    state = tx.init(params)
+    updates, _ = tx.update(params, state, params)
+    assert float(updates["w"][0]) == pytest.approx(-0.5, rel=0.02)
+
+
+def test_addons_inside_inject_hyperparams():
+    tx = optax.inject_hyperparams(tensorflow_addons.AdamW)(0.0, learning_rate=0.5)
+    params = {"w": jnp.ones(2)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert float(updates["w"][0]) == pytest.approx(-0.5, rel=0.02)
+
+
+def test_two_names_for_one_rate():
+    with pytest.raises(ValueError, match="`lr` is another name of `learning_rate`"):
+        tensorflow_addons.AdamW(1e-4, lr=0.1, learning_rate=0.2)
+
+
+def test_schedules_under_strict_promotion():
+    tx = tensorflow_addons.AdamW(0.1, lambda: 0.1, decay=0.1)
+    eta = paper.cosine_warm_restarts(4, factor=2.0, ahead=True)
+    params = {"w": jnp.ones(2)}
+    with jax.numpy_dtype_promotion("strict"):
+        for made in (tx, paper.adamw(eta=eta)):
+            jax.jit(made.step)(params, made.init(params), params)
+
+
+@pytest.mark.parametrize("groups", [None, [1], "a", [("*", 1, 2)]])
+def test_groups_that_are_no_pairs(groups):
+    with pytest.raises(TypeError, match="`groups` must be a mapping"):
+        optadamw.param_groups(optadamw.adamw(0.1), groups)

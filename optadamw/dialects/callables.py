@@ -23,16 +23,26 @@ class Asked:
     function: Callable[[], Any]
 
     def __call__(self, step: Any) -> Any:
+        wide = jax.dtypes.canonicalize_dtype(np.float64)
         return jax.pure_callback(
             self._answer,
-            jax.ShapeDtypeStruct((), jnp.float32),
+            jax.ShapeDtypeStruct((), wide),
             step,
             vmap_method="sequential",
         )
 
     def _answer(self, step: Any) -> np.ndarray:
         del step
-        return np.asarray(self.function(), np.float32).reshape(())
+        value = self.function()
+        wide = jax.dtypes.canonicalize_dtype(np.float64)
+        found = np.asarray(value)
+        is_real = found.size == 1 and found.dtype.kind in "fiu"
+        if not is_real or not (np.isfinite(found).all() and (found >= 0).all()):
+            raise ValueError(
+                f"the callable {self.function!r} must return a finite number >= 0; got "
+                f"{value!r}. It is called without arguments at every step."
+            )
+        return found.astype(wide).reshape(())
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,10 @@ class InverseTime:
     decay: float
 
     def __call__(self, step: Any) -> Any:
+        step = jnp.asarray(step)
         rate = self.rate(step) if callable(self.rate) else self.rate
-        return rate / (1.0 + self.decay * step)
+        rate = jnp.asarray(rate, jnp.result_type(float))
+        return rate / (1 + self.decay * step.astype(rate.dtype))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ def refuse_unknown(
     Raises:
       TypeError: for the first of them, with what to write instead.
     """
+    if not given.get("kwargs", True):
+        # optax.inject_hyperparams binds the defaults, an empty `**kwargs` among them.
+        given = {name: value for name, value in given.items() if name != "kwargs"}
     for name in given:
         if name in hints:
             raise TypeError(f"{door} does not take `{name}` here. {hints[name]}")
@@ -43,17 +46,19 @@ def label(name: str, value: Any) -> None:
         raise invalid(name, "not empty and without '/'", value)
 
 
-def whole(name: str, value: Any, least: int, none: str) -> int | None:
-    """A whole number of at least `least`, or None."""
-    if value is None:
+def whole(name: str, value: Any, least: int, none: str = "") -> int | None:
+    """A whole number of at least `least`; None where `none` says what it means."""
+    if value is None and none:
         return None
+    if value is None:
+        raise mistyped(name, f"an integer >= {least}", value)
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least:
         raise invalid(
             name,
-            f"an integer >= {least} or None",
+            f"an integer >= {least}{' or None' if none else ''}",
             value,
-            f"None {none}.",
+            f"None {none}." if none else "",
         )
     return int(value)
 

@@ -7,7 +7,7 @@ from optadamw.aliases import PyTree, ScalarOrSchedule
 from optadamw.averaging import finalize
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.callables import AtMicroSteps, FirstCopy, InWindows
-from optadamw.dialects.checks import refuse_unknown, whole
+from optadamw.dialects.checks import flag, refuse_unknown, whole
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.every_call import EveryCall, at_every_call
 from optadamw.dialects.keras_arguments import average, clips, decay, named, rate
@@ -68,7 +68,7 @@ def AdamW(
 
     Args:
       learning_rate: a float, a schedule of the finished optimizer steps, or a callable
-        without arguments, which is called on the host at every step.
+        without arguments, which is called on the host at every gradient.
       weight_decay: times the learning rate. Which parameters:
         `exclude_from_weight_decay`.
       beta_1: decay of the first moment, in [0, 1).
@@ -107,6 +107,7 @@ def AdamW(
       keras.AdamW(0.01, global_clipnorm=1.0)
     """
     refuse_unknown("keras.AdamW", kwargs, DOOR.arguments, {})
+    flag("amsgrad", amsgrad, none=False)
     named(name)
     if not isinstance(bug_compatible, bool):
         raise mistyped("bug_compatible", "True or False", bug_compatible)
@@ -187,16 +188,14 @@ def LossScaleOptimizer(
             "the `inner_optimizer`."
         )
     named(name)
-    growth = whole("dynamic_growth_steps", dynamic_growth_steps, 1, "has no meaning")
-    if growth is None:
-        raise mistyped("dynamic_growth_steps", "an integer >= 1", growth)
+    growth = whole("dynamic_growth_steps", dynamic_growth_steps, 1)
     if not isinstance(inner_optimizer, Transformation):
         raise mistyped(
             "inner_optimizer", "a transformation of optadamw", inner_optimizer
         )
     scale = DynamicLossScale(
         initial=initial_scale,
-        growth_interval=growth,
+        growth_interval=growth,  # type: ignore[arg-type]
         minimum=SMALLEST,
         maximum=LARGEST,
         counts="gradients",

@@ -17,6 +17,8 @@ def rate(value: Any) -> Any:
       TypeError: an integer (1 where 1.0 is meant is a common slip), None, a string.
     """
     is_array = isinstance(value, np.ndarray | np.floating | jax.Array)
+    if is_array and np.issubdtype(value.dtype, np.integer):
+        raise mistyped("learning_rate", "a float, and not an integer", value)
     if isinstance(value, float) or is_array:
         return value
     if callable(value) and not isinstance(value, type):
@@ -68,9 +70,7 @@ def average(
     """The average for `adamw`: Keras 3's begins as a copy of the first result."""
     if not isinstance(use_ema, bool):
         raise mistyped("use_ema", "True or False", use_ema)
-    known = isinstance(momentum, int | float) and not isinstance(momentum, bool)
-    if not known or not 0 <= momentum <= 1:
-        raise invalid("ema_momentum", "in the range [0, 1]", momentum)
+    momentum = _momentum(momentum, use_ema)
     every = whole("ema_overwrite_frequency", every, 1, "never overwrites")
     if not use_ema:
         if every is not None:
@@ -79,8 +79,23 @@ def average(
                 f"{every!r}. Give use_ema=True, or leave it out."
             )
         return {}
-    decay = FirstCopy(float(momentum)) if first_copy else float(momentum)
+    decay = FirstCopy(momentum) if first_copy else momentum
     return {"ema_decay": decay, "ema_overwrite_every": every}
+
+
+def _momentum(value: Any, is_used: bool) -> float:
+    if isinstance(value, np.ndarray | jax.Array) and not is_used:
+        return 0.0  # optax.inject_hyperparams makes arrays of all numbers
+    if isinstance(value, np.ndarray | jax.Array) and not isinstance(
+        value, jax.core.Tracer
+    ):
+        value = jax.device_get(value).item() if value.size == 1 else value
+    is_number = isinstance(value, int | float | np.floating)
+    if not is_number or isinstance(value, bool):
+        raise mistyped("ema_momentum", "a number in the range [0, 1]", value)
+    if not 0 <= value <= 1:
+        raise invalid("ema_momentum", "in the range [0, 1]", value)
+    return float(value)
 
 
 def decay(weight_decay: Any, optimizer: str) -> Any:

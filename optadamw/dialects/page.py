@@ -25,12 +25,13 @@ tx = torch.AdamW(lr=3e-4, weight_decay=0.1, clip_grad_norm=1.0)
 ```
 
 A door is a row of settings and a mapping of names onto `optadamw.adamw`: no rule is
-written twice, so everything that works with `adamw` works with all of them. What a peer
-accepts in silence and should not is an error here; where it has a trap, the sane thing
-is done and listed below, and `bug_compatible=True` reproduces the peer where numbers
-could be compared. [numbers.md](dialects/numbers.md) has the distance from the real
-package for every recorded configuration; `optadamw dialects torch` prints one door in a
-terminal.
+written twice, so everything that works with `adamw` works with all of them (but one:
+Keras's average under accumulation with `bug_compatible=True` stands outside the step,
+and the wrappers refuse the pair). What a peer accepts in silence and should not is an
+error here; where it has a trap, the sane thing is done and listed below, and
+`bug_compatible=True` reproduces the peer where numbers could be compared.
+[numbers.md](dialects/numbers.md) has the distance from the real package for every
+recorded configuration; `optadamw dialects torch` prints one door in a terminal.
 
 This page is made from the doors' own data:
 `optadamw dialects --markdown > docs/dialects.md`."""

@@ -5,6 +5,7 @@ from typing import Any
 from optadamw.adamw import adamw as _adamw
 from optadamw.aliases import Number, ScalarOrSchedule
 from optadamw.dialects.callables import Times
+from optadamw.dialects.checks import takes
 from optadamw.dialects.door import Door, door
 from optadamw.errors import mistyped
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
@@ -133,6 +134,8 @@ def _algorithm(
     if eta is not None:
         if not callable(eta):
             raise mistyped("eta", "a schedule `step -> multiplier`, or None", eta)
+        if not takes(eta, 1):
+            raise mistyped("eta", "a schedule of one argument, the step", eta)
         rate = Times(alpha, eta)
     return _adamw(
         rate,

@@ -114,7 +114,7 @@ def param_groups(
             "params",
             "None for all parameters, or a list of param groups such as "
             '{"params": "*/bias", "weight_decay": 0.0}',
-            type(params),
+            params,
             "The parameters themselves are given to tx.init(params).",
         )
     if not params:

@@ -83,6 +83,7 @@ def AdamW(
     """
     refuse_unknown("tensorflow.AdamW", kwargs, DOOR.arguments, {})
     named(name)
+    flag("amsgrad", amsgrad, none=False)
     flag("jit_compile", jit_compile, none=False)
     return adamw(
         rate(learning_rate),

@@ -6,7 +6,7 @@ from typing import Any
 from optadamw.adamw import adamw
 from optadamw.aliases import ScalarOrSchedule
 from optadamw.dialects.callables import InverseTime, schedule
-from optadamw.dialects.checks import label, refuse_unknown
+from optadamw.dialects.checks import flag, label, refuse_unknown
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.selections import exactly, names, searched
 from optadamw.errors import invalid, mistyped
@@ -18,6 +18,8 @@ from optadamw.interchange.tensorflow_addons import (
 )
 from optadamw.selection import Excluded, Patterns
 from optadamw.transformation import Transformation
+
+_RATE = 0.001
 
 
 @door(
@@ -31,7 +33,7 @@ from optadamw.transformation import Transformation
 )
 def AdamW(
     weight_decay: ScalarOrSchedule,
-    learning_rate: ScalarOrSchedule = 0.001,
+    learning_rate: ScalarOrSchedule = _RATE,
     beta_1: ScalarOrSchedule = 0.9,
     beta_2: ScalarOrSchedule = 0.999,
     epsilon: ScalarOrSchedule = 1e-7,
@@ -92,6 +94,7 @@ def AdamW(
     """
     refuse_unknown("tensorflow_addons.AdamW", kwargs, DOOR.arguments, {})
     label("name", name)
+    flag("amsgrad", amsgrad, none=False)
     if not isinstance(bug_compatible, bool):
         raise mistyped("bug_compatible", "True or False", bug_compatible)
     if clipnorm is not None and global_clipnorm is not None:
@@ -108,6 +111,11 @@ def AdamW(
                 "It becomes 1e-7 there: give 1e-7, or bug_compatible=True.",
             )
         epsilon = 1e-7
+    if lr is not None and not _is_default(learning_rate):
+        raise ValueError(
+            "`lr` is another name of `learning_rate`; got both, "
+            f"{lr!r} and {learning_rate!r}. Give one."
+        )
     rate = schedule(learning_rate if lr is None else lr)
     if decay is not None:
         known = isinstance(decay, int | float) and not isinstance(decay, bool)
@@ -128,6 +136,10 @@ def AdamW(
         clip_norm=clipnorm,
         clip_global_norm=global_clipnorm,
     )
+
+
+def _is_default(rate: Any) -> bool:
+    return isinstance(rate, float) and rate == _RATE
 
 
 def _mask(only: Any, but: Any) -> Any:

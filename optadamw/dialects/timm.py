@@ -144,6 +144,9 @@ def _timm(
     clipping: Any,
     options: dict[str, Any],
 ) -> Transformation:
+    for name, value in (*options.items(), ("caution", caution)):
+        if name != "nesterov":
+            flag(name, value, none=False)
     flag("foreach", foreach)
     flag("capturable", capturable, none=False)
     if clipping is not None:

@@ -94,6 +94,8 @@ def AdamW(
       torch.AdamW(lr=0.0003, weight_decay=0.1, clip_grad_norm=1.0)
       >>> tx = torch.AdamW([{"params": "*/bias", "weight_decay": 0.0}], lr=3e-4)
     """
+    flag("amsgrad", amsgrad, none=False)
+    flag("maximize", maximize, none=False)
     foreach = flag("foreach", foreach)
     fused = flag("fused", fused)
     flag("capturable", capturable, none=False)
@@ -158,7 +160,7 @@ def GradScaler(
         raise mistyped("device", "a string", device)
     if not flag("enabled", enabled, none=False):
         return None
-    interval = whole("growth_interval", growth_interval, 1, "has no meaning")
+    interval = whole("growth_interval", growth_interval, 1)
     return DynamicLossScale(
         initial=init_scale,
         growth_factor=growth_factor,

@@ -1,6 +1,6 @@
 """Groups of parameters with numbers of their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,16 @@ def param_groups(
       >>> params["kernel"].tolist(), params["bias"].tolist()
       ([-1.0], [-0.5])
     """
-    pairs = list(groups.items()) if isinstance(groups, Mapping) else list(groups)
+    pairs: Any = groups.items() if isinstance(groups, Mapping) else groups
+    is_listed = isinstance(pairs, Sequence | ItemsView) and not isinstance(pairs, str)
+    if not is_listed or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+    ):
+        raise mistyped(
+            "groups",
+            "a mapping {pattern: transformation}, or a list of such pairs",
+            groups,
+        )
     named = [(f"groups[{where!r}]", where, tx) for where, tx in pairs]
     parts = [*((name, tx) for name, _, tx in named), ("rest", rest)]
     for name, tx in parts:
