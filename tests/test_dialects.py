@@ -131,8 +131,9 @@ OURS = {
     "tensorflow_addons.AdamW": {"bug_compatible"},
     "torch.AdamW": {"clip_grad_norm", "clip_grad_value", "grad_scaler"},
     "mlx.AdamW": {"clip_grad_norm"},
-    "timm.AdamWLegacy": {"max_lr"},
-    "timm.NAdamW": {"max_lr"},
+    "timm.AdamWLegacy": {"max_lr", "clip_grad_norm"},
+    "timm.NAdamW": {"max_lr", "clip_grad_norm"},
+    "optimi.AdamW": {"clip_grad_norm"},
 }
 
 

@@ -12,7 +12,7 @@ from optadamw.dialects.door import Door, door
 from optadamw.dialects.every_call import EveryCall, at_every_call
 from optadamw.dialects.keras_arguments import average, clips, decay, named, rate
 from optadamw.dialects.selections import decaying, leaving_out
-from optadamw.errors import mistyped
+from optadamw.errors import invalid, mistyped
 from optadamw.interchange.keras import from_keras as from_keras
 from optadamw.interchange.keras import to_keras as to_keras
 from optadamw.rules.ema import ema_params
@@ -182,6 +182,11 @@ def LossScaleOptimizer(
       >>> keras.LossScaleOptimizer(keras.AdamW(0.01), initial_scale=1024.0)
       keras.LossScaleOptimizer(keras.AdamW(0.01), initial_scale=1024.0)
     """
+    dynamic = kwargs.pop("dynamic", True)
+    if dynamic is not True:
+        raise invalid(
+            "dynamic", "True", dynamic, "A static scale is `loss_scale_factor`."
+        )
     for given in kwargs:
         raise ValueError(
             f"LossScaleOptimizer does not support `{given}`. Instead, set `{given}` on "
@@ -189,6 +194,12 @@ def LossScaleOptimizer(
         )
     named(name)
     growth = whole("dynamic_growth_steps", dynamic_growth_steps, 1)
+    if isinstance(inner_optimizer, EveryCall):
+        raise ValueError(
+            "`inner_optimizer` keeps its average outside the step (bug_compatible=True "
+            "under accumulation), where a skipped gradient would still move it. Leave "
+            "bug_compatible out."
+        )
     if not isinstance(inner_optimizer, Transformation):
         raise mistyped(
             "inner_optimizer", "a transformation of optadamw", inner_optimizer

@@ -7,7 +7,7 @@ from optadamw.adamw import adamw
 from optadamw.aliases import ScalarOrSchedule
 from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
-from optadamw.dialects.torch_arguments import both, grouped, rate
+from optadamw.dialects.torch_arguments import both, clipped, grouped, rate
 from optadamw.errors import invalid
 from optadamw.interchange.optimi import from_optimi as from_optimi
 from optadamw.interchange.optimi import to_optimi as to_optimi
@@ -32,6 +32,8 @@ def AdamW(
     foreach: bool | None = None,
     triton: bool | None = None,
     gradient_release: bool = False,
+    *,
+    clip_grad_norm: ScalarOrSchedule | None = None,
 ) -> Transformation:
     r"""`optimi.AdamW`: decay that can be decoupled from the learning rate altogether.
 
@@ -59,6 +61,7 @@ def AdamW(
       foreach: accepted: XLA fuses over the whole step what foreach batches.
       triton: accepted: the step is always one compiled program.
       gradient_release: False. A compiled step has all gradients at once.
+      clip_grad_norm: PyTorch's `clip_grad_norm_` before the step.
 
     Returns:
       A transformation.
@@ -82,7 +85,7 @@ def AdamW(
     if lr is None:
         raise TypeError("`lr` is missing: optimi has no default for it.")
     lr = rate("lr", lr)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = clipped(clip_grad_norm)
     if flag("kahan_sum", kahan_sum):
         options["commit"] = "kahan"
     if flag("decouple_lr", decouple_lr, none=False):
@@ -134,6 +137,7 @@ DOOR = Door(
         "gradient_release": "False; True is refused",
         **_FLAGS,
     },
+    ours={"clip_grad_norm": "PyTorch's `clip_grad_norm_` before the step"},
     differs=(
         "16-bit parameters are rounded to nearest once unless `kahan_sum=True`; there "
         "compensation is the default, and does not cover the decay.",

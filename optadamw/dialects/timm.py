@@ -6,7 +6,7 @@ from optadamw.adamw import adamw
 from optadamw.aliases import ScalarOrSchedule
 from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
-from optadamw.dialects.torch_arguments import both, grouped, rate
+from optadamw.dialects.torch_arguments import both, clipped, grouped, rate
 from optadamw.errors import invalid
 from optadamw.interchange.timm import from_timm as from_timm
 from optadamw.interchange.timm import to_timm as to_timm
@@ -36,6 +36,7 @@ def AdamWLegacy(
     clipping_threshold: None = None,
     *,
     max_lr: ScalarOrSchedule | None = None,
+    clip_grad_norm: ScalarOrSchedule | None = None,
 ) -> Transformation:
     r"""`timm.optim.AdamWLegacy`: PyTorch's AdamW with caution and corrected decay.
 
@@ -60,6 +61,7 @@ def AdamWLegacy(
       capturable: accepted: the step is always one compiled program.
       clipping_threshold: None; the clip of StableAdamW is not here.
       max_lr: the constructor's `lr` in timm; needed where `lr` is a schedule here.
+      clip_grad_norm: PyTorch's `clip_grad_norm_` before the step.
 
     Returns:
       A transformation.
@@ -71,7 +73,7 @@ def AdamWLegacy(
       >>> from optadamw.dialects import timm
       >>> tx = timm.AdamWLegacy(lr=1e-3, caution=True, corrected_weight_decay=True)
     """
-    options = {"amsgrad": amsgrad, "maximize": maximize}
+    options = {"amsgrad": amsgrad, "maximize": maximize} | clipped(clip_grad_norm)
     return _timm(
         params, lr, betas, eps, weight_decay, corrected_weight_decay, max_lr,
         caution, foreach, capturable, clipping_threshold, options,
@@ -93,6 +95,7 @@ def NAdamW(
     clipping_threshold: None = None,
     *,
     max_lr: ScalarOrSchedule | None = None,
+    clip_grad_norm: ScalarOrSchedule | None = None,
 ) -> Transformation:
     r"""`timm.optim.NAdamW`: as `AdamWLegacy` with (b1 m + (1 - b1) g) for m.
 
@@ -112,6 +115,7 @@ def NAdamW(
       capturable: accepted: the step is always one compiled program.
       clipping_threshold: None; the clip of StableAdamW is not here.
       max_lr: the constructor's `lr` in timm; needed where `lr` is a schedule here.
+      clip_grad_norm: PyTorch's `clip_grad_norm_` before the step.
 
     Returns:
       A transformation.
@@ -124,6 +128,7 @@ def NAdamW(
       >>> tx = timm.NAdamW(lr=1e-3)
     """
     options = {"nesterov": "current", "maximize": maximize}
+    options |= clipped(clip_grad_norm)
     return _timm(
         params, lr, betas, eps, weight_decay, corrected_weight_decay, max_lr,
         caution, foreach, capturable, clipping_threshold, options,
@@ -145,7 +150,7 @@ def _timm(
     options: dict[str, Any],
 ) -> Transformation:
     for name, value in (*options.items(), ("caution", caution)):
-        if name != "nesterov":
+        if name in ("amsgrad", "maximize", "caution"):
             flag(name, value, none=False)
     flag("foreach", foreach)
     flag("capturable", capturable, none=False)
@@ -210,7 +215,10 @@ DOOR = Door(
         **_FLAGS,
         "clipping_threshold": "None; others are refused",
     },
-    ours={"max_lr": "the constructor's `lr` there, where `lr` is a schedule here"},
+    ours={
+        "max_lr": "the constructor's `lr` there, where `lr` is a schedule here",
+        "clip_grad_norm": "PyTorch's `clip_grad_norm_` before the step",
+    },
     differs=(
         "As PyTorch's: one count of steps, float32 moments, one rounding.",
         "A negative weight decay is refused (`AdamWLegacy` takes it).",

@@ -7,7 +7,7 @@ from optadamw.aliases import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.checks import flag, whole
 from optadamw.dialects.door import Door, door, speaking
-from optadamw.dialects.torch_arguments import both, grouped, rate
+from optadamw.dialects.torch_arguments import both, clipped, grouped, rate
 from optadamw.errors import mistyped
 from optadamw.interchange.torch import from_torch as from_torch
 from optadamw.interchange.torch import to_torch as to_torch
@@ -113,9 +113,8 @@ def AdamW(
         amsgrad=amsgrad,
         maximize=maximize,
         clip_value=clip_grad_value,
-        clip_global_norm=clip_grad_norm,
-        clip_eps=None if clip_grad_norm is None else 1e-6,
         loss_scale=grad_scaler,
+        **clipped(clip_grad_norm),
         **both(betas),
         **grouped(params, names, _FLAGS),
     )

@@ -32,6 +32,11 @@ def both(betas: Any) -> dict[str, Any]:
     return {"b1": b1, "b2": b2}
 
 
+def clipped(norm: Any) -> dict[str, Any]:
+    """`clip_grad_norm_` before the step, for `adamw`."""
+    return {} if norm is None else {"clip_global_norm": norm, "clip_eps": 1e-6}
+
+
 def grouped(
     params: Any, names: Mapping[str, str], unchanging: Mapping[str, str]
 ) -> dict[str, Any]:

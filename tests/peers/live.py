@@ -234,7 +234,14 @@ def _timm(draw: Draw) -> Row:
         fastest = outside.get("groups", {}).get("b/*", {}).get("lr", 0.0)
         if fastest > kwargs["lr"]:
             del outside["groups"]
+    _one_of_two(outside)
     return Row(function, kwargs, "float32", draw.steps, outside)
+
+
+def _one_of_two(outside: Outside) -> None:
+    """No clip around groups: `chain` takes no transformation that has some."""
+    if "groups" in outside:
+        outside.pop("clip_grad_norm", None)
 
 
 def _optimi(draw: Draw) -> Row:
@@ -247,6 +254,7 @@ def _optimi(draw: Draw) -> Row:
         if draw.chance(0.5):
             kwargs["max_lr"] = float(f"{kwargs['lr'] * draw.between(1, 10):.4g}")
         outside.pop("groups", None)
+    _one_of_two(outside)
     return Row("AdamW", kwargs, "float32", draw.steps, outside)
 
 
@@ -279,9 +287,9 @@ def _average(draw: Draw) -> Kwargs:
     }
 
 
-def _excluded(draw: Draw, outside: Outside) -> None:
+def _excluded(draw: Draw, outside: Outside, *two: str) -> None:
     if draw.chance(0.25):
-        outside["exclude"] = draw.one_of(("bias",), ("^kern", "temperature"))
+        outside["exclude"] = draw.one_of(("bias",), two)
 
 
 def _keras(draw: Draw) -> Row:
@@ -299,7 +307,7 @@ def _keras(draw: Draw) -> Row:
     elif draw.chance(0.25):
         kwargs["loss_scale_factor"] = draw.one_of(8.0, 1024.0, 3.0)
         outside["scaled_by"] = kwargs["loss_scale_factor"]
-    _excluded(draw, outside)
+    _excluded(draw, outside, "^kern", "temperature")
     return Row("AdamW", kwargs, "float32", draw.steps, outside)
 
 
@@ -307,7 +315,7 @@ def _tf_keras(draw: Draw) -> Row:
     outside: Outside = {}
     kwargs = _keras_numbers(draw, _clip(draw)) | _average(draw)
     kwargs["jit_compile"] = False
-    _excluded(draw, outside)
+    _excluded(draw, outside, "^b/", "scale")
     return Row("AdamW", kwargs, "float32", draw.steps, outside)
 
 
@@ -332,21 +340,26 @@ def _tfa(draw: Draw) -> Row:
 
 
 def _mlx(draw: Draw) -> Row:
-    def numbers() -> Kwargs:
-        rate = draw.rate()
+    def numbers(rate: float) -> Kwargs:
         return {
-            "learning_rate": draw.one_of(rate, rate, draw.schedule(rate)),
+            "learning_rate": rate,
             "betas": [draw.b1(), draw.b2()],
             "eps": draw.eps(),
             "weight_decay": draw.decay(rate),
         }
 
     outside: Outside = {}
-    kwargs = numbers() | {"bias_correction": draw.chance(0.5)}
+    rate = draw.rate()
+    kwargs = numbers(rate) | {"bias_correction": draw.chance(0.5)}
+    if draw.chance(0.3):
+        kwargs["learning_rate"] = draw.schedule(rate)
     if draw.chance(0.3):
         outside["clip_grad_norm"] = draw.log(-3, 3)
     if draw.chance(0.2):
-        outside["groups"] = {"*/bias": numbers(), "b/*": {"bias_correction": True}}
+        outside["groups"] = {
+            "*/bias": numbers(draw.rate()),
+            "b/*": {"bias_correction": True},
+        }
     return Row("AdamW", kwargs, "float32", draw.steps, outside)
 
 
