@@ -3,7 +3,7 @@
 import copy
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -364,10 +364,21 @@ def test_parameters_without_a_state():
     np.testing.assert_array_equal(found.mu["b"], state.mu["b"])
 
 
-def test_an_optimizer_that_took_no_step():
-    saved = {"state": {}, "param_groups": [{"params": [0]}]}
-    with pytest.raises(ValueError, match="never had a gradient"):
-        interchange.from_torch(saved, jnp.zeros(2))
+@pytest.mark.parametrize("name", STATE_DICTS)
+@pytest.mark.parametrize("amsgrad", [None, "raw"])
+def test_an_optimizer_that_took_no_step(name, amsgrad):
+    """It has no state for any parameter: it starts at zero, as here."""
+    peer = cases.PEERS[name]
+    if amsgrad and peer.maximum is None:
+        return
+    tx, params = cases.adamw(amsgrad=amsgrad), cases.tree()
+    saved = {**peer.to(tx.init(params), params, tx=tx), "state": {}}
+    trees.assert_same_bits(peer.back(saved, params, tx=tx), tx.init(params))
+    assert int(peer.back(saved, params).step) == 0
+    trees.assert_same_bits(peer.back(saved, params).nu, tx.init(params).nu)
+    other = cases.adamw(amsgrad=None if amsgrad else "raw")
+    if peer.maximum is not None:
+        refused(ValueError, "option `amsgrad`", peer.back, saved, params, tx=other)
 
 
 BAD_NAMES = {
@@ -599,14 +610,6 @@ def test_state_dicts_that_contradict_themselves():
         refused((ValueError, TypeError), text, interchange.from_torch, broken, params)
     broken = {**saved, "state": {**saved["state"], 0: 3}}
     refused(TypeError, r"\['state'\]\[0\]", interchange.from_torch, broken, params)
-    mixed = copy.deepcopy(saved)
-    mixed["param_groups"] = [
-        {**group, "params": [0, 1], "maximize": True},
-        {**group, "params": [2, 3, 4, 5]},
-    ]
-    refused(
-        ValueError, "maximize and others do not", interchange.from_torch, mixed, params
-    )
 
 
 def test_integer_arrays_and_texts():
@@ -635,12 +638,22 @@ def test_lists_of_numbers_are_arrays():
 
 def test_a_layout_that_makes_no_array():
     saved, params, _ = saved_by("torch")
+    state = interchange.from_torch(saved, params)
     refused(
         TypeError,
-        "array of numbers",
+        "Leaf 'dense/bias': `layout` returned None for it",
         interchange.from_torch,
         saved,
         params,
+        layout=lambda path, x: None,
+    )
+    refused(
+        TypeError,
+        "`layout` returned None",
+        interchange.to_flux,
+        state,
+        params,
+        betas=(0.5, 0.5),
         layout=lambda path, x: None,
     )
     refused(
@@ -726,6 +739,76 @@ def test_the_sign_under_maximize():
     for name in cases.PEERS:
         if name != "torch":
             refused(ValueError, "maximizes", cases.PEERS[name].to, state, params, tx=tx)
+
+
+@pytest.mark.parametrize("name", ["torch", "timm"])
+def test_groups_of_which_some_maximize(name):
+    to = getattr(interchange, f"to_{name}")
+    up = cases.adamw(maximize=True)
+    tx = optadamw.param_groups(cases.adamw(), {"scale": up, "dense/*": up})
+    params, state = cases.trained(tx, cases.tree(), 2)
+    saved = to(state, params, tx=tx)
+    assert [g["maximize"] for g in saved["param_groups"]] == [True, False]
+    names = ["dense/bias", "dense/kernel", "scale", "out/bias", "out/kernel", "void"]
+    found = interchange.from_torch(saved, params, tx=tx, names=names)
+    trees.assert_same_bits(found, state)
+    trees.assert_same_bits(
+        interchange.from_torch(saved, params, names=names).mu, state.mu
+    )
+    for other, text in (
+        (cases.adamw(), "Leaf 'dense/bias': it was saved with maximize"),
+        (cases.adamw(maximize=True), "Leaf 'out/bias': it was saved without maximize"),
+    ):
+        refused(
+            ValueError,
+            text,
+            interchange.from_torch,
+            saved,
+            params,
+            tx=other,
+            names=names,
+        )
+    refused(ValueError, "maximizes", interchange.to_keras, state, params, tx=tx)
+
+
+def test_adam_with_l2_is_another_optimizer():
+    saved, params, tx = saved_by("torch")
+    group = saved["param_groups"][0]
+    group["decoupled_weight_decay"] = False
+    refused(
+        ValueError, "It is Adam with L2", interchange.from_torch, saved, params, tx=tx
+    )
+    refused(ValueError, "moments", interchange.from_torch, saved, params)
+    group["weight_decay"] = 0.0
+    assert int(interchange.from_torch(saved, params, tx=tx).step) == 2
+
+
+def test_where_an_error_is_has_no_quotes_in_quotes():
+    saved, params, _ = saved_by("torch")
+    saved["state"][0]["exp_avg"] = np.zeros(3, int)
+    text = "^Leaf 'dense/bias: exp_avg of parameter 0': it must be floating"
+    refused(TypeError, text, interchange.from_torch, saved, params)
+    saved["state"][0]["step"] = 0.5
+    text = "^Leaf 'step of parameter 0': it must be whole"
+    refused(ValueError, text, interchange.from_torch, saved, params)
+
+
+def test_tensors_without_numbers():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    saved, params, _ = saved_by("torch")
+    where = "Leaf 'dense/bias: exp_avg of parameter 0'"
+    for tensor, text in (
+        (torch.zeros(3, device="meta"), "it is a meta tensor"),
+        (torch.zeros(3).to_sparse(), "it is a torch.sparse_coo tensor"),
+    ):
+        saved["state"][0]["exp_avg"] = tensor
+        refused(
+            (TypeError, ValueError),
+            f"{where}: {text}",
+            interchange.from_torch,
+            saved,
+            params,
+        )
 
 
 @each_peer
@@ -828,6 +911,11 @@ def test_loss_scales_that_differ():
     refused(ValueError, "option `loss_scale`", call, saved, params, tx=static)
     found = call(saved, params, tx=static, drop=("loss_scale",))
     assert float(found.loss_scale) == 4.0
+    plain, params, _ = saved_by("keras")
+    refused(ValueError, "does not hold one", call, plain, params, tx=tx)
+    for bare in (plain, saved):
+        found = call(bare, params, tx=tx, afresh=("loss_scale",))
+        assert float(found.loss_scale) == 2.0**10
     narrow = optadamw.DynamicLossScale(initial=4.0, maximum=8.0)
     tight = cases.adamw(loss_scale=narrow)
     refused(ValueError, r"stays in \[", call, saved, params, tx=tight)
@@ -1292,6 +1380,122 @@ def test_optax_states_that_do_not_fit():
         optax.MultiSteps(cases.into(), 2).gradient_transformation(), 2
     ).gradient_transformation()
     refused(ValueError, "one inside another", call, twice.init(params), params)
+
+
+OTHERS = {
+    "trace": (lambda: optax.trace(0.9), "TraceState"),
+    "ema": (lambda: optax.ema(0.9), "EmaState"),
+    "rms": (lambda: optax.scale_by_rms(), "ScaleByRmsState"),
+    "stddev": (lambda: optax.scale_by_stddev(), "ScaleByRStdDevState"),
+    "plateau": (
+        lambda: optax.contrib.reduce_on_plateau(),
+        "ReduceLROnPlateauState",
+    ),
+    "noise": (lambda: optax.add_noise(0.1, 0.1, 0), "AddNoiseState"),
+    "belief": (lambda: optax.scale_by_belief(), "ScaleByBeliefState"),
+    "masked": (lambda: optax.masked(optax.trace(0.9), True), "TraceState"),
+}
+
+
+@pytest.mark.parametrize(("make", "kind"), OTHERS.values(), ids=OTHERS)
+def test_optax_beside_other_states(make, kind):
+    call, params, tx = interchange.from_optax, cases.tree(), cases.adamw()
+    saved = optax.chain(make(), cases.into()).init(params)
+    refused(ValueError, f"numbers of {kind} at '0", call, saved, params, tx=tx)
+    where = "0/inner_state" if hasattr(saved[0], "inner_state") else "0"
+    found = call(saved, params, tx=tx, drop=(where,))
+    trees.assert_same_bits(found, tx.init(params))
+    refused(ValueError, "`drop` must be", call, saved, params, drop=(where, "1"))
+    # As Orbax gives it back, without classes.
+    if kind not in ("AddNoiseState", "ScaleByBeliefState"):
+        plain = unclassed(saved)
+        refused(ValueError, "numbers of dict at '0'", call, plain, params, tx=tx)
+        trees.assert_same_bits(call(plain, params, tx=tx, drop=["0"]), found)
+
+
+def unclassed(node: Any) -> Any:
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return {k: unclassed(v) for k, v in node._asdict().items()}
+    if isinstance(node, tuple):
+        return [unclassed(child) for child in node]
+    return node
+
+
+def test_optax_inside_other_states():
+    call, params = interchange.from_optax, cases.tree()
+    theirs = optax.contrib.schedule_free(cases.into(), 0.5, b1=0.9)
+    refused(
+        ValueError,
+        "numbers of ScheduleFreeState at '.the root.', around those of Adam",
+        call,
+        theirs.init(params),
+        params,
+    )
+    refused(
+        ValueError,
+        "numbers of ArrayImpl at '1'",
+        call,
+        (cases.into().init(params), jnp.ones(2)),
+        params,
+    )
+    refused(
+        TypeError, "`drop` must be", call, cases.into().init(params), params, drop=""
+    )
+
+
+UNDERSTOOD = {
+    "schedule": lambda: optax.adamw(lambda step: 0.5),
+    "injected": lambda: optax.inject_hyperparams(optax.adamw)(lambda step: 0.5),
+    "finite": lambda: optax.apply_if_finite(cases.into(), 3),
+    "windows": lambda: optax.MultiSteps(
+        cases.into(), 2, should_skip_update_fn=optax.skip_not_finite
+    ).gradient_transformation(),
+    "clipped": lambda: optax.chain(optax.clip_by_global_norm(1.0), cases.into()),
+    "no NaN": lambda: optax.chain(optax.zero_nans(), cases.into()),
+    "named": lambda: optax.named_chain(("count", cases.into())),
+    "partition": lambda: optax.partition(
+        {"a": cases.into(), "b": optax.set_to_zero()}, "a"
+    ),
+    "sometimes": lambda: optax.transforms.conditionally_transform(
+        cases.into(), lambda step: True
+    ),
+}
+
+
+@pytest.mark.parametrize("make", UNDERSTOOD.values(), ids=UNDERSTOOD)
+def test_optax_with_states_that_only_count(make):
+    params, tx = cases.tree(), cases.adamw()
+    saved = make().init(params)
+    for kept in (saved, unclassed(saved)):
+        found = interchange.from_optax(kept, params, tx=tx)
+        trees.assert_same_bits(found, tx.init(params))
+
+
+def test_optax_lookalikes():
+    call, params = interchange.from_optax, cases.tree()
+    text = "ScaleByBeliefState at '0' has such fields and is another"
+    refused(ValueError, text, call, optax.adabelief(1.0).init(params), params)
+    refused(ValueError, "Novograd", call, optax.novograd(1.0).init(params), params)
+    saved = optax.adamw(1.0).init(params)
+    more = [{**saved[0]._asdict(), "kappa": 1.0}]
+    refused(ValueError, "What stands at '0'", call, more, params)
+
+    class ScaleByAdamState(NamedTuple):
+        count: Any
+        mu: Any
+        nu: Any
+
+    mine = ScaleByAdamState(*saved[0])
+    refused(ValueError, "test_interchange.ScaleByAdamState", call, mine, params)
+    state = cases.adamw().init(params)
+    refused(
+        ValueError,
+        "holds 0 states",
+        interchange.to_optax,
+        state,
+        params,
+        into=optax.adabelief(1.0),
+    )
 
 
 def test_optax_sums():

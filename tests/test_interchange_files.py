@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optadamw
@@ -469,7 +470,7 @@ def test_windows_averages_and_scales_of_keras(tmp_path, capsys):
     said = ("--amsgrad", "raw", "--use-ema", "--accumulate", 2)
     out = ("--to", "optadamw", "--out", tmp_path / "ours.npz")
     assert convert("keras", tmp_path / "in.npz", *out, *shared) == 1
-    assert "say which with amsgrad=" in capsys.readouterr().err
+    assert "say which with --amsgrad raw, --use-ema" in capsys.readouterr().err
     assert convert("keras", tmp_path / "in.npz", *out, *shared, *said) == 0
     assert "micro_step" in capsys.readouterr().out
     saved = checkpoint.load(tmp_path / "ours.npz")
@@ -502,7 +503,13 @@ def test_transposed_weights(tmp_path, capsys):
     words += ("--params", tmp_path / "params.safetensors", "--to", "keras")
     words += ("--out", tmp_path / "out.npz")
     assert convert(*words) == 1
-    assert "It is transposed there" in capsys.readouterr().err
+    text = "It is transposed there: turn it with `--transpose`."
+    assert text in capsys.readouterr().err
+    for option in ("--transpose", "--to-transpose"):
+        assert convert(*words, option, "*/kernle") == 1
+        error = capsys.readouterr().err
+        text = f"`{option}`: '*/kernle' matches no parameter. Near it: 'b/kernel'"
+        assert text in error
     assert convert(*words, "--transpose", "*/kernel") == 0
     found = interchange.from_keras(
         files.read(tmp_path / "out.npz"), params, tx=tx, names=NAMES
@@ -532,7 +539,9 @@ def test_what_the_command_refuses(tmp_path, capsys):
         ((*shared, *names, "--out", tmp_path / "no" / "x.npz"), 2, "no folder"),
         ((*shared, *out, "--names", tmp_path / "bad.json"), 2, "is no JSON"),
         ((*shared, *out, "--names", tmp_path / "three.json"), 2, "a list or a mapping"),
-        ((*shared, *out, "--names", tmp_path / "gone.json"), 2, "gone.json"),
+        ((*shared, *out, "--names", tmp_path / "gone.json"), 2, "error: There is no"),
+        ((*shared, *out, "--names", tmp_path), 2, "cannot be read"),
+        ((*shared, *names, *out, "--drop", "emma"), 2, "`--drop` must be one of"),
         ((*shared, *out), 1, "has its parameters in an order"),
         ((*out, *names, "--params", tmp_path / "gone.npz"), 1, "There is no file"),
         ((*out, *names, "--params", tmp_path / "there.npz"), 1, "is no whole .npz"),
@@ -581,9 +590,9 @@ def test_what_is_dropped_on_the_way(tmp_path, capsys):
     words = ("optadamw", tmp_path / "own.npz", "--params", tmp_path / "own.npz")
     words += ("--to", "torch", "--to-names", tmp_path / "names.json")
     words += ("--learning-rate", 0.5, "--out", tmp_path / "out.npz")
-    for name in ("nu_max", "ema", "accumulator", "loss_scale"):
+    for name in ("ema", "accumulator", "loss_scale", "nu_max"):
         assert convert(*words) == 1
-        assert "drop=(" in capsys.readouterr().err
+        assert f"--drop {name}." in capsys.readouterr().err
         assert not (tmp_path / "out.npz").exists()
         words += ("--drop", name)
     assert convert(*words) == 0
@@ -605,3 +614,221 @@ def test_what_is_dropped_on_the_way(tmp_path, capsys):
     assert convert(*words) == 1
     assert "kahan_comp" in capsys.readouterr().err
     assert convert(*words, "--drop", "kahan_comp") == 0
+
+
+def test_what_a_checkpoint_of_ours_is_not_asked(tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    checkpoint.save(tmp_path / "own.npz", tx, state, params)
+    words = ("optadamw", tmp_path / "own.npz", "--params", tmp_path / "own.npz")
+    words += ("--to", "optax", "--out", tmp_path / "out.npz")
+    for option, value in (("--transpose", "*"), ("--key", "x")):
+        assert convert(*words, option, value) == 1
+        assert f"`{option}`: a checkpoint of optadamw" in capsys.readouterr().err
+
+
+def test_remedies_are_options(tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    shared = ("--params", tmp_path / "params.safetensors", "--to", "optadamw")
+    shared += ("--out", tmp_path / "out.npz")
+    flux = interchange.to_flux(state, params, tx=tx)
+    files.write(tmp_path / "flux.npz", flux)
+    assert convert("flux", tmp_path / "flux.npz", *shared) == 1
+    assert capsys.readouterr().err.endswith("of its AdamW. Give --b1 and --b2.\n")
+    tx, params, state = prepared(tmp_path, amsgrad="corrected")
+    files.write(tmp_path / "optax.npz", interchange.to_optax(state, params, tx=tx))
+    assert convert("optax", tmp_path / "optax.npz", *shared) == 1
+    error = capsys.readouterr().err
+    assert "--amsgrad corrected, or leave it behind with --drop nu_max." in error
+    fewer = {"names": ["b/kernel", None, "a/kernel"]}
+    del params["scale"]
+    state = cases.adamw().init(params)
+    saved = interchange.to_torch(state, params, tx=cases.adamw(), **fewer)
+    files.write(tmp_path / "torch.npz", saved)
+    (tmp_path / "names.json").write_text('["b/kernel", "scale", "a/kernel"]')
+    names = ("--names", tmp_path / "names.json")
+    assert convert("torch", tmp_path / "torch.npz", *shared, *names) == 1
+    assert "with --missing zeros." in capsys.readouterr().err
+
+
+def test_other_states_of_optax_are_dropped_by_path(tmp_path, capsys):
+    _, params, _ = prepared(tmp_path)
+    saved = optax.chain(optax.trace(0.5), optax.adamw(0.5)).init(params)
+    files.write(tmp_path / "in.npz", saved)
+    words = ("optax", tmp_path / "in.npz", "--to", "flux")
+    words += ("--params", tmp_path / "params.safetensors")
+    words += ("--out", tmp_path / "out.npz")
+    assert convert(*words) == 1
+    assert "behind with --drop 0, if" in capsys.readouterr().err
+    assert convert(*words, "--drop", "0") == 0
+
+
+@pytest.mark.parametrize("source", ["torch", "optimi", "torchao", "bitsandbytes"])
+def test_a_state_of_another_kind(source, tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    for saved in (interchange.to_optax(state, params, tx=tx), {"a": np.ones(1)}):
+        files.write(tmp_path / "in.npz", saved)
+        status = convert(
+            *(source, tmp_path / "in.npz", "--to", "mlx"),
+            *("--params", tmp_path / "params.safetensors"),
+            *("--out", tmp_path / "out.npz"),
+        )
+        error = capsys.readouterr().err
+        assert status == 1 and error.count("\n") == 1
+        assert "`saved` must be a" in error
+
+
+@pytest.mark.parametrize("source", ["torch", "optimi"])
+def test_states_inside_a_checkpoint(source, tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    peer = cases.PEERS[source]
+    one = peer.to(state, params, tx=tx, names=NAMES)
+    words = (source, tmp_path / "in.npz", "--names", tmp_path / "names.json")
+    words += ("--params", tmp_path / "params.safetensors", "--to", "optax")
+    words += ("--out", tmp_path / "out.npz", "--force")
+
+    def wrote(whole: Any, *more: str) -> str:
+        files.write(tmp_path / "in.npz", whole)
+        status = convert(*words, *more)
+        output = capsys.readouterr()
+        assert (status == 0) == (not output.err)
+        return output.out + output.err
+
+    usual = {"model": {"w": np.ones(2)}, "optimizer": one, "epoch": 3}
+    text = wrote(usual)
+    assert "found under 'optimizer', the only state dict in the file" in text
+    found = interchange.from_optax(files.read(tmp_path / "out.npz"), params)
+    assert int(found.step) == 3
+    assert "found under" not in wrote(usual, "--key", "optimizer")
+    text = wrote(usual, "--key", "optimiser")
+    assert "holds nothing under 'optimiser'. Near it: 'optimizer'" in text
+    text = wrote({"generator": one, "critic": one})
+    assert "Say which with --key: generator, critic." in text
+    nested = {"optimizer_states": [one, one]}
+    assert "step" in wrote(nested, "--key", "optimizer_states/1")
+    assert "holds nothing under" in wrote(nested, "--key", "optimizer_states/2")
+    assert "`saved` must be a" in wrote(nested)
+    assert "It has no keys" in wrote({"a": np.ones(1)}, "--key", "a/b/c")
+
+
+def test_adam_with_l2_is_not_converted(tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    saved = interchange.to_torch(state, params, tx=tx, names=NAMES)
+    saved["param_groups"][0]["decoupled_weight_decay"] = False
+    files.write(tmp_path / "in.npz", saved)
+    words = ("torch", tmp_path / "in.npz", "--names", tmp_path / "names.json")
+    words += ("--params", tmp_path / "params.safetensors", "--to", "mlx")
+    assert convert(*words, "--out", tmp_path / "out.npz") == 1
+    assert "It is Adam with L2" in capsys.readouterr().err
+
+
+def test_groups_of_both_signs_are_not_converted(tmp_path, capsys):
+    _, params, _ = prepared(tmp_path)
+    up = cases.adamw(maximize=True)
+    tx = optadamw.param_groups(cases.adamw(), {"scale": up})
+    saved = interchange.to_torch(tx.init(params), params, tx=tx)
+    files.write(tmp_path / "in.npz", saved)
+    (tmp_path / "names.json").write_text('["a/kernel", "b/kernel", "scale"]')
+    words = ("torch", tmp_path / "in.npz", "--names", tmp_path / "names.json")
+    words += ("--params", tmp_path / "params.safetensors", "--to", "torch")
+    assert convert(*words, "--out", tmp_path / "out.npz") == 1
+    assert "a file has one sign for all" in capsys.readouterr().err
+
+
+def test_betas_that_are_no_pair(tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    saved = interchange.to_torch(state, params, tx=tx, names=NAMES)
+    saved["param_groups"][0]["betas"] = 0.5
+    files.write(tmp_path / "in.npz", saved)
+    words = ("torch", tmp_path / "in.npz", "--names", tmp_path / "names.json")
+    words += ("--params", tmp_path / "params.safetensors", "--to", "mlx")
+    assert convert(*words, "--out", tmp_path / "out.npz") == 1
+    assert "must be a pair of numbers" in capsys.readouterr().err
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_records_in_files_of_pytorch(dtype, tmp_path, capsys):
+    params = cases.normal(PARAMS, dtype, 0)
+    tx = cases.adamw()
+    params, state = cases.trained(tx, params, 2)
+    saved = interchange.to_optax(state, params, tx=tx)
+    files.write(tmp_path / "x.pt", saved)
+    found = files.read(tmp_path / "x.pt")
+    assert found[0]["mu"]["scale"].dtype == getattr(torch, jnp.dtype(dtype).name)
+    trees.assert_same_bits(
+        interchange.from_optax(found, params), interchange.from_optax(saved, params)
+    )
+    files.write(tmp_path / "in.npz", saved)
+    written(tmp_path / "p.safetensors", {k: np.asarray(p) for k, p in params.items()})
+    words = ("optax", tmp_path / "in.npz", "--params", tmp_path / "p.safetensors")
+    assert convert(*words, "--to", "optax", "--out", tmp_path / "out.pt") == 0
+    again = interchange.from_optax(files.read(tmp_path / "out.pt"), params)
+    trees.assert_same_bits(again, interchange.from_optax(saved, params))
+
+
+# --- Damaged files of Keras ----------------------------------------------------------
+
+
+def altered(data: bytes, seed: int) -> bytes:
+    """A copy in which a few bytes are others."""
+    rng = np.random.default_rng(seed)
+    found = np.frombuffer(data, np.uint8).copy()
+    places = rng.integers(0, len(found), size=max(4, len(found) // 50))
+    found[places] ^= rng.integers(1, 256, size=len(places)).astype(np.uint8)
+    return found.tobytes()
+
+
+def test_altered_files_of_hdf5(tmp_path):
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    tx, params, state = trained()
+    files.write(tmp_path / "x.h5", interchange.to_keras(state, params, tx=tx))
+    data = (tmp_path / "x.h5").read_bytes()
+    refused = 0
+    for seed in range(200):
+        (tmp_path / "y.h5").write_bytes(altered(data, seed))
+        try:
+            files.read(tmp_path / "y.h5")
+        except ValueError as error:
+            assert str(error).startswith(f"'{tmp_path}")
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, OSError, TypeError])
+def test_what_h5py_raises(kind, tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+
+    def broken(*args: Any) -> Any:
+        raise kind("Unable to synchronously check link existence\nand more")
+
+    files.write(tmp_path / "x.h5", {"0": np.ones(1)})
+    monkeypatch.setattr(h5py.Group, "__contains__", broken)
+    with pytest.raises(DamagedFile, match=r"is no whole HDF5 file .*existence\)\.$"):
+        files.read(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("what", ["deflated", "encrypted", "method"])
+def test_damaged_keras_archives(what, tmp_path, capsys):
+    path = tmp_path / "x.keras"
+    body = bytes(range(256)) * 20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(files.INSIDE, body)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    if what == "deflated":
+        start = 30 + len(files.INSIDE)
+        data[start : start + 40] = b"\xff" * 40
+    elif what == "encrypted":
+        data[6] |= 1
+        data[central + 8] |= 1
+    else:
+        data[8] = data[central + 10] = 77
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedFile, match=r"is no whole \.keras file"):
+        files.read(path)
+    prepared(tmp_path)
+    status = convert(
+        *("keras", path, "--to", "mlx", "--out", tmp_path / "out.npz"),
+        *("--params", tmp_path / "params.safetensors"),
+    )
+    assert status == 1 and capsys.readouterr().err.count("\n") == 1

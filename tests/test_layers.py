@@ -28,9 +28,10 @@ INSIDE = {
         "__init__",
     ],
     "interchange": [
-        "arguments, arrays, naming, nesting, packages, peer, powers, safetensors, "
-        "settings",
-        "blocks, contents, packing, state_dict",
+        "arguments, arrays, naming, nesting, packages, peer, powers, records, "
+        "safetensors, settings",
+        "blocks, contents, packing",
+        "state_dict",
         "files, request, variables",
         "checkpoints, entering, leaving",
         "assembly, grouping",

@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ".safetensors, .npz, .pt, or a checkpoint of optadamw with parameters",
     )
     parser.add_argument(
+        "--key",
+        metavar="NAME",
+        help="where in FILE the state is, such as 'optimizer' or 'optimizer_states/0' "
+        "(default: FILE is the state, or has one state dict beside other things)",
+    )
+    parser.add_argument(
         "--names",
         type=Path,
         metavar="FILE.json",
@@ -84,9 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop",
         action="append",
-        choices=BUFFERS,
+        metavar="NAME",
         default=[],
-        help="leave a buffer behind; may be given again",
+        help=f"leave a buffer behind ({', '.join(BUFFERS)}; of Optax also the path of "
+        "another transformation's state); may be given again",
     )
     parser.add_argument(
         "--amsgrad",

@@ -26,6 +26,7 @@ def to_numpy(where: str, value: Any) -> np.ndarray:
         return on_host(where, value)
     framework = type(value).__module__.partition(".")[0]
     if hasattr(value, "detach"):
+        _check_torch(where, value)
         value = _of_torch(value)
     elif framework == "mlx":
         value = _of_mlx(value)
@@ -43,6 +44,21 @@ def to_numpy(where: str, value: Any) -> np.ndarray:
             f"it must be an array of numbers; got {type(value).__name__} ({error}).",
         ) from error
     return on_host(where, array)
+
+
+def _check_torch(where: str, tensor: Any) -> None:
+    """Refuse a tensor without numbers, or with some of them."""
+    if getattr(tensor, "is_meta", False):
+        raise at_leaf(
+            where,
+            "it is a meta tensor, which has a shape and no numbers.",
+            "Save the state of an optimizer on a real device.",
+        )
+    layout = str(getattr(tensor, "layout", "torch.strided"))
+    if layout != "torch.strided":
+        raise kind_at_leaf(
+            where, f"it is a {layout} tensor.", "Save it as tensor.to_dense()."
+        )
 
 
 def _of_torch(tensor: Any) -> np.ndarray:

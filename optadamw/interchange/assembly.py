@@ -18,7 +18,6 @@ from optadamw.interchange.peer import DIFFERENCE
 from optadamw.interchange.request import (
     Request,
     kind_of_maximum,
-    negates,
     stores_of,
 )
 from optadamw.paths import Leaves, flatten
@@ -139,7 +138,8 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     if "micro_step" in counts or (control is None and windowed):
         counts["micro_step"] = np.int32(filled)
         counts["weight"] = np.float32(filled)
-    scaled = contents.loss_scale is not None and "loss_scale" not in request.drop
+    left = {*request.drop, *request.afresh}
+    scaled = contents.loss_scale is not None and "loss_scale" not in left
     if scaled and ("loss_scale" in counts or control is None):
         counts["loss_scale"] = np.float32(contents.loss_scale)
         counts["growth"] = np.int32(contents.growth or 0)
@@ -205,12 +205,6 @@ def _check_meaning(
             f"amsgrad={contents.maximum!r}, or start the maximum afresh with "
             "afresh=('nu_max',)."
         )
-    if contents.step and negates(tx) != contents.negated and "mu" not in request.afresh:
-        there, here = ("with", "without") if contents.negated else ("without", "with")
-        raise ValueError(
-            f"The state was saved {there} maximize, and `tx` is {here} it: the first "
-            "moment is that of gradients of the other sign. Make tx as it was."
-        )
 
 
 def _check_window(request: Request, tx: Transformation, contents: Contents) -> None:
@@ -239,9 +233,19 @@ def _check_window(request: Request, tx: Transformation, contents: Contents) -> N
 
 def _check_scale(request: Request, tx: Transformation, contents: Contents) -> None:
     scale = contents.loss_scale
-    if scale is None or "loss_scale" in request.drop:
-        return
     dynamic = tx.recipe.composition.control.loss_scale
+    if "loss_scale" in (*request.drop, *request.afresh):
+        return
+    if scale is None:
+        is_lacking = "loss_scale" in request.peer.keys
+        if is_lacking and isinstance(dynamic, DynamicLossScale):
+            raise ValueError(
+                "`tx` keeps a dynamic loss scale, and the saved state of "
+                f"{request.peer.title} does not hold one: they differ in the option "
+                "`loss_scale`. Convert the state of the LossScaleOptimizer, or start "
+                "the scale afresh with afresh=('loss_scale',)."
+            )
+        return
     remedy = "Make tx with it, or leave the scale behind with drop=('loss_scale',)."
     if not isinstance(dynamic, DynamicLossScale):
         raise ValueError(

@@ -30,6 +30,7 @@ from optadamw.interchange.state_dict import (
     check_entries,
     common_step,
     read,
+    starts,
     written,
 )
 from optadamw.state import State
@@ -91,7 +92,8 @@ def from_bitsandbytes(
       7
     """
     request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
-    found = [_opened(one) for one in read(PEER.title, saved)[0]]
+    listed, groups = read(PEER.title, saved)
+    found = [_opened(one) for one in listed]
     steps = {
         one.label: one.entries["step"]
         for one in found
@@ -99,7 +101,8 @@ def from_bitsandbytes(
     }
     rows = [Row(one.label, one.name, _buffers(one)) for one in found]
     step = common_step(steps, PEER.title)
-    return assembled(request, Contents(rows=rows, step=step))
+    contents = Contents(rows=rows, step=step, starts=starts(found, groups))
+    return assembled(request, contents)
 
 
 def _opened(one: Saved) -> Saved:

@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import re
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from optadamw.errors import invalid
+from optadamw.interchange.arguments import BUFFERS
 from optadamw.interchange.conversion import (
     Plan,
+    check_patterns,
+    open_state,
     read_params,
     read_state,
     summary,
@@ -34,14 +40,18 @@ def run(options: Namespace) -> int:
         plan = _plan(options)
     except (OSError, ValueError) as error:
         return _failed(str(error), 2)
+    is_leaving = False
     try:
         params = read_params(options.params)
-        plan = with_numbers(plan, options.file)
-        bare = read_state(plan, options.file, params)
+        check_patterns(plan, params)
+        opened = open_state(plan, options.file)
+        plan = with_numbers(plan, options.file, opened.saved)
+        bare = read_state(plan, options.file, opened.saved, params)
+        is_leaving = True
         write_state(plan, bare, options.out, params)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        return _failed(str(error), 1)
-    print(_table(plan, options.out, bare))
+        return _failed(for_command(str(error), is_leaving), 1)
+    print(_table(plan, options.out, bare, opened.found_at))
     return 0
 
 
@@ -53,6 +63,9 @@ def _plan(options: Namespace) -> Plan:
     }
     for name in ("transpose", "to_transpose", "drop"):
         given[name] = tuple(given[name])
+    for name in given["drop"] if options.source != "optax" else ():
+        if name not in BUFFERS:
+            raise invalid("--drop", f"one of {', '.join(BUFFERS)}", name)
     return Plan(names=_names(options.names), to_names=_names(options.to_names), **given)
 
 
@@ -61,17 +74,23 @@ def _names(path: Path | None) -> Any:
         return None
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file '{path}'.") from error
+    except OSError as error:
+        raise OSError(f"'{path}' cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is no JSON ({error}).") from error
     if not isinstance(found, list | dict):
         raise ValueError(f"'{path}' must hold a list or a mapping of names.")
     return found
 
 
-def _table(plan: Plan, out: Path, bare: Any) -> str:
+def _table(plan: Plan, out: Path, bare: Any, found_at: str | None) -> str:
     rows = summary(bare)
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     lines = [f"{plan.source} -> {plan.target}"]
+    if found_at is not None:
+        lines.append(f"  found under '{found_at}', the only state dict in the file")
     for name, count, size in rows:
         line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
         lines.append(line.rstrip())
@@ -79,5 +98,72 @@ def _table(plan: Plan, out: Path, bare: Any) -> str:
 
 
 def _failed(message: str, status: int) -> int:
-    print(f"optadamw convert: error: {message}", file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"optadamw convert: error: {line}", file=sys.stderr)
     return status
+
+
+# --- What errors say to do: options of the command in place of arguments -------------
+
+_NAME = r"['\"]([^'\"]+)['\"]"
+
+_FLAGS: dict[str, str] = {
+    "amsgrad": "--amsgrad",
+    "use_ema": "--use-ema",
+    "accumulates": "--accumulate",
+}
+
+PHRASES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"; with a `tx` that keeps a maximum also afresh=\('nu_max',\)", ""),
+    (
+        r"Go on with the same one, tx=adamw\(.*?\) \(or amsgrad='corrected' where "
+        r"there is no `tx`\)",
+        "Go on with the same one, --amsgrad corrected",
+    ),
+    (
+        r"say which with amsgrad=, use_ema=, gradient_accumulation_steps=, or pass "
+        r"`tx`",
+        "say which with --amsgrad raw, --use-ema, --accumulate N",
+    ),
+    (
+        r"`(amsgrad|use_ema|accumulates)` is (True|False|None)",
+        lambda found: (
+            f"{_FLAGS[found[1]]} is {'' if found[2] == 'True' else 'not '}given"
+        ),
+    ),
+    (rf"drop=\({_NAME},?\)", r"--drop \1"),
+    (r"missing='zeros'", "--missing zeros"),
+    (r"pass layout=lambda path, x: x\.T, where it is", "turn it with `--transpose`"),
+    (r"turn it with `layout`", "turn it with `--transpose`"),
+    (r"(?:Pass )?betas=\(b1, b2\)(?: or `tx`)?, or step=", "Give --b1 and --b2"),
+    (r"Pass betas=\(b1, b2\) as AdamW was given them", "Give --b1 and --b2"),
+    (r"Pass betas=\(b1, b2\) or `tx`", "Give --b1 and --b2"),
+    (r"Pass gradient_accumulation_steps=, or `tx`", "Give it with --accumulate"),
+    (
+        r"Pass `tx`,? or learning_rate=(?: \(a number, or 'schedule'\))?",
+        "Give it with --learning-rate",
+    ),
+    (r"with names=\{.*?\}\.", "with --names FILE.json."),
+    (r"(?<!-)`names`", "`--names`"),
+    (
+        r"Pass optimizer\.state_dict\(\), or what torch\.load gives of it",
+        "Say with FROM what the file holds, and with --key where in it",
+    ),
+    (r"as groups=\[\{\.\.\.\}\]", "in Python, as `groups`"),
+)
+
+
+def for_command(message: str, is_leaving: bool = False) -> str:
+    """A message with the options of the command in place of arguments.
+
+    Args:
+      message: as a function has it.
+      is_leaving: whether it is about what is written: then names and transposing have
+        options of their own.
+    """
+    for pattern, replacement in PHRASES:
+        message = re.sub(pattern, replacement, message)
+    if is_leaving:
+        message = message.replace("--names", "--to-names")
+        message = message.replace("--transpose", "--to-transpose")
+    return message

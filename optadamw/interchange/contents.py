@@ -17,6 +17,8 @@ class Row(NamedTuple):
     buffers: Mapping[str, Any] | None
     """Its arrays by our field, or functions `name for errors -> array`, called one at
     a time so that not all are decoded at once; None: it has no state."""
+    negated: bool = False
+    """Whether its first moment is that of negated gradients (maximize)."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Contents:
     growth: int | None = None
     maximum: Maximum = "raw"
     """Which second moments `nu_max` is the maximum of."""
-    negated: bool = False
-    """Whether the first moment is that of negated gradients (maximize)."""
+    starts: tuple[str, ...] = ()
+    """The buffers that it would keep, where no step was taken and none is there."""
     own: tuple[str, ...] = ()
     """What it keeps and no State has; left behind only if asked."""
     averages_later: bool = False
@@ -47,4 +49,10 @@ class Contents:
     def fields(self) -> frozenset[str]:
         """The buffers that are there."""
         rows = [row.buffers for row in self.rows if row.buffers is not None]
-        return frozenset(field for buffers in rows for field in buffers)
+        kept = frozenset(field for buffers in rows for field in buffers)
+        return kept or frozenset(self.starts)
+
+
+def unquoted(label: str) -> str:
+    """A label for inside of quotes."""
+    return label.replace("'", "")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ from optadamw.control.loss_scale import (
     Counts,
     DynamicLossScale,
 )
-from optadamw.errors import invalid
+from optadamw.errors import invalid, mistyped, near
 from optadamw.interchange import checkpoints, files
 from optadamw.interchange.arrays import scalar, to_numpy
 from optadamw.interchange.bitsandbytes import from_bitsandbytes, to_bitsandbytes
@@ -29,6 +29,7 @@ from optadamw.interchange.mlx import from_mlx, to_mlx
 from optadamw.interchange.optax import from_optax, to_optax
 from optadamw.interchange.optimi import from_optimi, to_optimi
 from optadamw.interchange.peer import Maximum
+from optadamw.interchange.state_dict import groups_in, is_state_dict
 from optadamw.interchange.tensorflow import from_tensorflow, to_tensorflow
 from optadamw.interchange.tensorflow_addons import (
     from_tensorflow_addons,
@@ -63,6 +64,14 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "torchao": to_torchao,
     "bitsandbytes": to_bitsandbytes,
 }
+STATE_DICTS = {
+    "torch": "PyTorch",
+    "optimi": "optimi",
+    "torchao": "torchao",
+    "bitsandbytes": "bitsandbytes",
+}
+"""Forms that are state dicts, and what their libraries are called."""
+
 BY_NAME = ("mlx", "optax", "flux", "optadamw")
 """Forms that have their parameters by names; the others have them in an order."""
 
@@ -73,6 +82,7 @@ class Plan:
 
     source: str
     target: str
+    key: str | None = None
     names: Any = None
     to_names: Any = None
     transpose: tuple[str, ...] = ()
@@ -121,8 +131,97 @@ def _flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
     return found
 
 
-def read_state(plan: Plan, path: str | Path, params: Mapping[str, Any]) -> Bare:
+def check_patterns(plan: Plan, params: Mapping[str, Any]) -> None:
+    """Refuse to transpose what is not there.
+
+    Raises:
+      ValueError: a pattern that matches no parameter.
+    """
+    for option, patterns, form in (
+        ("--transpose", plan.transpose, plan.source),
+        ("--to-transpose", plan.to_transpose, plan.target),
+    ):
+        if patterns and form == "optadamw":
+            raise ValueError(
+                f"`{option}`: a checkpoint of optadamw has the arrays as the "
+                "parameters are. Leave it out."
+            )
+        for pattern in patterns:
+            if not any(fnmatchcase(path, pattern) for path in params):
+                raise ValueError(
+                    f"`{option}`: '{pattern}' matches no parameter. Near it: "
+                    f"{near(pattern, params)}."
+                )
+
+
+class Opened(NamedTuple):
+    """What a file holds, or the part of it that is the state."""
+
+    saved: Any
+    found_at: str | None = None
+    """The key of the only state dict in it, if it was looked for."""
+
+
+def open_state(plan: Plan, path: str | Path) -> Opened:
+    """The state in a file; of our own checkpoint, nothing yet.
+
+    Raises:
+      OSError, ValueError: as `files.read`; no state under the key, or several.
+    """
+    if plan.source == "optadamw":
+        if plan.key is not None:
+            raise ValueError(
+                "`--key`: a checkpoint of optadamw has one State. Leave it out."
+            )
+        return Opened(None)
+    saved = files.read(path)
+    if plan.key is not None:
+        return Opened(_under(plan.key, saved, path))
+    if plan.source not in STATE_DICTS or not isinstance(saved, Mapping):
+        return Opened(saved)
+    if "state" in saved:
+        return Opened(saved)
+    keys = [str(key) for key, value in saved.items() if is_state_dict(value)]
+    if len(keys) > 1:
+        raise ValueError(
+            f"'{path}' holds {len(keys)} state dicts of optimizers. Say which with "
+            f"--key: {', '.join(keys)}."
+        )
+    if not keys:
+        return Opened(saved)
+    return Opened(_under(keys[0], saved, path), keys[0])
+
+
+def _under(key: str, saved: Any, path: str | Path) -> Any:
+    """What stands under a key, or under a path of keys and indices."""
+    children = _by_key(saved)
+    if key in children:
+        return children[key]
+    first, _, rest = key.partition("/")
+    if rest and first in children:
+        return _under(rest, children[first], path)
+    there = f"Near it: {near(key, children)}." if children else "It has no keys."
+    raise ValueError(f"`--key`: '{path}' holds nothing under '{key}'. {there}")
+
+
+def _by_key(node: Any) -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        return {str(key): value for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return {str(i): value for i, value in enumerate(node)}
+    return {}
+
+
+def read_state(
+    plan: Plan, path: str | Path, saved: Any, params: Mapping[str, Any]
+) -> Bare:
     """The State in a file, and the numbers that go with it.
+
+    Args:
+      plan: what was asked for.
+      path: the file.
+      saved: what `open_state` found in it.
+      params: the parameters, by their paths.
 
     Raises:
       OSError, TypeError, ValueError: as `files.read` and the `from_` functions.
@@ -133,7 +232,6 @@ def read_state(plan: Plan, path: str | Path, params: Mapping[str, Any]) -> Bare:
         maximum = bare.maximum if state.nu_max is not None else None
         every = plan.accumulate or bare.every
         return bare._replace(state=state, maximum=maximum, every=every)
-    saved = files.read(path)
     if plan.source == "tensorflow-addons" and isinstance(saved, Mapping):
         saved = list(saved.values())
     _check_order(plan.source, plan.names, saved, params, "--names")
@@ -183,9 +281,18 @@ def _said(plan: Plan) -> dict[str, Any]:
             return {}
 
 
+def _groups(saved: Any) -> Sequence[Mapping[str, Any]]:
+    return saved["param_groups"] if is_state_dict(saved) else ()
+
+
 def _negates(saved: Any) -> bool:
-    groups = saved.get("param_groups", ()) if isinstance(saved, Mapping) else ()
-    return any(group.get("maximize", False) for group in groups)
+    signs = {bool(g.get("maximize", False)) for g in _groups(saved) if g.get("params")}
+    if len(signs) > 1:
+        raise ValueError(
+            "Some groups of the saved state maximize and others do not, and a file has "
+            "one sign for all. Convert it in Python, with the `tx` that goes on."
+        )
+    return signs == {True}
 
 
 def _check_order(
@@ -194,7 +301,7 @@ def _check_order(
     """Refuse to guess an order: a file of parameters has none that means anything."""
     if form in BY_NAME or names is not None or len(params) == 1:
         return
-    groups = saved.get("param_groups", ()) if isinstance(saved, Mapping) else ()
+    groups = _groups(saved)
     if groups and all(group.get("param_names") is not None for group in groups):
         return
     raise ValueError(
@@ -215,15 +322,15 @@ def _transposed(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | N
     return layout
 
 
-def with_numbers(plan: Plan, path: str | Path) -> Plan:
+def with_numbers(plan: Plan, path: str | Path, saved: Any) -> Plan:
     """The plan, with numbers that were not given taken from the groups of its source.
 
     Raises:
-      ValueError: groups that do not agree on a number.
+      TypeError, ValueError: no state dict; groups that do not agree on a number.
     """
-    if plan.source not in ("torch", "optimi", "torchao", "bitsandbytes"):
+    if plan.source not in STATE_DICTS:
         return plan
-    groups = files.read(path).get("param_groups", ())
+    groups = groups_in(STATE_DICTS[plan.source], saved)
     found: dict[str, float] = {}
     for field, keys in KEYS.items():
         values = {_number(group, keys) for group in groups} - {None}
@@ -253,6 +360,8 @@ def _number(group: Mapping[str, Any], keys: tuple[str, int | None, str]) -> Any:
     first, index, second = keys
     value = group.get(first, group.get(second))
     if value is not None and index is not None and first in group:
+        if not isinstance(value, Sequence) or len(value) != 2:
+            raise mistyped(f"{first} of a group", "a pair of numbers", value)
         value = value[index]
     return None if value is None else scalar(f"`{first}` of a group", value)
 

@@ -1,5 +1,6 @@
 """Arrays on their way in: each turned as asked, and checked before it is believed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,9 +9,9 @@ import numpy as np
 
 from optadamw.errors import at_leaf, kind_at_leaf
 from optadamw.interchange.arrays import numbers
-from optadamw.interchange.contents import Contents, Row
+from optadamw.interchange.contents import Contents, Row, unquoted
 from optadamw.interchange.naming import Theirs, matched
-from optadamw.interchange.request import Request, has_maximum
+from optadamw.interchange.request import Request, has_maximum, negations, turned
 
 NEVER_NEGATIVE = ("nu", "nu_max")
 
@@ -25,6 +26,7 @@ def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]
     _check_complex(request)
     theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
     places = matched(request.names, leaves.paths, theirs, request.missing)
+    _check_signs(request, contents, places)
     columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
     grows = [True] * len(places)
     if request.tx is not None and "nu_max" in contents.fields:
@@ -34,7 +36,8 @@ def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]
         like = leaves.arrays[i]
         row = None if place is None else contents.rows[place]
         if row is None or row.buffers is None:
-            if row is not None and request.missing == "error":
+            is_begun = not contents.starts
+            if row is not None and is_begun and request.missing == "error":
                 raise at_leaf(
                     path,
                     f"{row.label} of {peer.title}, its counterpart, has no state: it "
@@ -66,7 +69,7 @@ def _entered(
             "which others have.",
             "Save it with one set of options.",
         )
-    where = f"{path or '(the root)'}: '{key}' of {row.label}"
+    where = f"{path or '(the root)'}: {key} of {unquoted(row.label)}"
     value = row.buffers[field]
     array = numbers(where, value(where) if callable(value) else value)
     if callable(value) and array.ndim == 1 and request.layout is None:
@@ -74,12 +77,12 @@ def _entered(
         array = array.reshape(like.shape) if array.size == like.size else array
     shape = array.shape
     if request.layout is not None:
-        array = numbers(where, request.layout(path, array))
+        array = numbers(where, turned(request.layout, path, array))
     if array.shape != like.shape:
-        turned = f" ({array.shape} by `layout`)" if array.shape != shape else ""
+        made = f" ({array.shape} by `layout`)" if array.shape != shape else ""
         raise at_leaf(
             path,
-            f"'{key}' of {row.label} has shape {shape}{turned}, the parameter "
+            f"'{key}' of {row.label} has shape {shape}{made}, the parameter "
             f"{like.shape}.",
             _remedy(request, array.shape, like.shape),
         )
@@ -125,6 +128,26 @@ def _check_maximum(
             f"{np.count_nonzero(nu > largest)} places: the saved state has other "
             "variables than was said.",
             "It may have an average (use_ema) or accumulators in that place.",
+        )
+
+
+def _check_signs(
+    request: Request, contents: Contents, places: Sequence[int | None]
+) -> None:
+    """Leaf by leaf, that both take the moment of gradients of one sign."""
+    if request.tx is None or not contents.step or "mu" in request.afresh:
+        return
+    signs = negations(request.tx, request.leaves)
+    for path, place, sign in zip(request.leaves.paths, places, signs, strict=True):
+        row = None if place is None else contents.rows[place]
+        if row is None or row.buffers is None or row.negated == sign:
+            continue
+        there, here = ("with", "without") if row.negated else ("without", "with")
+        raise at_leaf(
+            path,
+            f"it was saved {there} maximize, and `tx` is {here} it: the first moment "
+            "is that of gradients of the other sign.",
+            "Make tx as it was.",
         )
 
 

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax
 import numpy as np
 
 from optadamw.checkpoint.arrays import plain
 from optadamw.errors import invalid
 from optadamw.interchange import packing, safetensors
+from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.packages import needed
 from optadamw.interchange.safetensors import DamagedFile
 
@@ -161,12 +163,25 @@ def _read_torch(path: Path) -> Any:
 def _write_torch(file: BinaryIO, saved: Any) -> None:
     torch = needed("torch", "torch", "Writing a file of PyTorch")
 
-    def tensors(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: tensors(child) for key, child in node.items()}
+    def tensors(node: Any, path: str = "") -> Any:
+        def below(key: Any, child: Any) -> Any:
+            return tensors(child, f"{path}/{key}" if path else str(key))
+
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            # A dict, as in the flat files: no class is loaded with weights_only=True.
+            node = dict(zip(node._fields, node, strict=True))
+        if isinstance(node, Mapping):
+            return {key: below(key, child) for key, child in node.items()}
         if isinstance(node, list | tuple):
-            return type(node)(tensors(child) for child in node)
-        return torch.as_tensor(node) if isinstance(node, np.ndarray) else node
+            made = (below(i, child) for i, child in enumerate(node))
+            return tuple(made) if isinstance(node, tuple) else list(made)
+        if isinstance(node, jax.Array):
+            node = to_numpy(path, node)
+        if not isinstance(node, np.ndarray):
+            return node
+        if node.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
+            return torch.as_tensor(node.view(np.int16).copy()).view(torch.bfloat16)
+        return torch.as_tensor(node if node.flags.writeable else node.copy())
 
     torch.save(tensors(saved), file)
 
@@ -183,8 +198,12 @@ def _read_keras(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             data = archive.read(INSIDE)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise DamagedFile(f"'{path}' is no whole .keras file ({error}).") from error
+    except OSError:
+        raise
+    except Exception as error:  # zip, zlib: more kinds than can be listed
+        raise DamagedFile(
+            f"'{path}' is no whole .keras file ({_brief(error)})."
+        ) from error
     return _read_h5(path, io.BytesIO(data))
 
 
@@ -192,21 +211,31 @@ def _read_h5(path: Path, source: Any) -> Any:
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     try:
         with h5py.File(source, "r") as file:
-            if "optimizer_weights" in file:  # a whole model in the old format
-                group = file["optimizer_weights"]
-                names = [_text(name) for name in group.attrs["weight_names"]]
-                return {name: np.asarray(group[name]) for name in names}
-            if "optimizer" not in file or "vars" not in file["optimizer"]:
-                raise ValueError(
-                    f"'{path}' holds no optimizer. Save the whole model after "
-                    "training: model.save('run.keras')."
-                )
-            store = file["optimizer"]["vars"]
-            return {name: np.asarray(store[name]) for name in store}
-    except OSError as error:
-        raise DamagedFile(f"'{path}' is no whole HDF5 file ({error}).") from error
+            found = _variables(file)
     except KeyError as error:
-        raise DamagedFile(f"'{path}' lacks what it lists ({error}).") from error
+        raise DamagedFile(f"'{path}' lacks what it lists ({_brief(error)}).") from error
+    except Exception as error:  # HDF5 and h5py: more kinds than can be listed
+        raise DamagedFile(
+            f"'{path}' is no whole HDF5 file ({_brief(error)})."
+        ) from error
+    if found is None:
+        raise ValueError(
+            f"'{path}' holds no optimizer. Save the whole model after training: "
+            "model.save('run.keras')."
+        )
+    return found
+
+
+def _variables(file: Any) -> dict[str, np.ndarray] | None:
+    """The variables of the optimizer in a file of HDF5; None: it has none."""
+    if "optimizer_weights" in file:  # a whole model in the old format
+        group = file["optimizer_weights"]
+        names = [_text(name) for name in group.attrs["weight_names"]]
+        return {name: np.asarray(group[name]) for name in names}
+    if "optimizer" not in file or "vars" not in file["optimizer"]:
+        return None
+    store = file["optimizer"]["vars"]
+    return {name: np.asarray(store[name]) for name in store}
 
 
 def _text(name: Any) -> str:

@@ -22,8 +22,9 @@ from optadamw.interchange.request import (
     check_layout,
     check_tx,
     kind_of_maximum,
-    negates,
+    negations,
     shapes_of,
+    turned,
 )
 from optadamw.paths import Leaves, match_leaves
 from optadamw.state import BUFFERS, State, states_in
@@ -144,7 +145,7 @@ class Departure:
             )
         array = widened(array)
         if self.layout is not None:
-            array = widened(numbers(where, self.layout(path, array)))
+            array = widened(numbers(where, turned(self.layout, path, array)))
         return array
 
     def every(self) -> int:
@@ -233,7 +234,9 @@ class Departure:
             )
 
     def _check_sign(self) -> None:
-        if self.tx is not None and negates(self.tx) and not self.negates_too:
+        if self.tx is None or self.negates_too:
+            return
+        if any(negations(self.tx, self.leaves)):
             raise ValueError(
                 f"`tx` maximizes, and {self.peer.title} cannot: the first moment is "
                 "that of negated gradients. Convert a run that minimizes."

@@ -11,7 +11,7 @@
 `optax.ema` averages updates and not parameters: it is no `ema` of ours.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,20 @@ from optadamw.interchange.contents import Contents, Row
 from optadamw.interchange.leaving import Departure
 from optadamw.interchange.naming import Missing, Names
 from optadamw.interchange.peer import DIFFERENCE, Maximum, Peer, check_maximum
-from optadamw.interchange.request import Layout, Request, kind_of_maximum
+from optadamw.interchange.records import (
+    Record,
+    adams_in,
+    fields_of,
+    foreign_in,
+    lookalikes_in,
+    windows_in,
+)
+from optadamw.interchange.request import (
+    Layout,
+    Request,
+    check_collection,
+    kind_of_maximum,
+)
 from optadamw.paths import flatten
 from optadamw.state import State
 from optadamw.transformation import Transformation
@@ -57,6 +70,13 @@ def from_optax(
     `inject_hyperparams`, `apply_if_finite` and `masked` (a parameter that is hidden
     from it has no state). Parameters are matched by their paths.
 
+    Other states with numbers of their own, such as a trace, an average of the updates
+    or a factor on the rate, are refused: a State has no place for them. Counts of
+    schedules and injected hyperparameters are `tx`'s to know. Only the class tells
+    Adam from optimizers with the same fields (`adabelief`), and Orbax loses it; and
+    `radam`, `yogi`, `adamax`, `adamaxw`, `lamb` and `contrib.adopt` keep an Adam's
+    class, so they cannot be told from it at all: do not pass theirs.
+
     Args:
       saved: the state, or the nested dicts and lists that Orbax makes of one.
       params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
@@ -65,7 +85,8 @@ def from_optax(
       names: a mapping from paths of `params` to those that were saved.
       layout: `(path, array) -> array`, applied to each array that is read.
       missing: "zeros" starts parameters without state there, "error" refuses them.
-      drop: buffers there that are left behind.
+      drop: buffers there that are left behind, and paths of other transformations'
+        states, such as "1" of the second in a chain.
       afresh: buffers of `tx` that start anew.
       amsgrad: "corrected" says, where there is no `tx` to say it, that the maximum of
         Optax's amsgrad is meant: that of the corrected second moments, which is not
@@ -88,12 +109,15 @@ def from_optax(
       >>> int(from_optax(saved, params, tx=optadamw.adamw(1e-3)).step)
       0
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
     check_maximum("amsgrad", amsgrad)
     if not isinstance(use_grad_mean, bool):
         raise mistyped("use_grad_mean", "True or False", use_grad_mean)
-    adam = _only(saved, {"count", "mu", "nu"}, "an Adam")
-    windows = list(_nodes(saved, {"mini_step", "acc_grads"}))
+    check_collection("drop", drop)
+    found = _only(saved)
+    adam = found.fields
+    drop = _alone(saved, found, drop)
+    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    windows = windows_in(saved)
     if len(windows) > 1:
         raise ValueError("`saved` holds several MultiSteps, one inside another.")
     fields = {name: adam[name] for name in ("mu", "nu", "nu_max") if name in adam}
@@ -141,40 +165,40 @@ def _check_said(tx: Transformation | None, amsgrad: Maximum | None) -> None:
         )
 
 
-def _nodes(tree: Any, wanted: set[str]) -> Iterator[Mapping[str, Any]]:
-    """The nodes with these fields, whether NamedTuples or what Orbax makes of them."""
-    fields = _fields(tree)
-    if fields is not None and wanted <= set(fields):
-        yield fields
-        if "mu" in wanted:
-            return  # below are parameters, whatever they are called
-    if fields is not None:
-        for name, child in fields.items():
-            if name not in ("mu", "nu", "nu_max", "acc_grads"):
-                yield from _nodes(child, wanted)
-    elif isinstance(tree, tuple | list):
-        for child in tree:
-            yield from _nodes(child, wanted)
+def _only(tree: Any) -> Record:
+    """The one record of Adam."""
+    found = adams_in(tree)
+    if len(found) == 1:
+        return found[0]
+    alike = "".join(
+        f" {one.kind or 'What stands'} at '{one.path or '(the root)'}' has such "
+        "fields and is another optimizer's."
+        for one in lookalikes_in(tree)[:1]
+    )
+    raise ValueError(
+        f"`saved` holds {len(found)} states of an Adam, with count, mu, nu; it must "
+        f"hold one.{alike} Pass the state of optax.adamw or of a chain with it; of "
+        "optax.multi_transform the states one by one."
+    )
 
 
-def _fields(node: Any) -> dict[str, Any] | None:
-    if isinstance(node, Mapping):
-        return {str(key): value for key, value in node.items()}
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return dict(zip(node._fields, node, strict=True))
-    return None
-
-
-def _only(tree: Any, wanted: set[str], what: str) -> Mapping[str, Any]:
-    found = list(_nodes(tree, wanted))
-    if len(found) != 1:
-        raise ValueError(
-            f"`saved` holds {len(found)} states of {what}, with "
-            f"{', '.join(sorted(wanted))}; it must hold one. Pass the state of "
-            "optax.adamw or of a chain with it; of optax.multi_transform the states "
-            "one by one."
-        )
-    return found[0]
+def _alone(saved: PyTree, adam: Record, drop: Collection[str]) -> Collection[str]:
+    """Refuse states beside Adam's that would be lost; what else is to be dropped."""
+    others = foreign_in(saved, adam)
+    for one in others:
+        where = f"`saved` holds numbers of {one.kind} at '{one.path or '(the root)'}'"
+        if one.encloses:
+            raise ValueError(
+                f"{where}, around those of Adam: the run is not that of AdamW alone, "
+                "and no State has them. Convert a run without it."
+            )
+        if one.path not in drop:
+            raise ValueError(
+                f"{where}, which no State has: they would be lost. Leave them behind "
+                f"with drop=({one.path!r},), if the run goes on without it."
+            )
+    paths = [one.path for one in others]
+    return [name for name in drop if name not in paths]
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:
@@ -242,8 +266,8 @@ def to_optax(
     if not callable(getattr(into, "init", None)):
         raise mistyped("into", "a transformation of Optax", into)
     made = into.init(params)
-    adam = _only(made, {"count", "mu", "nu"}, "an Adam")
-    windows = list(_nodes(made, {"mini_step", "acc_grads"}))
+    adam = _only(made).fields
+    windows = windows_in(made)
     _check_places(leaving, adam, bool(windows))
     fields = [name for name in ("mu", "nu", "nu_max") if name in adam]
     trees = {name: _filled(leaving, name, adam[name]) for name in fields}
@@ -316,7 +340,7 @@ def _in_place(
 
 def _replaced(tree: Any, trees: Mapping[str, PyTree], counts: dict[str, int]) -> Any:
     """`tree` with these fields in all its records."""
-    named = _fields(tree)
+    named = fields_of(tree)
     if isinstance(tree, tuple) and named is not None:
         fields = {}
         for name, value in named.items():

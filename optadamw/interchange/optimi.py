@@ -32,6 +32,7 @@ from optadamw.interchange.state_dict import (
     check_entries,
     common_step,
     read,
+    starts,
     written,
 )
 from optadamw.state import State
@@ -105,6 +106,7 @@ def from_optimi(
             rows=[_row(one, groups[one.group], step) for one in found],
             step=step,
             own=("kahan_comp",) if is_compensated else (),
+            starts=starts(found, groups),
         ),
     )
 

@@ -42,7 +42,8 @@ class Request:
         check_layout(self.layout)
         check_missing(self.missing)
         check_fields("drop", self.drop, (*BUFFERS, "loss_scale", *self.peer.keys))
-        check_fields("afresh", self.afresh, BUFFERS)
+        scale = ("loss_scale",) if "loss_scale" in self.peer.keys else ()
+        check_fields("afresh", self.afresh, (*BUFFERS, *scale))
 
     @cached_property
     def leaves(self) -> Leaves:
@@ -100,10 +101,31 @@ def check_layout(layout: Any) -> None:
         raise mistyped("layout", "a function (path, array) -> array, or None", layout)
 
 
-def check_fields(name: str, given: Any, legal: Sequence[str]) -> None:
-    """Refuse names of buffers that do not exist."""
+def turned(layout: Layout, path: str, array: np.ndarray) -> Any:
+    """What a layout makes of an array.
+
+    Raises:
+      TypeError: it returns nothing.
+    """
+    found = layout(path, array)
+    if found is None:
+        raise kind_at_leaf(
+            path,
+            "`layout` returned None for it.",
+            "Return the array, also where it stays as it is.",
+        )
+    return found
+
+
+def check_collection(name: str, given: Any) -> None:
+    """Refuse what is no collection of names."""
     if isinstance(given, str) or not isinstance(given, Collection):
         raise mistyped(name, "a tuple of names of buffers", given)
+
+
+def check_fields(name: str, given: Any, legal: Sequence[str]) -> None:
+    """Refuse names of buffers that do not exist."""
+    check_collection(name, given)
     for field in given:
         if field not in legal:
             shown = ", ".join(dict.fromkeys(legal))
@@ -135,19 +157,23 @@ def has_maximum(tx: Transformation, leaves: Leaves, params: PyTree) -> list[bool
     ]
 
 
-def negates(tx: Transformation) -> bool:
-    """Whether the first moment of `tx` is that of negated gradients.
-
-    Raises:
-      ValueError: that of some groups is, and of others not.
-    """
-    variants = tx.recipe.composition.variants
-    signs = {any(isinstance(rule, Maximize) for rule in rules) for rules in variants}
-    if len(signs) > 1:
-        raise ValueError(
-            "Some groups of `tx` maximize and others do not. Convert them one by one."
+def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
+    """For each leaf, whether the first moment of `tx` is that of negated gradients."""
+    composition = tx.recipe.composition
+    if not any(
+        isinstance(r, Maximize) for rules in composition.variants for r in rules
+    ):
+        return [False] * len(leaves.paths)
+    shapes = leaves.treedef.unflatten(leaves.arrays)
+    return [
+        any(
+            isinstance(rule, Maximize) and applies
+            for rule, applies in zip(
+                composition.variants[choice.group], choice.applies, strict=True
+            )
         )
-    return signs == {True}
+        for choice in composition.choices(leaves, shapes)
+    ]
 
 
 def stores_of(tx: Transformation | None, fields: Collection[str]) -> Mapping[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optadamw.errors import at_leaf, invalid, mistyped
-from optadamw.interchange.arrays import whole
+from optadamw.interchange.arrays import scalar, whole
+from optadamw.interchange.contents import unquoted
 from optadamw.interchange.naming import Place
 
 RELATIVES = {
@@ -43,15 +44,8 @@ def read(title: str, saved: Any) -> tuple[list[Saved], list[Mapping[str, Any]]]:
     Raises:
       TypeError, ValueError: it is no state dict, or contradicts itself.
     """
-    remedy = "Pass optimizer.state_dict(), or what torch.load gives of it."
-    if not isinstance(saved, Mapping):
-        raise mistyped("saved", f"a state dict of {title}", type(saved), remedy)
-    groups, states = saved.get("param_groups"), saved.get("state")
-    if not isinstance(states, Mapping) or not _is_list_of_mappings(groups):
-        shown = sorted(map(str, saved))[:8]
-        raise invalid("saved", "a dict with 'state' and 'param_groups'", shown, remedy)
-    assert isinstance(groups, Sequence)
-    states = {_key(key): value for key, value in states.items()}
+    groups = groups_in(title, saved)
+    states = {_key(key): value for key, value in saved["state"].items()}
     found, seen = [], set()
     for number, group in enumerate(groups):
         keys = [_key(key) for key in _listed(group, "params", number)]
@@ -84,6 +78,56 @@ def read(title: str, saved: Any) -> tuple[list[Saved], list[Mapping[str, Any]]]:
     return found, list(groups)
 
 
+def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
+    """The groups of a state dict.
+
+    Raises:
+      TypeError, ValueError: it is none.
+    """
+    remedy = "Pass optimizer.state_dict(), or what torch.load gives of it."
+    if not isinstance(saved, Mapping):
+        raise mistyped("saved", f"a state dict of {title}", type(saved), remedy)
+    if not is_state_dict(saved):
+        shown = sorted(map(str, saved))[:8]
+        raise invalid("saved", "a dict with 'state' and 'param_groups'", shown, remedy)
+    groups: Sequence[Mapping[str, Any]] = saved["param_groups"]
+    return groups
+
+
+def is_state_dict(saved: Any) -> bool:
+    """Whether it has what each state dict of an optimizer has."""
+    return (
+        isinstance(saved, Mapping)
+        and isinstance(saved.get("state"), Mapping)
+        and _is_list_of_mappings(saved.get("param_groups"))
+    )
+
+
+def starts(
+    found: Sequence[Saved], groups: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """What it would keep, where no step was taken: then nothing is there."""
+    if any(one.entries is not None for one in found):
+        return ()
+    maximum = any(group.get("amsgrad", False) for group in groups)
+    return ("mu", "nu", "nu_max") if maximum else ("mu", "nu")
+
+
+def check_decay(one: Saved, group: Mapping[str, Any]) -> None:
+    """Refuse Adam with L2, which is told from AdamW by its group alone."""
+    if group.get("decoupled_weight_decay", True):
+        return
+    decay = scalar(f"weight_decay of group {one.group}", group.get("weight_decay", 0.0))
+    if decay:
+        raise at_leaf(
+            unquoted(one.label),
+            f"its group has weight_decay={decay!r} and decoupled_weight_decay=False. "
+            "It is Adam with L2, which adds the decay to the gradient, so it went "
+            "through the moments: another optimizer than AdamW.",
+            "Convert a run of AdamW, or of Adam without weight decay.",
+        )
+
+
 def check_entries(
     title: str, one: Saved, needed: Collection[str], legal: Collection[str]
 ) -> None:
@@ -94,7 +138,7 @@ def check_entries(
             known = RELATIVES.get(str(key))
             of = f", as the state of {known}" if known else ""
             raise at_leaf(
-                one.label,
+                unquoted(one.label),
                 f"it has '{key}'{of}; the state of {title} has "
                 f"{', '.join(sorted(legal))}.",
                 "Convert the state of AdamW or Adam.",
@@ -102,7 +146,7 @@ def check_entries(
     for key in needed:
         if one.entries.get(key) is None:
             raise at_leaf(
-                one.label,
+                unquoted(one.label),
                 f"it lacks '{key}': {', '.join(map(str, one.entries)) or 'empty'}.",
                 f"It is not the state of AdamW or Adam of {title}.",
             )
@@ -114,7 +158,10 @@ def common_step(steps: Mapping[str, Any], title: str) -> int:
     Raises:
       ValueError: they are at different ones.
     """
-    counts = {label: whole(f"'step' of {label}", step) for label, step in steps.items()}
+    counts = {
+        label: whole(f"step of {unquoted(label)}", step)
+        for label, step in steps.items()
+    }
     found = sorted(set(counts.values()))
     if len(found) > 1:
         by_step = [

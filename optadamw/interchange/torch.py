@@ -21,9 +21,11 @@ from optadamw.interchange.request import Layout, Request
 from optadamw.interchange.settings import Settings
 from optadamw.interchange.state_dict import (
     Saved,
+    check_decay,
     check_entries,
     common_step,
     read,
+    starts,
     step_array,
     written,
 )
@@ -58,6 +60,10 @@ def from_torch(
     optimizer's groups: the leaves of `params` in the order of `jax.tree.leaves`, which
     sorts the keys of a dict. Every shape is checked; two parameters of one shape can
     be told apart only by their names.
+
+    A state that was saved before the first step is taken as zeros. Adam that is not
+    decoupled (`torch.optim.Adam` with a weight decay) is refused where its groups say
+    so, which they do since PyTorch 2.6.
 
     Args:
       saved: `optimizer.state_dict()`, of tensors or arrays.
@@ -96,15 +102,14 @@ def from_torch(
     found, groups = read(PEER.title, saved)
     rows, steps = [], {}
     for one in found:
-        rows.append(Row(one.label, one.name, _buffers(one)))
+        group = groups[one.group]
+        check_decay(one, group)
+        negated = bool(group.get("maximize", False))
+        rows.append(Row(one.label, one.name, _buffers(one), negated))
         if one.entries is not None:
             steps[one.label] = one.entries["step"]
-    return assembled(
-        request,
-        Contents(
-            rows, common_step(steps, PEER.title), negated=_is_negated(found, groups)
-        ),
-    )
+    step = common_step(steps, PEER.title)
+    return assembled(request, Contents(rows, step, starts=starts(found, groups)))
 
 
 def _buffers(one: Saved) -> dict[str, Any] | None:
@@ -113,17 +118,6 @@ def _buffers(one: Saved) -> dict[str, Any] | None:
     needed = ("step", "exp_avg", "exp_avg_sq")
     check_entries(PEER.title, one, needed, (*needed, "max_exp_avg_sq"))
     return {f: one.entries[k] for f, k in PEER.keys.items() if k in one.entries}
-
-
-def _is_negated(found: Sequence[Saved], groups: Sequence[Mapping[str, Any]]) -> bool:
-    kept = {one.group for one in found if one.entries is not None}
-    signs = {bool(groups[number].get("maximize", False)) for number in kept}
-    if len(signs) > 1:
-        raise ValueError(
-            "Some groups of the saved state maximize and others do not; a "
-            "transformation does one or the other. Convert them one by one."
-        )
-    return signs == {True}
 
 
 def to_torch(

@@ -33,6 +33,7 @@ from optadamw.interchange.state_dict import (
     check_entries,
     common_step,
     read,
+    starts,
     step_array,
     written,
 )
@@ -92,7 +93,7 @@ def from_torchao(
       [0.0, 0.5]
     """
     request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
-    found, _ = read(PEER.title, saved)
+    found, groups = read(PEER.title, saved)
     steps = {
         one.label: one.entries["step"]
         for one in found
@@ -100,7 +101,8 @@ def from_torchao(
     }
     rows = [Row(one.label, one.name, _buffers(one)) for one in found]
     step = common_step(steps, PEER.title)
-    return assembled(request, Contents(rows=rows, step=step))
+    contents = Contents(rows=rows, step=step, starts=starts(found, groups))
+    return assembled(request, contents)
 
 
 def _buffers(one: Saved) -> dict[str, Any] | None:
