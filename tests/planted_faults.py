@@ -54,14 +54,14 @@ FAULTS = [
     Fault(
         "no bias correction of the first moment",
         "rules/adam.py",
-        '"remaining_mu": self._remaining(b1, clock.time)',
+        '"remaining_mu": self._remaining("mu", b1, clock.time)',
         '"remaining_mu": 1.0',
         DEFAULT,
     ),
     Fault(
         "no bias correction of the second moment",
         "rules/adam.py",
-        '"remaining_nu": self._remaining(b2, clock.time)',
+        '"remaining_nu": self._remaining("nu", b2, clock.time)',
         '"remaining_nu": 1.0',
         DEFAULT,
     ),
@@ -82,7 +82,7 @@ FAULTS = [
     Fault(
         "bias correction cannot be switched off",
         "rules/adam.py",
-        "return one_minus_power(beta, t) if self.bias_correction else 1.0",
+        "return one_minus_power(beta, t) if is_corrected else 1.0",
         "return one_minus_power(beta, t)",
         knob("bias_correction"),
     ),
@@ -381,8 +381,8 @@ FAULTS = [
     Fault(
         "the average overwrites one step early",
         "rules/ema.py",
-        "clock.number % every == 0",
-        "clock.step % every == 0",
+        "clock.number % jnp.maximum(every, 1) == 0",
+        "clock.step % jnp.maximum(every, 1) == 0",
         knob("ema_overwrite_every"),
     ),
     # Windows, guards, scales

@@ -12,7 +12,7 @@ import pytest
 
 import optadamw
 from tests import lane, trajectories, trees
-from tests.transformations import EVERYTHING, NUMBERS, ROWS, Row, over
+from tests.transformations import EVERYTHING, NUMBERS, ROWS, WIDE, Row, over
 
 each_row = over(ROWS)
 everything = over(EVERYTHING)
@@ -90,7 +90,7 @@ RUNNING = {
 }
 
 
-@each_row
+@over(WIDE)
 @pytest.mark.parametrize(("mode", "large"), RUNNING.values(), ids=RUNNING)
 def test_finite_steps_raise_nothing(row, mode, large):
     """C8: with zero gradients too, where Adam's direction is 0 / 0."""

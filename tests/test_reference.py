@@ -370,8 +370,9 @@ def test_a_knob_away_from_its_default(knob, options, theirs):
 AROUND = {
     *("accumulate_steps", "accumulator_dtype", "loss_scale", "stats"),
     *("skip_nonfinite", "skip_spikes", "on_bad_micro_step", "max_consecutive"),
+    *("commit", "seed"),
 }
-"""What stands around the rules: `test_control_oracle` has the rows."""
+"""What stands around the rules: `test_control_oracle` and `test_commit` have rows."""
 
 
 def test_every_knob_has_a_row():
