@@ -14,6 +14,7 @@ ALLOWED_SKIPS = {
     ("test_benchmarks.py", "Keras is not installed"),
     ("test_loss_scale.py", "PyTorch is not installed"),
     ("test_loss_scale.py", "Keras is not installed"),
+    ("test_interchange.py", "PyTorch is not installed"),
     ("test_interchange_live.py", "PyTorch is not installed"),
     ("test_interchange_live.py", "Keras is not installed"),
     ("test_interchange_live.py", "MLX is not installed"),
