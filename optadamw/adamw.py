@@ -7,7 +7,7 @@ from optadamw.aliases import DTypeLike, Number, ScalarOrSchedule
 from optadamw.control.guard import OnBad
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.errors import invalid, mistyped
-from optadamw.hyperparameters import switch, whole_steps
+from optadamw.hyperparameters import switched, whole_steps
 from optadamw.rules.adam import Corrected, EpsMode, Nesterov
 from optadamw.rules.decay import DecayMode
 from optadamw.settings import Groups, Settings
@@ -253,7 +253,7 @@ def _guarded(
             )
         settings = {} if spikes is True else dict(spikes)
         return skip_spikes_around(tx, **(policy | settings))
-    if _switch("skip_nonfinite", nonfinite):
+    if switched("skip_nonfinite", nonfinite):
         return skip_nonfinite_around(tx, **policy)
     if is_dynamic and nonfinite is False:
         raise ValueError(
@@ -277,7 +277,3 @@ def _recorded(tx: Transformation, stats: Any) -> Transformation:
     if stats is not True and stats != "norms":
         raise invalid("stats", "True, False, None or 'norms'", stats)
     return with_stats(tx, norms=stats == "norms")
-
-
-def _switch(name: str, value: bool | None) -> bool:
-    return False if value is None else switch(name, value)

@@ -272,6 +272,11 @@ def switch(name: str, value: Any, *words: str) -> Any:
     raise mistyped(name, _one_of(words), value)
 
 
+def switched(name: str, value: Any) -> bool:
+    """Check a yes, a no, or None for no."""
+    return False if value is None else switch(name, value)
+
+
 def _one_of(words: tuple[str, ...]) -> str:
     choices = ["True", "False", *map(repr, words)]
     return f"{', '.join(choices[:-1])} or {choices[-1]}"

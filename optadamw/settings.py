@@ -18,7 +18,7 @@ from optadamw.hyperparameters import (
     Interval,
     every_so_many,
     hyperparameter,
-    switch,
+    switched,
 )
 from optadamw.rules.adam import EpsMode, scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max
@@ -77,11 +77,11 @@ class Settings:
     def chained(self) -> Transformation:
         """The chain of the atoms that are asked for."""
         return chain(
-            *([maximize()] if _switch("maximize", self.maximize) else []),
+            *([maximize()] if switched("maximize", self.maximize) else []),
             *self._clips(),
             self._adam(),
             *_maximum(self.amsgrad),
-            *([cautious()] if _switch("caution", self.caution) else []),
+            *([cautious()] if switched("caution", self.caution) else []),
             add_decoupled_weight_decay(
                 self.weight_decay,
                 self.mask,
@@ -174,7 +174,7 @@ class Settings:
                     f"`{name}` has no effect without `ema_decay`; got {name}={value!r}."
                     " Give ema_decay, for example 0.999, or leave it out."
                 )
-        debias, warmup = _switch("ema_debias", debias), _switch("ema_warmup", warmup)
+        debias, warmup = switched("ema_debias", debias), switched("ema_warmup", warmup)
         if debias and warmup:
             raise ValueError(
                 "`ema_debias` and `ema_warmup` are two answers to the same question; "
@@ -206,10 +206,6 @@ def _maximum(amsgrad: Any) -> list[Transformation]:
     if not isinstance(amsgrad, str) or amsgrad not in ("raw", "corrected"):
         raise invalid("amsgrad", "True, False, None, 'raw' or 'corrected'", amsgrad)
     return [amsgrad_max(amsgrad)]  # type: ignore[arg-type]
-
-
-def _switch(name: str, value: Any) -> bool:
-    return False if value is None else switch(name, value)
 
 
 def _choice(name: str, value: Any, legal: tuple[str, ...]) -> Any:

@@ -18,7 +18,7 @@ TABLE = re.search(
 INSIDE = {
     "commits": ["narrow", "kahan, master, stochastic, __init__"],
     "checkpoint": [
-        "damage, fitting, inside, names, rename, report",
+        "damage, fitting, inside, names, rename, replacing, report",
         "arrays, matching, record",
         "meaning, packed, window",
         "portable",

@@ -1,11 +1,7 @@
 """One file per checkpoint, replaced as a whole or not at all."""
 
-import contextlib
 import os
-import secrets
-import time
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,9 +13,7 @@ from optadamw.aliases import PyTree
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.portable import Saved, gather, opened, record_of
 from optadamw.checkpoint.record import ENTRY
-
-_ABANDONED = 3600.0
-"""Seconds after which a temporary file belongs to a writer that was killed."""
+from optadamw.checkpoint.replacing import replacing
 
 
 def save(
@@ -57,7 +51,7 @@ def save(
     gathered = gather(tx, state, params)
     # The file behind a symbolic link is replaced, not the link.
     target = Path(os.path.realpath(path))
-    with _replacing(target) as file, ThreadPoolExecutor(1) as thread:
+    with replacing(target) as file, ThreadPoolExecutor(1) as thread:
         # Digests are made while the arrays are written: both take about as long.
         record = thread.submit(record_of, gathered)
         with zipfile.ZipFile(file, "w") as archive:
@@ -102,43 +96,3 @@ def _write(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
 def _entries(file: BinaryIO) -> dict[str, Any]:
     with np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `target` when the block ends well."""
-    _sweep(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left."""
-    for path in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
-        with contextlib.suppress(OSError):  # another writer was faster
-            if time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk too; Windows does so by itself."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

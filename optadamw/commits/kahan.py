@@ -13,7 +13,7 @@ import numpy as np
 
 from optadamw.aliases import Array
 from optadamw.commit import Buffers, Site
-from optadamw.commits.narrow import Narrow, refuse_wide
+from optadamw.commits.narrow import Narrow, NarrowCommit
 from optadamw.numerics import as_reals, compute_dtype, from_reals, is_narrow
 from optadamw.rule import Slot
 
@@ -23,25 +23,14 @@ def _own_dtype(param: Any) -> np.dtype:
 
 
 @dataclass(frozen=True)
-class Kahan:
+class Kahan(NarrowCommit):
     """Round to nearest and keep the error, in the parameter's dtype."""
 
-    draws: ClassVar[bool] = False
-    is_traced: ClassVar[bool] = False
     name: ClassVar[str] = "kahan"
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("residual", Narrow(_own_dtype)),)
-
-    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
-        refuse_wide(self.name, dtypes, paths)
-
-    def skeleton(self) -> "Kahan":
-        return self
-
-    def key(self, step: Array) -> Array:
-        return step
 
     def read(self, param: Any, buffers: Buffers) -> Array:
         value = as_reals(param, compute_dtype(param.dtype))

@@ -14,7 +14,7 @@ import numpy as np
 
 from optadamw.aliases import Array
 from optadamw.commit import Buffers, Site
-from optadamw.commits.narrow import Narrow, bits_of, refuse_wide
+from optadamw.commits.narrow import Narrow, NarrowCommit, bits_of
 from optadamw.numerics import as_reals, compute_dtype, from_reals, is_narrow
 from optadamw.rule import Slot
 
@@ -25,25 +25,14 @@ def _dtype_of(param: Any) -> np.dtype:
 
 
 @dataclass(frozen=True)
-class Master:
+class Master(NarrowCommit):
     """Step in float32; the parameter is that, rounded to nearest."""
 
-    draws: ClassVar[bool] = False
-    is_traced: ClassVar[bool] = False
     name: ClassVar[str] = "master"
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("residual", Narrow(_dtype_of, copies=True)),)
-
-    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
-        refuse_wide(self.name, dtypes, paths)
-
-    def skeleton(self) -> "Master":
-        return self
-
-    def key(self, step: Array) -> Array:
-        return step
 
     def read(self, param: Any, buffers: Buffers) -> Array:
         if not is_narrow(param.dtype):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import Array
+from optadamw.commit import Commit
 from optadamw.errors import at_leaf
 from optadamw.numerics import is_narrow
 from optadamw.store import Dense
@@ -71,18 +72,21 @@ class Narrow:
         return dtype.name, math.prod(param.shape) * dtype.itemsize
 
 
-def refuse_wide(commit: str, dtypes: list[Any], paths: tuple[str, ...]) -> None:
-    """Refuse a tree without a parameter below float32, in which it does nothing.
+class NarrowCommit(Commit):
+    """A commit of parameters below float32; it writes the others as ever."""
 
-    Raises:
-      ValueError: naming one of the parameters.
-    """
-    if dtypes and not any(is_narrow(dtype) for dtype in dtypes):
-        raise ValueError(
-            f"commit={commit!r} is for parameters below float32, and there are none: "
-            f"'{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to bfloat16, or "
-            "leave it out: float32 is written exactly."
-        )
+    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
+        """Refuse a tree without a parameter below float32, in which it does nothing.
+
+        Raises:
+          ValueError: naming one of the parameters.
+        """
+        if dtypes and not any(is_narrow(dtype) for dtype in dtypes):
+            raise ValueError(
+                f"commit={self.name!r} is for parameters below float32, and there are "
+                f"none: '{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to "
+                "bfloat16, or leave it out: float32 is written exactly."
+            )
 
 
 def bits_of(x: Array) -> Array:

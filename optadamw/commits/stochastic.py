@@ -18,16 +18,15 @@ import numpy as np
 
 from optadamw.aliases import Array
 from optadamw.commit import Buffers, Site
-from optadamw.commits.narrow import bits_of, refuse_wide
+from optadamw.commits.narrow import NarrowCommit, bits_of
 from optadamw.hyperparameters import Constant, Dynamic
-from optadamw.numerics import as_reals, compute_dtype, from_reals, is_narrow
-from optadamw.rule import Slot
+from optadamw.numerics import is_narrow
 
 _GOLDEN = np.uint32(0x9E3779B9)
 
 
 @dataclass(frozen=True)
-class Stochastic:
+class Stochastic(NarrowCommit):
     """Round 16-bit parameters at random, unbiased; others to nearest. No buffers."""
 
     seed: Constant | Dynamic
@@ -36,15 +35,8 @@ class Stochastic:
     name: ClassVar[str] = "stochastic"
 
     @property
-    def slots(self) -> tuple[Slot, ...]:
-        return ()
-
-    @property
     def is_traced(self) -> bool:
         return isinstance(self.seed, Dynamic) and self.seed.is_traced
-
-    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
-        refuse_wide(self.name, dtypes, paths)
 
     def skeleton(self) -> "Stochastic":
         return Stochastic(Constant(0.0))
@@ -55,15 +47,11 @@ class Stochastic:
         seed = jnp.asarray(int(value) if isinstance(value, float) else value)
         return mixed(mixed(seed.astype(jnp.uint32)) ^ (step.astype(jnp.uint32)))
 
-    def read(self, param: Any, buffers: Buffers) -> Array:
-        del buffers
-        return as_reals(param, compute_dtype(param.dtype))
-
     def write(
         self, target: Array, param: Any, buffers: Buffers, site: Site | None
     ) -> tuple[Array, Buffers]:
         if not is_narrow(param.dtype):
-            return from_reals(target, param.dtype), buffers
+            return super().write(target, param, buffers, site)
         assert site is not None
         noise = bits_at(site, target.shape)
         return rounded(target, noise, param.dtype), buffers

@@ -10,10 +10,8 @@ import numpy as np
 from optadamw.errors import invalid, mistyped, near
 
 
-def refuse_unknown(
-    door: str, given: Mapping[str, Any], legal: Iterable[str], hints: Mapping[str, str]
-) -> None:
-    """Refuse arguments that the peer does not know either, or that have no place here.
+def refuse_unknown(door: str, given: Mapping[str, Any], legal: Iterable[str]) -> None:
+    """Refuse arguments that the peer does not know either.
 
     Raises:
       TypeError: for the first of them, with what to write instead.
@@ -22,8 +20,6 @@ def refuse_unknown(
         # optax.inject_hyperparams binds the defaults, an empty `**kwargs` among them.
         given = {name: value for name, value in given.items() if name != "kwargs"}
     for name in given:
-        if name in hints:
-            raise TypeError(f"{door} does not take `{name}` here. {hints[name]}")
         raise TypeError(
             f"Argument(s) not recognized by {door}: {name}={given[name]!r}. Near it: "
             f"{near(name, legal)}."

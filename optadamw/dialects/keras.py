@@ -7,10 +7,10 @@ from optadamw.aliases import PyTree, ScalarOrSchedule
 from optadamw.averaging import finalize
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.callables import AtMicroSteps, FirstCopy, InWindows
-from optadamw.dialects.checks import flag, refuse_unknown, whole
+from optadamw.dialects.checks import flag, label, refuse_unknown, whole
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.every_call import EveryCall, at_every_call
-from optadamw.dialects.keras_arguments import average, clips, decay, named, rate
+from optadamw.dialects.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.selections import decaying, leaving_out
 from optadamw.errors import invalid, mistyped
 from optadamw.interchange.keras import from_keras as from_keras
@@ -106,9 +106,9 @@ def AdamW(
       >>> tx
       keras.AdamW(0.01, global_clipnorm=1.0)
     """
-    refuse_unknown("keras.AdamW", kwargs, DOOR.arguments, {})
+    refuse_unknown("keras.AdamW", kwargs, DOOR.arguments)
     flag("amsgrad", amsgrad, none=False)
-    named(name)
+    label("name", name)
     if not isinstance(bug_compatible, bool):
         raise mistyped("bug_compatible", "True or False", bug_compatible)
     every = whole("gradient_accumulation_steps", gradient_accumulation_steps, 2, "is 1")
@@ -192,7 +192,7 @@ def LossScaleOptimizer(
             f"LossScaleOptimizer does not support `{given}`. Instead, set `{given}` on "
             "the `inner_optimizer`."
         )
-    named(name)
+    label("name", name)
     growth = whole("dynamic_growth_steps", dynamic_growth_steps, 1)
     if isinstance(inner_optimizer, EveryCall):
         raise ValueError(

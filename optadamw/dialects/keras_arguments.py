@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from optadamw.dialects.callables import FirstCopy, schedule
-from optadamw.dialects.checks import label, whole
+from optadamw.dialects.checks import whole
 from optadamw.errors import invalid, mistyped
 
 
@@ -108,8 +108,3 @@ def decay(weight_decay: Any, optimizer: str) -> Any:
             "Use 0.0 for no decay.",
         )
     return weight_decay
-
-
-def named(name: Any) -> None:
-    """Check the optimizer's name."""
-    label("name", name)

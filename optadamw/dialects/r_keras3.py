@@ -83,7 +83,7 @@ def optimizer_adam_w(
       >>> r_keras3.optimizer_adam_w(learning_rate=0.01, gradient_accumulation_steps=4.0)
       r_keras3.optimizer_adam_w(0.01, gradient_accumulation_steps=4.0)
     """
-    refuse_unknown("r_keras3.optimizer_adam_w", kwargs, DOOR.arguments, {})
+    refuse_unknown("r_keras3.optimizer_adam_w", kwargs, DOOR.arguments)
     return keras.AdamW(
         learning_rate,
         weight_decay,

@@ -3,11 +3,14 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import PyTree, ScalarOrSchedule
-from optadamw.averaging import finalize
-from optadamw.dialects.checks import flag, refuse_unknown
+from optadamw.aliases import ScalarOrSchedule
+from optadamw.dialects import keras
+from optadamw.dialects.checks import flag, label, refuse_unknown
 from optadamw.dialects.door import Door, door
-from optadamw.dialects.keras_arguments import average, clips, decay, named, rate
+from optadamw.dialects.keras import (
+    finalize_variable_values as finalize_variable_values,
+)
+from optadamw.dialects.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.selections import decaying, leaving_out
 from optadamw.interchange.tensorflow import from_tensorflow as from_tensorflow
 from optadamw.interchange.tensorflow import to_tensorflow as to_tensorflow
@@ -81,8 +84,8 @@ def AdamW(
       >>> from optadamw.dialects import tensorflow
       >>> tx = tensorflow.AdamW(learning_rate=0.01, use_ema=True)
     """
-    refuse_unknown("tensorflow.AdamW", kwargs, DOOR.arguments, {})
-    named(name)
+    refuse_unknown("tensorflow.AdamW", kwargs, DOOR.arguments)
+    label("name", name)
     flag("amsgrad", amsgrad, none=False)
     flag("jit_compile", jit_compile, none=False)
     return adamw(
@@ -126,50 +129,20 @@ def exclude_from_weight_decay(
     return decaying(optimizer, leaving_out(var_list, var_names))
 
 
-def finalize_variable_values(state: PyTree, params: PyTree) -> PyTree:
-    """`optimizer.finalize_variable_values(variables)`: the average for the parameters.
-
-    Args:
-      state: the optimizer's state.
-      params: the parameters.
-
-    Returns:
-      The averaged parameters.
-
-    Raises:
-      ValueError: no step was taken yet, or no average is kept.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from optadamw.dialects import tensorflow
-      >>> tx = tensorflow.AdamW(0.5, use_ema=True)
-      >>> params = {"w": jnp.ones(2)}
-      >>> params, state = tx.step({"w": jnp.ones(2)}, tx.init(params), params)
-      >>> params = tensorflow.finalize_variable_values(state, params)
-    """
-    return finalize(state, params)
-
+_SHARED = (
+    *("learning_rate", "weight_decay", "beta_1", "beta_2", "epsilon", "amsgrad"),
+    *("clipnorm", "clipvalue", "global_clipnorm", "use_ema"),
+)
+"""Arguments that Keras 3 has kept as they were."""
 
 DOOR = Door(
     module="tensorflow",
     peer="TensorFlow (tf.keras 2)",
     studied="TensorFlow 2.14",
     function=AdamW,
-    formula=(
-        "p -= wd lr p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)"
-    ),
+    formula=keras.DOOR.formula,
     arguments={
-        "learning_rate": "`learning_rate`; a callable without arguments is asked on "
-        "the host at every step",
-        "weight_decay": "`weight_decay`, times the learning rate",
-        "beta_1": "`b1`",
-        "beta_2": "`b2`",
-        "epsilon": '`eps` with `eps_mode="hat"`',
-        "amsgrad": "`amsgrad`, of the raw second moment",
-        "clipnorm": "`clip_norm`",
-        "clipvalue": "`clip_value`",
-        "global_clipnorm": "`clip_global_norm`",
-        "use_ema": "`ema_decay` is given or not",
+        **{name: keras.DOOR.arguments[name] for name in _SHARED},
         "ema_momentum": "`ema_decay`",
         "ema_overwrite_frequency": "`ema_overwrite_every`",
         "jit_compile": "decided by `jax.jit`",

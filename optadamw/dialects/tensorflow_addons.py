@@ -92,7 +92,7 @@ def AdamW(
       >>> from optadamw.dialects import tensorflow_addons
       >>> tx = tensorflow_addons.AdamW(1e-4, learning_rate=1e-3)
     """
-    refuse_unknown("tensorflow_addons.AdamW", kwargs, DOOR.arguments, {})
+    refuse_unknown("tensorflow_addons.AdamW", kwargs, DOOR.arguments)
     label("name", name)
     flag("amsgrad", amsgrad, none=False)
     if not isinstance(bug_compatible, bool):

@@ -7,12 +7,10 @@
 a folder                   Orbax, if it is installed
 """
 
-import contextlib
 import io
 import os
-import secrets
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +18,7 @@ import jax
 import numpy as np
 
 from optadamw.checkpoint.arrays import plain
+from optadamw.checkpoint.replacing import replacing
 from optadamw.errors import invalid
 from optadamw.interchange import packing, safetensors
 from optadamw.interchange.arrays import to_numpy
@@ -71,21 +70,6 @@ def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
             "path", f"a name that ends in {', '.join(table)}, or a folder", str(path)
         )
     return known
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `target` when the block ends well."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def check_writable(path: Path) -> None:
