@@ -6,6 +6,7 @@ from optadamw.adamw import adamw as adamw
 from optadamw.averaging import finalize as finalize
 from optadamw.averaging import swap_ema as swap_ema
 from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
+from optadamw.dequantize import dequantize as dequantize
 from optadamw.describe import describe as describe
 from optadamw.rules.adam import scale_by_adam as scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max as amsgrad_max
@@ -25,6 +26,8 @@ from optadamw.schedules import normalized_weight_decay as normalized_weight_deca
 from optadamw.selection import exclude as exclude
 from optadamw.selection import only as only
 from optadamw.state import State as State
+from optadamw.storage import blockwise as blockwise
+from optadamw.storage import stochastic as stochastic
 from optadamw.transformation import Transformation as Transformation
 from optadamw.transformation import chain as chain
 from optadamw.transformation import step as step
@@ -33,6 +36,7 @@ from optadamw.wrappers.groups import param_groups as param_groups
 from optadamw.wrappers.loss_scale import scale_loss as scale_loss
 from optadamw.wrappers.loss_scale import with_loss_scale as with_loss_scale
 from optadamw.wrappers.multi_steps import multi_steps as multi_steps
+from optadamw.wrappers.seed import with_seed as with_seed
 from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.wrappers.skip_spikes import skip_spikes as skip_spikes
 from optadamw.wrappers.stats import Stats as Stats

@@ -8,14 +8,17 @@ from optadamw.control.guard import OnBad
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.errors import invalid, mistyped
 from optadamw.hyperparameters import switched, whole_steps
+from optadamw.precision import Precision, forms
 from optadamw.rules.adam import Corrected, EpsMode, Nesterov
 from optadamw.rules.decay import DecayMode
 from optadamw.settings import Groups, Settings
+from optadamw.storage import Stored
 from optadamw.store import dense
 from optadamw.transformation import Transformation, chain, spelled
 from optadamw.wrappers.commit import CommitName, with_commit
 from optadamw.wrappers.loss_scale import with_loss_scale
 from optadamw.wrappers.multi_steps import multi_steps
+from optadamw.wrappers.seed import with_seed
 from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
 from optadamw.wrappers.skip_spikes import skip_spikes as skip_spikes_around
 from optadamw.wrappers.stats import with_stats
@@ -28,10 +31,11 @@ def adamw(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DTypeLike | None = None,
+    mu_dtype: Stored | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: Any = None,
     *,
+    nu_dtype: Stored | None = None,
     nesterov: Nesterov = False,
     amsgrad: bool | Literal["raw", "corrected"] | None = None,
     bias_correction: Corrected | None = None,
@@ -44,12 +48,14 @@ def adamw(
     ema_overwrite_every: ScalarOrSchedule | None = None,
     ema_debias: bool | None = None,
     ema_warmup: bool | None = None,
+    ema_dtype: Stored | None = None,
     weight_decay_mode: DecayMode | None = None,
     max_learning_rate: ScalarOrSchedule | None = None,
     maximize: bool | None = None,
     caution: bool | None = None,
     groups: Groups | None = None,
     update_dtype: DTypeLike | None = None,
+    precision: Precision | None = None,
     commit: CommitName | None = None,
     seed: Number | None = None,
     accumulate_steps: Any = None,
@@ -97,11 +103,13 @@ def adamw(
       b2: decay of the second moment, in [0, 1).
       eps: added to the root; in units of the gradient, >= 0.
       eps_root: added under the root; in units of the squared gradient, >= 0.
-      mu_dtype: dtype in which the first moment is kept; None: float32.
+      mu_dtype: how the first moment is kept: a dtype, `stochastic("bfloat16")` or
+        `blockwise()`, 8 bits, which brings `skip_nonfinite`; None: float32.
       weight_decay: >= 0. The default is Optax's; PyTorch's is 1e-2, Keras's 4e-3.
       mask: which parameters are decayed: a pattern such as `"*/kernel"`, a list of
         patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`, or a
         tree of bools. None: all.
+      nu_dtype: the same for the second moment, and for AMSGrad's maximum of it.
       nesterov: look ahead by one step of momentum (NAdamW): True as Optax, "current"
         as timm.
       amsgrad: divide by the maximum of the second moments: True or "raw" as PyTorch
@@ -120,6 +128,8 @@ def adamw(
         a number or a schedule.
       ema_debias: average from the first written parameter on, forgetting the initial.
       ema_warmup: average faster at first, by min(decay, (1 + t) / (10 + t)).
+      ema_dtype: how the average is kept: "float32", "float64" or
+        `stochastic("bfloat16")`; None: float32.
       weight_decay_mode: "lr" (None), "schedule", "independent" or "corrected".
       max_learning_rate: peak of the schedule, for modes "schedule" and "corrected".
       maximize: ascend.
@@ -129,9 +139,14 @@ def adamw(
         concern one parameter by itself, from `learning_rate` to `caution`; the first
         group that matches counts. See `param_groups`.
       update_dtype: dtype of the updates of `update`; None: the parameters'.
+      precision: one word for the forms in which everything is kept. "full" (None):
+        moments and average in float32. "mixed", for bfloat16 parameters: that, and
+        commit="master". "compact", for bfloat16 parameters: commit="stochastic",
+        `blockwise()` for both moments and `stochastic("bfloat16")` for the average, 4.1
+        bytes per parameter with the parameter. Arguments that are given count instead.
       commit: how parameters below float32 are written: "nearest" (None), "stochastic",
         "kahan" or "master"; see `with_commit`.
-      seed: of the random bits of "stochastic"; None: 0.
+      seed: of the random bits where something is rounded at random; None: 0.
       accumulate_steps: one step for every so many gradients, with their mean weighted
         by `step(..., weight=w)`: a whole number, an array or a schedule; `multi_steps`.
       accumulator_dtype: dtype of their sum; None: float32.
@@ -164,13 +179,23 @@ def adamw(
       >>> int(state.step)
       1
     """
+    kept = forms(
+        precision,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        ema_dtype=ema_dtype,
+        commit=commit,
+    )
+    if ema_decay is None:
+        kept["ema_dtype"] = ema_dtype  # that of a preset is for an average, if any
     settings = Settings(
         learning_rate=learning_rate,
         b1=b1,
         b2=b2,
         eps=eps,
         eps_root=eps_root,
-        mu_dtype=mu_dtype,
+        mu_dtype=kept["mu_dtype"],
+        nu_dtype=kept["nu_dtype"],
         weight_decay=weight_decay,
         mask=mask,
         nesterov=nesterov,
@@ -185,6 +210,7 @@ def adamw(
         ema_overwrite_every=ema_overwrite_every,
         ema_debias=ema_debias,
         ema_warmup=ema_warmup,
+        ema_dtype=kept["ema_dtype"],
         weight_decay_mode=weight_decay_mode,
         max_learning_rate=max_learning_rate,
         maximize=maximize,
@@ -193,28 +219,20 @@ def adamw(
     tx = settings.chained() if groups is None else settings.grouped(groups)
     if update_dtype is not None:
         tx = chain(tx, update_dtype=update_dtype)
-    tx = _committed(tx, commit, seed)
+    if kept["commit"] is not None:
+        tx = with_commit(tx, kept["commit"])
+    if seed is not None:
+        tx = with_seed(tx, seed)
     tx = _accumulated(tx, accumulate_steps, accumulator_dtype)
     if loss_scale is not None:
         tx = with_loss_scale(tx, loss_scale)
-    is_dynamic = isinstance(loss_scale, DynamicLossScale)
+    needs = _needs_guard(tx, loss_scale)
     policy = {
         "on_bad_micro_step": on_bad_micro_step,
         "max_consecutive": max_consecutive,
     }
-    tx = _guarded(tx, skip_nonfinite, skip_spikes, policy, is_dynamic)
+    tx = _guarded(tx, skip_nonfinite, skip_spikes, policy, needs)
     return _recorded(tx, stats)
-
-
-def _committed(tx: Transformation, commit: Any, seed: Any) -> Transformation:
-    if commit is not None:
-        return with_commit(tx, commit, seed=0 if seed is None else seed)
-    if seed is not None:
-        raise ValueError(
-            f"`seed` has no effect without commit='stochastic'; got {seed!r}. Leave it "
-            "out."
-        )
-    return tx
 
 
 def _accumulated(tx: Transformation, steps: Any, dtype: Any) -> Transformation:
@@ -236,12 +254,21 @@ def _every(steps: Any) -> Any:
     return whole_steps("accumulate_steps", steps)
 
 
+def _needs_guard(tx: Transformation, loss_scale: Any) -> str:
+    """What cannot do without the check for what is not finite; empty: nothing."""
+    if isinstance(loss_scale, DynamicLossScale):
+        return "A dynamic `loss_scale` needs"
+    if tx.recipe.composition.needs_guard:
+        return "Moments in blocks of 8 bits need"
+    return ""
+
+
 def _guarded(
     tx: Transformation,
     nonfinite: Any,
     spikes: Any,
     policy: dict[str, Any],
-    is_dynamic: bool,
+    needs: str,
 ) -> Transformation:
     if spikes is not None and spikes is not False:
         if spikes is not True and not isinstance(spikes, Mapping):
@@ -255,13 +282,14 @@ def _guarded(
         return skip_spikes_around(tx, **(policy | settings))
     if switched("skip_nonfinite", nonfinite):
         return skip_nonfinite_around(tx, **policy)
-    if is_dynamic and nonfinite is False:
+    if needs and nonfinite is False:
         raise ValueError(
-            "A dynamic `loss_scale` needs the check of skip_nonfinite; got "
-            "skip_nonfinite=False. Leave it out, or give the scale as a number."
+            f"{needs} the check of skip_nonfinite; got skip_nonfinite=False. Leave it "
+            "out."
         )
     asked = {name: value for name, value in policy.items() if value is not None}
-    if asked and is_dynamic:
+    has_own = tx.recipe.composition.control.watch is not None
+    if needs and (asked or not has_own):
         return skip_nonfinite_around(tx, **policy)
     for name, value in asked.items():
         raise ValueError(

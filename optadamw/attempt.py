@@ -18,9 +18,9 @@ import numpy as np
 from jax import lax
 
 from optadamw.aliases import Array
-from optadamw.commit import Site
 from optadamw.leaf import Program, run_leaf
 from optadamw.numerics import kind_of, sqrt
+from optadamw.random_bits import Site
 
 
 class Operand(NamedTuple):
@@ -50,18 +50,18 @@ class Pass:
 
     programs: tuple[Program, ...]
     positions: tuple[int, ...]
-    """Where each leaf stands in the tree, for a commit that draws bits."""
+    """Where each leaf stands in the tree, for what is rounded at random."""
     groups: tuple[tuple[int, ...], ...] = ()
     """Rows among these leaves for which norms are measured; the first is all."""
 
 
 def taken(key: Pass, operands: Sequence[Operand], bits: Array) -> Outcome:
-    """The pass, unconditionally; `bits` is the commit's key of this step."""
+    """The pass, unconditionally; `bits` is the `step_key`."""
     outputs, buffers, squares = [], [], []
     for program, position, leaf in zip(
         key.programs, key.positions, operands, strict=True
     ):
-        site = Site(bits, jnp.int32(position)) if program.commit.draws else None
+        site = Site(bits, jnp.int32(position)) if program.draws else None
         output, kept, measured = run_leaf(program, *leaf[:5], site)
         if leaf.present is not None:
             # Inside the loop the selection is fused with what it selects from.

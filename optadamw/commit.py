@@ -6,50 +6,30 @@ full-precision copy); one that draws random bits says so and is given a `Site`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from optadamw.aliases import Array
 from optadamw.numerics import as_reals, compute_dtype, from_reals
+from optadamw.random_bits import Site
 from optadamw.rule import Slot
 
 Buffers = Mapping[str, Array]
 
 
-class Site(NamedTuple):
-    """Which leaf of which step is being written, for a commit that draws bits."""
-
-    key: Array
-    """What the bits depend on in this step, uint32 (`Commit.key`)."""
-    leaf: Array
-
-
 class Commit:
     """Reads a parameter as the number that rules see, and writes the next one.
 
-    The base of all commits: without buffers, numbers or random bits, and rounding to
-    nearest. A subclass overrides what it has.
+    The base of all commits: without buffers or random bits, and rounding to nearest.
+    A subclass overrides what it has.
     """
 
     draws: ClassVar[bool] = False
     """Whether `write` needs a `Site`."""
     name: ClassVar[str]
 
-    @property
-    def is_traced(self) -> bool:
-        """Whether a number of it is a tracer."""
-        return False
-
     def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
         """Refuse parameters for which it means nothing."""
         del dtypes, paths
-
-    def skeleton(self) -> "Commit":
-        """The commit without its numbers: what a leaf function depends on."""
-        return self
-
-    def key(self, step: Array) -> Array:
-        """What random bits depend on in this step besides their place."""
-        return step
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -13,7 +13,9 @@ from optadamw.errors import mistyped
 from optadamw.groups import Variant
 from optadamw.operands import Choice, parameters
 from optadamw.paths import Leaves
-from optadamw.rule import Rule, Stage
+from optadamw.rule import Rule, Slot, Stage
+from optadamw.storage import spelled
+from optadamw.store import Dense
 from optadamw.transformation import Transformation
 from optadamw.walk import Composition
 
@@ -57,6 +59,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
     composition = tx.recipe.composition
     leaves = parameters(params)
     choices = composition.choices(leaves, params)
+    rows_kept = composition.kept_by(leaves, params)
     header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
     rows = [
         (
@@ -64,11 +67,11 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
             _decay(composition.variants[choice.group], choice.applies),
-            _buffers(composition, array),
-            f"{_bytes(composition, array):,}",
+            _buffers(kept, array),
+            f"{_bytes(kept, array):,}",
         )
-        for path, array, choice in zip(
-            leaves.paths, leaves.arrays, choices, strict=True
+        for path, array, choice, kept in zip(
+            leaves.paths, leaves.arrays, choices, rows_kept, strict=True
         )
     ]
     sections = [
@@ -81,7 +84,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
             ]
         ),
         "\n".join(_aligned([header, *rows])),
-        _totals(composition, leaves),
+        _totals(composition, leaves, rows_kept),
     ]
     return "\n\n".join(sections)
 
@@ -150,9 +153,9 @@ def _settings(rule: Rule) -> list[str]:
     for field in dataclasses.fields(rule):
         value = getattr(rule, field.name)
         if field.name in slots:
-            # Without a dtype of its own a buffer has the one that its row shows.
-            if value.dtype is not None:
-                shown.append(f"{field.name}_dtype={value.dtype.name!r}")
+            # Without a form of its own a buffer has the one that its row shows.
+            if value != Dense():
+                shown.append(f"{field.name}_dtype={spelled(value)}")
         elif value is not None:
             shown.append(f"{field.name}={value!r}")
     return shown
@@ -167,22 +170,24 @@ def _decay(rules: Variant, chosen: Sequence[bool]) -> str:
     return " + ".join(decays) or "no"
 
 
-def _buffers(composition: Composition, array: jnp.ndarray) -> str:
-    summaries = [(slot.name, *slot.store.summary(array)) for slot in composition.kept]
+def _buffers(kept: Sequence[Slot], array: jnp.ndarray) -> str:
+    summaries = [(slot.name, *slot.store.summary(array)) for slot in kept]
     named = [f"{name} {form}" for name, form, _ in summaries if form]
     return ", ".join(named) or "none"
 
 
-def _bytes(composition: Composition, array: jnp.ndarray) -> int:
-    return sum(slot.store.summary(array)[1] for slot in composition.kept)
+def _bytes(kept: Sequence[Slot], array: jnp.ndarray) -> int:
+    return sum(slot.store.summary(array)[1] for slot in kept)
 
 
-def _totals(composition: Composition, leaves: Leaves) -> str:
+def _totals(
+    composition: Composition, leaves: Leaves, rows: Sequence[Sequence[Slot]]
+) -> str:
     numbers = sum(math.prod(a.shape) for a in leaves.arrays)
     own = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves.arrays)
     small = jax.tree.leaves(composition.control.small())
     state = sum(x.size * x.dtype.itemsize for x in small) + sum(
-        _bytes(composition, a) for a in leaves.arrays
+        _bytes(kept, a) for kept, a in zip(rows, leaves.arrays, strict=True)
     )
     per_number = f" ({state / numbers:.1f} per number)" if numbers else ""
     return (

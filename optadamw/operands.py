@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import PyTree
+from optadamw.block_code import Blocks
 from optadamw.numerics import compute_dtype, largest_square_root
 from optadamw.paths import Leaves, check_parameters, flatten, match_leaves
 from optadamw.rule import Slot
-from optadamw.state import BUFFERS, State
+from optadamw.state import SCALES, TREES, State
 
 
 class Choice(NamedTuple):
@@ -22,6 +23,8 @@ class Choice(NamedTuple):
     group: int
     applies: tuple[bool, ...]
     """Which of the rules of its group apply to it."""
+    slots: tuple[Slot, ...] = ()
+    """Its buffers, each with its own store."""
 
 
 Key = tuple[np.dtype, int]
@@ -98,22 +101,46 @@ def gathered(
     choices: Sequence[Choice],
 ) -> Work:
     """Put everything about one leaf in one place; `leaves` are the parameters'."""
-    columns = {
-        slot.name: match_leaves(getattr(state, slot.name), leaves, f"state.{slot.name}")
-        for slot in slots
-    }
+    columns = {slot.name: joined(slot, state, leaves) for slot in slots}
     items = []
     for i, grad in enumerate(grads):
         array = None if params is None else leaves.arrays[i]
         buffers = {name: column[i] for name, column in columns.items()}
         dtype = np.dtype(np.float32)
         if grad is not None:
-            for slot in slots:
+            for slot in choices[i].slots:
                 slot.store.check(leaves.paths[i], buffers[slot.name], leaves.arrays[i])
             grad = jnp.asarray(grad)
             dtype = compute_dtype((grad if array is None else array).dtype)
         items.append(Item(grad, array, buffers, choices[i], dtype))
     return Work(leaves, items)
+
+
+def joined(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
+    """A buffer of every leaf, out of the fields of State that hold it."""
+    name = slot.name
+    kept = match_leaves(getattr(state, name), leaves, f"state.{name}")
+    if not slot.store.has_scales:
+        return kept
+    field = SCALES[name]
+    scales = match_leaves(getattr(state, field), leaves, f"state.{field}")
+    return [
+        codes if scale is None else Blocks(codes, scale)
+        for codes, scale in zip(kept, scales, strict=True)
+    ]
+
+
+def split(slot: Slot, buffers: Sequence[Any]) -> dict[str, list[Any]]:
+    """The inverse: for each field of State what it holds, leaf by leaf.
+
+    Codes and scales are trees of their own, each like the parameters' with an array at
+    every leaf: what wraps a parameter (a Flax Variable, a sharding by path) wraps them.
+    """
+    codes = [b.codes if isinstance(b, Blocks) else b for b in buffers]
+    if not slot.store.has_scales:
+        return {slot.name: codes}
+    scales = [b.scales if isinstance(b, Blocks) else None for b in buffers]
+    return {slot.name: codes, SCALES[slot.name]: scales}
 
 
 def check_buffers(state: State, leaves: Leaves, slots: Sequence[Slot]) -> None:
@@ -136,7 +163,7 @@ def check_fields(state: Any, kept: Sequence[str]) -> None:
         present = getattr(state, name) is not None
         if present != (name in kept):
             has = "holds" if present else "lacks"
-            what = f"the buffer `{name}`" if name in BUFFERS else f"`{name}`"
+            what = f"the buffer `{name}`" if name in TREES else f"`{name}`"
             raise ValueError(
                 f"`state` {has} {what}, which this transformation "
                 f"{'does not keep' if present else 'keeps'}: it is the state of "

@@ -42,7 +42,7 @@ class Slot(NamedTuple):
     name: str
     """The field of `State` that holds it."""
     store: Any
-    """How it is kept (`optadamw.store.Store`)."""
+    """How it is kept: a `Storage` for all leaves, a `Store` for one of them."""
     start: str = "zeros"
     """What it holds at first: "zeros", or "param" for a copy of the parameter."""
 

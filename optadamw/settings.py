@@ -25,9 +25,10 @@ from optadamw.rules.amsgrad import amsgrad_max
 from optadamw.rules.caution import cautious
 from optadamw.rules.clip import clip_by_global_norm, clip_by_norm, clip_by_value
 from optadamw.rules.decay import DecayMode, add_decoupled_weight_decay
-from optadamw.rules.ema import ema_params
+from optadamw.rules.ema import LEGAL, ema_params
 from optadamw.rules.maximize import maximize
 from optadamw.rules.rate import scale_by_learning_rate
+from optadamw.storage import average
 from optadamw.transformation import Transformation, chain
 from optadamw.wrappers.groups import param_groups
 
@@ -35,6 +36,8 @@ Groups = Mapping[Any, Mapping[str, Any]] | Sequence[tuple[Any, Mapping[str, Any]
 
 _COMMON = (
     "mu_dtype",
+    "nu_dtype",
+    "ema_dtype",
     "clip_global_norm",
     "clip_eps",
     "ema_decay",
@@ -55,6 +58,7 @@ class Settings:
     eps: Any
     eps_root: Any
     mu_dtype: Any
+    nu_dtype: Any
     weight_decay: Any
     mask: Any
     nesterov: Any
@@ -69,6 +73,7 @@ class Settings:
     ema_overwrite_every: Any
     ema_debias: Any
     ema_warmup: Any
+    ema_dtype: Any
     weight_decay_mode: Any
     max_learning_rate: Any
     maximize: Any
@@ -80,7 +85,7 @@ class Settings:
             *([maximize()] if switched("maximize", self.maximize) else []),
             *self._clips(),
             self._adam(),
-            *_maximum(self.amsgrad),
+            *_maximum(self.amsgrad, self.nu_dtype),
             *([cautious()] if switched("caution", self.caution) else []),
             add_decoupled_weight_decay(
                 self.weight_decay,
@@ -134,6 +139,7 @@ class Settings:
             self.eps,
             self.eps_root,
             self.mu_dtype,
+            nu_dtype=self.nu_dtype,
             nesterov=False if nesterov is None else nesterov,
             bias_correction=True if correction is None else correction,
             eps_mode=_choice("eps_mode", self.eps_mode, get_args(EpsMode)),
@@ -167,6 +173,7 @@ class Settings:
             ("ema_overwrite_every", every),
             ("ema_debias", debias),
             ("ema_warmup", warmup),
+            ("ema_dtype", self.ema_dtype),
         ):
             asked = value is not None and value is not False
             if asked and self.ema_decay is None:
@@ -184,8 +191,16 @@ class Settings:
             return []
         if every is not None:
             every = every_so_many("ema_overwrite_every", every)
-        decay = _checked("ema_decay", self.ema_decay, FRACTION)
-        return [ema_params(decay, overwrite_every=every, debias=debias, warmup=warmup)]
+        average("ema_dtype", self.ema_dtype, LEGAL)  # under adamw's name for it
+        return [
+            ema_params(
+                _checked("ema_decay", self.ema_decay, FRACTION),
+                overwrite_every=every,
+                debias=debias,
+                warmup=warmup,
+                dtype=self.ema_dtype,
+            )
+        ]
 
 
 def _checked(name: str, value: Any, legal: Interval, remedy: str = "") -> Any:
@@ -198,14 +213,14 @@ def _limit(name: str, limit: Any) -> Any:
     return _checked(name, limit, POSITIVE, remedy)
 
 
-def _maximum(amsgrad: Any) -> list[Transformation]:
+def _maximum(amsgrad: Any, dtype: Any) -> list[Transformation]:
     if amsgrad is None or amsgrad is False:
         return []
     if amsgrad is True:
-        return [amsgrad_max()]
+        amsgrad = "raw"
     if not isinstance(amsgrad, str) or amsgrad not in ("raw", "corrected"):
         raise invalid("amsgrad", "True, False, None, 'raw' or 'corrected'", amsgrad)
-    return [amsgrad_max(amsgrad)]  # type: ignore[arg-type]
+    return [amsgrad_max(amsgrad, dtype=dtype)]  # type: ignore[arg-type]
 
 
 def _choice(name: str, value: Any, legal: tuple[str, ...]) -> Any:

@@ -28,6 +28,12 @@ class State(NamedTuple):
     """Second moment: the running mean of their squares."""
     nu_max: PyTree = None
     """AMSGrad: the largest second moment so far."""
+    mu_scales: PyTree = None
+    """Where `mu` is kept in 8 bits: the scale of each block, None for other leaves."""
+    nu_scales: PyTree = None
+    """The same for `nu`."""
+    nu_max_scales: PyTree = None
+    """The same for `nu_max`."""
     ema: PyTree = None
     """The running average of the parameters."""
     residual: PyTree = None
@@ -56,7 +62,13 @@ class Swapped(NamedTuple):
     state: State
 
 
+SCALES = {name: f"{name}_scales" for name in ("mu", "nu", "nu_max")}
+"""The field of the scales of each buffer that may be kept in blocks."""
+
 BUFFERS = ("mu", "nu", "nu_max", "ema", "residual", "accumulator")
+"""The fields that hold numbers for every parameter."""
+
+TREES = (*BUFFERS, *SCALES.values())
 """The fields that are trees like the parameters; the others are small."""
 
 

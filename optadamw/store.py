@@ -1,11 +1,11 @@
 """How a buffer is kept between steps.
 
 A store is the only thing that knows the physical form of a buffer. `Dense` keeps an
-array of the parameter's shape in one dtype; a quantized store would keep codes and
-scales, and nothing outside its file would change.
+array of the parameter's shape in one dtype, `optadamw.block_store` one in 8 bits.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import Array, DTypeLike, PyTree
+from optadamw.block_code import Blocks
 from optadamw.errors import at_leaf, invalid, mistyped
 from optadamw.numerics import (
     as_reals,
@@ -21,7 +22,31 @@ from optadamw.numerics import (
     compute_dtype,
     from_reals,
     is_complex,
+    is_narrow,
 )
+from optadamw.paths import Leaves
+from optadamw.random_bits import Site, bits_at, rounded
+
+
+class Storage(Protocol):
+    """How the buffers of one slot are kept: it knows the store of every leaf."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether numbers are rounded at random, so that `encode` needs a `Site`."""
+        ...
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether numbers share scales, which are a field of State of their own.
+
+        One that is not finite then spoils those beside it.
+        """
+        ...
+
+    def resolved(self, name: str, leaves: Leaves, tree: PyTree) -> "Sequence[Store]":
+        """The store of each leaf; errors speak of the buffer `name`."""
+        ...
 
 
 class Store(Protocol):
@@ -30,6 +55,11 @@ class Store(Protocol):
     Rules see real arrays in the dtype of computation. A buffer may be any pytree whose
     shapes depend on the parameter's alone.
     """
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether `encode` rounds, so that the rules' value is another than is kept."""
+        ...
 
     def zeros(self, param: Any) -> PyTree:
         """The buffer that decodes to zeros, sharded as `param`."""
@@ -47,8 +77,8 @@ class Store(Protocol):
         """The numbers in the buffer."""
         ...
 
-    def encode(self, value: Array, param: Any) -> PyTree:
-        """The buffer that holds `value`."""
+    def encode(self, value: Array, param: Any, site: Site | None = None) -> PyTree:
+        """The buffer that holds `value`; without a site rounded to nearest."""
         ...
 
     def summary(self, param: Any) -> tuple[str, int]:
@@ -58,13 +88,26 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """An array of the parameter's shape, rounded to nearest.
+    """An array of the parameter's shape, rounded to nearest or at random.
 
     `dtype` None means the dtype of computation (float32; float64 for a float64
     parameter). Complex parameters get the complex dtype of the same precision.
     """
 
     dtype: np.dtype | None = None
+    draws: bool = False
+
+    @property
+    def has_scales(self) -> bool:
+        return False
+
+    @property
+    def is_lossy(self) -> bool:
+        return self.dtype is not None and self.dtype.itemsize < 4
+
+    def resolved(self, name: str, leaves: Leaves, tree: PyTree) -> "list[Dense]":
+        del name, tree
+        return [self] * len(leaves.paths)
 
     def zeros(self, param: Any) -> Any:
         dtype = self.dtype_for(param)
@@ -88,6 +131,14 @@ class Dense:
 
     def check(self, path: str, buffer: Any, param: Any) -> None:
         wanted = self.dtype_for(param)
+        if isinstance(buffer, Blocks):
+            raise at_leaf(
+                path,
+                f"its buffer is {wanted} here, and `state` has scales of 8 bits for "
+                "it.",
+                "The state is of other options: carry it over by name with "
+                "checkpoint.restore(tx, params, state, cast=True).",
+            )
         shape, dtype = np.shape(buffer), getattr(buffer, "dtype", type(buffer))
         if shape != param.shape or dtype != wanted:
             raise at_leaf(
@@ -100,13 +151,15 @@ class Dense:
     def decode(self, buffer: Any, param: Any) -> Array:
         return as_reals(buffer, compute_dtype(param.dtype))
 
-    def encode(self, value: Array, param: Any) -> Array:
+    def encode(self, value: Array, param: Any, site: Site | None = None) -> Array:
         dtype = self.dtype_for(param)
         most = float(jnp.finfo(dtype).max)
         if most < float(jnp.finfo(value.dtype).max):
             # A finite value beyond the dtype is kept as its largest: infinity would
             # never decay, and would end in NaN.
             value = jnp.where(jnp.isfinite(value), jnp.clip(value, -most, most), value)
+        if self.draws and site is not None and is_narrow(dtype):
+            return rounded(value, bits_at(site, value.shape), dtype)
         return from_reals(value, dtype)
 
     def summary(self, param: Any) -> tuple[str, int]:

@@ -8,7 +8,7 @@ the parameter, encode the buffers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from optadamw.commit import Commit, Nearest
 from optadamw.control.statistics import NORMS
 from optadamw.controls import Control
 from optadamw.groups import Group, Variant, members
-from optadamw.hyperparameters import Clock, real_scalar
+from optadamw.hyperparameters import Clock, Constant, Dynamic, real_scalar
 from optadamw.intake import Intake, accumulated, emptied, partial_window, whole
 from optadamw.judgement import Finding, found
 from optadamw.leaf import Emit, Program
@@ -42,9 +42,11 @@ from optadamw.operands import (
     check_fields,
     gathered,
     parameters,
+    split,
 )
 from optadamw.order import check_order
 from optadamw.paths import Leaves, flatten, gradients_for, match_leaves
+from optadamw.random_bits import step_key
 from optadamw.recording import finished, recorded
 from optadamw.rule import Lookups, Rule, Slot, Stage
 from optadamw.ruling import ruled
@@ -61,6 +63,8 @@ class Composition:
     control: Control = field(default_factory=Control)
     groups: tuple[Group, ...] = ()
     """Parameters with rules of their own; the last holds the rest."""
+    seed: Constant | Dynamic = field(default_factory=lambda: Constant(0.0))
+    """Of the random bits, where something is rounded at random."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -82,16 +86,27 @@ class Composition:
         return (*self.slots, Slot("accumulator", accumulation.store))
 
     @property
+    def draws(self) -> bool:
+        """Whether anything is rounded at random."""
+        return self.commit.draws or any(slot.store.draws for slot in self.slots)
+
+    @property
+    def needs_guard(self) -> bool:
+        """Whether a value that is not finite would spoil others in the state."""
+        return any(slot.store.has_scales for slot in self.slots)
+
+    @property
     def is_traced(self) -> bool:
         """Whether a hyperparameter is a tracer, which must not outlive its trace."""
         rules = [rule for rules in self.variants for rule in rules if rule is not None]
-        around = self.control.is_traced or self.commit.is_traced
+        is_seeded = isinstance(self.seed, Dynamic) and self.seed.is_traced
+        around = self.control.is_traced or is_seeded
         return around or any(rule.is_traced for rule in rules)
 
     @property
     def is_bare(self) -> bool:
         """Whether it is its rules and nothing else."""
-        return self.control.is_idle and self.commit == Nearest() and not self.groups
+        return replace(self, rules=(), update_dtype=None) == Composition(())
 
     @property
     def is_whole(self) -> bool:
@@ -103,29 +118,60 @@ class Composition:
         check_order(self.rules)
         leaves = parameters(params)
         self.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
+        self._check_guard()
         self.choices(leaves, params)
         self._measured_groups(leaves, params)
         fields = {}
-        for slot in self.kept:
-            start = slot.store.copy if slot.start == "param" else slot.store.zeros
-            made = [start(array) for array in leaves.arrays]
+        rows = self.kept_by(leaves, params)
+        for i, slot in enumerate(self.kept):
+            stores = [row[i].store for row in rows]
+            made = [
+                (store.copy if slot.start == "param" else store.zeros)(array)
+                for store, array in zip(stores, leaves.arrays, strict=True)
+            ]
             if slot.name == "accumulator":
-                made = [jax.tree.map(emptied, buffer) for buffer in made]
-            fields[slot.name] = leaves.treedef.unflatten(made)
+                made = [emptied(buffer) for buffer in made]
+            for name, column in split(slot, made).items():
+                fields[name] = leaves.treedef.unflatten(column)
         small = jax.tree.map(
             lambda value: placed(leaves.arrays, value), self.control.small()
         )
         return State(**fields, **small)
 
     def choices(self, leaves: Leaves, params: PyTree) -> list[Choice]:
-        """For each leaf, its group and which of the rules there apply to it."""
+        """For each leaf, its group, which of the rules there apply, and its stores."""
         count = len(leaves.paths)
         tables = []
         for rules in self.variants:
             columns = [_applies(rule, leaves, params) for rule in rules]
             tables.append(list(zip(*columns, strict=True)) or [()] * count)
         numbers = members(self.groups, leaves, params)
-        return [Choice(n, tables[n][leaf]) for leaf, n in enumerate(numbers)]
+        slots = [row[: len(self.slots)] for row in self.kept_by(leaves, params)]
+        return [
+            Choice(n, tables[n][leaf], slots[leaf]) for leaf, n in enumerate(numbers)
+        ]
+
+    def kept_by(self, leaves: Leaves, params: PyTree) -> list[tuple[Slot, ...]]:
+        """For each leaf, all buffers in the state, with the stores of that leaf."""
+        columns = [
+            [
+                slot._replace(store=store)
+                for store in slot.store.resolved(slot.name, leaves, params)
+            ]
+            for slot in self.kept
+        ]
+        return list(zip(*columns, strict=True)) or [()] * len(leaves.paths)
+
+    def _check_guard(self) -> None:
+        """Refuse to let what is not finite into a buffer where it spoils others."""
+        if self.needs_guard and self.control.watch is None:
+            names = [s.name for s in self.slots if s.store.has_scales]
+            raise ValueError(
+                f"`{names[0]}` is kept in blocks of 8 bits, where one number that is "
+                "not finite spoils its whole block, and nothing refuses such "
+                "gradients. Put skip_nonfinite(...) around the chain, as adamw does by "
+                "itself."
+            )
 
     def _measured_groups(
         self, leaves: Leaves, params: PyTree
@@ -214,6 +260,7 @@ class Composition:
             leaves = parameters(params)
         matched = gradients_for(leaves, grads)
         small = self.control.small()
+        self._check_guard()
         check_fields(state, self._fields(small))
         check_small(state, small)
         choices = self.choices(leaves, grads if params is None else params)
@@ -226,7 +273,7 @@ class Composition:
 
     def _fields(self, small: Mapping[str, Any]) -> tuple[str, ...]:
         """The fields of State that are not None."""
-        return (*(slot.name for slot in self.kept), *small)
+        return (*(name for slot in self.kept for name in split(slot, ())), *small)
 
     def _refuse_missing_params(self, emit: Emit) -> None:
         if emit == "param":
@@ -294,7 +341,11 @@ class Composition:
         if intake.accumulators is not None:
             fields["accumulator"] = work.tree(intake.accumulators)
         outputs, columns = self._spread(work, outcome, emit)
-        buffers = {name: work.tree(column) for name, column in columns.items()}
+        buffers = {
+            name: work.tree(column)
+            for slot in self.slots
+            for name, column in split(slot, columns[slot.name]).items()
+        }
         step = clock.number
         if control.is_gated:
             step = jnp.where(go, step, state.step)
@@ -375,8 +426,8 @@ class Composition:
                     rules=tuple(
                         r.skeleton() for r, yes in rules if r is not None and yes
                     ),
-                    slots=self.slots,
-                    commit=self.commit.skeleton(),
+                    slots=choice.slots,
+                    commit=self.commit,
                     is_whole=self.is_whole,
                     update_dtype=self.update_dtype,
                     emit=emit,
@@ -423,7 +474,7 @@ class Composition:
             rows = [state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         key = Pass(tuple(programs), tuple(work.moving), members)
-        bits = self.commit.key(state.step)
+        bits = step_key(self.seed.value, state.step)
         if not self.control.is_gated:
             return taken(key, operands, bits)
         take = stepped if emit == "param" else updated

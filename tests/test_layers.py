@@ -19,7 +19,7 @@ INSIDE = {
     "commits": ["narrow", "kahan, master, stochastic, __init__"],
     "checkpoint": [
         "damage, fitting, inside, names, rename, replacing, report",
-        "arrays, matching, record",
+        "arrays, blocks, matching, record",
         "meaning, packed, window",
         "portable",
         "decisions, file, source",

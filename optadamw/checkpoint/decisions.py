@@ -6,6 +6,7 @@ from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.window import WINDOW, OnPartial, starts_afresh
+from optadamw.state import SCALES
 
 REMEDY = {
     "mu": "Restore with the sign it had, or start the moments afresh with "
@@ -62,7 +63,8 @@ def decided(
     """
     decisions = Decisions()
     old, step = saved.meaning.get(scope), saved.steps[scope]
-    present = set(saved.fields[scope])
+    present = set(saved.fields[scope]) - set(SCALES.values())
+    fields = tuple(name for name in fields if name not in SCALES.values())
     for name in afresh:
         if name in fields:
             decisions.start(name, f"{_start(name, step)}, as asked")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_of
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
 from optadamw.checkpoint.matching import is_around, left_over
@@ -16,6 +17,7 @@ from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.report import Report, grouped
 from optadamw.errors import at_leaf
+from optadamw.state import SCALES
 
 
 @dataclass
@@ -34,9 +36,9 @@ class Draft:
     young: list[str] = field(default_factory=list)
     """Moments that are fresh where others of their buffer are not."""
 
-    def leaf(self, name: Name, like: Any, taken: str | None) -> Any:
-        """What stands in the new state under `name`."""
-        spelled = str(name)
+    def leaf(self, name: Name, form: Form, taken: str | None) -> Form:
+        """What stands in the new state under `name`, in the form that it has there."""
+        spelled, like = str(name), form.array
         if taken is None or self._is_stale(name, taken, like):
             if isinstance(like, jax.ShapeDtypeStruct):
                 raise at_leaf(
@@ -47,9 +49,11 @@ class Draft:
                 )
             self._note_fresh(name, like)
             self.fresh.append(spelled)
-            return like
-        array = self.source.arrays[taken]
+            return form
+        array, scales = self.source.arrays[taken], None
         self.used.append(taken)
+        if name.field in SCALES:
+            array, scales = self._reformed(name, form, taken)
         if name.field == "events":
             array = self._counters(name, array, like)
         self.kept.append(spelled)
@@ -59,7 +63,23 @@ class Draft:
             self.casts.append((spelled, str(array.dtype), str(dtype_of(like))))
         placed = fitted(spelled, array, like, cast=self.cast)
         self._note_around(name, placed, like)
-        return placed
+        if scales is None:
+            return Form(placed)
+        return Form(
+            placed, fitted(str(scales_of(name)), scales, form.scales, cast=False)
+        )
+
+    def _reformed(self, name: Name, form: Form, taken: str) -> Form:
+        """A moment, from 8 bits or to them where one of both is in them."""
+        beside = saved_scales(name, taken)
+        scales = self.source.arrays.get(beside)
+        if scales is not None:
+            self.used.append(beside)
+        saved = Form(self.source.arrays[taken], scales)
+        made = reformed(name, saved, form, cast=self.cast)
+        if made is not saved and made.array is not saved.array:
+            self.casts.append((str(name), saved.text, form.text))
+        return made
 
     def _is_stale(self, name: Name, taken: str, like: Any) -> bool:
         """Whether it is an accumulator of another dtype, in which nothing counts."""

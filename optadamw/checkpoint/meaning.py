@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.block_store import BlockStorage
 from optadamw.checkpoint.record import Meaning
 from optadamw.control.accumulation import Accumulation
 from optadamw.control.events import EVENTS
@@ -22,6 +23,7 @@ from optadamw.groups import Variant
 from optadamw.hyperparameters import Clock
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.maximize import Maximize
+from optadamw.storage import spelled
 from optadamw.store import Dense
 from optadamw.transformation import Transformation
 from optadamw.walk import Composition
@@ -121,10 +123,13 @@ def _settings(part: Any) -> str:
     shown = []
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if isinstance(value, Dense):
-            value = value.dtype and value.dtype.name
-        if value is not None:
+        if isinstance(value, Dense | BlockStorage):
+            text = "" if value == Dense() else spelled(value)
+        elif value is not None:
             # Without the address of a function, which is another in each process.
             text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+        else:
+            text = ""
+        if text:
             shown.append(f"{field.name}={text}")
     return ", ".join(shown)

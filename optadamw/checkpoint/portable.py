@@ -29,6 +29,7 @@ from optadamw.checkpoint.record import (
     unpacked,
 )
 from optadamw.errors import at_leaf, mistyped
+from optadamw.state import SCALES
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ class Saved:
         """The optimizer steps that each State had taken, by its scope."""
         named = {scope: str(Name(scope, "step", "")) for scope in self.fields}
         return {scope: _step(self.arrays[name]) for scope, name in named.items()}
+
+    @property
+    def scales(self) -> frozenset[str]:
+        """The names of what belongs to other arrays: the scales of 8-bit codes."""
+        stems = [
+            str(Name(scope, field, ""))
+            for scope in self.fields
+            for field in SCALES.values()
+        ]
+        return frozenset(
+            name
+            for name in self.arrays
+            if any(name == stem or name.startswith(f"{stem}/") for stem in stems)
+        )
 
     @property
     def has_params(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import optax
 
 from optadamw.aliases import PyTree
+from optadamw.checkpoint.blocks import Form, is_scales, scales_of
 from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
 from optadamw.checkpoint.matching import matched
@@ -16,7 +17,7 @@ from optadamw.checkpoint.report import Report
 from optadamw.checkpoint.source import source_of
 from optadamw.checkpoint.window import OnPartial, check_choice
 from optadamw.errors import invalid, mistyped
-from optadamw.state import State
+from optadamw.state import SCALES, State
 
 
 def restore(
@@ -89,17 +90,26 @@ def restore(
         for scope, kept in target.fields.items()
     }
     draft = Draft(source, decisions, cast)
+    places = {name: i for i, name in enumerate(target.names)}
+    # Scales go with the codes that they belong to.
+    names = [name for name in target.names if not is_scales(name)]
     sources = matched(
-        target.names,
-        source.arrays,
+        names,
+        [name for name in source.arrays if name not in source.scales],
         {scope: decision.fresh for scope, decision in decisions.items()},
         rename,
     )
     leaves, target = list(target.leaves), target._replace(leaves=())
-    for i, (name, taken) in enumerate(zip(target.names, sources, strict=True)):
+    for name, taken in zip(names, sources, strict=True):
         # Each fresh leaf is given up before the next is taken up: two whole states
         # might not find room beside the parameters.
-        leaves[i] = draft.leaf(name, leaves[i], taken)
+        at = places[name]
+        beside = places.get(scales_of(name))
+        like = Form(leaves[at], None if beside is None else leaves[beside])
+        made = draft.leaf(name, like, taken)
+        leaves[at] = made.array
+        if beside is not None:
+            leaves[beside] = made.scales
     return target.unflatten(leaves), draft.report(new)
 
 
@@ -107,8 +117,9 @@ def _check_fields(afresh: Any) -> tuple[str, ...]:
     if isinstance(afresh, str) or not isinstance(afresh, Collection):
         raise mistyped("afresh", "a tuple of fields of State", afresh)
     for name in afresh:
-        if name not in State._fields or name == "step":
-            legal = ", ".join(f for f in State._fields if f != "step")
+        if name not in State._fields or name == "step" or name in SCALES.values():
+            others = ("step", *SCALES.values())
+            legal = ", ".join(f for f in State._fields if f not in others)
             raise invalid("afresh", f"made of fields of State ({legal})", name)
     return tuple(afresh)
 

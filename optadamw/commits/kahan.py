@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.aliases import Array
-from optadamw.commit import Buffers, Site
+from optadamw.commit import Buffers
 from optadamw.commits.narrow import Narrow, NarrowCommit
 from optadamw.numerics import as_reals, compute_dtype, from_reals, is_narrow
+from optadamw.random_bits import Site
 from optadamw.rule import Slot
 
 

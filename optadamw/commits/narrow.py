@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import Array
+from optadamw.aliases import Array, PyTree
 from optadamw.commit import Commit
 from optadamw.errors import at_leaf
 from optadamw.numerics import is_narrow
+from optadamw.paths import Leaves
+from optadamw.random_bits import Site
 from optadamw.store import Dense
 
 DtypeOf = Callable[[Any], np.dtype]
@@ -28,6 +30,14 @@ class Narrow:
     dtype_of: DtypeOf
     copies: bool = False
     """Whether it begins as a copy of the parameter and not with zeros."""
+
+    draws: ClassVar[bool] = False
+    is_lossy: ClassVar[bool] = False
+    has_scales: ClassVar[bool] = False
+
+    def resolved(self, name: str, leaves: Leaves, tree: PyTree) -> "list[Narrow]":
+        del name, tree
+        return [self] * len(leaves.paths)
 
     def zeros(self, param: Any) -> Any:
         if not is_narrow(param.dtype):
@@ -61,8 +71,8 @@ class Narrow:
         del param
         return buffer
 
-    def encode(self, value: Array, param: Any) -> Any:
-        del param
+    def encode(self, value: Array, param: Any, site: Site | None = None) -> Any:
+        del param, site
         return value
 
     def summary(self, param: Any) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """A State out of what another library saved: whole, or not at all."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optadamw.block_code import Blocks
 from optadamw.checkpoint.fitting import fitted
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.errors import at_leaf
@@ -18,9 +20,11 @@ from optadamw.interchange.peer import DIFFERENCE
 from optadamw.interchange.request import (
     Request,
     kind_of_maximum,
-    stores_of,
+    slots_of,
 )
+from optadamw.operands import split
 from optadamw.paths import Leaves, flatten
+from optadamw.rule import Slot
 from optadamw.state import State
 from optadamw.transformation import Transformation
 
@@ -53,10 +57,9 @@ def assembled(request: Request, contents: Contents) -> State:
         _check_window(request, request.tx, contents)
         _check_scale(request, request.tx, contents)
     columns = entered(request, contents)
-    buffers = {
-        name: _buffer(request, contents, name, store, columns)
-        for name, store in stores_of(request.tx, fields).items()
-    }
+    buffers: dict[str, Any] = {}
+    for slot in slots_of(request.tx, fields).values():
+        buffers |= _buffer(request, contents, slot, columns)
     small = {
         name: _small(request.leaves, value)
         for name, value in _counts(request, contents).items()
@@ -67,21 +70,33 @@ def assembled(request: Request, contents: Contents) -> State:
 def _buffer(
     request: Request,
     contents: Contents,
-    name: str,
-    store: Any,
+    slot: Slot,
     columns: dict[str, list[np.ndarray]],
-) -> Any:
-    """One tree: as it was saved, or as it starts."""
-    leaves = request.leaves
+) -> dict[str, Any]:
+    """One buffer as it was saved, or as it starts: the fields of State that hold it."""
+    leaves, name = request.leaves, slot.name
     start = _start(request, contents, name, name in columns)
+    shapes = leaves.treedef.unflatten(leaves.arrays)
+    stores = slot.store.resolved(name, leaves, shapes)
     made = []
     for i, (path, like) in enumerate(zip(leaves.paths, leaves.arrays, strict=True)):
+        store = stores[i]
         if start is not None:
             made.append(start(i, store))
         else:
-            array = columns[name][i]
-            made.append(fitted(f"{name}/{path}", array, store.zeros(like), cast=True))
-    return leaves.treedef.unflatten(made)
+            made.append(_placed(f"{name}/{path}", columns[name][i], store, like))
+    fields = split(slot, made)
+    return {field: leaves.treedef.unflatten(column) for field, column in fields.items()}
+
+
+def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
+    """A saved array in the form in which a leaf is kept, where its parameter is."""
+    form = store.zeros(like)
+    if not isinstance(form, Blocks):
+        return fitted(where, array, form, cast=True)
+    made = store.encode(jnp.asarray(array, jnp.float32), like)
+    pairs = zip(made, form, strict=True)
+    return Blocks(*(fitted(where, np.asarray(x), y, cast=False) for x, y in pairs))
 
 
 def _start(
@@ -103,13 +118,18 @@ def _start(
     empty = -0.0 if name == "accumulator" else 0.0
 
     def filled(i: int, store: Any) -> Any:
-        like = store.zeros(request.leaves.arrays[i])
-        array = np.full(like.shape, empty, like.dtype)
-        if array.dtype.kind == "c" and name == "accumulator":
-            array = -np.zeros_like(array)
-        return jax.device_put(array, like.sharding)
+        return jax.tree.map(
+            partial(_uniform, empty), store.zeros(request.leaves.arrays[i])
+        )
 
     return filled
+
+
+def _uniform(empty: float, like: jax.ShapeDtypeStruct) -> Any:
+    array = np.full(like.shape, empty, like.dtype)
+    if array.dtype.kind == "c" and np.signbit(empty):
+        array = -np.zeros_like(array)
+    return jax.device_put(array, like.sharding)
 
 
 def _residual(request: Request, param: Any, i: int, store: Any) -> Any:

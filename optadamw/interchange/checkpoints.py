@@ -19,7 +19,7 @@ from optadamw.control.events import EVENTS
 from optadamw.control.loss_scale import Counts
 from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.peer import Maximum
-from optadamw.state import BUFFERS, State
+from optadamw.state import BUFFERS, SCALES, State
 
 
 class Bare(NamedTuple):
@@ -57,6 +57,10 @@ def loaded(path: str | os.PathLike[str], params: Mapping[str, Any]) -> Bare:
     for name in saved.fields[""]:
         if name in BUFFERS:
             fields[name] = _tree(saved.arrays, name, params)
+        elif name in SCALES.values():
+            # None for the leaves that are not in 8 bits.
+            arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
+            fields[name] = arrays
         elif name in saved.arrays:
             fields[name] = jnp.asarray(saved.arrays[name])
     meaning = saved.meaning.get("", {})

@@ -11,6 +11,7 @@ import numpy as np
 
 from optadamw.aliases import PyTree
 from optadamw.checkpoint.arrays import on_host
+from optadamw.dequantize import dequantize
 from optadamw.errors import at_leaf, invalid
 from optadamw.hyperparameters import Clock
 from optadamw.interchange.arrays import numbers, widened
@@ -76,7 +77,7 @@ class Departure:
                 type(self.whole).__name__,
                 f"It holds {len(found)}: convert them one by one.",
             )
-        return found[0]
+        return dequantize(found[0])
 
     @cached_property
     def places(self) -> list[Place]:

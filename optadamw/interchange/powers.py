@@ -25,7 +25,11 @@ def step_of(
       ValueError: no step of these betas has these products.
     """
     # Old Flux kept its powers in float64 whatever the parameters.
-    kinds = (np.dtype(dtype), np.dtype(np.float32), np.dtype(np.float64))
+    kinds: tuple[np.dtype, ...] = (
+        np.dtype(dtype),
+        np.dtype(np.float32),
+        np.dtype(np.float64),
+    )
     for kind in dict.fromkeys(kinds):
         for power, beta, other, other_beta in (
             (powers[1], betas[1], powers[0], betas[0]),

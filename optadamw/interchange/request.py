@@ -14,6 +14,7 @@ from optadamw.errors import invalid, kind_at_leaf, mistyped
 from optadamw.interchange.naming import Missing, Names, check_missing
 from optadamw.interchange.peer import Peer
 from optadamw.paths import Leaves, check_parameters, dtype_of, flatten
+from optadamw.rule import Slot
 from optadamw.rules.amsgrad import Maximum as MaximumRule
 from optadamw.rules.maximize import Maximize
 from optadamw.state import BUFFERS
@@ -176,8 +177,8 @@ def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
     ]
 
 
-def stores_of(tx: Transformation | None, fields: Collection[str]) -> Mapping[str, Any]:
+def slots_of(tx: Transformation | None, fields: Collection[str]) -> Mapping[str, Slot]:
     """How each buffer is kept: as `tx` does, or float32 (float64) without one."""
     if tx is None:
-        return {field: Dense() for field in BUFFERS if field in fields}
-    return {slot.name: slot.store for slot in tx.recipe.composition.kept}
+        return {f: Slot(f, Dense()) for f in BUFFERS if f in fields}
+    return {slot.name: slot for slot in tx.recipe.composition.kept}

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, DTypeLike, ScalarOrSchedule
+from optadamw.aliases import Array, ScalarOrSchedule
 from optadamw.errors import invalid
 from optadamw.hyperparameters import (
     BETA,
@@ -27,7 +27,8 @@ from optadamw.hyperparameters import (
 )
 from optadamw.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
-from optadamw.store import Dense, dense
+from optadamw.storage import Stored, moment
+from optadamw.store import Storage
 from optadamw.transformation import Transformation, atom, spelled
 
 EpsMode = Literal["outside", "hat"]
@@ -41,8 +42,8 @@ class Moments(Rule):
 
     b1: Hyperparameter
     b2: Hyperparameter
-    mu: Dense
-    nu: Dense
+    mu: Storage
+    nu: Storage
     bias_correction: Corrected
 
     stage: ClassVar[Stage] = Stage.MOMENTS
@@ -139,8 +140,9 @@ def scale_by_adam(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DTypeLike | None = None,
+    mu_dtype: Stored | None = None,
     *,
+    nu_dtype: Stored | None = None,
     nesterov: Nesterov = False,
     bias_correction: Corrected = True,
     eps_mode: EpsMode = "outside",
@@ -172,8 +174,11 @@ def scale_by_adam(
       b2: decay of the second moment, in [0, 1).
       eps: added to the root; in units of the gradient, >= 0.
       eps_root: added under the root; in units of the squared gradient, >= 0.
-      mu_dtype: dtype in which the first moment is kept; None: float32 (float64 for
+      mu_dtype: how the first moment is kept: a dtype (rounded to nearest),
+        `stochastic("bfloat16")` or `blockwise()`, 8 bits; None: float32 (float64 for
         float64 parameters). The step uses the unrounded value.
+      nu_dtype: the same for the second moment. What would freeze it, such as
+        "bfloat16" rounded to nearest with b2 = 0.999, is refused.
       nesterov: look ahead by one step of momentum: True corrects its bias as that of
         the next step, "current" as that of this one.
       bias_correction: whether to divide by `1 - beta^t`. MLX's default does not; "mu"
@@ -184,7 +189,8 @@ def scale_by_adam(
       A transformation whose state has `step`, `mu` and `nu`.
 
     Raises:
-      ValueError, TypeError: at construction, for a hyperparameter out of its range.
+      ValueError, TypeError: at construction, for a hyperparameter out of its range, or
+        a form in which a moment would freeze.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -197,11 +203,12 @@ def scale_by_adam(
     if eps_mode not in ("outside", "hat"):
         raise invalid("eps_mode", "'outside' or 'hat'", eps_mode)
     bias_correction = switch("bias_correction", bias_correction, "mu", "nu")
+    first, second = hyperparameter("b1", b1, BETA), hyperparameter("b2", b2, BETA)
     moments = Moments(
-        b1=hyperparameter("b1", b1, BETA),
-        b2=hyperparameter("b2", b2, BETA),
-        mu=dense("mu_dtype", mu_dtype),
-        nu=Dense(),
+        b1=first,
+        b2=second,
+        mu=moment("mu_dtype", mu_dtype, first),
+        nu=moment("nu_dtype", nu_dtype, second),
         bias_correction=bias_correction,
     )
     direction = Direction(

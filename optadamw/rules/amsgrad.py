@@ -10,7 +10,8 @@ from optadamw.aliases import Array
 from optadamw.errors import invalid, misplaced
 from optadamw.hyperparameters import Clock
 from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
-from optadamw.store import Dense
+from optadamw.storage import Stored, maximum
+from optadamw.store import Storage
 from optadamw.transformation import Transformation, atom, spelled
 
 
@@ -19,13 +20,14 @@ class Maximum(Rule):
     """The direction divides by the largest second moment seen so far."""
 
     kind: Literal["raw", "corrected"]
+    nu_max: Storage
 
     stage: ClassVar[Stage] = Stage.MAXIMUM
     verb: ClassVar[str] = "amsgrad_max"
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("nu_max", Dense()),)
+        return (Slot("nu_max", self.nu_max),)
 
     def placed(self, before: tuple[Rule, ...], after: tuple[Rule, ...]) -> None:
         adam = [rule for rule in before if rule.stage == Stage.MOMENTS]
@@ -60,7 +62,9 @@ class Maximum(Rule):
 
 
 @spelled
-def amsgrad_max(kind: Literal["raw", "corrected"] = "raw") -> Transformation:
+def amsgrad_max(
+    kind: Literal["raw", "corrected"] = "raw", *, dtype: Stored | None = None
+) -> Transformation:
     """Let Adam divide by the maximum of its second moments.
 
         raw:        v~ = max(v~, v),               used in place of v
@@ -75,12 +79,16 @@ def amsgrad_max(kind: Literal["raw", "corrected"] = "raw") -> Transformation:
 
     Args:
       kind: which second moment the maximum is of.
+      dtype: how the maximum is kept: what `nu_dtype` of `scale_by_adam` takes, always
+        rounded to nearest, as a maximum of random roundings would climb. None:
+        float32 (float64 for float64 parameters).
 
     Returns:
       A transformation that adds `nu_max` (as `nu`) to the state.
 
     Raises:
-      ValueError: at construction, for another `kind`, or without `scale_by_adam`.
+      ValueError, TypeError: at construction, for another `kind` or `dtype`, or
+        without `scale_by_adam`.
 
     Example:
       >>> import optadamw
@@ -88,4 +96,4 @@ def amsgrad_max(kind: Literal["raw", "corrected"] = "raw") -> Transformation:
     """
     if kind not in ("raw", "corrected"):
         raise invalid("kind", "'raw' or 'corrected'", kind)
-    return atom(Maximum(kind))
+    return atom(Maximum(kind, maximum("dtype", dtype)))

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, DTypeLike, PyTree, ScalarOrSchedule
-from optadamw.errors import invalid
+from optadamw.aliases import Array, PyTree, ScalarOrSchedule
 from optadamw.hyperparameters import (
     FRACTION,
     Clock,
@@ -20,8 +19,12 @@ from optadamw.numerics import one_minus_power
 from optadamw.paths import flatten, match_leaves
 from optadamw.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
 from optadamw.state import State, state_with
-from optadamw.store import Dense, dense
+from optadamw.storage import Stored, average
+from optadamw.store import Dense
 from optadamw.transformation import Transformation, atom, spelled
+
+LEGAL = "'float32', 'float64', stochastic('bfloat16') or None"
+"""How an average may be kept."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def ema_params(
     overwrite_every: Any = None,
     debias: bool = False,
     warmup: bool = False,
-    dtype: DTypeLike | None = None,
+    dtype: Stored | None = None,
 ) -> Transformation:
     """Keep a running average of the parameters; `ema_of(state)` reads it.
 
@@ -108,8 +111,8 @@ def ema_params(
         at this step), or None for never.
       debias: see above; not with `warmup`.
       warmup: see above; not with `debias`.
-      dtype: in which the average is kept, "float32" or "float64"; None: float32
-        (float64 for float64 parameters).
+      dtype: how the average is kept: "float32", "float64" or `stochastic("bfloat16")`;
+        None: float32 (float64 for float64 parameters).
 
     Returns:
       A transformation whose state has `ema`.
@@ -144,22 +147,9 @@ def ema_params(
             ),
             debias=debias,
             warmup=warmup,
-            ema=_store(dtype),
+            ema=average("dtype", dtype, LEGAL),
         )
     )
-
-
-def _store(dtype: DTypeLike | None) -> Dense:
-    store = dense("dtype", dtype)
-    if store.dtype is not None and store.dtype.itemsize < 4:
-        raise invalid(
-            "dtype",
-            "'float32', 'float64' or None",
-            store.dtype.name,
-            "In 16 bits, rounded to nearest, an average with decay 0.999 stands still: "
-            "its steps are below half a unit in the last place.",
-        )
-    return store
 
 
 def averaging(state: PyTree) -> State:

@@ -3,17 +3,11 @@
 from dataclasses import replace
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from optadamw.aliases import Number
 from optadamw.commit import Commit, Nearest
 from optadamw.commits.kahan import Kahan
 from optadamw.commits.master import Master
 from optadamw.commits.stochastic import Stochastic
 from optadamw.errors import invalid, misplaced, mistyped
-from optadamw.hyperparameters import Constant, Dynamic
 from optadamw.transformation import Transformation, spelled, transformation
 
 CommitName = Literal["nearest", "stochastic", "kahan", "master"]
@@ -21,9 +15,7 @@ NAMES = ("nearest", "stochastic", "kahan", "master")
 
 
 @spelled
-def with_commit(
-    inner: Transformation, commit: CommitName, *, seed: Number = 0
-) -> Transformation:
+def with_commit(inner: Transformation, commit: CommitName) -> Transformation:
     """Write parameters below float32 otherwise than rounded to nearest.
 
     An update of less than half a unit in the last place is lost by rounding to nearest:
@@ -33,7 +25,7 @@ def with_commit(
         "stochastic"  round up or down at random, with the probability of the part cut
                       off: right on average. Nothing is kept. The bits are a hash of
                       (seed, step, leaf, element): the same for any sharding, and after
-                      a restart.
+                      a restart; `with_seed` gives another seed than 0.
         "kahan"       round to nearest and keep the error in the parameter's dtype, to
                       be added the next time: 16 bits more, 2 bytes.
         "master"      keep what the parameter lacks of a float32: for bfloat16 the
@@ -49,16 +41,13 @@ def with_commit(
     Args:
       inner: a chain with a learning rate, or `param_groups` of such.
       commit: see above.
-      seed: of "stochastic": a whole number or array, in [0, 2**32); members of a `vmap`
-        draw the same bits unless each has its own.
 
     Returns:
       A transformation whose state has `residual` for "kahan" and "master".
 
     Raises:
       TypeError, ValueError: at construction, for an unknown name, a chain without a
-        learning rate, a seed without "stochastic"; with the parameters, if none of
-        them is below float32.
+        learning rate; with the parameters, if none of them is below float32.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -70,7 +59,7 @@ def with_commit(
       >>> params["w"].tolist()[0]
       0.99609375
     """
-    made = chosen(commit, seed)
+    made = _chosen(commit)
     if not isinstance(inner, Transformation):
         raise mistyped("inner", "a transformation of optadamw", inner)
     composition = inner.recipe.composition
@@ -84,35 +73,17 @@ def with_commit(
     return transformation(replace(composition, commit=made))
 
 
-def chosen(commit: Any, seed: Any) -> Commit:
-    """The commit of a name, and of a seed where it takes one."""
+def _chosen(commit: Any) -> Commit:
+    """The commit of a name."""
+    legal = f"one of {', '.join(map(repr, NAMES))}"
     if not isinstance(commit, str):
-        raise mistyped("commit", f"one of {', '.join(map(repr, NAMES))}", commit)
+        raise mistyped("commit", legal, commit)
     if commit not in NAMES:
-        raise invalid("commit", f"one of {', '.join(map(repr, NAMES))}", commit)
-    if commit == "stochastic":
-        return Stochastic(_seed(seed))
-    if not isinstance(seed, int) or seed != 0:
-        raise ValueError(
-            f"`seed` has no effect with commit={commit!r}; got {seed!r}. Leave it out, "
-            "or use commit='stochastic'."
-        )
+        raise invalid("commit", legal, commit)
     made: dict[str, Commit] = {
         "nearest": Nearest(),
+        "stochastic": Stochastic(),
         "kahan": Kahan(),
         "master": Master(),
     }
     return made[commit]
-
-
-def _seed(seed: Any) -> Constant | Dynamic:
-    rule = "a whole number in [0, 2**32)"
-    if isinstance(seed, jax.Array):
-        if seed.shape != () or not jnp.issubdtype(seed.dtype, jnp.integer):
-            raise mistyped("seed", rule, seed, "An array is 0-d, of integers.")
-        return Dynamic(seed)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise mistyped("seed", rule, seed)
-    if not 0 <= seed < 2**32:
-        raise invalid("seed", rule, seed)
-    return Constant(float(seed))

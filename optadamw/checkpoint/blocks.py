@@ -1,0 +1,72 @@
+"""Moments that are kept in 8 bits, or were: one buffer in two arrays."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.block_code import Blocks, decoded, encoded
+from optadamw.checkpoint.names import Name
+from optadamw.dequantize import UNSIGNED
+from optadamw.errors import at_leaf
+from optadamw.state import SCALES
+
+
+class Form(NamedTuple):
+    """A buffer of one leaf: its array, and its scales where it is codes."""
+
+    array: Any
+    scales: Any = None
+
+    @property
+    def text(self) -> str:
+        """What it is, for reports and errors."""
+        if self.scales is None:
+            return str(self.array.dtype)
+        return f"8 bits in blocks of {self.array.shape[-1] // self.scales.shape[-1]}"
+
+
+def is_scales(name: Name) -> bool:
+    """Whether a leaf is the scales of another."""
+    return name.field in SCALES.values()
+
+
+def scales_of(name: Name) -> Name:
+    """The name of the scales of a buffer; of what has none, a name that is none."""
+    return name._replace(field=SCALES.get(name.field, ""))
+
+
+def saved_scales(name: Name, taken: str) -> str:
+    """The name of the scales of the saved buffer `taken`, of the field of `name`."""
+    stem = str(Name(name.scope, name.field, ""))
+    return str(Name(name.scope, SCALES[name.field], "")) + taken.removeprefix(stem)
+
+
+def reformed(name: Name, saved: Form, like: Form, *, cast: bool) -> Form:
+    """The numbers of `saved` in the form of `like`, on the host.
+
+    Raises:
+      ValueError: it is another form, and `cast` is False; or another shape.
+    """
+    if saved.array.shape != like.array.shape:
+        # `fitted` words it, for all leaves alike.
+        return Form(saved.array)
+    is_same = np.shape(saved.scales) == np.shape(like.scales)
+    if is_same and (saved.scales is None) == (like.scales is None):
+        return saved
+    if not cast:
+        raise at_leaf(
+            str(name),
+            f"it was saved as {saved.text}, and here it is {like.text}.",
+            "Pass cast=True to convert it, or keep it in the form that it had "
+            "(mu_dtype, nu_dtype).",
+        )
+    signed = name.field not in UNSIGNED
+    numbers = saved.array
+    if saved.scales is not None:
+        numbers = np.asarray(decoded(Blocks(numbers, saved.scales), signed=signed))
+    if like.scales is None:
+        return Form(numbers)
+    block = numbers.shape[-1] // like.scales.shape[-1]
+    numbers = jnp.asarray(numbers, jnp.float32)
+    return Form(*map(np.asarray, encoded(numbers, block, None, signed=signed)))
