@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optadamw.aliases import Array
 
@@ -65,8 +64,10 @@ def block_of(shape: tuple[int, ...]) -> int:
 def floor_of(*, signed: bool) -> float:
     """The smallest number beside 0 in a block, at most, relative to its largest.
 
-    Below it a first moment becomes 0 or this at random, right on average; a second
-    moment becomes this, so that what is not zero never turns into a division by `eps`.
+    Below it a first moment becomes 0 or this, whichever is nearer: raised at random, as
+    would be right on average, it could meet a second moment that is small indeed, and
+    their quotient would be a step of any size. A second moment becomes this, so that
+    what is not zero never turns into a division by `eps`.
     """
     return 1.2 * 2.0 ** -_top(signed)
 
@@ -92,7 +93,7 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
     least = (floor >> _CUT) - (lowest << MANTISSA)
     codes = jnp.where(
         size < floor,
-        jnp.where(_is_raised(size, floor, noise, signed), least, 0),
+        jnp.where(_is_raised(size, floor, signed), least, 0),
         jnp.clip(codes, 0, (top << MANTISSA) + 7),
     )
     if signed:
@@ -118,17 +119,14 @@ def _top(signed: bool) -> int:
     return 15 if signed else 31
 
 
-def _is_raised(size: Array, floor: Array, noise: Array | None, signed: bool) -> Array:
+def _is_raised(size: Array, floor: Array, signed: bool) -> Array:
     """Whether a number below the smallest code becomes it, and not 0."""
     if not signed:
         return size > 0
     number, smallest = (
         jax.lax.bitcast_convert_type(x, jnp.float32) for x in (size, floor)
     )
-    if noise is None:
-        return 2 * number >= smallest
-    share = (noise >> 8).astype(jnp.float32) * np.float32(2.0**-24)
-    return share * smallest < number
+    return 2 * number >= smallest
 
 
 def _spread(scales: Array, shape: tuple[int, ...]) -> Array:

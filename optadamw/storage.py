@@ -81,8 +81,8 @@ def blockwise(
     each number is a small float below it with 3 bits of mantissa, so that its error is
     relative to itself: an eighth at most where it is rounded at random, a sixteenth to
     nearest, over the range 3.7e-5 (first moment) or 5.6e-10 (second moment) to 1 of the
-    largest in its block. Below, a first moment becomes 0 or the smallest number at
-    random, and a second moment the smallest number, never 0. A step uses the
+    largest in its block. Below, a first moment becomes 0 or the smallest number, the
+    nearer one, and a second moment the smallest number, never 0. A step uses the
     moments before they are rounded.
 
     One number that is not finite would spoil its block, so a guard is needed: `adamw`

@@ -33,6 +33,11 @@ IN_A_SCAN = {
     "contracted one way or the other"
     for name in ("add_decoupled_weight_decay-independent",)
     if jax.__version_info__ >= (0, 12)
+} | {
+    row.name: "b * m + (1 - b) * g, formed for the parameter and again for the buffer, "
+    "is contracted one way or the other"
+    for row in ROWS
+    if row.name.startswith("adamw-16-bit") and jax.__version_info__ >= (0, 12)
 }
 UNROLLED = {
     row.name: "b * m + (1 - b) * g is contracted one way or the other, depending on "
@@ -40,6 +45,8 @@ UNROLLED = {
     for row in ROWS
     # A step in a loop of its own is compiled the same wherever it stands.
     if row.is_elementwise and row.averages and not row.waits
+    # And so is one of moments that are rounded where they are kept.
+    and not row.name.startswith("adamw-16-bit")
 }
 APART = {
     name: "an update that ends in a product is contracted with the addition in `step`"
@@ -102,7 +109,7 @@ def test_vmap_is_the_same_as_a_loop(row):
     assert_agree(row, tuple(actual), expected)
 
 
-SPLIT = [row for row in WIDE if "parameter" not in row.sums]
+SPLIT = [row for row in WIDE if "parameter" not in row.sums and not row.draws]
 
 
 @over(SPLIT)

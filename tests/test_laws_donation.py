@@ -17,10 +17,8 @@ each_row = over(WIDE)
 everything = over(EVERYTHING)
 
 TEMPORARIES = {
-    # XLA copies a 16-bit moment that is read after it was written.
-    "scale_by_adam-options": 0.5,
-    "adamw-mu_dtype": 0.5,
-    "adamw-everything_elementwise": 0.5,
+    # The exponents of the blocks, in int32, and the old scales.
+    "adamw-8-bit-nearest": 0.05,
     # XLA's CPU backend keeps what a mean or a norm has yet to be taken of.
     "cautious": 1.0,
     "adamw-caution": 1.0,

@@ -112,7 +112,8 @@ def test_state_is_one_record_with_a_strong_counter(row):
     assert types.step == COUNTER
     assert not any("weak" in leaf for leaf in jax.tree.leaves(types))
     for buffer in jax.tree.leaves(trees.buffers_of(types)):
-        assert buffer.split("[")[0] in ("float32", "complex64", "bfloat16")
+        forms = ("float32", "complex64", "bfloat16", "uint8", "int16", "float16")
+        assert buffer.split("[")[0] in forms
 
 
 @each_row

@@ -53,6 +53,8 @@ class Row(NamedTuple):
     """Whether its repr is an expression: no array, no function among its arguments."""
     is_narrow: bool = False
     """Whether it is for parameters below float32, and refused without any."""
+    draws: bool = False
+    """Whether it rounds at random, by where a leaf and its numbers stand."""
     is_per_path: bool = False
     """Whether it picks parameters by the paths `kernel*` of `tests.trees`."""
 
@@ -325,7 +327,12 @@ ADAMW = (
         sums=("parameter",),
     ),
     _adamw("update_dtype", {"update_dtype": "float32"}),
-    _adamw("commit-stochastic", {"commit": "stochastic", "seed": 3}, is_narrow=True),
+    _adamw(
+        "commit-stochastic",
+        {"commit": "stochastic", "seed": 3},
+        is_narrow=True,
+        draws=True,
+    ),
     _adamw("commit-kahan", {"commit": "kahan"}, is_narrow=True),
     _adamw("commit-master", {"commit": "master", "ema_decay": 0.7}, is_narrow=True),
     Row("adamw-arrays", with_arrays, averages=True, is_plain=False),
@@ -399,7 +406,40 @@ CONTROLLED = (
     ),
 )
 
-ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED)
+
+
+def is_complex(path: str, array: Any) -> bool:
+    """A predicate that can be pickled: what 8 bits are not for."""
+    del path
+    return jnp.issubdtype(array.dtype, jnp.complexfloating)
+
+
+_EIGHT = optadamw.blockwise(min_size=0, keep=is_complex)
+_SIXTEEN = optadamw.stochastic("bfloat16")
+_FORMS = {
+    "8-bit": {"mu_dtype": _EIGHT, "nu_dtype": _EIGHT},
+    "16-bit": {"mu_dtype": _SIXTEEN, "nu_dtype": _SIXTEEN},
+}
+_COMMITS = ("nearest", "stochastic", "kahan", "master")
+
+STORED = tuple(
+    _controlled(
+        f"{form}-{commit}",
+        {
+            **{"commit": commit, "amsgrad": True, "ema_decay": 0.7},
+            **{"ema_dtype": _SIXTEEN, "seed": 3, **options},
+        },
+        is_plain=form == "16-bit",  # `is_complex` is a function
+        sums=("tree",) if form == "8-bit" else (),
+        is_narrow=commit != "nearest",
+        draws=True,
+    )
+    for form, options in _FORMS.items()
+    for commit in _COMMITS
+)
+"""Every form of the moments with every way of writing the parameters."""
+
+ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED, *STORED)
 WIDE = tuple(row for row in ROWS if not row.is_narrow)
 """Those that move a tree of float32 alone; of the others `test_commit` has more."""
 NO_FAULTS: Mapping[str, str] = {}
