@@ -8,6 +8,8 @@ from optadamw.averaging import swap_ema as swap_ema
 from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
 from optadamw.dequantize import dequantize as dequantize
 from optadamw.describe import describe as describe
+from optadamw.memory.plan import MemoryPlan as MemoryPlan
+from optadamw.memory.plan import memory_plan as memory_plan
 from optadamw.rules.adam import scale_by_adam as scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max as amsgrad_max
 from optadamw.rules.caution import cautious as cautious

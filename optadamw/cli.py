@@ -18,6 +18,7 @@ from optadamw import __version__
 from optadamw.demo import arguments as demo_arguments
 from optadamw.dialects import arguments as dialects_arguments
 from optadamw.interchange import arguments as convert_arguments
+from optadamw.memory import arguments as memory_arguments
 
 
 class Command(NamedTuple):
@@ -30,6 +31,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command(demo_arguments, "optadamw.demo.command"),
     "convert": Command(convert_arguments, "optadamw.interchange.command"),
+    "memory": Command(memory_arguments, "optadamw.memory.command"),
     "dialects": Command(dialects_arguments, "optadamw.dialects.command"),
 }
 

@@ -17,6 +17,7 @@ TABLE = re.search(
 
 INSIDE = {
     "commits": ["narrow", "kahan, master, stochastic, __init__"],
+    "memory": ["arguments, plan, shapes", "command", "__init__"],
     "checkpoint": [
         "damage, fitting, inside, names, rename, replacing, report",
         "arrays, blocks, matching, record",

@@ -1,0 +1,62 @@
+"""Command line of `optadamw memory`; nothing here compiles."""
+
+import argparse
+
+SUMMARY = "Print the memory that a training takes with each preset."
+REQUIRES: dict[str, str] = {}
+"""Modules that the command needs beyond the library's own, and their packages."""
+
+PLANS = ("full", "mixed", "stochastic", "8-bit", "compact")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--params",
+        type=_count,
+        required=True,
+        metavar="N",
+        help="parameters of the model, such as 7e9",
+    )
+    parser.add_argument(
+        "--devices",
+        type=_devices,
+        default=1,
+        metavar="N",
+        help="devices over which parameters and state are divided (default: 1)",
+    )
+    parser.add_argument(
+        "--plan",
+        nargs="+",
+        choices=PLANS,
+        default=list(PLANS),
+        metavar="NAME",
+        help=f"which of {', '.join(PLANS)} (default: all)",
+    )
+    parser.add_argument("--ema", action="store_true", help="with a running average")
+    parser.add_argument(
+        "--accumulate", action="store_true", help="with an accumulator of gradients"
+    )
+    parser.add_argument(
+        "--no-temporaries",
+        dest="temporaries",
+        action="store_false",
+        help="without compiling each step for what XLA takes besides (seconds each)",
+    )
+
+
+def _count(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1e6 <= number <= 1e13:
+        raise argparse.ArgumentTypeError(f"must be from 1e6 to 1e13; got {text}.")
+    return number
+
+
+def _devices(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 1e6; got {text}.")
+    return number

@@ -1,0 +1,224 @@
+"""The bytes of parameters, gradients, state and temporaries, on each device."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from optadamw.aliases import PyTree
+from optadamw.errors import invalid, mistyped
+from optadamw.operands import parameters
+from optadamw.paths import Leaves
+from optadamw.state import SCALES, TREES, State
+from optadamw.transformation import Transformation
+
+
+class Share(NamedTuple):
+    """The bytes of one thing."""
+
+    total: int
+    """On all devices together, each part counted once."""
+    per_device: int
+    """On the device that holds most."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What `memory_plan` found; it prints as a table."""
+
+    count: int
+    """The numbers in all parameters."""
+    devices: int
+    shares: Mapping[str, Share]
+    """Of "parameters", "gradients", and each buffer of the state by its name."""
+    temporaries: int | None
+    """Per device, as XLA compiles the step for `platform`; None: not asked for."""
+    platform: str
+    """Where it was compiled, "cpu" for example."""
+
+    @property
+    def persistent(self) -> Share:
+        """What stays between steps: the parameters and the state."""
+        kept = [s for name, s in self.shares.items() if name != "gradients"]
+        return Share(sum(s.total for s in kept), sum(s.per_device for s in kept))
+
+    @property
+    def peak(self) -> int:
+        """Bytes on a device during a step: all of it, the temporaries too."""
+        held = self.persistent.per_device + self.shares["gradients"].per_device
+        return held + (self.temporaries or 0)
+
+    def per_parameter(self, name: str) -> float:
+        """Bytes per parameter of one of `shares`."""
+        return self.shares[name].total / self.count
+
+    def __str__(self) -> str:
+        rows = [("", "bytes per parameter", "in all", "per device")]
+        rows += [self._row(name, share) for name, share in self.shares.items()]
+        rows.append(self._row("persistent", self.persistent))
+        if self.temporaries is not None:
+            share = self.temporaries / self.count * self.devices
+            shown = scaled(self.temporaries)
+            rows.append((f"temporaries ({self.platform})", f"{share:.2f}", "", shown))
+            rows.append(("peak", "", "", scaled(self.peak)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        unit = "device" if self.devices == 1 else "devices"
+        head = f"{self.count:,} parameters on {self.devices} {unit}"
+        return "\n".join([head, "", *lines])
+
+    def _row(self, name: str, share: Share) -> tuple[str, str, str, str]:
+        per = f"{share.total / self.count:.2f}"
+        return name, per, scaled(share.total), scaled(share.per_device)
+
+
+def memory_plan(
+    tx: Transformation,
+    params: PyTree,
+    mesh: Mesh | AbstractMesh | None = None,
+    *,
+    temporaries: bool = True,
+) -> MemoryPlan:
+    """What a training with `tx` takes: nothing is allocated.
+
+    Args:
+      tx: a transformation of this library.
+      params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). Those with a
+        `NamedSharding` are laid out by it.
+      mesh: lays out the others as FSDP does: each along its largest axis that the
+        number of devices divides, or whole on every device. An `AbstractMesh` does
+        too: `jax.sharding.AbstractMesh((64,), ("data",))`. None: one device.
+      temporaries: whether to compile the step, with gradients in the parameters'
+        dtypes and in place (`jit_step`), for what XLA takes besides. It is that of the
+        devices of `mesh`, or of JAX's default device: backends differ. For an abstract
+        mesh it is the step on the part of one device.
+
+    Returns:
+      A `MemoryPlan`; `print` shows it.
+
+    Raises:
+      TypeError: `tx` is from elsewhere, a parameter is no array, `mesh` is no mesh.
+      ValueError: no parameters.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optadamw
+      >>> params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)}
+      >>> tx = optadamw.adamw(1e-3, precision="compact")
+      >>> plan = optadamw.memory_plan(tx, params, temporaries=False)
+      >>> print(plan)  # doctest: +NORMALIZE_WHITESPACE
+      16,777,216 parameters on 1 device
+      <BLANKLINE>
+                  bytes per parameter      in all  per device
+      parameters                 2.00   32.00 MiB   32.00 MiB
+      gradients                  2.00   32.00 MiB   32.00 MiB
+      mu                         1.03   16.50 MiB   16.50 MiB
+      nu                         1.03   16.50 MiB   16.50 MiB
+      counters                   0.00        40 B        40 B
+      persistent                 4.06   65.00 MiB   65.00 MiB
+    """
+    if not isinstance(tx, Transformation):
+        raise mistyped("tx", "a transformation of optadamw", tx)
+    if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
+        raise mistyped("mesh", "a jax.sharding.Mesh or AbstractMesh, or None", mesh)
+    leaves = parameters(params)
+    if not leaves.arrays:
+        raise invalid("params", "a tree with parameters", params)
+    shapes = _laid_out(leaves, mesh)
+    state = tx.init(shapes)
+    kept = jax.tree.leaves(shapes)
+    found = None
+    platform = _platform(mesh)
+    if temporaries:
+        whole = mesh is None or isinstance(mesh, Mesh)
+        found = _temporaries(tx, shapes if whole else _local(shapes))
+    return MemoryPlan(
+        count=sum(math.prod(x.shape) for x in kept),
+        devices=1 if mesh is None else mesh.size,
+        shares={
+            "parameters": _share(kept),
+            "gradients": _share(kept),
+            **_buffers(state),
+        },
+        temporaries=found,
+        platform=platform,
+    )
+
+
+def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
+    """The parameters as shapes, each with the sharding that it has or gets."""
+    shapes = []
+    for array in leaves.arrays:
+        sharding = getattr(array, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            sharding = None if mesh is None else _fsdp(array.shape, mesh)
+        shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding))
+    return leaves.treedef.unflatten(shapes)
+
+
+def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
+    divided = [axis for axis, n in enumerate(shape) if n and n % mesh.size == 0]
+    spec: list[Any] = [None] * len(shape)
+    if divided:
+        spec[max(divided, key=lambda axis: shape[axis])] = tuple(mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def _buffers(state: State) -> dict[str, Share]:
+    fields = state._asdict()
+    shares = {}
+    for name in TREES:
+        if name not in SCALES.values() and fields[name] is not None:
+            arrays = jax.tree.leaves((fields[name], fields.get(SCALES.get(name, ""))))
+            shares[name] = _share(arrays)
+    small = [tree for name, tree in fields.items() if name not in TREES]
+    arrays = jax.tree.leaves(small)
+    total = sum(x.size * x.dtype.itemsize for x in arrays)
+    return shares | {"counters": Share(total, total)}
+
+
+def _share(arrays: list[Any]) -> Share:
+    total = local = 0
+    for x in arrays:
+        total += math.prod(x.shape) * x.dtype.itemsize
+        local += math.prod(_shard(x)) * x.dtype.itemsize
+    return Share(total, local)
+
+
+def _shard(x: Any) -> tuple[int, ...]:
+    return x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+
+
+def _local(shapes: PyTree) -> PyTree:
+    """What one device holds, as the parameters of a program of its own."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(_shard(x), x.dtype), shapes)
+
+
+def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
+    state = tx.init(shapes)
+    compiled = tx.jit_step.lower(shapes, state, shapes).compile()
+    analysis = compiled.memory_analysis()  # None on a backend that tells nothing
+    return None if analysis is None else analysis.temp_size_in_bytes
+
+
+def _platform(mesh: Mesh | AbstractMesh | None) -> str:
+    if isinstance(mesh, Mesh):
+        return mesh.devices.flat[0].platform
+    return jax.default_backend()
+
+
+def scaled(size: float) -> str:
+    """Bytes in a unit that a person reads."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} TiB"
