@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from optadamw.aliases import Array
-from optadamw.leaf import Program, run_leaf
+from optadamw.leaf import Program, formed, run_leaf
 from optadamw.numerics import kind_of, sqrt
 from optadamw.random_bits import Site
 
@@ -61,6 +61,11 @@ def taken(key: Pass, operands: Sequence[Operand], bits: Array) -> Outcome:
     for program, position, leaf in zip(
         key.programs, key.positions, operands, strict=True
     ):
+        if outputs and program.commit.slots:
+            # One leaf after the other: the number that each keeps is then in the
+            # memory of the one before, and not beside it.
+            outputs[-1], grad = formed((outputs[-1], leaf.grad))
+            leaf = leaf._replace(grad=grad)
         site = Site(bits, jnp.int32(position)) if program.draws else None
         output, kept, measured = run_leaf(program, *leaf[:5], site)
         if leaf.present is not None:

@@ -48,10 +48,12 @@ class Program:
     is_bounded: bool = False
 
     @property
-    def moved(self) -> tuple[str, ...]:
-        """The buffers that rules write before the parameter is committed."""
+    def rounded(self) -> tuple[str, ...]:
+        """The buffers that are kept rounded and that the parameter sees unrounded."""
         rules = [rule for rule in self.rules if rule.stage < Stage.COMMITTED]
-        return tuple(slot.name for rule in rules for slot in rule.slots)
+        moved = [slot.name for rule in rules for slot in rule.slots]
+        lossy = [slot.name for slot in self.slots if slot.store.is_lossy]
+        return tuple(name for name in lossy if name in moved)
 
     @property
     def draws(self) -> bool:
@@ -132,9 +134,9 @@ def run_leaf(
     for slot in reversed(program.slots):
         name, store = slot.name, slot.store
         value = leaf.buffers[name]
-        if store.is_lossy and name in program.moved:
-            # Without those that were replaced: the barrier would hold them.
-            old = {k: v for k, v in buffers.items() if k not in encoded}
+        if name in program.rounded:
+            # No others: the barrier would hold the old ones beside the new.
+            old = {k: buffers[k] for k in program.rounded if k not in encoded}
             (output, encoded), (grad, old) = _after((output, encoded), (grad, old))
             buffers = {**buffers, **old}
             again = _ruled(program, grad, param, buffers, scalars, scale)
@@ -170,10 +172,17 @@ def _after(made: Any, operands: Any) -> tuple[Any, Any]:
     bits 2.1 bytes of temporaries for each number; so ordered, none). Elsewhere one pass
     has several results, and the two computations are one again.
     """
+    return formed((made, operands))
+
+
+def formed(values: Any) -> Any:
+    """The same values, which XLA forms before it goes on; on CPU only.
+
+    There a fusion has one result, and what several need is formed for each; elsewhere
+    one fusion has them all, and would be cut in two.
+    """
     return lax.platform_dependent(
-        (made, operands),
-        cpu=lax.optimization_barrier,
-        default=lambda operands: operands,
+        values, cpu=lax.optimization_barrier, default=lambda values: values
     )
 
 
@@ -219,7 +228,12 @@ def _finish(
         update = as_reals(
             from_reals(update, kind_of(program.update_dtype, param.dtype)), before.dtype
         )
-    written, kept = commit.write(before + update, param, leaf.buffers, site)
+    target = before + update
+    if commit.slots:
+        # Two results of one number: where each is a pass of its own (CPU), the number
+        # is kept once, and both passes write over what it was made of.
+        target = formed(target)
+    written, kept = commit.write(target, param, leaf.buffers, site)
     leaf = leaf._replace(buffers=kept)
     overwrites = []
     for rule, values in zip(program.rules, scalars, strict=True):

@@ -265,9 +265,14 @@ def test_updates_land_on_what_step_writes(commit, dtype):
     trees.assert_same_bits(other.residual, state.residual)
 
 
-IN_FLOAT32 = {"kahan": 2.0, "master": 3.25}
+IN_FLOAT32 = (
+    {"kahan": 0.5, "master": 0.5}
+    if jax.__version_info__ >= (0, 12)
+    else {"kahan": 2.0, "master": 3.25}
+)
 """What XLA on CPU keeps, as a share of the bytes of bfloat16 parameters: the number
-that is cut into parameter and residual is used twice, and no fusion has two results.
+that is cut into parameter and residual is used twice, and no fusion has two results. It
+is kept for one leaf after the other, where the barrier that says so is heeded.
 """
 
 
