@@ -23,6 +23,7 @@ def measure(contender: Contender, config: Config, tree: Any) -> dict[str, float]
         those among them whose memory the results take over, and of the parameters.
     """
     assert contender.program is not None
+    tree = contender.cast(tree)
     program = contender.program(config, tree)
     carry = jax.eval_shape(program.init, tree)
     jax.clear_caches()
@@ -50,6 +51,7 @@ def memory(contender: Contender, config: Config, tree: Any) -> dict[str, int]:
     Ours is what `jit_step` compiles; the others' steps are jitted here.
     """
     assert contender.program is not None
+    tree = contender.cast(tree)
     program = contender.program(config, tree)
     carry = jax.eval_shape(program.init, tree)
     if program.compiled is not None:

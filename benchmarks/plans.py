@@ -106,6 +106,15 @@ PLANS = {
         trees=("large",),
         parts=("memory",),
     ),
+    "precision": Plan(
+        contenders=(
+            *("optadamw", "optadamw+guard", "optadamw+8bit", "optadamw+16bit"),
+            *("optadamw+stochastic", "optadamw+kahan", "optadamw+mixed"),
+            "optadamw+compact",
+        ),
+        trees=("large",),
+        parts=("steps", "memory"),
+    ),
     "everything": Plan(
         contenders=(
             "optadamw+abort",

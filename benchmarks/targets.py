@@ -58,7 +58,8 @@ _STEPS = tuple(name for name in plans.CONTENDERS if name.startswith("optadamw"))
 # On the CPU the norms of the update and of the parameters take a temporary of the
 # parameters' size: known, not promised otherwise, and shown.
 _WITH_NORMS = tuple(name for name in _STEPS if name.endswith("norms"))
-_WITHOUT = tuple(name for name in _STEPS if name not in _WITH_NORMS)
+_ROUNDED = plans.PLANS["precision"].contenders[2:]
+_WITHOUT = tuple(n for n in _STEPS if n not in (*_WITH_NORMS, *_ROUNDED))
 _PLAIN = ("adamw", "clip", "clip-ema", "amsgrad")
 
 
@@ -79,6 +80,8 @@ TARGETS = (
     Target("step_s", 1.0, against=("optax",), config=("adamw",)),
     Target("temporaries", 0.01, _WITHOUT, called="optadamw at most"),
     Target("temporaries", None, _WITH_NORMS, called="optadamw with norms at most"),
+    # The CPU pays for codes and random bits in arithmetic; nothing is promised there.
+    *(_on_large("precision", name, None, "optadamw") for name in _ROUNDED),
     Target("trace_s", 0.30, against=("optax",), tree="small", config=_PLAIN),
     Target("lower_s", 1.0, against=("optax",), tree="small", config=_PLAIN),
     Target("compile_s", 1.0, against=("optax",), tree="small", config=_PLAIN),

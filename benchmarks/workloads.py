@@ -57,6 +57,7 @@ CONFIGS = {
     ),
     "guard": Config(clip_global_norm=1.0, ema_decay=0.999),
     "memory": Config(),
+    "precision": Config(),
     "everything": Config(
         clip_global_norm=1.0, ema_decay=0.999, accumulate_steps=4, guard=True
     ),

@@ -91,11 +91,9 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
     # The smallest code whose number float32 holds without subnormals.
     floor = jnp.maximum((lowest << 23) + (1 << _CUT), 1 << 23)
     least = (floor >> _CUT) - (lowest << MANTISSA)
-    codes = jnp.where(
-        size < floor,
-        jnp.where(_is_raised(size, floor, signed), least, 0),
-        jnp.clip(codes, 0, (top << MANTISSA) + 7),
-    )
+    # What becomes that code at least: from half of its number on, or all but 0.
+    enough = jnp.maximum(floor - (1 << 23), 1) if signed else 1
+    codes = jnp.where(size >= enough, jnp.clip(codes, least, (top << MANTISSA) + 7), 0)
     if signed:
         codes = codes | ((bits >> 24) & 0x80)
     return Blocks(codes.astype(jnp.uint8), exponent.astype(jnp.uint8))
@@ -117,16 +115,6 @@ def decoded(blocks: Blocks, *, signed: bool) -> Array:
 def _top(signed: bool) -> int:
     """The exponent field of the largest code."""
     return 15 if signed else 31
-
-
-def _is_raised(size: Array, floor: Array, signed: bool) -> Array:
-    """Whether a number below the smallest code becomes it, and not 0."""
-    if not signed:
-        return size > 0
-    number, smallest = (
-        jax.lax.bitcast_convert_type(x, jnp.float32) for x in (size, floor)
-    )
-    return 2 * number >= smallest
 
 
 def _spread(scales: Array, shape: tuple[int, ...]) -> Array:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.reference import OURS, Conventions
@@ -78,7 +79,8 @@ class Contender:
             and a tree of shapes; None if the implementation is not on JAX.
         conventions: Where its numbers differ by design.
         own: What it does of a configuration, or does besides.
-        checked: Whether it is an optimizer, whose results can be checked.
+        checked: Whether it is an optimizer in float32, whose results can be checked.
+        dtype: In which it keeps the parameters, and gets the gradients.
     """
 
     open: Callable[[Config, Any, Iterable[np.ndarray]], Session]
@@ -86,3 +88,10 @@ class Contender:
     conventions: Conventions = OURS
     own: Callable[[Config], Config] = _as_it_is
     checked: bool = True
+    dtype: str = "float32"
+
+    def cast(self, tree: Any) -> Any:
+        """A tree of shapes in the dtype in which it keeps parameters."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(self.dtype)), tree
+        )

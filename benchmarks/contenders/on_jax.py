@@ -16,9 +16,11 @@ from benchmarks.workloads import Config, sample
 def contender(
     program: Callable[[Config, Any], Program],
     conventions: Conventions = OURS,
+    dtype: str = "float32",
 ) -> Contender:
     """Makes a contender of a function that makes its program."""
-    return Contender(functools.partial(JaxSession, program), program, conventions)
+    session = functools.partial(JaxSession, program, dtype=dtype)
+    return Contender(session, program, conventions, dtype=dtype)
 
 
 class JaxSession:
@@ -30,8 +32,10 @@ class JaxSession:
         config: Config,
         tree: Any,
         parameters: Iterable[np.ndarray],
+        dtype: str = "float32",
     ) -> None:
         """Puts the parameters on the device and initializes the state."""
+        self._dtype = dtype
         self._treedef = jax.tree.structure(tree)
         self._program = program(config, tree)
         self._step = jax.jit(self._program.step, donate_argnums=1)
@@ -65,7 +69,7 @@ class JaxSession:
 
     def _put(self, arrays: Iterable[np.ndarray]) -> Any:
         # Copied: on the CPU an array that shares NumPy's memory cannot be donated.
-        leaves = [jnp.array(array, copy=True) for array in arrays]
+        leaves = [jnp.array(array, self._dtype, copy=True) for array in arrays]
         return jax.block_until_ready(self._treedef.unflatten(leaves))
 
 

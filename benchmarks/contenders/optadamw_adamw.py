@@ -36,6 +36,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "stats": {"stats": True},
     "norms": {"stats": "norms"},
 }
+# In what form it keeps moments and parameters: another contender, not another part.
+_EIGHT, _SIXTEEN = optadamw.blockwise(), optadamw.stochastic("bfloat16")
+_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "8bit": ("float32", {"mu_dtype": _EIGHT, "nu_dtype": _EIGHT}),
+    "16bit": ("float32", {"mu_dtype": _SIXTEEN, "nu_dtype": _SIXTEEN}),
+    "stochastic": ("bfloat16", {"commit": "stochastic"}),
+    "kahan": ("bfloat16", {"commit": "kahan"}),
+    "mixed": ("bfloat16", {"precision": "mixed"}),
+    "compact": ("bfloat16", {"precision": "compact"}),
+}
 # All that is optadamw's alone, to be added to what the others have too.
 _OPTIONS["all"] = _OPTIONS["spikes"] | _OPTIONS["dynamic"] | _OPTIONS["stats"]
 
@@ -97,8 +107,12 @@ def with_parts(*parts: str) -> Contender:
     """
     changes: dict[str, Any] = {}
     options: dict[str, Any] = {}
+    dtype = "float32"
     for part in parts:
-        if part not in _CHANGES and part not in _OPTIONS:
+        if part in _FORMS:
+            dtype, form = _FORMS[part]
+            options |= form
+        elif part not in _CHANGES and part not in _OPTIONS:
             raise KeyError(part)
         changes |= _CHANGES.get(part, {})
         options |= _OPTIONS.get(part, {})
@@ -109,7 +123,9 @@ def with_parts(*parts: str) -> Contender:
     def program(config: Config, tree: Any) -> Program:
         return _program(True, options, own(config), tree)
 
-    return dataclasses.replace(contender(program), own=own)
+    is_wide = not any(part in _FORMS for part in parts)
+    made = contender(program, dtype=dtype)
+    return dataclasses.replace(made, own=own, checked=is_wide)
 
 
 STEP = with_parts()
