@@ -38,6 +38,7 @@ from optadamw.wrappers.groups import param_groups as param_groups
 from optadamw.wrappers.loss_scale import scale_loss as scale_loss
 from optadamw.wrappers.loss_scale import with_loss_scale as with_loss_scale
 from optadamw.wrappers.multi_steps import multi_steps as multi_steps
+from optadamw.wrappers.pallas import with_pallas as with_pallas
 from optadamw.wrappers.seed import with_seed as with_seed
 from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.wrappers.skip_spikes import skip_spikes as skip_spikes

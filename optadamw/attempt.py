@@ -18,9 +18,10 @@ import numpy as np
 from jax import lax
 
 from optadamw.aliases import Array
-from optadamw.leaf import Program, formed, run_leaf
+from optadamw.leaf import Program, formed
 from optadamw.numerics import kind_of, sqrt
 from optadamw.random_bits import Site
+from optadamw.tiles import run
 
 
 class Operand(NamedTuple):
@@ -57,7 +58,9 @@ class Pass:
 
 def taken(key: Pass, operands: Sequence[Operand], bits: Array) -> Outcome:
     """The pass, unconditionally; `bits` is the `step_key`."""
-    outputs, buffers, squares = [], [], []
+    outputs: list[Any] = []
+    buffers: list[dict[str, Any]] = []
+    squares: list[Array | None] = []
     for program, position, leaf in zip(
         key.programs, key.positions, operands, strict=True
     ):
@@ -67,7 +70,7 @@ def taken(key: Pass, operands: Sequence[Operand], bits: Array) -> Outcome:
             outputs[-1], grad = formed((outputs[-1], leaf.grad))
             leaf = leaf._replace(grad=grad)
         site = Site(bits, jnp.int32(position)) if program.draws else None
-        output, kept, measured = run_leaf(program, *leaf[:5], site)
+        output, kept, measured = run(program, *leaf[:5], site)
         if leaf.present is not None:
             # Inside the loop the selection is fused with what it selects from.
             old, new = (leaf.param, leaf.buffers), (output, kept)

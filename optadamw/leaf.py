@@ -33,6 +33,9 @@ from optadamw.store import Store
 Emit = Literal["param", "update"]
 """What a leaf function returns: the new parameter, or the update that leads to it."""
 
+Kernel = Literal["compiled", "interpreted"]
+"""Kernels on the devices that have them, or in an interpreter on any."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -46,6 +49,10 @@ class Program:
     emit: Emit
     measures: bool = False
     is_bounded: bool = False
+    kernel: Kernel | None = None
+    """How it is run in tiles where it can be; None: as a whole."""
+    is_tiled: bool = False
+    """Whether it is run inside such a kernel, on a part of a leaf."""
 
     @property
     def rounded(self) -> tuple[str, ...]:
@@ -106,8 +113,7 @@ def measure_leaf(
     return rescaled_norm(update, squares)
 
 
-@partial(jax.jit, static_argnums=0)
-def run_leaf(
+def computed(
     program: Program,
     grad: Array,
     param: Array | None,
@@ -134,7 +140,7 @@ def run_leaf(
     for slot in reversed(program.slots):
         name, store = slot.name, slot.store
         value = leaf.buffers[name]
-        if name in program.rounded:
+        if name in program.rounded and not program.is_tiled:
             # No others: the barrier would hold the old ones beside the new.
             old = {k: buffers[k] for k in program.rounded if k not in encoded}
             (output, encoded), (grad, old) = _after((output, encoded), (grad, old))
@@ -146,6 +152,20 @@ def run_leaf(
     if program.measures:
         measured = jnp.stack([sum_of_squares(update), sum_of_squares(committed)])
     return output, encoded, measured
+
+
+@partial(jax.jit, static_argnums=0)
+def run_leaf(
+    program: Program,
+    grad: Array,
+    param: Array | None,
+    buffers: dict[str, Any],
+    scalars: tuple[Mapping[str, Array], ...],
+    scale: Array | None,
+    site: Site | None,
+) -> tuple[Array, dict[str, Any], Array | None]:
+    """`computed`, traced once for all leaves that are alike."""
+    return computed(program, grad, param, buffers, scalars, scale, site)
 
 
 def _ruled(
@@ -229,7 +249,7 @@ def _finish(
             from_reals(update, kind_of(program.update_dtype, param.dtype)), before.dtype
         )
     target = before + update
-    if commit.slots:
+    if commit.slots and not program.is_tiled:
         # Two results of one number: where each is a pass of its own (CPU), the number
         # is kept once, and both passes write over what it was made of.
         target = formed(target)

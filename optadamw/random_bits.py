@@ -27,6 +27,8 @@ class Site(NamedTuple):
     key: Array
     """What the bits depend on in this step, uint32 (`step_key`)."""
     leaf: Array
+    place: Array | None = None
+    """The index of each element, where a part of a leaf is written; None: all of it."""
 
     def of(self, buffer: str) -> "Site":
         """The same leaf for a buffer by this name, which draws bits of its own."""
@@ -50,9 +52,10 @@ def mixed(x: Array) -> Array:
 
 def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
     """32 random bits for each element of a leaf."""
-    index = jnp.zeros(shape, jnp.uint32)
-    stride = 1
+    index, stride = jnp.zeros(shape, jnp.uint32), 1
     beyond = None
+    if site.place is not None:
+        index, shape = site.place, ()
     for axis in reversed(range(len(shape))):
         place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         index = index + place * jnp.uint32(stride % 2**32)

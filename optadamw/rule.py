@@ -105,6 +105,8 @@ class Rule:
     needs_params: ClassVar[bool] = False
     reads_norm: ClassVar[bool] = False
     """Whether `norm_scalars` gets the global norm of the updates so far."""
+    sums: ClassVar[bool] = False
+    """Whether `apply` needs all elements of a parameter at once: its norm, a mean."""
     shrinks: ClassVar[bool] = False
     """Whether no element of the update is larger after `apply` than before."""
     keeps_norm: ClassVar[bool] = False

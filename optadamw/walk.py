@@ -32,7 +32,7 @@ from optadamw.groups import Group, Variant, members
 from optadamw.hyperparameters import Clock, Constant, Dynamic, real_scalar
 from optadamw.intake import Intake, accumulated, emptied, partial_window, whole
 from optadamw.judgement import Finding, found
-from optadamw.leaf import Emit, Program
+from optadamw.leaf import Emit, Kernel, Program
 from optadamw.norms import Norms, Scalars, chosen_rows
 from optadamw.numerics import saturating_increment
 from optadamw.operands import (
@@ -65,6 +65,7 @@ class Composition:
     """Parameters with rules of their own; the last holds the rest."""
     seed: Constant | Dynamic = field(default_factory=lambda: Constant(0.0))
     """Of the random bits, where something is rounded at random."""
+    kernel: Kernel | None = None
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -433,6 +434,7 @@ class Composition:
                     emit=emit,
                     measures=statistics is not None and statistics.norms,
                     is_bounded=self._is_bounded,
+                    kernel=self.kernel,
                 )
             return known[choice, upto]
 

@@ -8,8 +8,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from tests import trajectories, trees
+from tests import test_pallas, trajectories, trees
 from tests.trajectories import narrow, stack
 from tests.transformations import ROWS, over
 
@@ -23,6 +24,15 @@ another way than its programs do (0.97 on jax 0.10 and 0.12)."""
 def test_products_are_not_contracted_here():
     a, b, c = (jnp.asarray(np.random.default_rng(i).normal(size=100)) for i in range(3))
     trees.assert_same_bits(jax.jit(lambda a, b, c: a * b + c)(a, b, c), a * b + c)
+
+
+@pytest.mark.parametrize("case", test_pallas.CASES)
+def test_kernels_have_the_bits_of_the_plain_step(case):
+    dtype, plain, tiled = test_pallas.transformations(case)
+    params = test_pallas.tree(dtype, 0)
+    trees.assert_same_bits(
+        test_pallas.steps(tiled, params), test_pallas.steps(plain, params)
+    )
 
 
 @each_row

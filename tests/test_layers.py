@@ -71,6 +71,7 @@ ABOVE = {"__init__": "describe", "__main__": "cli"}
 
 LAZY = {
     "cli": "`--help` must not wait for Flax, scikit-learn or Matplotlib",
+    "tiles": "Pallas is experimental: who does not ask for it does not import it",
     "interchange/packages": "a .pt takes PyTorch, a .h5 h5py, and no other file does",
 }
 """Modules that may import when they run, and why."""

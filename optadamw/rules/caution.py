@@ -17,6 +17,7 @@ class Caution(Rule):
     """Keep the part of the direction whose sign the gradient shares."""
 
     stage: ClassVar[Stage] = Stage.CAUTION
+    sums: ClassVar[bool] = True
     once: ClassVar[bool] = True
     verb: ClassVar[str] = "cautious"
 

@@ -55,6 +55,7 @@ class ClipByValue(_Clip):
 class ClipByNorm(_Clip):
     """Hold the norm of each parameter's gradient within limit."""
 
+    sums: ClassVar[bool] = True
     verb: ClassVar[str] = "clip_by_norm"
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
