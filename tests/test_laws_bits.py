@@ -44,7 +44,9 @@ UNROLLED = {
     "what uses the products besides"
     for row in ROWS
     # A step in a loop of its own is compiled the same wherever it stands.
-    if row.is_elementwise and row.averages and not row.waits
+    if row.is_elementwise
+    and row.averages
+    and not row.waits
     # And so is one of moments that are rounded where they are kept.
     and not row.name.startswith("adamw-16-bit")
 }

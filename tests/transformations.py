@@ -407,7 +407,6 @@ CONTROLLED = (
 )
 
 
-
 def is_complex(path: str, array: Any) -> bool:
     """A predicate that can be pickled: what 8 bits are not for."""
     del path
