@@ -253,8 +253,8 @@ FAULTS = [
     Fault(
         "the decay is of the parameter after the step",  # rate * decay = 5e-5
         "leaf.py",
-        "commit.write(before + update, param, leaf.buffers, site)",
-        "commit.write(before + update * (1 - 5e-5), param, leaf.buffers, site)",
+        "target = before + update\n",
+        "target = before + update * (1 - 5e-5)\n",
         DEFAULT,
     ),
     Fault(
@@ -448,6 +448,34 @@ FAULTS = [
         "return following, jnp.where(bad, 0, count).astype(jnp.int32)",
         "return following, count.astype(jnp.int32)",
         "test_loss_scale.py -k pytorchs",
+    ),
+    Fault(
+        "a second moment below the smallest code becomes 0",
+        "block_code.py",
+        "enough = jnp.maximum(floor - (1 << 23), 1) if signed else 1",
+        "enough = jnp.maximum(floor - (1 << 23), 1)",
+        "test_studies.py -k two_implementations",
+    ),
+    Fault(
+        "both moments are rounded by the same random bits",
+        "random_bits.py",
+        "self.key ^ jnp.uint32(zlib.crc32(buffer.encode()))",
+        "self.key ^ jnp.uint32(0 * zlib.crc32(buffer.encode()))",
+        "test_storage.py",
+    ),
+    Fault(
+        "8-bit moments without a guard",
+        "walk.py",
+        "if self.needs_guard and self.control.watch is None:",
+        "if self.needs_guard and self.control.watch is None and False:",
+        "test_storage.py",
+    ),
+    Fault(
+        "a frozen second moment is let through",
+        "storage.py",
+        "elif 1 - known <= half:",
+        "elif 1 - known <= half / 8:",
+        "test_storage.py",
     ),
     Fault(
         "an aborted window goes on with the rest",

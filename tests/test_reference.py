@@ -370,9 +370,10 @@ def test_a_knob_away_from_its_default(knob, options, theirs):
 AROUND = {
     *("accumulate_steps", "accumulator_dtype", "loss_scale", "stats"),
     *("skip_nonfinite", "skip_spikes", "on_bad_micro_step", "max_consecutive"),
-    *("commit", "seed"),
+    *("commit", "seed", "nu_dtype", "ema_dtype", "precision"),
 }
-"""What stands around the rules: `test_control_oracle` and `test_commit` have rows."""
+"""What stands around the rules, or keeps their numbers: `test_control_oracle`,
+`test_commit` and `test_storage` have rows."""
 
 
 def test_every_knob_has_a_row():
