@@ -18,10 +18,12 @@ specification, v1.0, section 5.2, whose block of 32 this is; the elements are it
 without subnormals. docs/moment_codes.md compares it with other codes.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optadamw.aliases import Array
 
@@ -80,12 +82,13 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
     top = _top(signed)
     bits = jax.lax.bitcast_convert_type(value, jnp.int32)
     size = bits & 0x7FFFFFFF
-    view = size.reshape(*size.shape[:-1], size.shape[-1] // block, block)
-    largest = jnp.minimum(jnp.max(view, axis=-1), _INFINITY)
+    largest = jnp.minimum(jnp.max(in_blocks(size, block), axis=-1), _INFINITY)
     # Raised by what a carry could add: no number is beyond the last code.
     exponent = (largest + ((1 << _CUT) - 1)) >> 23
-    exponent = jnp.where(largest < _INFINITY, jnp.minimum(exponent, 254), 255)
-    lowest = _spread(exponent, value.shape) - top
+    # At least 1 beside zeros: below there are only subnormals, which become 2**-126.
+    exponent = jnp.clip(exponent, jnp.minimum(largest, 1), 254)
+    exponent = jnp.where(largest < _INFINITY, exponent, 255)
+    lowest = _spread(exponent, value) - top
     add = 1 << (_CUT - 1) if noise is None else (noise >> (32 - _CUT)).astype(jnp.int32)
     codes = ((size + add) >> _CUT) - (lowest << MANTISSA)
     # The smallest code whose number float32 holds without subnormals.
@@ -102,7 +105,7 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
 def decoded(blocks: Blocks, *, signed: bool) -> Array:
     """The float32 numbers in blocks."""
     codes = blocks.codes.astype(jnp.int32)
-    exponent = _spread(blocks.scales.astype(jnp.int32), codes.shape)
+    exponent = _spread(blocks.scales.astype(jnp.int32), codes)
     size = codes & 0x7F if signed else codes
     bits = (size << _CUT) + ((exponent - _top(signed)) << 23)
     bits = jnp.where((size == 0) | (bits < 1 << 23), 0, bits)
@@ -117,11 +120,40 @@ def _top(signed: bool) -> int:
     return 15 if signed else 31
 
 
-def _spread(scales: Array, shape: tuple[int, ...]) -> Array:
+def in_blocks(x: Array, block: int) -> Array:
+    """The last axis cut into blocks, as two axes."""
+    count = x.shape[-1] // block
+    sharding = _explicit(x)
+    if sharding is not None and count % _parts(sharding):
+        # JAX will not choose for us where the pieces of a shard go.
+        front = sharding.spec[: x.ndim - 1]
+        x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*front)))
+    return x.reshape(*x.shape[:-1], count, block)
+
+
+def _spread(scales: Array, like: Array) -> Array:
     """For each number the scale of its block.
 
     Not the numbers in the shape of blocks: XLA writes over a buffer in place only where
     all operations on it are elementwise.
     """
+    shape = like.shape
     block = shape[-1] // scales.shape[-1]
-    return jnp.broadcast_to(scales[..., None], (*scales.shape, block)).reshape(shape)
+    wide = jnp.broadcast_to(scales[..., None], (*scales.shape, block)).reshape(shape)
+    sharding = _explicit(like)
+    if sharding is not None and sharding != jax.typeof(wide).sharding:
+        wide = jax.sharding.reshard(wide, sharding)
+    return wide
+
+
+def _explicit(x: Array) -> Any:
+    """The sharding of an array, if it is over axes that are explicit."""
+    sharding = jax.typeof(x).sharding
+    return sharding if any(part is not None for part in sharding.spec) else None
+
+
+def _parts(sharding: Any) -> int:
+    """Over how many devices the last axis is divided."""
+    axes = sharding.spec[-1] if sharding.spec else None
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(sharding.mesh.shape[name] for name in names)

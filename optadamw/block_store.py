@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optadamw.aliases import Array, PyTree
-from optadamw.block_code import Blocks, block_of, decoded, encoded
+from optadamw.block_code import Blocks, block_of, decoded, encoded, in_blocks
 from optadamw.errors import at_leaf, kind_at_leaf
 from optadamw.numerics import is_complex
 from optadamw.paths import Leaves
@@ -121,7 +121,7 @@ class BlockStore:
         if isinstance(param, jax.core.Tracer):
             # As Dense.zeros: the parameter's sharding passes through, then it folds.
             never = jnp.zeros((), bool)
-            view = codes.reshape(*coarse, self.block(shape))
+            view = in_blocks(codes, self.block(shape))
             empty = jnp.zeros(coarse, jnp.uint8)
             return Blocks(codes, jnp.where(never, view.max(-1), empty))
         scales = jnp.zeros(coarse, jnp.uint8)

@@ -22,10 +22,11 @@ REMEDY = "Use stochastic('bfloat16'), blockwise() or 'float32'."
 class Stochastic:
     """A 16-bit dtype, rounded at random; `stochastic` makes it."""
 
-    dtype: np.dtype
+    # Not `dtype`, by which `jnp.dtype` would take it for that dtype itself.
+    kept_as: np.dtype
 
     def __repr__(self) -> str:
-        return f"stochastic({self.dtype.name!r})"
+        return f"stochastic({self.kept_as.name!r})"
 
 
 Stored = DTypeLike | Stochastic | Blockwise
@@ -142,14 +143,8 @@ def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
     """
     is_square = name == "nu_dtype"
     found = _storage(name, given, signed=not is_square)
-    dtype = getattr(found, "dtype", None)
-    if is_square and dtype == jnp.float16:
-        raise invalid(
-            name,
-            "a form with the range of float32",
-            "float16",
-            "There the squares of gradients below 2.4e-4 are 0. " + REMEDY,
-        )
+    if is_square:
+        _check_range(name, found)
     _check_moves(name, found, beta, must_know=is_square)
     return found
 
@@ -159,7 +154,11 @@ def maximum(name: str, given: Stored) -> Storage:
     if isinstance(given, Blockwise):
         how = Blockwise(given.block_size, given.min_size, given.keep, "nearest")
         return BlockStorage(how, signed=False)
-    return dense(name, given.dtype if isinstance(given, Stochastic) else given)
+    if isinstance(given, Stochastic):
+        given = given.kept_as
+    found = _storage(name, given, signed=False)
+    _check_range(name, found)
+    return found
 
 
 def average(name: str, given: Stored, legal: str) -> Dense:
@@ -201,10 +200,21 @@ def _storage(name: str, given: Stored, *, signed: bool) -> Any:
     if isinstance(given, Blockwise):
         return BlockStorage(given, signed)
     if isinstance(given, Stochastic):
-        return Dense(given.dtype, draws=True)
+        return Dense(given.kept_as, draws=True)
     if callable(given) and given in (blockwise, stochastic):
         raise mistyped(name, "a dtype or a storage", given, "Call it: blockwise().")
     return dense(name, given)
+
+
+def _check_range(name: str, kept: Any) -> None:
+    """Refuse a form of squares in which those of small gradients are 0."""
+    if getattr(kept, "dtype", None) == jnp.float16:
+        raise invalid(
+            name,
+            "a form with the range of float32",
+            "float16",
+            "There the squares of gradients below 2.4e-4 are 0. " + REMEDY,
+        )
 
 
 def _check_moves(

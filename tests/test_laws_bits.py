@@ -28,6 +28,15 @@ WITHOUT_UPDATE_DTYPE = [r for r in REPRESENTATIVE if "update_dtype" not in r.opt
 EAGER_ULPS = 4
 SUMMED_ULPS = 16  # 1e-6
 
+ROUNDED = (
+    *("scale_by_adam-options", "adamw-mu_dtype", "adamw-everything_elementwise"),
+)
+"""Rows with a first moment in 16 bits."""
+
+IN_A_SCAN_OF_MIXED = ROUNDED if jax.__version_info__ >= (0, 12) else ()
+"""Of them a small leaf may part in a scan by an ulp: its moments are formed twice, and
+the sum of two products is contracted one way or the other."""
+
 IN_A_SCAN = {
     name: "the sum of two products, rate * gradient and decay * parameter, is "
     "contracted one way or the other"
@@ -49,6 +58,7 @@ UNROLLED = {
     and not row.waits
     # And so is one of moments that are rounded where they are kept.
     and not row.name.startswith("adamw-16-bit")
+    and not (row.name in ROUNDED and jax.__version_info__ >= (0, 12))
 }
 APART = {
     name: "an update that ends in a product is contracted with the addition in `step`"
@@ -146,7 +156,11 @@ def test_every_dtype_is_the_same_in_a_scan():
         after.append(carry)
     scan = jax.jit(functools.partial(jax.lax.scan, trajectories.scan_body(tx)))
     _, scanned = scan((params, tx.init(params)), stack(grads))
-    trees.assert_same_bits(scanned, stack(after))
+    if row.name in IN_A_SCAN_OF_MIXED:
+        trees.assert_same_types(scanned, stack(after))
+        assert trees.largest_difference(scanned, stack(after)) <= 1e-6
+    else:
+        trees.assert_same_bits(scanned, stack(after))
 
 
 # --- Eager ---------------------------------------------------------------------------

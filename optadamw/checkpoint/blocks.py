@@ -31,9 +31,10 @@ def is_scales(name: Name) -> bool:
     return name.field in SCALES.values()
 
 
-def scales_of(name: Name) -> Name:
-    """The name of the scales of a buffer; of what has none, a name that is none."""
-    return name._replace(field=SCALES.get(name.field, ""))
+def scales_of(name: Name) -> Name | None:
+    """The name of the scales of a buffer, if it can have any."""
+    field = SCALES.get(name.field)
+    return None if field is None else name._replace(field=field)
 
 
 def saved_scales(name: Name, taken: str) -> str:

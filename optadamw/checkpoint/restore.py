@@ -104,7 +104,8 @@ def restore(
         # Each fresh leaf is given up before the next is taken up: two whole states
         # might not find room beside the parameters.
         at = places[name]
-        beside = places.get(scales_of(name))
+        scales = scales_of(name)
+        beside = None if scales is None else places.get(scales)
         like = Form(leaves[at], None if beside is None else leaves[beside])
         made = draft.leaf(name, like, taken)
         leaves[at] = made.array
