@@ -55,12 +55,10 @@ class Blocks(NamedTuple):
 def block_of(shape: tuple[int, ...]) -> int:
     """The largest divisor of the last axis up to `BLOCK`.
 
-    Where that is below 8 (the axis is short, or a prime) the whole axis is one block:
-    blocks of fewer numbers would cost more than they give.
+    Of a prime that is 1, a scale for each number: 2 bytes. One block of the whole axis
+    would take 1, and lose the columns of a vocabulary whose gradients are small.
     """
-    last = shape[-1]
-    found = max(size for size in range(1, BLOCK + 1) if last % size == 0)
-    return found if found >= 8 else last
+    return max(size for size in range(1, BLOCK + 1) if shape[-1] % size == 0)
 
 
 def floor_of(*, signed: bool) -> float:

@@ -1,8 +1,8 @@
 """The leaf functions: one parameter through all rules, in one compiled function.
 
 They are jitted and take every number as an argument, so leaves of one shape and dtype
-are traced once, whatever their number and the hyperparameters. A kernel written by
-hand for some platform would be another function with the signature of `run_leaf`.
+are traced once, whatever their number and the hyperparameters. `tiles` runs the same
+in a kernel.
 """
 
 from collections.abc import Mapping

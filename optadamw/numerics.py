@@ -28,8 +28,8 @@ def is_complex(dtype: DTypeLike) -> bool:
 
 
 def is_narrow(dtype: DTypeLike) -> bool:
-    """Whether rules compute in a wider dtype than `dtype`: 16-bit floats."""
-    return not is_complex(dtype) and np.dtype(dtype) != compute_dtype(dtype)
+    """Whether `dtype` is a float of 16 bits."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and np.dtype(dtype).itemsize == 2
 
 
 def complex_of(dtype: np.dtype) -> np.dtype:

@@ -100,8 +100,8 @@ def blockwise(
 
     Args:
       block_size: numbers that share a scale, >= 1; it must divide the last axis of
-        every leaf that is kept so. None: for each leaf the largest divisor up to 32,
-        or the whole axis where that is below 8.
+        every leaf that is kept so. None: for each leaf the largest divisor up to 32
+        (of a prime that is 1, and 2 bytes).
       min_size: leaves of fewer numbers stay float32, >= 0. Scalars do in any case.
       keep: leaves that stay float32 whatever their size: what `mask` takes, such as
         "*/embedding". None: none.

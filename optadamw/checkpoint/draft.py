@@ -59,7 +59,8 @@ class Draft:
         self.kept.append(spelled)
         if taken != spelled:
             self.renamed.append((spelled, taken))
-        if array.dtype != dtype_of(like):
+        is_known = any(name_ == spelled for name_, _, _ in self.casts[-1:])
+        if array.dtype != dtype_of(like) and not is_known:
             self.casts.append((spelled, str(array.dtype), str(dtype_of(like))))
         placed = fitted(spelled, array, like, cast=self.cast)
         self._note_around(name, placed, like)

@@ -93,9 +93,11 @@ class NarrowCommit(Commit):
         """
         if dtypes and not any(is_narrow(dtype) for dtype in dtypes):
             raise ValueError(
-                f"commit={self.name!r} is for parameters below float32, and there are "
-                f"none: '{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to "
-                "bfloat16, or leave it out: float32 is written exactly."
+                f"commit={self.name!r} is for 16-bit parameters, and there are none: "
+                f"'{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to bfloat16, "
+                "or leave it out: float32 is written exactly. (precision='mixed' and "
+                "'compact' bring it; 8-bit moments alone are mu_dtype=nu_dtype="
+                "blockwise().)"
             )
 
 

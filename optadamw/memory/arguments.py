@@ -50,8 +50,8 @@ def _count(text: str) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 1e6 <= number <= 1e13:
-        raise argparse.ArgumentTypeError(f"must be from 1e6 to 1e13; got {text}.")
+    if not 1e7 <= number <= 1e13:
+        raise argparse.ArgumentTypeError(f"must be from 1e7 to 1e13; got {text}.")
     return number
 
 

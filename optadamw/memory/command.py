@@ -64,7 +64,10 @@ def _table(plans: dict[str, MemoryPlan], devices: int) -> str:
         if plan.temporaries is not None:
             besides = f"{plan.temporaries * devices / plan.count:.2f}"
         total = scaled(plan.persistent.total)
-        rows.append([name, *cells, kept, besides, total, scaled(plan.peak)])
+        peak = scaled(plan.peak)
+        if plan.temporaries is None:
+            peak = f"> {peak}"
+        rows.append([name, *cells, kept, besides, total, peak])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = [
         "  ".join(
@@ -92,5 +95,6 @@ def _table(plans: dict[str, MemoryPlan], devices: int) -> str:
             *lines,
             "",
             *legend,
+            *dict.fromkeys(f"note: {n}" for p in plans.values() for n in p.notes),
         ]
     )

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from optadamw.aliases import PyTree
+from optadamw.block_store import BlockStore
 from optadamw.errors import invalid, mistyped
 from optadamw.operands import parameters
 from optadamw.paths import Leaves
@@ -38,6 +39,8 @@ class MemoryPlan:
     """Per device, as XLA compiles the step for `platform`; None: not asked for."""
     platform: str
     """Where it was compiled, "cpu" for example."""
+    notes: tuple[str, ...] = ()
+    """What costs more than it could, and what to do."""
 
     @property
     def persistent(self) -> Share:
@@ -74,7 +77,8 @@ class MemoryPlan:
         ]
         unit = "device" if self.devices == 1 else "devices"
         head = f"{self.count:,} parameters on {self.devices} {unit}"
-        return "\n".join([head, "", *lines])
+        notes = ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([head, "", *lines, *notes])
 
     def _row(self, name: str, share: Share) -> tuple[str, str, str, str]:
         per = f"{share.total / self.count:.2f}"
@@ -95,7 +99,8 @@ def memory_plan(
       params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). Those with a
         `NamedSharding` are laid out by it.
       mesh: lays out the others as FSDP does: each along its largest axis that the
-        number of devices divides, or whole on every device. An `AbstractMesh` does
+        number of devices divides, the last only where no other does, or whole on
+        every device. An `AbstractMesh` does
         too: `jax.sharding.AbstractMesh((64,), ("data",))`. None: one device.
       temporaries: whether to compile the step, with gradients in the parameters'
         dtypes and in place (`jit_step`), for what XLA takes besides. It is that of the
@@ -130,19 +135,25 @@ def memory_plan(
     if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
         raise mistyped("mesh", "a jax.sharding.Mesh or AbstractMesh, or None", mesh)
     leaves = parameters(params)
-    if not leaves.arrays:
+    if not any(math.prod(array.shape) for array in leaves.arrays):
         raise invalid("params", "a tree with parameters", params)
     shapes = _laid_out(leaves, mesh)
     state = tx.init(shapes)
     kept = jax.tree.leaves(shapes)
-    found = None
-    platform = _platform(mesh)
-    if temporaries:
-        whole = mesh is None or isinstance(mesh, Mesh)
+    found, platform = None, _platform(mesh)
+    gathered, notes = _notes(tx, leaves, shapes)
+    meshes = [x.sharding.mesh for x in kept if x.sharding is not None]
+    whole = not any(isinstance(m, AbstractMesh) for m in meshes)
+    if temporaries and (whole or not gathered):
         found = _temporaries(tx, shapes if whole else _local(shapes))
+    elif temporaries:
+        notes += (
+            "temporaries are not told: on an abstract mesh they are those of the part "
+            "of one device, without what is gathered. Give a Mesh.",
+        )
     return MemoryPlan(
         count=sum(math.prod(x.shape) for x in kept),
-        devices=1 if mesh is None else mesh.size,
+        devices=max([_devices(x) for x in kept] + [mesh.size if mesh else 1]),
         shares={
             "parameters": _share(kept),
             "gradients": _share(kept),
@@ -150,6 +161,7 @@ def memory_plan(
         },
         temporaries=found,
         platform=platform,
+        notes=notes,
     )
 
 
@@ -164,11 +176,45 @@ def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
     return leaves.treedef.unflatten(shapes)
 
 
+def _devices(x: jax.ShapeDtypeStruct) -> int:
+    return 1 if x.sharding is None else x.sharding.mesh.size
+
+
+def _notes(
+    tx: Transformation, leaves: Leaves, shapes: PyTree
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether a leaf is gathered, and what is not divided among the devices."""
+    found: list[str] = []
+    rows = tx.recipe.composition.kept_by(leaves, shapes)
+    whole = []
+    for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), rows, strict=True):
+        if x.sharding is None or x.sharding.mesh.size == 1:
+            continue
+        if _shard(x) == x.shape and math.prod(x.shape) > 1:
+            whole.append(path)
+        blocks = [
+            s.store.block(x.shape) for s in row if isinstance(s.store, BlockStore)
+        ]
+        parts = x.shape[-1] // _shard(x)[-1] if x.shape and x.shape[-1] else 1
+        if blocks and x.shape[-1] // blocks[0] % parts:
+            fit = math.gcd(blocks[0], x.shape[-1] // parts)
+            found.append(
+                f"'{path}' has {x.shape[-1] // blocks[0]} blocks of {blocks[0]} along "
+                f"its last axis, and {parts} devices do not divide them: it is "
+                f"gathered at every step. Use blockwise(block_size={fit}), or divide "
+                "another axis."
+            )
+    others = [f"whole on every device: {', '.join(whole[:5])}"] if whole else []
+    return bool(found), (*found, *others)
+
+
 def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
     divided = [axis for axis, n in enumerate(shape) if n and n % mesh.size == 0]
     spec: list[Any] = [None] * len(shape)
     if divided:
-        spec[max(divided, key=lambda axis: shape[axis])] = tuple(mesh.axis_names)
+        # Not the last if another does: blocks lie along it.
+        chosen = max(divided, key=lambda axis: (axis + 1 < len(shape), shape[axis]))
+        spec[chosen] = tuple(mesh.axis_names)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 

@@ -64,7 +64,10 @@ def with_commit(inner: Transformation, commit: CommitName) -> Transformation:
         raise mistyped("inner", "a transformation of optadamw", inner)
     composition = inner.recipe.composition
     if composition.commit != Nearest():
-        raise misplaced(f"{inner!r} has a commit already.", "Give one.")
+        raise misplaced(
+            f"{inner!r} has the commit {composition.commit.name!r} already.",
+            "Give one: adamw(..., commit=) wins over precision=.",
+        )
     if not composition.is_whole:
         raise misplaced(
             f"{inner!r} has no learning rate, so it writes no parameters.",

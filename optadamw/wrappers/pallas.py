@@ -18,6 +18,9 @@ def with_pallas(inner: Transformation, *, interpret: bool = False) -> Transforma
     blocks that are no power of two, `clip_by_norm`, `cautious`, `stats="norms"`) and
     other devices are run as without it.
 
+    XLA does not divide a kernel over devices, but gathers its operands: use it on one
+    device, or inside `jax.shard_map`.
+
     The kernels give the bits of the plain step in Pallas's interpreter, up to the
     contraction of products and sums, and lower to Triton. They have not been measured
     on a device, and JAX means to give its Triton backend up: hence a choice.

@@ -18,7 +18,8 @@ def with_seed(inner: Transformation, seed: Number) -> Transformation:
     """Draw the random bits of stochastic rounding from another seed than 0.
 
     The bits are a hash of (seed, step, leaf, buffer, element). Two runs of one seed
-    round alike; so do the members of a `vmap`, unless each has a seed of its own.
+    round alike; so do the members of a `vmap`, and the parts inside `jax.shard_map`,
+    which see themselves alone, unless each has a seed of its own.
 
     Args:
       inner: a transformation that rounds at random: with the commit "stochastic", or
@@ -51,11 +52,17 @@ def with_seed(inner: Transformation, seed: Number) -> Transformation:
 
 
 def _checked(seed: Any) -> Constant | Dynamic:
-    rule = "a whole number in [0, 2**32)"
-    if isinstance(seed, jax.Array):
+    rule = "a whole number or 0-d array of integers, in [0, 2**32)"
+    if isinstance(seed, np.ndarray | jax.Array):
         if seed.shape != () or not jnp.issubdtype(seed.dtype, jnp.integer):
-            raise mistyped("seed", rule, seed, "An array is 0-d, of integers.")
-        return Dynamic(seed)
+            raise mistyped("seed", rule, seed)
+        if isinstance(seed, jax.core.Tracer):
+            return Dynamic(seed)
+        if not 0 <= int(jax.device_get(seed)) < 2**32:
+            raise invalid("seed", rule, seed)
+        if isinstance(seed, jax.Array):
+            return Dynamic(seed)
+        seed = int(seed)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise mistyped("seed", rule, seed)
     if not 0 <= seed < 2**32:
