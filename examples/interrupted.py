@@ -111,9 +111,9 @@ def _work(options):
 
     import optadamw
     from optadamw import checkpoint
-    from optadamw.demo import data
-    from optadamw.demo.evaluation import evaluate, loss_and_right
-    from optadamw.demo.model import initial_network
+    from optadamw.cli.demo import data
+    from optadamw.cli.demo.evaluation import evaluate, loss_and_right
+    from optadamw.cli.demo.model import initial_network
 
     splits = data.load()
     graph, params = initial_network(options.seed)

@@ -2,7 +2,7 @@
 
 import sys
 
-from optadamw.cli import main
+from optadamw.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,25 +3,25 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from optadamw.aliases import DTypeLike, Number, ScalarOrSchedule
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import switched, whole_steps
+from optadamw.base.types import DTypeLike, Number, ScalarOrSchedule
 from optadamw.control.guard import OnBad
 from optadamw.control.loss_scale import DynamicLossScale
-from optadamw.errors import invalid, mistyped
-from optadamw.hyperparameters import switched, whole_steps
-from optadamw.precision import Precision, forms
 from optadamw.rules.adam import Corrected, EpsMode, Nesterov
 from optadamw.rules.decay import DecayMode
-from optadamw.settings import Groups, Settings
-from optadamw.storage import Stored
-from optadamw.store import dense
-from optadamw.transformation import Transformation, chain, spelled
-from optadamw.wrappers.commit import CommitName, with_commit
-from optadamw.wrappers.loss_scale import with_loss_scale
-from optadamw.wrappers.multi_steps import multi_steps
-from optadamw.wrappers.seed import with_seed
-from optadamw.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
-from optadamw.wrappers.skip_spikes import skip_spikes as skip_spikes_around
-from optadamw.wrappers.stats import with_stats
+from optadamw.store.formats import Stored
+from optadamw.store.presets import Precision, forms
+from optadamw.store.store import dense
+from optadamw.transforms.multi_steps import multi_steps
+from optadamw.transforms.options import Groups, Settings
+from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
+from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes_around
+from optadamw.transforms.transformation import Transformation, chain, spelled
+from optadamw.transforms.with_commit import CommitName, with_commit
+from optadamw.transforms.with_loss_scale import with_loss_scale
+from optadamw.transforms.with_seed import with_seed
+from optadamw.transforms.with_stats import with_stats
 
 
 @spelled

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array
-from optadamw.errors import invalid, mistyped
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.types import Array
 
 _MOST = 4096
 """Periods that are told apart; a factor of 1.001 from 10 steps on has 2,200."""

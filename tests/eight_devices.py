@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from optadamw.state import TREES
+from optadamw.store.state import TREES
 from tests import trees
 from tests.trajectories import assert_agree
 from tests.transformations import EVERYTHING, ROWS, over

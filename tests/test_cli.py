@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from optadamw.cli import COMMANDS, main
+from optadamw.cli.main import COMMANDS, main
 
 HEAVY = ("flax", "sklearn", "matplotlib")
 
@@ -122,11 +122,11 @@ def test_help_and_version_end_with_0(arguments, capsys):
     ("statement", "imports_any"),
     [
         (
-            "from optadamw.cli import main; main(['--help']); main(['demo', '-h'])",
+            "from optadamw.cli.main import main as run; run(['--help']); run(['demo', '-h'])",
             False,
         ),
         # The same check on a module that does need one: so the check can fail.
-        ("import importlib; importlib.import_module('optadamw.demo.data')", True),
+        ("import importlib; importlib.import_module('optadamw.cli.demo.data')", True),
     ],
 )
 def test_help_imports_nothing_heavy(statement, imports_any):

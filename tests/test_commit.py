@@ -11,8 +11,8 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint
-from optadamw.commits.master import Master
-from optadamw.random_bits import Site, bits_at, rounded, step_key
+from optadamw.base.random_bits import Site, bits_at, rounded, step_key
+from optadamw.commit.master import Master
 from tests import trees
 
 NARROW = (jnp.bfloat16, jnp.float16)

@@ -21,12 +21,12 @@ pytest.importorskip("matplotlib")
 from flax import nnx
 
 from optadamw import State, plotting
-from optadamw.cli import main
-from optadamw.demo import data, evaluation, optimizers, report, summary
-from optadamw.demo.model import initial_network, patches
-from optadamw.demo.progress import Progress
-from optadamw.demo.settings import Settings
-from optadamw.demo.training import Epoch
+from optadamw.cli.demo import data, evaluation, optimizers, report, summary
+from optadamw.cli.demo.model import initial_network, patches
+from optadamw.cli.demo.progress import Progress
+from optadamw.cli.demo.settings import Settings
+from optadamw.cli.demo.training import Epoch
+from optadamw.cli.main import main
 
 SHORT = "--epochs 2 --seed 3 --clip-global-norm 0.5 --ema-decay 0.5 --no-plots --quiet"
 SHORT = SHORT.split()

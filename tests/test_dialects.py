@@ -21,7 +21,7 @@ import optax
 import pytest
 
 import optadamw
-from optadamw import cli
+from optadamw.cli.main import main as cli
 from optadamw.dialects import (
     flux,
     keras,

@@ -15,7 +15,7 @@ import pytest
 from jax.experimental import checkify
 
 import optadamw
-from optadamw.state import TREES
+from optadamw.store.state import TREES
 from tests import trajectories, trees
 from tests.compilations import Compilations
 from tests.transformations import ADAMW, EVERYTHING, NUMBERS, ROWS, WIDE, cooling, over

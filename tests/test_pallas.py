@@ -10,7 +10,7 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import optadamw
-from optadamw.tiles import fits
+from optadamw.leaf.pallas import fits
 from tests import trees
 
 EIGHT = optadamw.blockwise(min_size=0)

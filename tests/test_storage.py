@@ -23,8 +23,15 @@ from jax.sharding import PartitionSpec as P
 
 import optadamw
 from optadamw import blockwise, checkpoint, stochastic
-from optadamw.block_code import RELATIVE, Blocks, block_of, decoded, encoded, floor_of
-from optadamw.random_bits import Site, bits_at, step_key
+from optadamw.base.random_bits import Site, bits_at, step_key
+from optadamw.store.block_code import (
+    RELATIVE,
+    Blocks,
+    block_of,
+    decoded,
+    encoded,
+    floor_of,
+)
 from tests import trees
 from tests.compilations import Compilations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.codes.minifloat import minifloat
-from optadamw.block_code import decoded, encoded
+from optadamw.store.block_code import decoded, encoded
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.codes.code import Array, Code
 from benchmarks.codes.training import B1, B2, DECAY, EPS, Pair
-from optadamw.random_bits import Site, bits_at
+from optadamw.base.random_bits import Site, bits_at
 
 _RATE = 1e-3
 

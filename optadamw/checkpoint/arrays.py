@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.checkpoint.damage import damaged
-from optadamw.errors import at_leaf, kind_at_leaf
 
 _PIECE = 4 << 20
 """Bytes that are hashed together; a part of the format."""

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.block_code import Blocks, decoded, encoded
+from optadamw.base.errors import at_leaf
 from optadamw.checkpoint.names import Name
-from optadamw.dequantize import UNSIGNED
-from optadamw.errors import at_leaf
-from optadamw.state import SCALES
+from optadamw.store.block_code import Blocks, decoded, encoded
+from optadamw.store.dequantize import UNSIGNED
+from optadamw.store.state import SCALES
 
 
 class Form(NamedTuple):

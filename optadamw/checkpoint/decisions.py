@@ -6,7 +6,7 @@ from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.window import WINDOW, OnPartial, starts_afresh
-from optadamw.state import SCALES
+from optadamw.store.state import SCALES
 
 REMEDY = {
     "mu": "Restore with the sign it had, or start the moments afresh with "

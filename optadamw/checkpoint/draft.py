@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from optadamw.base.errors import at_leaf
 from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_of
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
@@ -16,8 +17,7 @@ from optadamw.checkpoint.packed import counters
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.report import Report, grouped
-from optadamw.errors import at_leaf
-from optadamw.state import SCALES
+from optadamw.store.state import SCALES
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import optax
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.portable import Saved, gather, opened, record_of
 from optadamw.checkpoint.record import ENTRY

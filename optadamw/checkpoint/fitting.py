@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.errors import at_leaf
+from optadamw.base.errors import at_leaf
 
 KINDS = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from optadamw.transformation import Init, Transformation, transformation
+from optadamw.transforms.transformation import Init, Transformation, transformation
 
 
 def transformations_in(tx: optax.GradientTransformation) -> list[Transformation]:

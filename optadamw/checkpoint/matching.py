@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
+from optadamw.base.errors import at_leaf, near
 from optadamw.checkpoint.names import AROUND, PARAMS, Name
 from optadamw.checkpoint.rename import Renaming, old_paths
-from optadamw.errors import at_leaf, near
-from optadamw.state import BUFFERS
+from optadamw.store.state import BUFFERS
 
 
 def matched(

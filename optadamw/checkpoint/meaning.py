@@ -14,19 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.block_store import BlockStorage
+from optadamw.base.hyperparameters import Clock
 from optadamw.checkpoint.record import Meaning
 from optadamw.control.accumulation import Accumulation
 from optadamw.control.events import EVENTS
 from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
-from optadamw.groups import Variant
-from optadamw.hyperparameters import Clock
 from optadamw.rules.amsgrad import Maximum
+from optadamw.rules.groups import Variant
 from optadamw.rules.maximize import Maximize
-from optadamw.storage import spelled
-from optadamw.store import Dense
-from optadamw.transformation import Transformation
-from optadamw.walk import Composition
+from optadamw.store.blockwise import BlockStorage
+from optadamw.store.formats import spelled
+from optadamw.store.store import Dense
+from optadamw.transforms.transformation import Transformation
+from optadamw.walk.composition import Composition
 
 SIGN = {
     False: "the mean of the gradients",

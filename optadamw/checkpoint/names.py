@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from optadamw.aliases import PyTree
-from optadamw.paths import Keys, flatten
-from optadamw.state import State, refuse_swapped
+from optadamw.base.tree import Keys, flatten
+from optadamw.base.types import PyTree
+from optadamw.store.state import State, refuse_swapped
 
 AROUND, STATES, PARAMS = "around", "states", "params"
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.checkpoint.fitting import fitted
 from optadamw.checkpoint.matching import matched
 from optadamw.checkpoint.names import PARAMS, named_params

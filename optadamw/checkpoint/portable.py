@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import optax
 
-from optadamw.aliases import PyTree
+from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import (
     digests,
     dtype_named,
@@ -28,8 +29,7 @@ from optadamw.checkpoint.record import (
     library_version,
     unpacked,
 )
-from optadamw.errors import at_leaf, mistyped
-from optadamw.state import SCALES
+from optadamw.store.state import SCALES
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from optadamw.errors import mistyped, near
+from optadamw.base.errors import mistyped, near
 
 Renaming = Mapping[str, str | None] | Callable[[str], str | None] | None
 """From the path now to the path then; None in place of a path: start afresh."""

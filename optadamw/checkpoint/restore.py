@@ -5,7 +5,8 @@ from typing import Any
 
 import optax
 
-from optadamw.aliases import PyTree
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.types import PyTree
 from optadamw.checkpoint.blocks import Form, is_scales, scales_of
 from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
@@ -16,8 +17,7 @@ from optadamw.checkpoint.rename import Renaming
 from optadamw.checkpoint.report import Report
 from optadamw.checkpoint.source import source_of
 from optadamw.checkpoint.window import OnPartial, check_choice
-from optadamw.errors import invalid, mistyped
-from optadamw.state import SCALES, State
+from optadamw.store.state import SCALES, State
 
 
 def restore(

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from optadamw.base.errors import mistyped
 from optadamw.checkpoint.portable import Saved, described, meanings, opened
 from optadamw.checkpoint.record import ENTRY
-from optadamw.errors import mistyped
 
 
 def source_of(saved: Any, made_by: Any = None) -> Saved:

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any, Literal, get_args
 
+from optadamw.base.errors import invalid
 from optadamw.checkpoint.record import Meaning
-from optadamw.errors import invalid
 
 WINDOW = ("accumulator", "micro_step", "weight")
 """The fields of an open window."""

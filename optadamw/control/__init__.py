@@ -1,1 +1,1 @@
-"""What decides whether and how a gradient becomes a step: scalars, and no trees."""
+"""Controlled: whether a gradient becomes a step, decided by scalars and no trees."""

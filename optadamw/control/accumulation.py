@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import Array
-from optadamw.errors import invalid
-from optadamw.hyperparameters import Clock, Constant, Dynamic, Scheduled, real_scalar
-from optadamw.store import Dense
+from optadamw.base.errors import invalid
+from optadamw.base.hyperparameters import (
+    Clock,
+    Constant,
+    Dynamic,
+    Scheduled,
+    real_scalar,
+)
+from optadamw.base.types import Array
+from optadamw.store.store import Dense
 
 GIVEN_UP = -1.0
 """What `State.weight` holds for the rest of a window that was aborted."""

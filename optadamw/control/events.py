@@ -7,7 +7,7 @@ compiled step costs about 3.6 microseconds of dispatch.
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import Array
+from optadamw.base.types import Array
 
 EVENTS = (
     "skipped",  # optimizer steps that were due and not taken

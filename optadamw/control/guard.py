@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from optadamw.errors import invalid
-from optadamw.hyperparameters import Constant, Dynamic, whole_steps
+from optadamw.base.errors import invalid
+from optadamw.base.hyperparameters import Constant, Dynamic, whole_steps
 
 OnBad = Literal["drop", "wait", "abort"]
 

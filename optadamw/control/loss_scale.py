@@ -12,9 +12,9 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import Array
-from optadamw.errors import invalid, mistyped
-from optadamw.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
+from optadamw.base.types import Array
 
 Counts = Literal["steps", "gradients"]
 

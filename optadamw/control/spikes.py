@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import Array
-from optadamw.hyperparameters import Constant, Dynamic
+from optadamw.base.hyperparameters import Constant, Dynamic
+from optadamw.base.types import Array
 
 SIGNALS = ("grad_norm", "loss")
 

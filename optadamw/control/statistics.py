@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optadamw.selection import Selector
+from optadamw.base.masks import Selector
 
 TREE = "all"
 """The row of the whole tree."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from optadamw.errors import invalid, mistyped, near
+from optadamw.base.errors import invalid, mistyped, near
 
 
 def refuse_unknown(door: str, given: Mapping[str, Any], legal: Iterable[str]) -> None:

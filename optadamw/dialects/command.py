@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from optadamw.base.errors import near
 from optadamw.dialects.catalogue import DOORS
 from optadamw.dialects.page import page, shown
-from optadamw.errors import near
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import optax
 
-from optadamw.transformation import spelled
+from optadamw.transforms.transformation import spelled
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optadamw.aliases import PyTree
-from optadamw.state import State
-from optadamw.transformation import Call, Transformation
+from optadamw.base.types import PyTree
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Call, Transformation
 
 States = tuple[State, State]
 

@@ -3,15 +3,15 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import mistyped
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects.callables import schedule
 from optadamw.dialects.checks import pair
 from optadamw.dialects.door import Door, door
-from optadamw.errors import mistyped
 from optadamw.interchange.flux import from_flux as from_flux
 from optadamw.interchange.flux import to_flux as to_flux
 from optadamw.rules.decay import DecayMode
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 
 @door(

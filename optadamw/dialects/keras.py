@@ -3,8 +3,8 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import PyTree, ScalarOrSchedule
-from optadamw.averaging import finalize
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.types import PyTree, ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.callables import AtMicroSteps, FirstCopy, InWindows
 from optadamw.dialects.checks import flag, label, refuse_unknown, whole
@@ -12,13 +12,13 @@ from optadamw.dialects.door import Door, door
 from optadamw.dialects.every_call import EveryCall, at_every_call
 from optadamw.dialects.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.selections import decaying, leaving_out
-from optadamw.errors import invalid, mistyped
 from optadamw.interchange.keras import from_keras as from_keras
 from optadamw.interchange.keras import to_keras as to_keras
 from optadamw.rules.ema import ema_params
-from optadamw.transformation import Transformation
-from optadamw.wrappers.loss_scale import with_loss_scale
-from optadamw.wrappers.skip_nonfinite import skip_nonfinite
+from optadamw.transforms.average import finalize
+from optadamw.transforms.skip_nonfinite import skip_nonfinite
+from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.with_loss_scale import with_loss_scale
 
 
 @door(

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from optadamw.base.errors import invalid, mistyped
 from optadamw.dialects.callables import FirstCopy, schedule
 from optadamw.dialects.checks import whole
-from optadamw.errors import invalid, mistyped
 
 
 def rate(value: Any) -> Any:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import mistyped
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects.callables import schedule
 from optadamw.dialects.checks import pair
 from optadamw.dialects.door import Door, door
-from optadamw.errors import mistyped
 from optadamw.interchange.mlx import from_mlx as from_mlx
 from optadamw.interchange.mlx import to_mlx as to_mlx
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 
 @door("mlx", b1="betas", b2="betas", clip_global_norm="clip_grad_norm")

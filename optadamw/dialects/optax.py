@@ -3,7 +3,7 @@
 from typing import Any
 
 from optadamw.adamw import adamw as _adamw
-from optadamw.aliases import DTypeLike, ScalarOrSchedule
+from optadamw.base.types import DTypeLike, ScalarOrSchedule
 from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
 from optadamw.interchange.optax import from_optax as from_optax
@@ -11,7 +11,7 @@ from optadamw.interchange.optax import to_optax as to_optax
 from optadamw.rules.adam import Corrected, scale_by_adam
 from optadamw.rules.amsgrad import amsgrad_max
 from optadamw.rules.rate import scale_by_learning_rate
-from optadamw.transformation import Transformation, chain
+from optadamw.transforms.transformation import Transformation, chain
 
 
 @door("optax")

@@ -4,14 +4,14 @@ import warnings
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import invalid
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.torch_arguments import both, clipped, grouped, rate
-from optadamw.errors import invalid
 from optadamw.interchange.optimi import from_optimi as from_optimi
 from optadamw.interchange.optimi import to_optimi as to_optimi
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 _FLAGS = {
     "foreach": "always so: XLA fuses what foreach batches",

@@ -3,14 +3,14 @@
 from typing import Any
 
 from optadamw.adamw import adamw as _adamw
-from optadamw.aliases import Number, ScalarOrSchedule
+from optadamw.base.errors import mistyped
+from optadamw.base.types import Number, ScalarOrSchedule
 from optadamw.dialects.callables import Times
 from optadamw.dialects.checks import takes
 from optadamw.dialects.door import Door, door
-from optadamw.errors import mistyped
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 
 @door(

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import invalid
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import keras
 from optadamw.dialects.checks import refuse_unknown
 from optadamw.dialects.door import Door, door
-from optadamw.errors import invalid
 from optadamw.interchange.keras import from_keras as from_r_keras3
 from optadamw.interchange.keras import to_keras as to_r_keras3
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 __all__ = [
     "DOOR",

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optadamw.errors import mistyped
-from optadamw.rule import Rule, Stage
-from optadamw.selection import Excluded, Patterns, Predicate, Selector
-from optadamw.transformation import Transformation, transformation
+from optadamw.base.errors import mistyped
+from optadamw.base.masks import Excluded, Patterns, Predicate, Selector
+from optadamw.rules.rule import Rule, Stage
+from optadamw.transforms.transformation import Transformation, transformation
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import keras
 from optadamw.dialects.checks import flag, label, refuse_unknown
 from optadamw.dialects.door import Door, door
@@ -14,7 +14,7 @@ from optadamw.dialects.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.selections import decaying, leaving_out
 from optadamw.interchange.tensorflow import from_tensorflow as from_tensorflow
 from optadamw.interchange.tensorflow import to_tensorflow as to_tensorflow
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 
 @door(

@@ -4,20 +4,20 @@ import math
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.masks import Excluded, Patterns
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects.callables import InverseTime, schedule
 from optadamw.dialects.checks import flag, label, refuse_unknown
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.selections import exactly, names, searched
-from optadamw.errors import invalid, mistyped
 from optadamw.interchange.tensorflow_addons import (
     from_tensorflow_addons as from_tensorflow_addons,
 )
 from optadamw.interchange.tensorflow_addons import (
     to_tensorflow_addons as to_tensorflow_addons,
 )
-from optadamw.selection import Excluded, Patterns
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 _RATE = 0.001
 

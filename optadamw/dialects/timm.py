@@ -3,14 +3,14 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import invalid
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
 from optadamw.dialects.torch_arguments import both, clipped, grouped, rate
-from optadamw.errors import invalid
 from optadamw.interchange.timm import from_timm as from_timm
 from optadamw.interchange.timm import to_timm as to_timm
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 __all__ = ["DOOR", "AdamWLegacy", "NAdamW", "from_timm", "to_timm"]
 

@@ -3,15 +3,15 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.aliases import ScalarOrSchedule
+from optadamw.base.errors import mistyped
+from optadamw.base.types import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.checks import flag, whole
 from optadamw.dialects.door import Door, door, speaking
 from optadamw.dialects.torch_arguments import both, clipped, grouped, rate
-from optadamw.errors import mistyped
 from optadamw.interchange.torch import from_torch as from_torch
 from optadamw.interchange.torch import to_torch as to_torch
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 _FLAGS = {
     "foreach": "always so: XLA fuses what foreach batches",

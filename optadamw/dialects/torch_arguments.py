@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from optadamw.base.errors import invalid, near
 from optadamw.dialects.callables import schedule
 from optadamw.dialects.checks import pair, scalar
 from optadamw.dialects.selections import param_groups
-from optadamw.errors import invalid, near
 
 
 def rate(name: str, value: Any) -> Any:

@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 import equinox as eqx
 import optax
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush as flush_arrays
-from optadamw.transformation import step as step_arrays
+from optadamw.transforms.transformation import step as step_arrays
 
 _M = TypeVar("_M")
 

@@ -7,9 +7,9 @@ import jax
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
-from optadamw.transformation import step
+from optadamw.transforms.transformation import step
 
 
 class TrainState(train_state.TrainState):

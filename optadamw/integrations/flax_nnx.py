@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
-from optadamw.transformation import step
+from optadamw.transforms.transformation import step
 
 _M = TypeVar("_M")
 

@@ -2,9 +2,9 @@
 
 import optax
 
-from optadamw.aliases import PyTree
-from optadamw.errors import mistyped
-from optadamw.transformation import Transformation
+from optadamw.base.errors import mistyped
+from optadamw.base.types import PyTree
+from optadamw.transforms.transformation import Transformation
 
 
 def flush(

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.checkpoint.arrays import on_host
-from optadamw.errors import at_leaf, kind_at_leaf
 
 
 def to_numpy(where: str, value: Any) -> np.ndarray:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optadamw.block_code import Blocks
+from optadamw.base.errors import at_leaf
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.tree import Leaves, flatten
 from optadamw.checkpoint.fitting import fitted
 from optadamw.control.loss_scale import DynamicLossScale
-from optadamw.errors import at_leaf
-from optadamw.hyperparameters import Clock
 from optadamw.interchange.contents import Contents
 from optadamw.interchange.entering import entered
 from optadamw.interchange.peer import DIFFERENCE
@@ -22,11 +22,11 @@ from optadamw.interchange.request import (
     kind_of_maximum,
     slots_of,
 )
-from optadamw.operands import split
-from optadamw.paths import Leaves, flatten
-from optadamw.rule import Slot
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.rules.rule import Slot
+from optadamw.store.block_code import Blocks
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
+from optadamw.walk.inputs import split
 
 OPTION = {
     "mu": "scale_by_adam",

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import at_leaf
+from optadamw.base.errors import at_leaf
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.blocks import decoded
@@ -33,8 +33,8 @@ from optadamw.interchange.state_dict import (
     starts,
     written,
 )
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(title="bitsandbytes", keys={"mu": "state1", "nu": "state2"}, has_gaps=True)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.errors import at_leaf
+from optadamw.base.errors import at_leaf
 from optadamw.interchange.arrays import numbers, to_numpy
 
 

@@ -19,7 +19,7 @@ from optadamw.control.events import EVENTS
 from optadamw.control.loss_scale import Counts
 from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.peer import Maximum
-from optadamw.state import BUFFERS, SCALES, State
+from optadamw.store.state import BUFFERS, SCALES, State
 
 
 class Bare(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optadamw.errors import invalid
+from optadamw.base.errors import invalid
 from optadamw.interchange.arguments import BUFFERS
 from optadamw.interchange.conversion import (
     Plan,

@@ -11,6 +11,7 @@ import numpy as np
 
 from optadamw import checkpoint
 from optadamw.adamw import adamw
+from optadamw.base.errors import invalid, mistyped, near
 from optadamw.checkpoint.record import ENTRY
 from optadamw.control.loss_scale import (
     LARGEST,
@@ -18,7 +19,6 @@ from optadamw.control.loss_scale import (
     Counts,
     DynamicLossScale,
 )
-from optadamw.errors import invalid, mistyped, near
 from optadamw.interchange import checkpoints, files
 from optadamw.interchange.arrays import scalar, to_numpy
 from optadamw.interchange.bitsandbytes import from_bitsandbytes, to_bitsandbytes
@@ -37,8 +37,8 @@ from optadamw.interchange.tensorflow_addons import (
 )
 from optadamw.interchange.torch import from_torch, to_torch
 from optadamw.interchange.torchao import from_torchao, to_torchao
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 READERS: dict[str, Callable[..., State]] = {
     "torch": from_torch,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.errors import at_leaf, kind_at_leaf
+from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.interchange.arrays import numbers
 from optadamw.interchange.contents import Contents, Row, unquoted
 from optadamw.interchange.naming import Theirs, matched

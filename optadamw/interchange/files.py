@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
+from optadamw.base.errors import invalid
 from optadamw.checkpoint.arrays import plain
 from optadamw.checkpoint.replacing import replacing
-from optadamw.errors import invalid
 from optadamw.interchange import packing, safetensors
 from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.packages import needed

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import at_leaf, kind_at_leaf, mistyped
+from optadamw.base.errors import at_leaf, kind_at_leaf, mistyped
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import scalar, to_numpy, whole
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents, Row
@@ -26,8 +26,8 @@ from optadamw.interchange.powers import products, step_of
 from optadamw.interchange.request import Layout, Request
 from optadamw.interchange.settings import betas_of
 from optadamw.interchange.state_dict import common_step
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(title="Flux", keys={"mu": "m", "nu": "v"})
 

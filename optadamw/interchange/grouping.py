@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from optadamw.errors import invalid, mistyped
+from optadamw.base.errors import invalid, mistyped
 from optadamw.interchange.leaving import Departure
 from optadamw.interchange.settings import Settings, settings_of
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import invalid, mistyped
-from optadamw.hyperparameters import Scheduled
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import Scheduled
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import scalar, to_numpy
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents
@@ -27,8 +27,8 @@ from optadamw.interchange.peer import Maximum, Peer
 from optadamw.interchange.request import Layout, Request
 from optadamw.interchange.settings import learning_rate_of
 from optadamw.interchange.variables import Options, listed, sorted_out
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="Keras",

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import PyTree
+from optadamw.base.errors import at_leaf, invalid
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.tree import Leaves, match_leaves
+from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
-from optadamw.dequantize import dequantize
-from optadamw.errors import at_leaf, invalid
-from optadamw.hyperparameters import Clock
 from optadamw.interchange.arrays import numbers, widened
 from optadamw.interchange.naming import Names, Place, ordered
 from optadamw.interchange.peer import DIFFERENCE, Maximum, Peer, check_maximum
@@ -27,9 +27,9 @@ from optadamw.interchange.request import (
     shapes_of,
     turned,
 )
-from optadamw.paths import Leaves, match_leaves
-from optadamw.state import BUFFERS, State, states_in
-from optadamw.transformation import Transformation
+from optadamw.store.dequantize import dequantize
+from optadamw.store.state import BUFFERS, State, states_in
+from optadamw.transforms.transformation import Transformation
 
 
 @dataclass(frozen=True)

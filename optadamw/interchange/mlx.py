@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import at_leaf, invalid, mistyped
-from optadamw.hyperparameters import Clock
+from optadamw.base.errors import at_leaf, invalid, mistyped
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import to_numpy, whole
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents, Row
@@ -27,8 +27,8 @@ from optadamw.interchange.nesting import flattened, nested
 from optadamw.interchange.peer import Peer
 from optadamw.interchange.request import Layout, Request
 from optadamw.interchange.settings import learning_rate_of
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(title="MLX", keys={"mu": "m", "nu": "v"})
 

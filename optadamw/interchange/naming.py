@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from optadamw.errors import invalid, mistyped, near
+from optadamw.base.errors import invalid, mistyped, near
 
 Names = Sequence[str | None] | Mapping[str, Any] | None
 Missing = Literal["error", "zeros"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from optadamw.errors import at_leaf, kind_at_leaf
+from optadamw.base.errors import at_leaf, kind_at_leaf
 
 
 def flattened(

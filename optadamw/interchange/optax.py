@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import optax
 
-from optadamw.aliases import PyTree
+from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.tree import flatten
+from optadamw.base.types import PyTree
 from optadamw.checkpoint.fitting import fitted
-from optadamw.errors import at_leaf, mistyped
 from optadamw.interchange.arrays import to_numpy, whole
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents, Row
@@ -40,9 +41,8 @@ from optadamw.interchange.request import (
     check_collection,
     kind_of_maximum,
 )
-from optadamw.paths import flatten
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="Optax",

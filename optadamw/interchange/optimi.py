@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import at_leaf
+from optadamw.base.errors import at_leaf
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import numbers, scalar, to_numpy
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents, Row
@@ -35,8 +35,8 @@ from optadamw.interchange.state_dict import (
     starts,
     written,
 )
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="optimi",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from optadamw.errors import invalid
+from optadamw.base.errors import invalid
 
 Maximum = Literal["raw", "corrected"]
 

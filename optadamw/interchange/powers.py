@@ -8,7 +8,7 @@ logarithm, t = 20,000 in float32 would be off by one: the roundings add up.)
 
 import numpy as np
 
-from optadamw.errors import invalid
+from optadamw.base.errors import invalid
 
 
 def products(beta: float, count: int, dtype: np.dtype) -> np.ndarray:

@@ -9,17 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import invalid, kind_at_leaf, mistyped
+from optadamw.base.errors import invalid, kind_at_leaf, mistyped
+from optadamw.base.tree import Leaves, check_parameters, dtype_of, flatten
+from optadamw.base.types import PyTree
 from optadamw.interchange.naming import Missing, Names, check_missing
 from optadamw.interchange.peer import Peer
-from optadamw.paths import Leaves, check_parameters, dtype_of, flatten
-from optadamw.rule import Slot
 from optadamw.rules.amsgrad import Maximum as MaximumRule
 from optadamw.rules.maximize import Maximize
-from optadamw.state import BUFFERS
-from optadamw.store import Dense
-from optadamw.transformation import Transformation
+from optadamw.rules.rule import Slot
+from optadamw.store.state import BUFFERS
+from optadamw.store.store import Dense
+from optadamw.transforms.transformation import Transformation
 
 Layout = Callable[[str, np.ndarray], Any]
 """`(path, array) -> array`: from the shape there to the shape here, or the reverse."""

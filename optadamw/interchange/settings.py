@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.hyperparameters import Clock, Hyperparameter
-from optadamw.operands import parameters
-from optadamw.rule import Rule
+from optadamw.base.hyperparameters import Clock, Hyperparameter
+from optadamw.base.types import PyTree
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.caution import Caution
 from optadamw.rules.decay import Decay
 from optadamw.rules.maximize import Maximize
 from optadamw.rules.rate import Rate
-from optadamw.transformation import Transformation
+from optadamw.rules.rule import Rule
+from optadamw.transforms.transformation import Transformation
+from optadamw.walk.inputs import parameters
 
 
 class Settings(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optadamw.errors import at_leaf, invalid, mistyped
+from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.interchange.arrays import scalar, whole
 from optadamw.interchange.contents import unquoted
 from optadamw.interchange.naming import Place

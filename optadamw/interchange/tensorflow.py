@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import mistyped
+from optadamw.base.errors import mistyped
+from optadamw.base.types import PyTree
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents
 from optadamw.interchange.keras import stored
@@ -25,8 +25,8 @@ from optadamw.interchange.naming import Missing, Names
 from optadamw.interchange.peer import Maximum, Peer
 from optadamw.interchange.request import Layout, Request
 from optadamw.interchange.variables import Options, listed, sorted_out
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="tf.keras",

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import mistyped
+from optadamw.base.errors import mistyped
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import whole
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents, Row
@@ -23,8 +23,8 @@ from optadamw.interchange.leaving import Departure
 from optadamw.interchange.naming import Missing, Names
 from optadamw.interchange.peer import Maximum, Peer
 from optadamw.interchange.request import Layout, Request
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="TensorFlow Addons",

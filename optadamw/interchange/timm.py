@@ -7,7 +7,7 @@ state dict hold more (`caution`, `corrected_weight_decay` and what follows from 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.interchange.grouping import groups_of
 from optadamw.interchange.leaving import Departure
 from optadamw.interchange.naming import Names
@@ -18,7 +18,7 @@ from optadamw.interchange.state_dict import written
 from optadamw.interchange.torch import PEER as TORCH
 from optadamw.interchange.torch import entries_of
 from optadamw.interchange.torch import from_torch as from_timm
-from optadamw.transformation import Transformation
+from optadamw.transforms.transformation import Transformation
 
 __all__ = ["from_timm", "to_timm"]
 

@@ -10,7 +10,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from optadamw.aliases import PyTree
+from optadamw.base.types import PyTree
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.contents import Contents, Row
 from optadamw.interchange.grouping import groups_of
@@ -29,8 +29,8 @@ from optadamw.interchange.state_dict import (
     step_array,
     written,
 )
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="PyTorch",

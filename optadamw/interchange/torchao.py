@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.aliases import PyTree
-from optadamw.errors import at_leaf
+from optadamw.base.errors import at_leaf
+from optadamw.base.types import PyTree
 from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.assembly import assembled
 from optadamw.interchange.blocks import decoded, nibbles, scaled
@@ -37,8 +37,8 @@ from optadamw.interchange.state_dict import (
     step_array,
     written,
 )
-from optadamw.state import State
-from optadamw.transformation import Transformation
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
     title="torchao",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optadamw.errors import at_leaf, invalid, mistyped
+from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.interchange.arrays import to_numpy, whole
 from optadamw.interchange.contents import Row
 

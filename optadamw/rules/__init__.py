@@ -1,1 +1,1 @@
-"""One rule, and its public atom, in each file."""
+"""Rules: what happens to one parameter, one rule a file, in the order of the papers."""

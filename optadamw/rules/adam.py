@@ -15,9 +15,8 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, ScalarOrSchedule
-from optadamw.errors import invalid
-from optadamw.hyperparameters import (
+from optadamw.base.errors import invalid
+from optadamw.base.hyperparameters import (
     BETA,
     NON_NEGATIVE,
     Clock,
@@ -25,11 +24,12 @@ from optadamw.hyperparameters import (
     hyperparameter,
     switch,
 )
-from optadamw.numerics import largest_square_root, one_minus_power, sqrt
-from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
-from optadamw.storage import Stored, moment
-from optadamw.store import Storage
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.numerics import largest_square_root, one_minus_power, sqrt
+from optadamw.base.types import Array, ScalarOrSchedule
+from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
+from optadamw.store.formats import Stored, moment
+from optadamw.store.store import Storage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 EpsMode = Literal["outside", "hat"]
 Corrected = bool | Literal["mu", "nu"]

@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array
-from optadamw.errors import invalid, misplaced
-from optadamw.hyperparameters import Clock
-from optadamw.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
-from optadamw.storage import Stored, maximum
-from optadamw.store import Storage
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.errors import invalid, misplaced
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.types import Array
+from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Slot, Stage
+from optadamw.store.formats import Stored, maximum
+from optadamw.store.store import Storage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array
-from optadamw.errors import misplaced
-from optadamw.rule import Leaf, Rule, Stage
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.errors import misplaced
+from optadamw.base.types import Array
+from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, ScalarOrSchedule
-from optadamw.hyperparameters import (
+from optadamw.base.hyperparameters import (
     NON_NEGATIVE,
     POSITIVE,
     Clock,
@@ -15,9 +14,10 @@ from optadamw.hyperparameters import (
     Hyperparameter,
     hyperparameter,
 )
-from optadamw.numerics import norm
-from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.numerics import norm
+from optadamw.base.types import Array, ScalarOrSchedule
+from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 _REMEDY = "Leave the clip out to switch it off."
 

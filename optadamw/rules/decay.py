@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, ScalarOrSchedule
-from optadamw.errors import invalid, misplaced
-from optadamw.hyperparameters import (
+from optadamw.base.errors import invalid, misplaced
+from optadamw.base.hyperparameters import (
     NON_NEGATIVE,
     POSITIVE,
     Clock,
@@ -20,9 +19,10 @@ from optadamw.hyperparameters import (
     Hyperparameter,
     hyperparameter,
 )
-from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
-from optadamw.selection import Selector, selector
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.masks import Selector, selector
+from optadamw.base.types import Array, ScalarOrSchedule
+from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 DecayMode = Literal["lr", "schedule", "independent", "corrected"]
 

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from optadamw.aliases import Array, PyTree, ScalarOrSchedule
-from optadamw.hyperparameters import (
+from optadamw.base.hyperparameters import (
     FRACTION,
     Clock,
     Hyperparameter,
@@ -15,13 +14,14 @@ from optadamw.hyperparameters import (
     hyperparameter,
     switch,
 )
-from optadamw.numerics import one_minus_power
-from optadamw.paths import flatten, match_leaves
-from optadamw.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
-from optadamw.state import State, state_with
-from optadamw.storage import Stored, average
-from optadamw.store import Dense
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.numerics import one_minus_power
+from optadamw.base.tree import flatten, match_leaves
+from optadamw.base.types import Array, PyTree, ScalarOrSchedule
+from optadamw.rules.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Slot, Stage
+from optadamw.store.formats import Stored, average
+from optadamw.store.state import State, state_with
+from optadamw.store.store import Dense
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 LEGAL = "'float32', 'float64', stochastic('bfloat16') or None"
 """How an average may be kept."""

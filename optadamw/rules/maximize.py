@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optadamw.aliases import Array
-from optadamw.rule import Leaf, Rule, Stage
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.types import Array
+from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 
 @dataclass(frozen=True)

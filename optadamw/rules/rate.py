@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optadamw.aliases import Array, ScalarOrSchedule
-from optadamw.hyperparameters import (
+from optadamw.base.hyperparameters import (
     NON_NEGATIVE,
     Clock,
     Hyperparameter,
     hyperparameter,
 )
-from optadamw.rule import Leaf, Lookups, Rule, Scalar, Stage
-from optadamw.transformation import Transformation, atom, spelled
+from optadamw.base.types import Array, ScalarOrSchedule
+from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.transforms.transformation import Transformation, atom, spelled
 
 
 @dataclass(frozen=True)

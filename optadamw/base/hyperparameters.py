@@ -1,0 +1,282 @@
+"""A hyperparameter is a number, a 0-d array (also traced) or a schedule.
+
+Numbers stay host doubles until a rule needs them, so `1 - b2` is formed in double
+precision; arrays and schedules are cast to the dtype of computation, never to the
+parameters' dtype, in which 0.999 may be 1. Hyperparameters compare and hash by
+value, which is what makes transformations values.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.equality import hash_of, same
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.types import Array, ScalarOrSchedule
+
+
+class Clock(NamedTuple):
+    """Where the run is: what schedules and bias corrections may depend on."""
+
+    step: Array
+    """Finished optimizer steps, int32: what schedules see."""
+    number: Array
+    """The number of the step being taken, 1 for the first, int32."""
+    dtype: np.dtype
+    """The dtype in which scalars are formed: the widest that JAX has switched on."""
+
+    @property
+    def time(self) -> Array:
+        """`number` in `dtype`: the t of the papers."""
+        return self.number.astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The legal values of a number, with the text that an error prints."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"finite and {'>' if self.open_low else '>='} {self.low:g}"
+        left = "(" if self.open_low else "["
+        right = ")" if self.open_high else "]"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+
+NON_NEGATIVE = Interval(low=0.0)
+POSITIVE = Interval(low=0.0, open_low=True)
+BETA = Interval(low=0.0, high=1.0, open_high=True)
+FRACTION = Interval(low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number known when the transformation is built."""
+
+    value: float
+
+    def at(self, clock: Clock) -> float:
+        del clock
+        return self.value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Dynamic:
+    """A 0-d array, possibly traced; equal when the numbers and dtypes are."""
+
+    value: Array
+
+    def at(self, clock: Clock) -> Array:
+        return jnp.asarray(self.value).astype(clock.dtype)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the array is known only inside a trace."""
+        return isinstance(self.value, jax.core.Tracer)
+
+    def _key(self) -> tuple[object, ...]:
+        if self.is_traced:
+            return ("traced", id(self.value))
+        host = np.asarray(jax.device_get(self.value))
+        return (str(host.dtype), host.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dynamic) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A function of the number of finished optimizer steps."""
+
+    schedule: Callable[[Any], Any]
+    name: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scheduled) and same(self.schedule, other.schedule)
+
+    def __hash__(self) -> int:
+        return hash_of(self.schedule)
+
+    def at(self, clock: Clock) -> Array:
+        by = f", as the schedule {self.schedule!r} returns it,"
+        return real_scalar(self.name, self.schedule(clock.step), by).astype(clock.dtype)
+
+    def __repr__(self) -> str:
+        return repr(self.schedule)
+
+
+def real_scalar(name: str, value: Any, by: str = "") -> Array:
+    """`value` as an array, if it is one real number; else an error at trace time."""
+    rule = "a real scalar"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    dtype = getattr(value, "dtype", None)
+    real = dtype is not None and (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    )
+    if not (number or real):
+        what = f"got {value!r} of type {type(value).__name__}."
+        raise TypeError(f"`{name}`{by} must be {rule}; {what}")
+    if np.shape(value) != ():
+        what = f"got an array of shape {np.shape(value)}."
+        raise ValueError(f"`{name}`{by} must be {rule}; {what}")
+    return jnp.asarray(value)
+
+
+Hyperparameter = Constant | Dynamic | Scheduled
+
+_FORMS = "a number, a 0-d array or a schedule `step -> value`"
+
+
+def hyperparameter(
+    name: str,
+    value: "ScalarOrSchedule | Hyperparameter",
+    legal: Interval,
+    remedy: str = "",
+) -> Hyperparameter:
+    """Check `value` as far as it is known now, and wrap it.
+
+    What is wrapped already is returned as it is: its name was another one.
+
+    Raises:
+      TypeError: it is none of the three forms (a bool, None, a string, ...).
+      ValueError: a known value outside `legal`, or an array that is not a scalar.
+    """
+    if isinstance(value, Hyperparameter):
+        return value
+    if isinstance(value, bool | np.bool_):
+        raise mistyped(name, _FORMS, value, remedy)
+    if isinstance(value, int | float | np.floating | np.integer):
+        return Constant(_known(name, value, legal, remedy))
+    if isinstance(value, np.ndarray | jax.Array):
+        return _array(name, value, legal, remedy)
+    if callable(value) and not isinstance(value, type):
+        return _scheduled(name, value)
+    raise mistyped(name, _FORMS, value, remedy)
+
+
+def _known(name: str, value: Any, legal: Interval, remedy: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number not in legal:
+        raise invalid(name, str(legal), value, remedy)
+    return number
+
+
+def _array(name: str, value: Any, legal: Interval, remedy: str) -> Hyperparameter:
+    real = jnp.issubdtype(value.dtype, jnp.floating)
+    if not (real or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise mistyped(name, f"{_FORMS} of real numbers", value, remedy)
+    if value.shape != ():
+        what = f"a scalar; got an array of shape {value.shape}"
+        raise ValueError(
+            f"`{name}` must be {what}. Use one transformation per value (`jax.vmap` "
+            "over the scalar works), or a schedule."
+        )
+    if legal.high == 1.0 and value.dtype.itemsize < 4:
+        raise invalid(
+            name,
+            f"{legal}, as a number or an array of at least 32 bits",
+            value,
+            "Near 1 a 16-bit float has no digits left: 0.999 is 1.0 in bfloat16. With "
+            "optax.inject_hyperparams pass hyperparam_dtype=jnp.float32.",
+        )
+    if isinstance(value, np.ndarray):
+        return Constant(_known(name, value.item(), legal, remedy))
+    if not isinstance(value, jax.core.Tracer) and value.is_fully_addressable:
+        # device_get, not float(): explicit, so it passes a transfer guard.
+        _known(name, jax.device_get(value).item(), legal, remedy)
+    return Dynamic(value)
+
+
+def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
+    try:
+        inspect.signature(value).bind(0)
+    except TypeError as error:
+        raise mistyped(
+            name, _FORMS, value, "A schedule takes one argument, the step."
+        ) from error
+    except ValueError:
+        pass  # a builtin without a signature: it is called at trace time
+    return Scheduled(value, name)
+
+
+def whole_steps(name: str, value: Any) -> Constant | Dynamic:
+    """Check a number of steps, which is whole and at least 1.
+
+    It may be an array, as `optax.inject_hyperparams` makes one of every number.
+    """
+    rule = "a whole number of steps >= 1"
+    if isinstance(value, Constant | Dynamic):
+        return value
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    if is_array and value.shape != ():
+        what = f"must be {rule}; got an array of shape {value.shape}."
+        raise ValueError(f"`{name}` {what}")
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool) or not (is_array or is_number):
+        raise mistyped(name, rule, value)
+    if isinstance(value, jax.core.Tracer):
+        return Dynamic(value)
+    number = jax.device_get(value)
+    if not math.isfinite(number) or number < 1 or number != int(number):
+        raise invalid(name, rule, value)
+    return Dynamic(value) if isinstance(value, jax.Array) else Constant(float(number))
+
+
+def every_so_many(name: str, value: Any) -> Hyperparameter:
+    """The same, or a schedule of numbers of steps."""
+    if isinstance(value, Scheduled):
+        return value
+    if callable(value) and not isinstance(value, type):
+        return _scheduled(name, value)
+    return whole_steps(name, value)
+
+
+def switch(name: str, value: Any, *words: str) -> Any:
+    """Check a yes or no: a bool or one of `words`, and nothing with a truth value."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, str) and words:
+        if value in words:
+            return value
+        raise invalid(name, _one_of(words), value)
+    raise mistyped(name, _one_of(words), value)
+
+
+def switched(name: str, value: Any) -> bool:
+    """Check a yes, a no, or None for no."""
+    return False if value is None else switch(name, value)
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    choices = ["True", "False", *map(repr, words)]
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"

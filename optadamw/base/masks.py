@@ -1,0 +1,320 @@
+"""Which parameters: patterns on paths, predicates, or trees of bools.
+
+The same forms choose what is decayed now and what forms a group or is frozen. A
+choice is resolved once per tree into one bool per leaf, and one that cannot mean
+what it says (a pattern without a match, a tree of another shape) is an error.
+"""
+
+import fnmatch
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from optadamw.base.equality import hash_of, same
+from optadamw.base.errors import mistyped, near
+from optadamw.base.tree import Keys, Leaves, flatten, hidden
+from optadamw.base.types import PyTree
+
+_FORMS = (
+    "a pattern on paths, a list of patterns, a predicate `(path, array) -> bool`, a "
+    "function `params -> tree of bools`, or a tree of bools"
+)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A compiled regular expression whose matches are left out."""
+
+    pattern: re.Pattern[str]
+
+    def __repr__(self) -> str:
+        return f"exclude({self.pattern!r})"
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Globs or compiled regular expressions; a glob with a leading "!" excludes.
+
+    A leaf is chosen if an including pattern matches (or there are none of them) and
+    no excluding one does.
+    """
+
+    patterns: tuple[str | re.Pattern[str] | Excluded, ...]
+
+    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+        elsewhere = tuple("/".join(keys) for keys in hidden(tree))
+        included = [self._hits(p, leaves.paths) for p in self.patterns if not _out(p)]
+        excluded = [self._hits(p, leaves.paths) for p in self.patterns if _out(p)]
+        for pattern, hits in zip(
+            [p for p in self.patterns if not _out(p)]
+            + [p for p in self.patterns if _out(p)],
+            included + excluded,
+            strict=True,
+        ):
+            matches = any(hits) or any(self._hits(pattern, elsewhere))
+            if leaves.paths and not matches:
+                text = pattern
+                while not isinstance(text, str):
+                    text = text.pattern
+                raise ValueError(
+                    f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
+                    f"it: {near(text, leaves.paths)}."
+                )
+        count = len(leaves.paths)
+        return tuple(
+            (not included or any(h[i] for h in included))
+            and not any(h[i] for h in excluded)
+            for i in range(count)
+        )
+
+    @staticmethod
+    def _hits(
+        pattern: str | re.Pattern[str] | Excluded, paths: tuple[str, ...]
+    ) -> list[bool]:
+        if isinstance(pattern, Excluded):
+            pattern = pattern.pattern
+        if isinstance(pattern, re.Pattern):
+            return [pattern.search(path) is not None for path in paths]
+        # "*/bias" also means a bias at the top of the tree, hence the added "/".
+        glob = re.compile(fnmatch.translate(pattern.removeprefix("!")))
+        return [bool(glob.match(p) or glob.match("/" + p)) for p in paths]
+
+    def __repr__(self) -> str:
+        shown = self.patterns[0] if len(self.patterns) == 1 else list(self.patterns)
+        return repr(shown)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicate:
+    """`(path, array) -> bool`; the array may be abstract, so use shape and dtype."""
+
+    function: Callable[[str, Any], bool]
+
+    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+        del tree
+        pairs = zip(leaves.paths, leaves.arrays, strict=True)
+        return tuple(_as_bool(name, p, self.function(p, a)) for p, a in pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Predicate) and same(self.function, other.function)
+
+    def __hash__(self) -> int:
+        return hash_of(self.function)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+@dataclass(frozen=True, eq=False)
+class OfTree:
+    """Optax's form: a function of the whole tree that returns a tree of bools."""
+
+    function: Callable[[PyTree], PyTree]
+
+    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+        return _from_tree(name, self.function(tree), leaves, hidden(tree))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OfTree) and same(self.function, other.function)
+
+    def __hash__(self) -> int:
+        return hash_of(self.function)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """All parameters, or none."""
+
+    chosen: bool = True
+
+    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+        del name, tree
+        return (self.chosen,) * len(leaves.paths)
+
+    def __repr__(self) -> str:
+        return repr(self.chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class TreeOfBools:
+    """A tree of bools, or a prefix of one; equal when the bools and paths are."""
+
+    tree: PyTree
+
+    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+        return _from_tree(name, self.tree, leaves, hidden(tree))
+
+    def _key(self) -> tuple[object, ...]:
+        flat = flatten(self.tree)
+        return flat.keys, flat.arrays
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TreeOfBools) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return repr(self.tree)
+
+
+Selector = Patterns | Predicate | OfTree | Everything | TreeOfBools
+
+
+def only(*patterns: str | re.Pattern[str]) -> Patterns:
+    """Parameters whose path matches one of `patterns`.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.adamw(1e-3, mask=optadamw.only("*/kernel", "*/embedding"))
+    """
+    return _plain("only", patterns)
+
+
+def exclude(*patterns: str | re.Pattern[str]) -> Patterns:
+    """All parameters but those whose path matches one of `patterns`.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.adamw(1e-3, mask=optadamw.exclude("*/bias", "*/scale"))
+    """
+    _plain("exclude", patterns)
+    return Patterns(
+        tuple(f"!{p}" if isinstance(p, str) else Excluded(p) for p in patterns)
+    )
+
+
+def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patterns:
+    checked = _patterns("patterns", patterns)
+    for pattern in patterns:
+        if _out(pattern):
+            raise ValueError(
+                f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
+                "Its name says which way they are meant."
+            )
+    return checked
+
+
+def selector(name: str, choice: Any) -> Selector:
+    """Turn any of the legal forms into a `Selector`."""
+    if choice is None:
+        return Everything()
+    if isinstance(choice, Selector):
+        return choice
+    if isinstance(choice, bool | np.bool_):
+        return Everything(bool(choice))
+    if isinstance(choice, str | re.Pattern):
+        return _patterns(name, [choice])
+    if isinstance(choice, list | tuple) and _all_patterns(choice):
+        return _patterns(name, choice)
+    # Containers first: an Equinox module full of bools is a tree, and callable.
+    if not jax.tree_util.all_leaves([choice]):
+        flat = flatten(choice)
+        bools = [
+            _as_bool(name, path, leaf)
+            for path, leaf in zip(flat.paths, flat.arrays, strict=True)
+        ]
+        # A copy: what the caller does to the tree later does not change the choice.
+        return TreeOfBools(flat.treedef.unflatten(bools))
+    if callable(choice):
+        return _function(name, choice)
+    raise mistyped(name, _FORMS, choice)
+
+
+def _function(name: str, function: Callable[..., Any]) -> Selector:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return OfTree(function)
+    for arguments, form in (((1,), OfTree), ((1, 2), Predicate)):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return form(function)
+    raise mistyped(name, _FORMS, function)
+
+
+def _patterns(name: str, patterns: Any) -> Patterns:
+    if not patterns:
+        raise ValueError(
+            f"`{name}` needs at least one pattern; got none. True chooses all "
+            "parameters, False none."
+        )
+    for pattern in patterns:
+        if not isinstance(pattern, str | re.Pattern):
+            raise mistyped(name, "made of strings or compiled patterns", pattern)
+        if isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str):
+            raise mistyped(name, "made of patterns on strings, not bytes", pattern)
+        if pattern in ("", "!"):
+            raise ValueError(f"`{name}` has an empty pattern; '*' matches all paths.")
+    return Patterns(tuple(patterns))
+
+
+def _all_patterns(choice: list[Any] | tuple[Any, ...]) -> bool:
+    return bool(choice) and all(isinstance(p, str | re.Pattern) for p in choice)
+
+
+def _out(pattern: str | re.Pattern[str] | Excluded) -> bool:
+    if isinstance(pattern, str):
+        return pattern.startswith("!")
+    return isinstance(pattern, Excluded)
+
+
+def _from_tree(
+    name: str, tree: PyTree, leaves: Leaves, elsewhere: tuple[Keys, ...]
+) -> tuple[bool, ...]:
+    # Matched by path and not by structure: NNX shows the same parameters in two
+    # structures, and a mismatch can then be named.
+    flat = flatten(tree)
+    given = {
+        keys: _as_bool(name, path, value)
+        for keys, path, value in zip(flat.keys, flat.paths, flat.arrays, strict=True)
+    }
+    used: set[Keys] = set()
+    chosen = []
+    for keys, path in zip(leaves.keys, leaves.paths, strict=True):
+        covering = _covering(keys, given)
+        if covering is None:
+            raise ValueError(
+                f"`{name}` has another structure than the parameters: it says nothing "
+                f"of '{path}'. Give a bool for every leaf, or for a whole subtree."
+            )
+        used.add(covering)
+        chosen.append(given[covering])
+    used.update(k for keys in elsewhere if (k := _covering(keys, given)) is not None)
+    unused = ["/".join(keys) for keys in given if keys not in used]
+    if unused and leaves.paths:
+        raise ValueError(
+            f"`{name}` has another structure than the parameters: '{unused[0]}' is no "
+            f"parameter. Paths near it: {near(unused[0], leaves.paths)}."
+        )
+    return tuple(chosen)
+
+
+def _covering(keys: Keys, given: dict[Keys, bool]) -> Keys | None:
+    """The keys of the leaf itself or of its nearest ancestor that has a bool."""
+    prefixes = (keys[:end] for end in range(len(keys), -1, -1))
+    return next((prefix for prefix in prefixes if prefix in given), None)
+
+
+def _as_bool(name: str, path: str, value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    if is_array and value.shape == () and value.dtype == np.bool_:
+        if not isinstance(value, jax.core.Tracer):
+            return bool(value)
+        raise mistyped(
+            name, "known when the step is traced", value, "Use Python bools."
+        )
+    where = f" at '{path}'" if path else ""
+    raise mistyped(name, f"made of bools{where}", value, f"It takes {_FORMS}.")

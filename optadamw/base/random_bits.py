@@ -1,0 +1,88 @@
+"""Random bits that follow from their place, and rounding with them.
+
+The bits are a hash of (seed, step, leaf, buffer, element), not a stream: a restart,
+another sharding or another number of devices draws the same ones, nothing is kept in
+the state, and XLA fuses them into the leaf function. The hash is the finalizer of
+MurmurHash3 (public domain), applied to a Weyl sequence.
+
+Sources of stochastic rounding: Gupta et al., arXiv 1502.02551; Zamirai et al., arXiv
+2010.06192.
+"""
+
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.types import Array
+
+_GOLDEN = np.uint32(0x9E3779B9)
+
+
+class Site(NamedTuple):
+    """Which leaf of which step is being written, for what draws random bits."""
+
+    key: Array
+    """What the bits depend on in this step, uint32 (`step_key`)."""
+    leaf: Array
+    place: Array | None = None
+    """The index of each element, where a part of a leaf is written; None: all of it."""
+
+    def of(self, buffer: str) -> "Site":
+        """The same leaf for a buffer by this name, which draws bits of its own."""
+        return self._replace(key=self.key ^ jnp.uint32(zlib.crc32(buffer.encode())))
+
+
+def step_key(seed: float | Array, step: Array) -> Array:
+    """What the bits of a step depend on besides their place; a seed in [0, 2**32)."""
+    whole = jnp.asarray(np.uint32(int(seed)) if isinstance(seed, float) else seed)
+    return mixed(mixed(whole.astype(jnp.uint32)) ^ step.astype(jnp.uint32))
+
+
+def mixed(x: Array) -> Array:
+    """A bijection of 32 bits in which every bit of the result depends on all of `x`."""
+    x = x ^ (x >> 16)
+    x = x * jnp.uint32(0x85EBCA6B)
+    x = x ^ (x >> 13)
+    x = x * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
+    """32 random bits for each element of a leaf."""
+    index, stride = jnp.zeros(shape, jnp.uint32), 1
+    beyond = None
+    if site.place is not None:
+        index, shape = site.place, ()
+    for axis in reversed(range(len(shape))):
+        place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        index = index + place * jnp.uint32(stride % 2**32)
+        if stride * shape[axis] > 2**32:
+            # The index wraps: what it lost goes into the key.
+            beyond = place if beyond is None else beyond * jnp.uint32(31) + place
+        stride *= shape[axis]
+    key = mixed(site.key ^ (site.leaf.astype(jnp.uint32) * _GOLDEN))
+    if beyond is not None:
+        key = mixed(key ^ mixed(beyond + _GOLDEN))
+    return mixed(index * _GOLDEN + key)
+
+
+def rounded(target: Array, noise: Array, dtype: Any) -> Array:
+    """`target` in a 16-bit dtype, up with the probability of what is cut off."""
+    nearest = target.astype(dtype)
+    if dtype == jnp.bfloat16:
+        bits = jax.lax.bitcast_convert_type(target.astype(jnp.float32), jnp.uint32)
+        cut = (bits + (noise >> 16)) & jnp.uint32(0xFFFF0000)
+        chosen = jax.lax.bitcast_convert_type(cut, jnp.float32).astype(dtype)
+    else:
+        wide = nearest.astype(target.dtype)
+        other = jnp.nextafter(nearest, jnp.where(target > wide, jnp.inf, -jnp.inf))
+        other = jnp.where(target == wide, nearest, other.astype(dtype))
+        gap = jnp.abs(other.astype(target.dtype) - wide)
+        share = jnp.abs(target - wide) / jnp.where(gap == 0, 1, gap)
+        draw = (noise >> 8).astype(target.dtype) * np.float32(2.0**-24)
+        chosen = jnp.where(draw < share, other, nearest)
+    # The carry would make another NaN of a NaN, and infinity of the largest number.
+    return jnp.where(jnp.isfinite(chosen) & jnp.isfinite(target), chosen, nearest)

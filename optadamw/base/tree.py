@@ -1,0 +1,208 @@
+"""Trees of parameters: paths as strings, and flattening that names what is wrong."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.base.types import PyTree
+
+Keys = tuple[str, ...]
+"""The keys on the way to a leaf; apart, where a key may itself hold a "/"."""
+
+
+class Leaves(NamedTuple):
+    """A flattened tree of parameters; `paths` are what patterns match."""
+
+    keys: tuple[Keys, ...]
+    arrays: tuple[Any, ...]
+    treedef: Any
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple("/".join(keys) for keys in self.keys)
+
+
+def flatten(tree: PyTree, *, keep_none: bool = False) -> Leaves:
+    """Flatten `tree`; with `keep_none`, None is a leaf and not an empty subtree."""
+    is_leaf = _is_none if keep_none else None
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    keys = [_keys(path) for path, _ in flat]
+    if any(key[-1:] == ("value",) for key in keys):
+        keys = _without_value(tree, keys)
+    return Leaves(tuple(keys), tuple(leaf for _, leaf in flat), treedef)
+
+
+def hidden(tree: PyTree) -> tuple[Keys, ...]:
+    """Where `optax.masked` and `multi_transform` hid parameters from this one."""
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)[0]
+    return tuple(_keys(path) for path, node in nodes if _is_masked(node))
+
+
+def _keys(path: Sequence[Any]) -> Keys:
+    """The entries of a JAX key path as strings."""
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+
+
+def _without_value(tree: PyTree, keys: list[Keys]) -> list[Keys]:
+    """Leave the `.value` of Flax NNX's Variables out of the names.
+
+    NNX shows the same parameters with it at `init` and without it at `update`.
+    """
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)[0]
+    variables = {_keys(path) for path, node in nodes if _is_variable(node)}
+    return [key[:-1] if key[:-1] in variables else key for key in keys]
+
+
+def check_parameters(leaves: Leaves) -> None:
+    """Refuse parameters that an optimizer cannot move, by path."""
+    for path, array in zip(leaves.paths, leaves.arrays, strict=True):
+        dtype = dtype_of(array)
+        if dtype is None:
+            raise kind_at_leaf(
+                path,
+                f"a parameter must be an array of numbers; got {array!r} of type "
+                f"{type(array).__name__}.",
+                "Pass only the arrays: equinox.filter(model, "
+                "equinox.is_inexact_array), flax.nnx.state(model, flax.nnx.Param).",
+            )
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise kind_at_leaf(
+                path,
+                f"a parameter must be of a floating or complex dtype; got {dtype}.",
+                "Leave it out of the tree (None in its place) or wrap the "
+                "transformation in optax.masked.",
+            )
+
+
+def dtype_of(array: Any) -> Any | None:
+    """The dtype of an array, an abstract array or a number; else None."""
+    if isinstance(array, bool | int | float | complex):
+        return jnp.result_type(array)
+    if hasattr(array, "dtype") and hasattr(array, "shape"):
+        return array.dtype
+    return None
+
+
+def match_leaves(tree: PyTree, like: Leaves, what: str) -> list[Any]:
+    """The subtrees of `tree` at the leaves of `like`, or an error that names them.
+
+    Args:
+      tree: gradients or buffers; it may hold None or a whole subtree at a leaf.
+      like: the parameters.
+      what: how the error calls `tree`.
+    """
+    try:
+        return like.treedef.flatten_up_to(tree)
+    except (ValueError, TypeError) as error:
+        raise ValueError(_difference(tree, like, what)) from error
+
+
+def _difference(tree: PyTree, like: Leaves, what: str) -> str:
+    found = flatten(tree, keep_none=True).paths
+    missing = [p for p in like.paths if p not in found]
+    surplus = [p for p in found if p not in like.paths]
+    parts = [f"The structure of {what} is not that of the parameters."]
+    if missing:
+        parts.append(f"Without a counterpart in {what}: {_some(missing)}.")
+    if surplus:
+        parts.append(f"Only in {what}: {_some(surplus)}.")
+    if not missing and not surplus:
+        parts.append(_containers(tree, like.treedef.unflatten(like.arrays)))
+    parts.append("Pass trees of one structure.")
+    return " ".join(parts)
+
+
+def _containers(tree: PyTree, like: PyTree, keys: Keys = ()) -> str:
+    """Where two trees with the same paths first use containers of other types."""
+    if type(tree) is not type(like):
+        where = "/".join(keys) or "(the root)"
+        return (
+            f"At '{where}' there is a {type(tree).__name__}, in the parameters a "
+            f"{type(like).__name__}."
+        )
+    ours, theirs = _children(like), _children(tree)
+    for entry, child in ours.items():
+        below = _containers(theirs[entry], child, (*keys, entry))
+        if below:
+            return below
+    return ""
+
+
+def _children(tree: PyTree) -> dict[str, PyTree]:
+    """The nodes one level below `tree`, by key; none below a leaf."""
+    below = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: node is not tree
+    )[0]
+    return {_keys(path)[0]: child for path, child in below if _keys(path)}
+
+
+def _some(paths: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(f"'{p or '(the root)'}'" for p in paths[:most])
+    rest = len(paths) - most
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def gradients_for(params: Leaves, grads: PyTree) -> list[Any]:
+    """The gradient of each parameter, or None where there is none to apply.
+
+    Raises:
+      ValueError: another structure, shape, or a complex gradient of a real parameter.
+      TypeError: a leaf that is no array, or an array of integers.
+    """
+    matched = match_leaves(grads, params, "the gradients")
+    return [
+        _gradient_for(path, param, grad)
+        for path, param, grad in zip(params.paths, params.arrays, matched, strict=True)
+    ]
+
+
+def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
+    if grad is None or getattr(grad, "dtype", None) == jax.dtypes.float0:
+        return None
+    dtype = dtype_of(grad)
+    if dtype is None:
+        raise kind_at_leaf(
+            path,
+            f"its gradient must be an array or None; got {type(grad).__name__}.",
+        )
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a floating one.")
+    if param is None:
+        return grad
+    if np.shape(grad) != np.shape(param):
+        raise at_leaf(
+            path,
+            f"its gradient has shape {np.shape(grad)}, the parameter "
+            f"{np.shape(param)}.",
+            "Nothing is broadcast: reduce or reshape the gradient.",
+        )
+    complex_gradient = jnp.issubdtype(dtype, jnp.complexfloating)
+    complex_param = jnp.issubdtype(param.dtype, jnp.complexfloating)
+    if complex_gradient != complex_param:
+        raise at_leaf(
+            path,
+            f"its gradient is {dtype}, the parameter {param.dtype}.",
+            "Both must be real or both complex.",
+        )
+    return grad
+
+
+def _is_none(x: object) -> bool:
+    return x is None
+
+
+def _is_masked(x: object) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _is_variable(x: object) -> bool:
+    """Whether `x` is an NNX Variable, told without importing Flax."""
+    return any(
+        base.__name__ == "Variable" and base.__module__.startswith("flax.nnx")
+        for base in type(x).__mro__
+    )

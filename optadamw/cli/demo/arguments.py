@@ -1,0 +1,98 @@
+"""The demo's command-line arguments; imports nothing heavy, so `--help` is quick."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from optadamw.cli.demo.settings import TRAINING_IMAGES, Settings
+
+SUMMARY = (
+    "Train a small network on scikit-learn's handwritten digits with AdamW, "
+    "compare with L2-regularized Adam, write plots and a summary."
+)
+# Module to look for -> package that provides it.
+REQUIRES = {"flax": "flax", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+
+# Field of `Settings` -> kind, interval (a round bracket leaves the end out), an
+# example for the error message, and the help text.
+_NUMBERS = {
+    "epochs": (int, "[1, 10000]", "40", "passes over the training images"),
+    "seed": (int, f"[0, {2**32 - 1}]", "0", "same seed and machine: same bits"),
+    "batch_size": (int, f"[1, {TRAINING_IMAGES}]", "64", "images per step"),
+    "learning_rate": (float, "(0, inf)", "0.003", "peak of warm-up and cosine"),
+    "weight_decay": (float, "[0, inf)", "0.1", "AdamW's decay of the kernels"),
+    "l2": (float, "[0, inf)", "0.001", "decay in the compared Adam's gradient"),
+    "clip_global_norm": (float, "(0, inf)", "1.0", "largest norm of the gradients"),
+    "ema_decay": (float, "[0, 1)", "0.99", "also average AdamW's parameters"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one argument for each field of `Settings`."""
+    defaults = Settings()
+    for name, (kind, interval, example, text) in _NUMBERS.items():
+        flag = "--" + name.replace("_", "-")
+        default = getattr(defaults, name)
+        parser.add_argument(
+            flag,
+            type=_number(kind, interval, f"{flag} {example}"),
+            default=default,
+            metavar="N" if kind is int else "X",
+            help=f"{text} (default: {'off' if default is None else default})",
+        )
+    parser.add_argument(
+        "--output",
+        type=_folder,
+        default=defaults.output,
+        metavar="DIR",
+        help=f"folder for plots and summary (default: {defaults.output})",
+    )
+    parser.add_argument(
+        "--no-plots", dest="plots", action="store_false", help="draw no PNG files"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="hide the progress, print the result"
+    )
+
+
+def _number(
+    kind: type[int] | type[float], interval: str, example: str
+) -> Callable[[str], int | float]:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    rule = f"{'an integer' if kind is int else 'a number'} in {interval}"
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        inside = low <= value <= high
+        on_open_end = (value == low and interval[0] == "(") or (
+            value == high and interval[-1] == ")"
+        )
+        if not inside or on_open_end:
+            raise argparse.ArgumentTypeError(
+                f"must be {rule}; got {text!r}. Example: {example}."
+            )
+        return value
+
+    return parse
+
+
+def _folder(text: str) -> Path:
+    """Return a folder's path, refused now rather than after the training."""
+    folder = Path(text)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not text:
+        reason = "the name is empty"
+    elif not nearest.is_dir():
+        reason = f"{nearest} is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"{nearest} is read-only"
+    else:
+        return folder
+    raise argparse.ArgumentTypeError(
+        f"must be a folder that can be written; got {text!r} ({reason}). "
+        f"Example: --output {Settings.output}."
+    )

@@ -1,0 +1,60 @@
+"""scikit-learn's handwritten digits, divided into training, validation and test."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from optadamw.cli.demo.settings import TEST_IMAGES, TRAINING_IMAGES, VALIDATION_IMAGES
+
+
+class Examples(NamedTuple):
+    """Images, float32 `(n, 8, 8, 1)` in [0, 1], and their digits, int32 `(n,)`."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Splits(NamedTuple):
+    """The three parts of the data; each holds the digits in the same proportion."""
+
+    training: Examples
+    validation: Examples
+    test: Examples
+
+
+def load() -> Splits:
+    """Return the same three parts every time, whatever the demo's seed."""
+    pixels, labels = load_digits(return_X_y=True)
+    # Pixels are whole numbers from 0 to 16.
+    images = jnp.asarray(pixels / 16, jnp.float32).reshape(-1, 8, 8, 1)
+    training, others = train_test_split(
+        range(len(labels)),
+        train_size=TRAINING_IMAGES,
+        test_size=VALIDATION_IMAGES + TEST_IMAGES,
+        stratify=labels,
+        random_state=0,
+    )
+    validation, test = train_test_split(
+        others, train_size=VALIDATION_IMAGES, stratify=labels[others], random_state=0
+    )
+    labels = jnp.asarray(labels, jnp.int32)
+    return Splits(
+        *(
+            Examples(images[jnp.asarray(part)], labels[jnp.asarray(part)])
+            for part in (training, validation, test)
+        )
+    )
+
+
+def shift(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Move each image by up to one pixel each way, so that training never repeats."""
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    corners = jax.random.randint(key, (len(images), 2), 0, 3)
+    return jax.vmap(_window)(padded, corners)
+
+
+def _window(padded: jax.Array, corner: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), (8, 8, 1))

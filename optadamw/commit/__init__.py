@@ -1,0 +1,1 @@
+"""Written: how a new parameter is written into its dtype."""

@@ -1,0 +1,64 @@
+"""A float32 copy of 16-bit parameters, of which the parameter is the upper half.
+
+The bits of a float32 are those of a bfloat16 and 16 more. So beside a bfloat16
+parameter the state keeps these alone, 2 bytes instead of 4, and both together are the
+float32 number exactly. A float16 parameter is no such part; its copy is whole.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.numerics import as_reals, compute_dtype, from_reals, is_narrow
+from optadamw.base.random_bits import Site
+from optadamw.base.types import Array
+from optadamw.commit.commit import Buffers
+from optadamw.commit.narrow import Narrow, NarrowCommit, bits_of
+from optadamw.rules.rule import Slot
+
+
+def _dtype_of(param: Any) -> np.dtype:
+    is_half = param.dtype == jnp.bfloat16
+    return np.dtype(np.int16) if is_half else np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Master(NarrowCommit):
+    """Step in float32; the parameter is that, rounded to nearest."""
+
+    name: ClassVar[str] = "master"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (Slot("residual", Narrow(_dtype_of, copies=True)),)
+
+    def read(self, param: Any, buffers: Buffers) -> Array:
+        if not is_narrow(param.dtype):
+            return as_reals(param, compute_dtype(param.dtype))
+        residual = buffers["residual"]
+        if param.dtype != jnp.bfloat16:
+            return residual
+        upper = bits_of(param).astype(jnp.uint32) << 16
+        whole = upper + residual.astype(jnp.int32).astype(jnp.uint32)
+        return jax.lax.bitcast_convert_type(whole, jnp.float32)
+
+    def write(
+        self, target: Array, param: Any, buffers: Buffers, site: Site | None
+    ) -> tuple[Array, Buffers]:
+        del site
+        if not is_narrow(param.dtype):
+            return from_reals(target, param.dtype), buffers
+        if param.dtype != jnp.bfloat16:
+            return target.astype(param.dtype), {**buffers, "residual": target}
+        bits = bits_of(target)
+        # Halves away from zero, so that what is left fits 16 bits with a sign: to even
+        # it could be +0x8000.
+        upper = (bits + jnp.uint32(0x8000)) & jnp.uint32(0xFFFF0000)
+        finite = jnp.isfinite(target)
+        written = jax.lax.bitcast_convert_type(upper, jnp.float32).astype(param.dtype)
+        written = jnp.where(finite, written, target.astype(param.dtype))
+        lower = (bits - upper).astype(jnp.int32).astype(jnp.int16)
+        return written, {**buffers, "residual": jnp.where(finite, lower, 0)}

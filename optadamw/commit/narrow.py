@@ -1,0 +1,107 @@
+"""A buffer of a commit: there for parameters below float32, None for the others."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.errors import at_leaf
+from optadamw.base.numerics import is_narrow
+from optadamw.base.random_bits import Site
+from optadamw.base.tree import Leaves
+from optadamw.base.types import Array, PyTree
+from optadamw.commit.commit import Commit
+from optadamw.store.store import Dense
+
+DtypeOf = Callable[[Any], np.dtype]
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """An array of the parameter's shape, in a dtype that follows from the parameter's.
+
+    It is kept as it is: only the commit knows what its numbers mean.
+    """
+
+    dtype_of: DtypeOf
+    copies: bool = False
+    """Whether it begins as a copy of the parameter and not with zeros."""
+
+    draws: ClassVar[bool] = False
+    is_lossy: ClassVar[bool] = False
+    has_scales: ClassVar[bool] = False
+
+    def resolved(self, name: str, leaves: Leaves, tree: PyTree) -> "list[Narrow]":
+        del name, tree
+        return [self] * len(leaves.paths)
+
+    def zeros(self, param: Any) -> Any:
+        if not is_narrow(param.dtype):
+            return None
+        made = Dense(self.dtype_of(param))
+        starts = made.copy if self.copies and self.dtype_of(param).kind == "f" else None
+        return (starts or made.zeros)(param)
+
+    def copy(self, param: Any) -> Any:
+        return self.zeros(param)
+
+    def check(self, path: str, buffer: Any, param: Any) -> None:
+        if not is_narrow(param.dtype):
+            if buffer is not None:
+                raise at_leaf(
+                    path,
+                    f"it is {param.dtype} and has a residual, which only parameters "
+                    "below float32 have.",
+                    "The state is of other parameters; make one with tx.init.",
+                )
+            return
+        if buffer is None:
+            raise at_leaf(
+                path,
+                f"it is {param.dtype} and its residual is None.",
+                "The state is of other parameters; make one with tx.init.",
+            )
+        Dense(self.dtype_of(param)).check(path, buffer, param)
+
+    def decode(self, buffer: Any, param: Any) -> Any:
+        del param
+        return buffer
+
+    def encode(self, value: Array, param: Any, site: Site | None = None) -> Any:
+        del param, site
+        return value
+
+    def summary(self, param: Any) -> tuple[str, int]:
+        if not is_narrow(param.dtype):
+            return "", 0
+        dtype = self.dtype_of(param)
+        return dtype.name, math.prod(param.shape) * dtype.itemsize
+
+
+class NarrowCommit(Commit):
+    """A commit of parameters below float32; it writes the others as ever."""
+
+    def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
+        """Refuse a tree without a parameter below float32, in which it does nothing.
+
+        Raises:
+          ValueError: naming one of the parameters.
+        """
+        if dtypes and not any(is_narrow(dtype) for dtype in dtypes):
+            raise ValueError(
+                f"commit={self.name!r} is for 16-bit parameters, and there are none: "
+                f"'{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to bfloat16, "
+                "or leave it out: float32 is written exactly. (precision='mixed' and "
+                "'compact' bring it; 8-bit moments alone are mu_dtype=nu_dtype="
+                "blockwise().)"
+            )
+
+
+def bits_of(x: Array) -> Array:
+    """The bits of a float32 or 16-bit array, as an unsigned integer."""
+    wanted = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    return jax.lax.bitcast_convert_type(x, wanted)

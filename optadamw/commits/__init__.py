@@ -1,1 +1,0 @@
-"""One way of writing 16-bit parameters in each file."""

@@ -1,0 +1,1 @@
+"""Run: one parameter's way through decode, rules, commit and encode."""

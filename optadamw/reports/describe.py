@@ -1,0 +1,207 @@
+"""The resolved plan of a transformation, as a table."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optadamw.base.errors import mistyped
+from optadamw.base.tree import Leaves
+from optadamw.base.types import PyTree
+from optadamw.rules.groups import Variant
+from optadamw.rules.rule import Rule, Slot, Stage
+from optadamw.store.formats import spelled
+from optadamw.store.store import Dense
+from optadamw.transforms.transformation import Transformation
+from optadamw.walk.composition import Composition
+from optadamw.walk.inputs import Choice, parameters
+
+
+def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
+    """What `tx` will do to `params`: the rules in order, and a row per parameter.
+
+    Args:
+      tx: a transformation of this library.
+      params: the parameters, or their shapes (`jax.ShapeDtypeStruct`).
+
+    Returns:
+      A text of one line per rule and per parameter: path, shape, dtype, weight decay,
+      buffers with their dtypes, bytes of the buffers; and the totals. The bytes are
+      those of the state that `tx.init(params)` returns.
+
+    Raises:
+      TypeError: `tx` is from elsewhere, or a parameter is no array.
+      ValueError: a pattern that matches no parameter.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, weight_decay=0.1, mask="*/kernel")
+      >>> params = {"dense": {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}}
+      >>> print(optadamw.describe(tx, params))  # doctest: +NORMALIZE_WHITESPACE
+      adamw(0.001, weight_decay=0.1, mask='*/kernel')
+      <BLANKLINE>
+      1. scale_by_adam: b1=0.9, b2=0.999, \
+bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=False
+      2. add_decoupled_weight_decay: weight_decay=0.1, mode='lr', where='*/kernel'
+      3. scale_by_learning_rate: learning_rate=0.001
+      <BLANKLINE>
+      parameter     shape  dtype    weight decay  buffers                 bytes
+      dense/bias    4      float32  no            mu float32, nu float32     32
+      dense/kernel  8 x 4  float32  0.1           mu float32, nu float32    256
+      <BLANKLINE>
+      2 parameters, 36 numbers, 144 bytes; state 292 bytes (8.1 per number)
+    """
+    if not isinstance(tx, Transformation):
+        raise mistyped("tx", "a transformation of optadamw", tx)
+    composition = tx.recipe.composition
+    leaves = parameters(params)
+    choices = composition.choices(leaves, params)
+    rows_kept = composition.kept_by(leaves, params)
+    header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
+    rows = [
+        (
+            path or "(the root)",
+            " x ".join(map(str, array.shape)) or "scalar",
+            jnp.dtype(array.dtype).name,
+            _decay(composition.variants[choice.group], choice.applies),
+            _buffers(kept, array),
+            f"{_bytes(kept, array):,}",
+        )
+        for path, array, choice, kept in zip(
+            leaves.paths, leaves.arrays, choices, rows_kept, strict=True
+        )
+    ]
+    sections = [
+        repr(tx),
+        "\n".join(
+            [
+                *_control_lines(composition),
+                *_rule_lines(composition.variants[-1]),
+                *_group_lines(composition, choices),
+            ]
+        ),
+        "\n".join(_aligned([header, *rows])),
+        _totals(composition, leaves, rows_kept),
+    ]
+    return "\n\n".join(sections)
+
+
+def _rule_lines(rules: Variant) -> list[str]:
+    """One line for each atom; the two rules of Adam share theirs."""
+    lines: list[tuple[str, list[str]]] = []
+    adam: list[str] = []
+    for rule in rules:
+        if rule is None:
+            continue
+        settings = _settings(rule)
+        if rule.stage == Stage.DIRECTION:
+            adam.extend(text for text in settings if text not in adam)
+            continue
+        if rule.stage == Stage.MOMENTS:
+            adam = settings
+        lines.append((rule.verb, settings))
+    return [
+        f"{i}. {verb}: {', '.join(settings)}" if settings else f"{i}. {verb}"
+        for i, (verb, settings) in enumerate(lines, start=1)
+    ]
+
+
+def _group_lines(composition: Composition, choices: Sequence[Choice]) -> list[str]:
+    """For each group how many parameters it has, and its rules that are its own."""
+    lines = []
+    for number, group in enumerate(composition.groups[:-1]):
+        count = sum(choice.group == number for choice in choices)
+        own = []
+        for rule, common in zip(group.rules, composition.variants[-1], strict=True):
+            if rule is None and common is not None:
+                own.append(f"no {common.verb}")
+            elif rule is not None and rule != common:
+                settings = [] if common is None else _settings(common)
+                changed = [text for text in _settings(rule) if text not in settings]
+                own.append(f"{rule.verb}: {', '.join(changed)}".rstrip(": "))
+        lines.append(
+            f"{group.name}, {count} parameters: {'; '.join(own) or 'as the rest'}"
+        )
+    return lines
+
+
+def _control_lines(composition: Composition) -> list[str]:
+    """One line for each part around the rules, in the order in which they act."""
+    control = composition.control
+    parts = {
+        "loss scale": control.loss_scale,
+        "guard": control.watch,
+        "spikes": control.spikes,
+        "accumulation": control.accumulation,
+        "statistics": control.statistics,
+    }
+    lines = []
+    for name, part in parts.items():
+        if part is not None:
+            fields = [(f.name, getattr(part, f.name)) for f in dataclasses.fields(part)]
+            shown = [f"{key}={value!r}" for key, value in fields if value is not None]
+            lines.append(f"-  {name}: {', '.join(shown)}" if shown else f"-  {name}")
+    return lines
+
+
+def _settings(rule: Rule) -> list[str]:
+    slots = {slot.name for slot in rule.slots}
+    shown = []
+    for field in dataclasses.fields(rule):
+        value = getattr(rule, field.name)
+        if field.name in slots:
+            # Without a form of its own a buffer has the one that its row shows.
+            if value != Dense():
+                shown.append(f"{field.name}_dtype={spelled(value)}")
+        elif value is not None:
+            shown.append(f"{field.name}={value!r}")
+    return shown
+
+
+def _decay(rules: Variant, chosen: Sequence[bool]) -> str:
+    decays = [
+        repr(getattr(rule, "weight_decay", None))
+        for rule, applies in zip(rules, chosen, strict=True)
+        if rule is not None and rule.stage == Stage.DECAY and applies
+    ]
+    return " + ".join(decays) or "no"
+
+
+def _buffers(kept: Sequence[Slot], array: jnp.ndarray) -> str:
+    summaries = [(slot.name, *slot.store.summary(array)) for slot in kept]
+    named = [f"{name} {form}" for name, form, _ in summaries if form]
+    return ", ".join(named) or "none"
+
+
+def _bytes(kept: Sequence[Slot], array: jnp.ndarray) -> int:
+    return sum(slot.store.summary(array)[1] for slot in kept)
+
+
+def _totals(
+    composition: Composition, leaves: Leaves, rows: Sequence[Sequence[Slot]]
+) -> str:
+    numbers = sum(math.prod(a.shape) for a in leaves.arrays)
+    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves.arrays)
+    small = jax.tree.leaves(composition.control.small())
+    state = sum(x.size * x.dtype.itemsize for x in small) + sum(
+        _bytes(kept, a) for kept, a in zip(rows, leaves.arrays, strict=True)
+    )
+    per_number = f" ({state / numbers:.1f} per number)" if numbers else ""
+    return (
+        f"{len(leaves.paths)} parameters, {numbers:,} numbers, {own:,} bytes; "
+        f"state {state:,} bytes{per_number}"
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width; the last, a number, is set to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        cells[-1] = row[-1].rjust(widths[-1])
+        lines.append("  ".join(cells))
+    return lines

@@ -1,0 +1,270 @@
+"""The bytes of parameters, gradients, state and temporaries, on each device."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.tree import Leaves
+from optadamw.base.types import PyTree
+from optadamw.store.blockwise import BlockStore
+from optadamw.store.state import SCALES, TREES, State
+from optadamw.transforms.transformation import Transformation
+from optadamw.walk.inputs import parameters
+
+
+class Share(NamedTuple):
+    """The bytes of one thing."""
+
+    total: int
+    """On all devices together, each part counted once."""
+    per_device: int
+    """On the device that holds most."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What `memory_plan` found; it prints as a table."""
+
+    count: int
+    """The numbers in all parameters."""
+    devices: int
+    shares: Mapping[str, Share]
+    """Of "parameters", "gradients", and each buffer of the state by its name."""
+    temporaries: int | None
+    """Per device, as XLA compiles the step for `platform`; None: not asked for."""
+    platform: str
+    """Where it was compiled, "cpu" for example."""
+    notes: tuple[str, ...] = ()
+    """What costs more than it could, and what to do."""
+
+    @property
+    def persistent(self) -> Share:
+        """What stays between steps: the parameters and the state."""
+        kept = [s for name, s in self.shares.items() if name != "gradients"]
+        return Share(sum(s.total for s in kept), sum(s.per_device for s in kept))
+
+    @property
+    def peak(self) -> int:
+        """Bytes on a device during a step: all of it, the temporaries too."""
+        held = self.persistent.per_device + self.shares["gradients"].per_device
+        return held + (self.temporaries or 0)
+
+    def per_parameter(self, name: str) -> float:
+        """Bytes per parameter of one of `shares`."""
+        return self.shares[name].total / self.count
+
+    def __str__(self) -> str:
+        rows = [("", "bytes per parameter", "in all", "per device")]
+        rows += [self._row(name, share) for name, share in self.shares.items()]
+        rows.append(self._row("persistent", self.persistent))
+        if self.temporaries is not None:
+            share = self.temporaries / self.count * self.devices
+            shown = scaled(self.temporaries)
+            rows.append((f"temporaries ({self.platform})", f"{share:.2f}", "", shown))
+            rows.append(("peak", "", "", scaled(self.peak)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        unit = "device" if self.devices == 1 else "devices"
+        head = f"{self.count:,} parameters on {self.devices} {unit}"
+        notes = ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([head, "", *lines, *notes])
+
+    def _row(self, name: str, share: Share) -> tuple[str, str, str, str]:
+        per = f"{share.total / self.count:.2f}"
+        return name, per, scaled(share.total), scaled(share.per_device)
+
+
+def memory_plan(
+    tx: Transformation,
+    params: PyTree,
+    mesh: Mesh | AbstractMesh | None = None,
+    *,
+    temporaries: bool = True,
+) -> MemoryPlan:
+    """What a training with `tx` takes: nothing is allocated.
+
+    Args:
+      tx: a transformation of this library.
+      params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). Those with a
+        `NamedSharding` are laid out by it.
+      mesh: lays out the others as FSDP does: each along its largest axis that the
+        number of devices divides, the last only where no other does, or whole on
+        every device. An `AbstractMesh` does
+        too: `jax.sharding.AbstractMesh((64,), ("data",))`. None: one device.
+      temporaries: whether to compile the step, with gradients in the parameters'
+        dtypes and in place (`jit_step`), for what XLA takes besides. It is that of the
+        devices of `mesh`, or of JAX's default device: backends differ. For an abstract
+        mesh it is the step on the part of one device.
+
+    Returns:
+      A `MemoryPlan`; `print` shows it.
+
+    Raises:
+      TypeError: `tx` is from elsewhere, a parameter is no array, `mesh` is no mesh.
+      ValueError: no parameters.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optadamw
+      >>> params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)}
+      >>> tx = optadamw.adamw(1e-3, precision="compact")
+      >>> plan = optadamw.memory_plan(tx, params, temporaries=False)
+      >>> print(plan)  # doctest: +NORMALIZE_WHITESPACE
+      16,777,216 parameters on 1 device
+      <BLANKLINE>
+                  bytes per parameter      in all  per device
+      parameters                 2.00   32.00 MiB   32.00 MiB
+      gradients                  2.00   32.00 MiB   32.00 MiB
+      mu                         1.03   16.50 MiB   16.50 MiB
+      nu                         1.03   16.50 MiB   16.50 MiB
+      counters                   0.00        40 B        40 B
+      persistent                 4.06   65.00 MiB   65.00 MiB
+    """
+    if not isinstance(tx, Transformation):
+        raise mistyped("tx", "a transformation of optadamw", tx)
+    if mesh is not None and not isinstance(mesh, Mesh | AbstractMesh):
+        raise mistyped("mesh", "a jax.sharding.Mesh or AbstractMesh, or None", mesh)
+    leaves = parameters(params)
+    if not any(math.prod(array.shape) for array in leaves.arrays):
+        raise invalid("params", "a tree with parameters", params)
+    shapes = _laid_out(leaves, mesh)
+    state = tx.init(shapes)
+    kept = jax.tree.leaves(shapes)
+    found, platform = None, _platform(mesh)
+    gathered, notes = _notes(tx, leaves, shapes)
+    meshes = [x.sharding.mesh for x in kept if x.sharding is not None]
+    whole = not any(isinstance(m, AbstractMesh) for m in meshes)
+    if temporaries and (whole or not gathered):
+        found = _temporaries(tx, shapes if whole else _local(shapes))
+    elif temporaries:
+        notes += (
+            "temporaries are not told: on an abstract mesh they are those of the part "
+            "of one device, without what is gathered. Give a Mesh.",
+        )
+    return MemoryPlan(
+        count=sum(math.prod(x.shape) for x in kept),
+        devices=max([_devices(x) for x in kept] + [mesh.size if mesh else 1]),
+        shares={
+            "parameters": _share(kept),
+            "gradients": _share(kept),
+            **_buffers(state),
+        },
+        temporaries=found,
+        platform=platform,
+        notes=notes,
+    )
+
+
+def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
+    """The parameters as shapes, each with the sharding that it has or gets."""
+    shapes = []
+    for array in leaves.arrays:
+        sharding = getattr(array, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            sharding = None if mesh is None else _fsdp(array.shape, mesh)
+        shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding))
+    return leaves.treedef.unflatten(shapes)
+
+
+def _devices(x: jax.ShapeDtypeStruct) -> int:
+    return 1 if x.sharding is None else x.sharding.mesh.size
+
+
+def _notes(
+    tx: Transformation, leaves: Leaves, shapes: PyTree
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether a leaf is gathered, and what is not divided among the devices."""
+    found: list[str] = []
+    rows = tx.recipe.composition.kept_by(leaves, shapes)
+    whole = []
+    for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), rows, strict=True):
+        if x.sharding is None or x.sharding.mesh.size == 1:
+            continue
+        if _shard(x) == x.shape and math.prod(x.shape) > 1:
+            whole.append(path)
+        blocks = [
+            s.store.block(x.shape) for s in row if isinstance(s.store, BlockStore)
+        ]
+        parts = x.shape[-1] // _shard(x)[-1] if x.shape and x.shape[-1] else 1
+        if blocks and x.shape[-1] // blocks[0] % parts:
+            fit = math.gcd(blocks[0], x.shape[-1] // parts)
+            found.append(
+                f"'{path}' has {x.shape[-1] // blocks[0]} blocks of {blocks[0]} along "
+                f"its last axis, and {parts} devices do not divide them: it is "
+                f"gathered at every step. Use blockwise(block_size={fit}), or divide "
+                "another axis."
+            )
+    others = [f"whole on every device: {', '.join(whole[:5])}"] if whole else []
+    return bool(found), (*found, *others)
+
+
+def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
+    divided = [axis for axis, n in enumerate(shape) if n and n % mesh.size == 0]
+    spec: list[Any] = [None] * len(shape)
+    if divided:
+        # Not the last if another does: blocks lie along it.
+        chosen = max(divided, key=lambda axis: (axis + 1 < len(shape), shape[axis]))
+        spec[chosen] = tuple(mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def _buffers(state: State) -> dict[str, Share]:
+    fields = state._asdict()
+    shares = {}
+    for name in TREES:
+        if name not in SCALES.values() and fields[name] is not None:
+            arrays = jax.tree.leaves((fields[name], fields.get(SCALES.get(name, ""))))
+            shares[name] = _share(arrays)
+    small = [tree for name, tree in fields.items() if name not in TREES]
+    arrays = jax.tree.leaves(small)
+    total = sum(x.size * x.dtype.itemsize for x in arrays)
+    return shares | {"counters": Share(total, total)}
+
+
+def _share(arrays: list[Any]) -> Share:
+    total = local = 0
+    for x in arrays:
+        total += math.prod(x.shape) * x.dtype.itemsize
+        local += math.prod(_shard(x)) * x.dtype.itemsize
+    return Share(total, local)
+
+
+def _shard(x: Any) -> tuple[int, ...]:
+    return x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+
+
+def _local(shapes: PyTree) -> PyTree:
+    """What one device holds, as the parameters of a program of its own."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(_shard(x), x.dtype), shapes)
+
+
+def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
+    state = tx.init(shapes)
+    compiled = tx.jit_step.lower(shapes, state, shapes).compile()
+    analysis = compiled.memory_analysis()  # None on a backend that tells nothing
+    return None if analysis is None else analysis.temp_size_in_bytes
+
+
+def _platform(mesh: Mesh | AbstractMesh | None) -> str:
+    if isinstance(mesh, Mesh):
+        return mesh.devices.flat[0].platform
+    return jax.default_backend()
+
+
+def scaled(size: float) -> str:
+    """Bytes in a unit that a person reads."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} TiB"

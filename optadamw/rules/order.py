@@ -1,0 +1,57 @@
+"""The order of a chain: what may stand where, and what a misplaced rule would mean."""
+
+from collections.abc import Sequence
+
+from optadamw.base.errors import misplaced
+from optadamw.rules.rule import Rule, Stage
+
+_ORDER = (
+    "The order is: maximize, clips, scale_by_adam, amsgrad_max, cautious, "
+    "add_decoupled_weight_decay, scale_by_learning_rate, ema_params."
+)
+
+
+def composed(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules of a chain, each maximum moved before the direction it modifies."""
+    ordered: list[Rule] = []
+    for rule in rules:
+        follows = ordered and ordered[-1].stage == Stage.DIRECTION
+        if rule.stage == Stage.MAXIMUM and follows:
+            ordered.insert(len(ordered) - 1, rule)
+        else:
+            ordered.append(rule)
+    return tuple(ordered)
+
+
+def check_order(rules: Sequence[Rule]) -> None:
+    """Refuse rules that would not mean what they say where they stand.
+
+    Raises:
+      ValueError: a rule too late, twice, or without one that it depends on.
+    """
+    _check_once(rules)
+    for index, rule in enumerate(rules):
+        before, after = tuple(rules[:index]), tuple(rules[index + 1 :])
+        rule.placed(before, after)
+        for earlier in before:
+            if earlier.stage > rule.latest:
+                raise misplaced(
+                    f"{rule.verb} stands after {earlier.verb} in this chain, where it "
+                    "would not mean what it says.",
+                    _ORDER,
+                )
+
+
+def _check_once(rules: Sequence[Rule]) -> None:
+    owners: dict[str, str] = {}
+    for rule in rules:
+        claims = [f"the buffer `{slot.name}`" for slot in rule.slots]
+        claims += [f"the place of {rule.verb}"] if rule.once else []
+        for claim in claims:
+            if claim in owners:
+                raise misplaced(
+                    f"{rule.verb} and {owners[claim]} both claim {claim}, and a chain "
+                    "has room for one.",
+                    "Use it once, or combine two chains with optax.chain.",
+                )
+            owners[claim] = rule.verb

@@ -1,0 +1,1 @@
+"""Kept: how a buffer of the optimizer lives between two steps."""

@@ -1,0 +1,187 @@
+"""The store of 8-bit moments: codes in the parameter's shape, scales in its rank."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.base.masks import Selector
+from optadamw.base.numerics import is_complex
+from optadamw.base.random_bits import Site, bits_at
+from optadamw.base.tree import Leaves
+from optadamw.base.types import Array, PyTree
+from optadamw.store.block_code import Blocks, block_of, decoded, encoded, in_blocks
+from optadamw.store.store import Dense
+
+Rounding = Literal["nearest", "stochastic"]
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Eight bits for large leaves; `blockwise` makes it from what a user says."""
+
+    block_size: int | None = None
+    min_size: int = 4096
+    keep: Selector | None = None
+    rounding: Rounding = "stochastic"
+
+    def __repr__(self) -> str:
+        plain = Blockwise()
+        pairs = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        given = [f"{k}={v!r}" for k, v in pairs if v != getattr(plain, k)]
+        return f"blockwise({', '.join(given)})"
+
+
+@dataclass(frozen=True)
+class BlockStorage:
+    """The blocks of one slot: which leaves have them."""
+
+    how: Blockwise
+    signed: bool
+    has_scales: ClassVar[bool] = True
+
+    @property
+    def draws(self) -> bool:
+        return self.how.rounding == "stochastic"
+
+    def resolved(
+        self, name: str, leaves: Leaves, tree: PyTree
+    ) -> "list[BlockStore | Dense]":
+        how, kept = self.how, (False,) * len(leaves.paths)
+        if how.keep is not None:
+            kept = how.keep.resolve("keep", leaves, tree)
+        store = BlockStore(self.signed, self.draws, how.block_size)
+        found: list[BlockStore | Dense] = []
+        for path, array, is_kept in zip(leaves.paths, leaves.arrays, kept, strict=True):
+            # Without parameters a gradient may be None, and nothing is kept for it.
+            shape = () if array is None else array.shape
+            is_small = math.prod(shape) < max(how.min_size, 1)
+            if is_kept or is_small or shape == ():
+                found.append(Dense())
+                continue
+            store.check_leaf(name, path, array)
+            found.append(store)
+        return found
+
+
+@dataclass(frozen=True)
+class BlockStore:
+    """Blocks of 8 bits."""
+
+    signed: bool
+    draws: bool
+    block_size: int | None
+    """None: chosen for each leaf by its last axis."""
+    is_lossy: ClassVar[bool] = True
+
+    def check_leaf(self, name: str, path: str, array: Any) -> None:
+        """Refuse a leaf that has no such blocks."""
+        is_wide = is_complex(array.dtype) or jnp.dtype(array.dtype).itemsize > 4
+        if is_wide:
+            raise kind_at_leaf(
+                path,
+                f"it is {array.dtype}, and 8 bits for `{name}` are for real parameters "
+                "up to float32.",
+                "Leave it as it is with blockwise(keep=<a pattern for it>).",
+            )
+        if self.block_size is not None and array.shape[-1] % self.block_size:
+            raise at_leaf(
+                path,
+                f"its last axis of {array.shape[-1]} is not a multiple of block_size="
+                f"{self.block_size}, by which `{name}` is kept.",
+                "Leave block_size out, and a divisor is chosen for each leaf, or leave "
+                "this one as it is with blockwise(keep=<a pattern for it>).",
+            )
+
+    def block(self, shape: tuple[int, ...]) -> int:
+        """How many numbers of a leaf of this shape share a scale."""
+        return self.block_size or block_of(shape)
+
+    def shapes(self, param: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the codes and of the scales."""
+        *front, last = param.shape
+        return tuple(param.shape), (*front, last // self.block(param.shape))
+
+    def zeros(self, param: Any) -> Blocks:
+        shape, coarse = self.shapes(param)
+        if isinstance(param, jax.ShapeDtypeStruct):
+            sharding = param.sharding
+            return Blocks(
+                jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding),
+                jax.ShapeDtypeStruct(
+                    coarse, jnp.uint8, sharding=_coarse(sharding, coarse)
+                ),
+            )
+        codes = Dense(np.dtype(np.uint8)).zeros(param)
+        if isinstance(param, jax.core.Tracer):
+            # As Dense.zeros: the parameter's sharding passes through, then it folds.
+            never = jnp.zeros((), bool)
+            view = in_blocks(codes, self.block(shape))
+            empty = jnp.zeros(coarse, jnp.uint8)
+            return Blocks(codes, jnp.where(never, view.max(-1), empty))
+        scales = jnp.zeros(coarse, jnp.uint8)
+        if isinstance(param.sharding, NamedSharding):
+            scales = jax.device_put(scales, _coarse(param.sharding, coarse))
+        elif param.committed:
+            scales = jax.device_put(scales, param.sharding)
+        return Blocks(codes, scales)
+
+    def copy(self, param: Any) -> Blocks:
+        if isinstance(param, jax.ShapeDtypeStruct):
+            return self.zeros(param)
+        return self.encode(jnp.asarray(param, jnp.float32), param)
+
+    def check(self, path: str, buffer: Any, param: Any) -> None:
+        if not isinstance(buffer, Blocks):
+            raise kind_at_leaf(
+                path,
+                "its buffer has scales here, as it is kept in blocks of 8 bits; got "
+                f"{getattr(buffer, 'dtype', type(buffer).__name__)} without.",
+                "The state is of other options: carry it over by name with "
+                "checkpoint.restore(tx, params, state, cast=True).",
+            )
+        for part, shape, found in zip(
+            ("codes", "scales"), self.shapes(param), buffer, strict=True
+        ):
+            dtype = getattr(found, "dtype", type(found).__name__)
+            if np.shape(found) != shape or dtype != np.uint8:
+                raise at_leaf(
+                    path,
+                    f"the {part} of its buffer are {dtype}{list(np.shape(found))}, "
+                    f"expected uint8{list(shape)}.",
+                    "The state is of other parameters or options; make one with "
+                    "tx.init.",
+                )
+
+    def decode(self, buffer: Blocks, param: Any) -> Array:
+        del param
+        return decoded(buffer, signed=self.signed)
+
+    def encode(self, value: Array, param: Any, site: Site | None = None) -> Blocks:
+        noise = None
+        if self.draws and site is not None:
+            noise = bits_at(site, value.shape)
+        return encoded(value, self.block(param.shape), noise, signed=self.signed)
+
+    def summary(self, param: Any) -> tuple[str, int]:
+        codes, scales = self.shapes(param)
+        form = f"8-bit/{self.block(param.shape)}"
+        return form, math.prod(codes) + math.prod(scales)
+
+
+def _coarse(sharding: Any, shape: tuple[int, ...]) -> Any:
+    """The sharding of the scales: the parameter's, where it divides them."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    try:
+        NamedSharding(sharding.mesh, PartitionSpec(*spec)).shard_shape(shape)
+    except ValueError:
+        spec[-1] = None
+    kind = sharding.memory_kind
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)

@@ -1,0 +1,109 @@
+"""The averaged parameters in the place of the trained ones, for a time or for good."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optadamw.base.errors import at_leaf
+from optadamw.base.tree import match_leaves
+from optadamw.base.types import PyTree
+from optadamw.rules.ema import averaging, ema_of
+from optadamw.store.state import State, Swapped
+from optadamw.walk.inputs import parameters
+
+
+def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
+    """Exchange the parameters and their average; twice is as if nothing happened.
+
+    Nothing is copied or rounded: the average comes out in the dtype in which it is
+    kept, and the parameters wait in its place. The state in between is a `Swapped`,
+    which `step` refuses, so that training cannot go on with the wrong weights.
+    (`ema_of(state, like=params)` gives the average in the parameters' dtype, beside
+    them.)
+
+    Args:
+      state: the `State` of a transformation that averages, or a `Swapped`.
+      params: the parameters, or what the first swap returned.
+
+    Returns:
+      The average and a `Swapped`, or the parameters and the `State`.
+
+    Raises:
+      ValueError: there is no average, or `params` has another structure.
+      TypeError: `state` is neither.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, ema_decay=0.99)
+      >>> params = {"w": jnp.ones(2)}
+      >>> averaged, swapped = optadamw.swap_ema(tx.init(params), params)
+      >>> params, state = optadamw.swap_ema(swapped, averaged)
+    """
+    if isinstance(state, Swapped):
+        original = state.state
+        _check_like(params, original.ema)
+        return original.ema, original._replace(ema=params)
+    if not isinstance(state, State):
+        raise TypeError(
+            f"`state` must be a State, or what swap_ema returned; got "
+            f"{type(state).__name__}. From the state of a wrapper take the State in it."
+        )
+    average = ema_of(state)
+    _check_like(params, average)
+    return average, Swapped(state._replace(ema=params))
+
+
+def _check_like(params: PyTree, average: PyTree) -> None:
+    leaves = parameters(average)
+    for path, param, mean in zip(
+        leaves.paths,
+        match_leaves(params, leaves, "`params`"),
+        leaves.arrays,
+        strict=True,
+    ):
+        if jnp.shape(param) != mean.shape:
+            raise at_leaf(
+                path, f"it has shape {jnp.shape(param)}, its average {mean.shape}."
+            )
+
+
+def finalize(state: PyTree, params: PyTree) -> PyTree:
+    """The average in the place of the parameters, for good: the end of training.
+
+    Keras's `finalize_variable_values`.
+
+    Args:
+      state: the state of a transformation that averages, of a chain, of a wrapper.
+      params: the parameters, whose dtypes the result takes (rounded to nearest).
+
+    Returns:
+      A tree like `params`. It shares no memory with `state`.
+
+    Raises:
+      ValueError: no step was taken yet, so that the average is the initial
+        parameters; there is no average; `params` has another structure. Under `jit` the
+        first is not known, so call it outside.
+      TypeError: called under `jit`.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(0.5, ema_decay=0.0)
+      >>> params = jnp.ones(2)
+      >>> params, state = tx.step(jnp.ones(2), tx.init(params), params)
+      >>> bool((optadamw.finalize(state, params) == params).all())
+      True
+    """
+    average = ema_of(state, like=params)
+    step = averaging(state).step
+    if isinstance(step, jax.core.Tracer):
+        raise TypeError(
+            "`state.step` is traced, so it is not known whether a step was taken. "
+            "Call finalize outside jit, after training."
+        )
+    if int(jax.device_get(step)) == 0:
+        raise ValueError(
+            "`state.step` is 0: no step was taken, and the average is the initial "
+            "parameters. Train first; to read it all the same, use ema_of."
+        )
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), average)

@@ -1,0 +1,112 @@
+"""The guard against gradients and losses far beyond what they usually are."""
+
+from collections.abc import Sequence
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import (
+    POSITIVE,
+    Constant,
+    Dynamic,
+    hyperparameter,
+    whole_steps,
+)
+from optadamw.base.types import Number
+from optadamw.control.guard import OnBad, guard
+from optadamw.control.spikes import SIGNALS, Spikes
+from optadamw.transforms.transformation import Transformation, controlled, spelled
+
+
+@spelled
+def skip_spikes(
+    inner: Transformation,
+    *,
+    sigmas: Number = 6.0,
+    window: int = 128,
+    min_history: int | None = None,
+    of: str | Sequence[str] = "grad_norm",
+    on_bad_micro_step: OnBad | None = None,
+    max_consecutive: int | None = None,
+) -> Transformation:
+    """Leave everything as it is where a gradient norm or a loss leaps.
+
+    With x the signal, and mean and sigma over its last `window` values:
+
+        skip if x is not finite, or x > mean + sigmas * sigma
+
+    It is `skip_nonfinite` and more. The norm is the global one before any clip,
+    unscaled; under `multi_steps` that of each micro-batch, or of the window's mean
+    with "abort". The loss is what is passed as `step(..., loss=x)`, unscaled, judged
+    at every call. A value beyond its limit enters the window as the limit: one huge
+    value does not widen the limit, and a lasting change of level gets through in the
+    end. Sigma is that of the population, and at least 1e-6 of the mean; a window of
+    zeros judges nothing.
+
+    Source: the guards of OLMo-core (`SkipStepOptimizer`), MaxText
+    (`skip_step_on_spikes`) and Levanter, which differ in the window's length and in
+    whether bad values enter it.
+
+    Args:
+      inner: a transformation of this library.
+      sigmas: > 0, a number or a 0-d array.
+      window: values remembered, a whole number >= 2.
+      min_history: values that must have been seen before one is judged, in
+        [2, window]; None: half of the window.
+      of: "grad_norm", "loss", or both in a sequence.
+      on_bad_micro_step: as in `skip_nonfinite`.
+      max_consecutive: as in `skip_nonfinite`.
+
+    Returns:
+      A transformation whose state has `history` (float32, signals x window) and
+      counters besides what `inner` keeps.
+
+    Raises:
+      TypeError, ValueError: at construction, for an `inner` from elsewhere or one
+        that is guarded already, or a bad argument; when traced, for a loss that is
+        watched and was not passed.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.skip_spikes(optadamw.adamw(0.1), window=8, min_history=4)
+      >>> params = jnp.ones(2)
+      >>> state = tx.init(params)
+      >>> for size in (1.0, 1.2, 0.9, 1.1, 1000.0):
+      ...     params, state = tx.step(jnp.full(2, size), state, params)
+      >>> int(state.step), int(optadamw.stats_of(state).spikes)
+      (4, 1)
+    """
+    window = _whole("window", window, 2, None)
+    least = max(window // 2, 2) if min_history is None else min_history
+    spikes = Spikes(
+        sigmas=_sigmas(sigmas),
+        window=window,
+        min_history=_whole("min_history", least, 2, window),
+        of=_signals(of),
+    )
+    checked = guard(on_bad_micro_step, max_consecutive)
+    return controlled("skip_spikes", inner, guard=checked, spikes=spikes)
+
+
+def _sigmas(value: Number) -> Constant | Dynamic:
+    sigmas = hyperparameter("sigmas", value, POSITIVE)
+    if not isinstance(sigmas, Constant | Dynamic):
+        raise mistyped("sigmas", "a number or a 0-d array", value)
+    return sigmas
+
+
+def _signals(of: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(of, str | tuple | list):
+        raise mistyped("of", "'grad_norm', 'loss', or both in a sequence", of)
+    names = (of,) if isinstance(of, str) else tuple(of)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(SIGNALS):
+        raise invalid("of", "'grad_norm', 'loss', or both", of)
+    return names
+
+
+def _whole(name: str, value: object, least: int, most: int | None) -> int:
+    whole_steps(name, value)
+    if not isinstance(value, int):
+        raise mistyped(name, "a whole number", value)
+    if value < least or (most is not None and value > most):
+        above = "" if most is None else f" and at most {most}"
+        raise invalid(name, f"at least {least}{above}", value)
+    return value

@@ -1,0 +1,70 @@
+"""The seed of the random bits."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import Constant, Dynamic
+from optadamw.base.types import Number
+from optadamw.transforms.transformation import Transformation, spelled, transformation
+
+
+@spelled
+def with_seed(inner: Transformation, seed: Number) -> Transformation:
+    """Draw the random bits of stochastic rounding from another seed than 0.
+
+    The bits are a hash of (seed, step, leaf, buffer, element). Two runs of one seed
+    round alike; so do the members of a `vmap`, and the parts inside `jax.shard_map`,
+    which see themselves alone, unless each has a seed of its own.
+
+    Args:
+      inner: a transformation that rounds at random: with the commit "stochastic", or
+        with buffers kept as `stochastic(...)` or `blockwise(...)`.
+      seed: a whole number or 0-d array of integers (a traced one too), in [0, 2**32).
+
+    Returns:
+      A transformation with the state of `inner`.
+
+    Raises:
+      TypeError, ValueError: at construction, for another seed, or where nothing is
+        rounded at random.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.adamw(1e-4, commit="stochastic")
+      >>> optadamw.with_seed(tx, 5) == optadamw.adamw(1e-4, commit="stochastic", seed=5)
+      True
+    """
+    if not isinstance(inner, Transformation):
+        raise mistyped("inner", "a transformation of optadamw", inner)
+    composition = inner.recipe.composition
+    found = _checked(seed)
+    if not composition.draws:
+        raise ValueError(
+            f"`seed` has no effect where nothing is rounded at random; got {seed!r}. "
+            "Leave it out, or use commit='stochastic'."
+        )
+    return transformation(replace(composition, seed=found))
+
+
+def _checked(seed: Any) -> Constant | Dynamic:
+    rule = "a whole number or 0-d array of integers, in [0, 2**32)"
+    if isinstance(seed, np.ndarray | jax.Array):
+        if seed.shape != () or not jnp.issubdtype(seed.dtype, jnp.integer):
+            raise mistyped("seed", rule, seed)
+        if isinstance(seed, jax.core.Tracer):
+            return Dynamic(seed)
+        if not 0 <= int(jax.device_get(seed)) < 2**32:
+            raise invalid("seed", rule, seed)
+        if isinstance(seed, jax.Array):
+            return Dynamic(seed)
+        seed = int(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise mistyped("seed", rule, seed)
+    if not 0 <= seed < 2**32:
+        raise invalid("seed", rule, seed)
+    return Constant(float(seed))
