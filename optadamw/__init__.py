@@ -9,34 +9,38 @@ from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
 from optadamw.reports.describe import describe as describe
 from optadamw.reports.memory import MemoryPlan as MemoryPlan
 from optadamw.reports.memory import memory_plan as memory_plan
-from optadamw.rules.adam import scale_by_adam as scale_by_adam
-from optadamw.rules.amsgrad import amsgrad_max as amsgrad_max
-from optadamw.rules.caution import cautious as cautious
-from optadamw.rules.clip import clip_by_global_norm as clip_by_global_norm
-from optadamw.rules.clip import clip_by_norm as clip_by_norm
-from optadamw.rules.clip import clip_by_value as clip_by_value
-from optadamw.rules.decay import (
-    add_decoupled_weight_decay as add_decoupled_weight_decay,
-)
-from optadamw.rules.ema import ema_of as ema_of
-from optadamw.rules.ema import ema_params as ema_params
-from optadamw.rules.maximize import maximize as maximize
-from optadamw.rules.rate import scale_by_learning_rate as scale_by_learning_rate
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
 from optadamw.store.dequantize import dequantize as dequantize
 from optadamw.store.formats import blockwise as blockwise
 from optadamw.store.formats import stochastic as stochastic
 from optadamw.store.state import State as State
+from optadamw.transforms.add_decoupled_weight_decay import (
+    add_decoupled_weight_decay as add_decoupled_weight_decay,
+)
+from optadamw.transforms.amsgrad_max import amsgrad_max as amsgrad_max
+from optadamw.transforms.average import ema_of as ema_of
 from optadamw.transforms.average import finalize as finalize
 from optadamw.transforms.average import swap_ema as swap_ema
+from optadamw.transforms.cautious import cautious as cautious
+from optadamw.transforms.chain import chain as chain
+from optadamw.transforms.clip_by_global_norm import (
+    clip_by_global_norm as clip_by_global_norm,
+)
+from optadamw.transforms.clip_by_norm import clip_by_norm as clip_by_norm
+from optadamw.transforms.clip_by_value import clip_by_value as clip_by_value
+from optadamw.transforms.ema_params import ema_params as ema_params
+from optadamw.transforms.maximize import maximize as maximize
 from optadamw.transforms.multi_steps import multi_steps as multi_steps
 from optadamw.transforms.param_groups import param_groups as param_groups
+from optadamw.transforms.scale_by_adam import scale_by_adam as scale_by_adam
+from optadamw.transforms.scale_by_learning_rate import (
+    scale_by_learning_rate as scale_by_learning_rate,
+)
 from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
+from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
-from optadamw.transforms.transformation import chain as chain
-from optadamw.transforms.transformation import step as step
 from optadamw.transforms.with_commit import with_commit as with_commit
 from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale

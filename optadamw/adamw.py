@@ -10,21 +10,23 @@ from optadamw.control.guard import OnBad
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.rules.adam import Corrected, EpsMode, Nesterov
 from optadamw.rules.decay import DecayMode
+from optadamw.store.dense import dense
 from optadamw.store.formats import Stored
 from optadamw.store.presets import Precision, forms
-from optadamw.store.store import dense
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.chain import chain
 from optadamw.transforms.multi_steps import multi_steps
 from optadamw.transforms.options import Groups, Settings
 from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes_around
-from optadamw.transforms.transformation import Transformation, chain, spelled
+from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import CommitName, with_commit
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
 
 
-@spelled
+@prints_as_call
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,

@@ -122,7 +122,7 @@ def test_help_and_version_end_with_0(arguments, capsys):
     ("statement", "imports_any"),
     [
         (
-            "from optadamw.cli.main import main as run; run(['--help']); run(['demo', '-h'])",
+            "import optadamw.cli.main as c; c.main(['--help']); c.main(['demo', '-h'])",
             False,
         ),
         # The same check on a module that does need one: so the check can fail.

@@ -23,8 +23,8 @@ from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.groups import Variant
 from optadamw.rules.maximize import Maximize
 from optadamw.store.blockwise import BlockStorage
-from optadamw.store.formats import spelled
-from optadamw.store.store import Dense
+from optadamw.store.dense import Dense
+from optadamw.store.formats import as_written
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 
@@ -124,7 +124,7 @@ def _settings(part: Any) -> str:
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Dense | BlockStorage):
-            text = "" if value == Dense() else spelled(value)
+            text = "" if value == Dense() else as_written(value)
         elif value is not None:
             # Without the address of a function, which is another in each process.
             text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from optadamw.base.numerics import as_reals, compute_dtype, from_reals
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
-from optadamw.rules.rule import Slot
+from optadamw.store.slot import Slot
 
 Buffers = Mapping[str, Array]
 

@@ -16,7 +16,7 @@ from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.commit.commit import Buffers
 from optadamw.commit.narrow import Narrow, NarrowCommit
-from optadamw.rules.rule import Slot
+from optadamw.store.slot import Slot
 
 
 def _own_dtype(param: Any) -> np.dtype:

@@ -17,7 +17,7 @@ from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.commit.commit import Buffers
 from optadamw.commit.narrow import Narrow, NarrowCommit, bits_of
-from optadamw.rules.rule import Slot
+from optadamw.store.slot import Slot
 
 
 def _dtype_of(param: Any) -> np.dtype:

@@ -15,7 +15,7 @@ from optadamw.base.random_bits import Site
 from optadamw.base.tree import Leaves
 from optadamw.base.types import Array, PyTree
 from optadamw.commit.commit import Commit
-from optadamw.store.store import Dense
+from optadamw.store.dense import Dense
 
 DtypeOf = Callable[[Any], np.dtype]
 

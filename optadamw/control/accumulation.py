@@ -17,7 +17,7 @@ from optadamw.base.hyperparameters import (
     real_scalar,
 )
 from optadamw.base.types import Array
-from optadamw.store.store import Dense
+from optadamw.store.dense import Dense
 
 GIVEN_UP = -1.0
 """What `State.weight` holds for the rest of a window that was aborted."""

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import optax
 
-from optadamw.transforms.transformation import spelled
+from optadamw.transforms.call import prints_as_call
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -58,7 +58,7 @@ def door(module: str, **renamed: str) -> Callable[[Callable[_P, _T]], Callable[_
     """
 
     def decorate(factory: Callable[_P, _T]) -> Callable[_P, _T]:
-        return spelled(speaking(renamed)(factory), prefix=f"{module}.")
+        return prints_as_call(speaking(renamed)(factory), prefix=f"{module}.")
 
     return decorate
 

@@ -15,7 +15,8 @@ import optax
 
 from optadamw.base.types import PyTree
 from optadamw.store.state import State
-from optadamw.transforms.transformation import Call, Transformation
+from optadamw.transforms.call import Call
+from optadamw.transforms.transformation import Transformation
 
 States = tuple[State, State]
 

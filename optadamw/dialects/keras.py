@@ -14,8 +14,8 @@ from optadamw.dialects.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.selections import decaying, leaving_out
 from optadamw.interchange.keras import from_keras as from_keras
 from optadamw.interchange.keras import to_keras as to_keras
-from optadamw.rules.ema import ema_params
 from optadamw.transforms.average import finalize
+from optadamw.transforms.ema_params import ema_params
 from optadamw.transforms.skip_nonfinite import skip_nonfinite
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import with_loss_scale

@@ -8,10 +8,12 @@ from optadamw.dialects.checks import flag
 from optadamw.dialects.door import Door, door
 from optadamw.interchange.optax import from_optax as from_optax
 from optadamw.interchange.optax import to_optax as to_optax
-from optadamw.rules.adam import Corrected, scale_by_adam
-from optadamw.rules.amsgrad import amsgrad_max
-from optadamw.rules.rate import scale_by_learning_rate
-from optadamw.transforms.transformation import Transformation, chain
+from optadamw.rules.adam import Corrected
+from optadamw.transforms.amsgrad_max import amsgrad_max
+from optadamw.transforms.chain import chain
+from optadamw.transforms.scale_by_adam import scale_by_adam
+from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
+from optadamw.transforms.transformation import Transformation
 
 
 @door("optax")

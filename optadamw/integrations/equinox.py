@@ -7,7 +7,7 @@ import optax
 
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush as flush_arrays
-from optadamw.transforms.transformation import step as step_arrays
+from optadamw.transforms.step import step as step_arrays
 
 _M = TypeVar("_M")
 

@@ -9,7 +9,7 @@ from flax.training import train_state
 
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
-from optadamw.transforms.transformation import step
+from optadamw.transforms.step import step
 
 
 class TrainState(train_state.TrainState):

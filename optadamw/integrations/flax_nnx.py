@@ -8,7 +8,7 @@ from flax import nnx
 
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
-from optadamw.transforms.transformation import step
+from optadamw.transforms.step import step
 
 _M = TypeVar("_M")
 

@@ -22,8 +22,8 @@ from optadamw.interchange.request import (
     kind_of_maximum,
     slots_of,
 )
-from optadamw.rules.rule import Slot
 from optadamw.store.block_code import Blocks
+from optadamw.store.slot import Slot
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.inputs import split

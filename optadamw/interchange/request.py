@@ -16,9 +16,9 @@ from optadamw.interchange.naming import Missing, Names, check_missing
 from optadamw.interchange.peer import Peer
 from optadamw.rules.amsgrad import Maximum as MaximumRule
 from optadamw.rules.maximize import Maximize
-from optadamw.rules.rule import Slot
+from optadamw.store.dense import Dense
+from optadamw.store.slot import Slot
 from optadamw.store.state import BUFFERS
-from optadamw.store.store import Dense
 from optadamw.transforms.transformation import Transformation
 
 Layout = Callable[[str, np.ndarray], Any]

@@ -27,7 +27,8 @@ from optadamw.base.numerics import (
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.commit.commit import Commit
-from optadamw.rules.rule import Leaf, Rule, Slot, Stage
+from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.store.slot import Slot
 from optadamw.store.store import Store
 
 Emit = Literal["param", "update"]

@@ -12,9 +12,10 @@ from optadamw.base.errors import mistyped
 from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Variant
-from optadamw.rules.rule import Rule, Slot, Stage
-from optadamw.store.formats import spelled
-from optadamw.store.store import Dense
+from optadamw.rules.rule import Rule, Stage
+from optadamw.store.dense import Dense
+from optadamw.store.formats import as_written
+from optadamw.store.slot import Slot
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.inputs import Choice, parameters
@@ -155,7 +156,7 @@ def _settings(rule: Rule) -> list[str]:
         if field.name in slots:
             # Without a form of its own a buffer has the one that its row shows.
             if value != Dense():
-                shown.append(f"{field.name}_dtype={spelled(value)}")
+                shown.append(f"{field.name}_dtype={as_written(value)}")
         elif value is not None:
             shown.append(f"{field.name}={value!r}")
     return shown

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from optadamw.base.errors import misplaced
 from optadamw.base.types import Array
 from optadamw.rules.rule import Leaf, Rule, Stage
-from optadamw.transforms.transformation import Transformation, atom, spelled
 
 
 @dataclass(frozen=True)
@@ -38,28 +37,3 @@ class Caution(Rule):
         scale = 1 / jnp.maximum(share, 1e-3)
         kept = jnp.where(agrees, leaf.numerator * scale, 0)
         return leaf._replace(numerator=kept)
-
-
-@spelled
-def cautious() -> Transformation:
-    """Zero the direction where its sign is not the gradient's, and scale up the rest.
-
-        d = d * a / max(mean(a), 1e-3),    a = 1 where d g > 0, else 0
-
-    The mean is over one parameter. State and weight decay are untouched. It follows
-    `scale_by_adam` in `optadamw.chain`, from which it takes the gradient.
-
-    Source: arXiv 2411.16085, Algorithm 2, with the floor of 1e-3 that its authors'
-    code and timm's `caution=True` have.
-
-    Returns:
-      A transformation without buffers of its own.
-
-    Raises:
-      ValueError: at construction, without `scale_by_adam` before it.
-
-    Example:
-      >>> import optadamw
-      >>> tx = optadamw.chain(optadamw.scale_by_adam(), optadamw.cautious())
-    """
-    return atom(Caution())

@@ -12,12 +12,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Scheduled
 from optadamw.base.masks import Selector
 from optadamw.base.numerics import quotient
 from optadamw.base.types import Array
+from optadamw.store.slot import Slot
 
 Scalar = float | Array
 """A Python number (formed in host doubles) or a 0-d array of the computed dtype."""
@@ -34,17 +35,6 @@ class Stage(IntEnum):
     DECAY = 5
     RATE = 6
     COMMITTED = 7
-
-
-class Slot(NamedTuple):
-    """A buffer that a rule keeps between steps, one per parameter."""
-
-    name: str
-    """The field of `State` that holds it."""
-    store: Any
-    """How it is kept: a `Storage` for all leaves, a `Store` for one of them."""
-    start: str = "zeros"
-    """What it holds at first: "zeros", or "param" for a copy of the parameter."""
 
 
 class Leaf(NamedTuple):

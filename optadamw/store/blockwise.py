@@ -16,7 +16,7 @@ from optadamw.base.random_bits import Site, bits_at
 from optadamw.base.tree import Leaves
 from optadamw.base.types import Array, PyTree
 from optadamw.store.block_code import Blocks, block_of, decoded, encoded, in_blocks
-from optadamw.store.store import Dense
+from optadamw.store.dense import Dense
 
 Rounding = Literal["nearest", "stochastic"]
 

@@ -13,7 +13,8 @@ from optadamw.base.masks import selector
 from optadamw.base.types import DTypeLike
 from optadamw.store.block_code import RELATIVE
 from optadamw.store.blockwise import BlockStorage, Blockwise, Rounding
-from optadamw.store.store import Dense, Storage, dense
+from optadamw.store.dense import Dense, dense
+from optadamw.store.store import Storage
 
 REMEDY = "Use stochastic('bfloat16'), blockwise() or 'float32'."
 
@@ -187,7 +188,7 @@ def average(name: str, given: Stored, legal: str) -> Dense:
     return found
 
 
-def spelled(kept: Storage) -> str:
+def as_written(kept: Storage) -> str:
     """A storage as the user writes it."""
     if isinstance(kept, BlockStorage):
         return repr(kept.how)
@@ -233,16 +234,16 @@ def _check_moves(
     if known is None:
         if must_know:
             raise ValueError(
-                f"`{name}` is {spelled(kept)}, rounded to nearest, in which a mean "
+                f"`{name}` is {as_written(kept)}, rounded to nearest, in which a mean "
                 f"stands still unless {letter} is below {1 - half:.4g}; got "
                 f"{letter}={beta!r}, of which that is not known. {REMEDY}"
             )
     elif 1 - known <= half:
         raise ValueError(
             f"`{name}` must be a form in which the moment decays; got "
-            f"{spelled(kept)}, rounded to nearest, with {letter}={known!r}: a step of "
-            f"{1 - known:.3g} is below half a unit in the last place ({half:.3g}), so "
-            f"it would never decay. {REMEDY}"
+            f"{as_written(kept)}, rounded to nearest, with {letter}={known!r}: a step "
+            f"of {1 - known:.3g} is below half a unit in the last place ({half:.3g}), "
+            f"so it would never decay. {REMEDY}"
         )
 
 

@@ -6,11 +6,44 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.tree import match_leaves
+from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
-from optadamw.rules.ema import averaging, ema_of
-from optadamw.store.state import State, Swapped
+from optadamw.store.state import State, Swapped, state_with
 from optadamw.walk.inputs import parameters
+
+
+def averaging(state: PyTree) -> State:
+    """The one State in `state` that keeps an average; else a ValueError."""
+    remedy = "Ask for it with adamw(..., ema_decay=0.999) or ema_params(0.999)."
+    return state_with(state, "ema", "average", " of the parameters", remedy)
+
+
+def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
+    """The averaged parameters in `state`, wherever `ema_params` stands in it.
+
+    Args:
+      state: the state of a transformation, of an `optax.chain`, of a wrapper.
+      like: parameters whose dtypes the result takes; None: as kept (float32).
+
+    Returns:
+      A tree like the parameters.
+
+    Raises:
+      ValueError: there is no average in `state`, or more than one.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.adamw(1e-3, ema_decay=0.99)
+      >>> optadamw.ema_of(tx.init(jnp.ones(2))).tolist()
+      [1.0, 1.0]
+    """
+    average = averaging(state).ema
+    if like is None:
+        return average
+    leaves = flatten(average)
+    likes = match_leaves(like, leaves, "`like`")
+    pairs = zip(leaves.arrays, likes, strict=True)
+    return leaves.treedef.unflatten([e.astype(p.dtype) for e, p in pairs])
 
 
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:

@@ -5,11 +5,12 @@ from typing import Any
 from optadamw.base.hyperparameters import Constant, every_so_many, switch
 from optadamw.base.types import DTypeLike
 from optadamw.control.accumulation import Accumulation
-from optadamw.store.store import dense
-from optadamw.transforms.transformation import Transformation, controlled, spelled
+from optadamw.store.dense import dense
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, controlled
 
 
-@spelled
+@prints_as_call
 def multi_steps(
     inner: Transformation,
     every: Any,

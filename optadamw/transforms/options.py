@@ -20,17 +20,23 @@ from optadamw.base.hyperparameters import (
     hyperparameter,
     switched,
 )
-from optadamw.rules.adam import EpsMode, scale_by_adam
-from optadamw.rules.amsgrad import amsgrad_max
-from optadamw.rules.caution import cautious
-from optadamw.rules.clip import clip_by_global_norm, clip_by_norm, clip_by_value
-from optadamw.rules.decay import DecayMode, add_decoupled_weight_decay
-from optadamw.rules.ema import LEGAL, ema_params
-from optadamw.rules.maximize import maximize
-from optadamw.rules.rate import scale_by_learning_rate
+from optadamw.rules.adam import EpsMode
+from optadamw.rules.decay import DecayMode
+from optadamw.rules.ema import LEGAL
 from optadamw.store.formats import average
+from optadamw.transforms.add_decoupled_weight_decay import add_decoupled_weight_decay
+from optadamw.transforms.amsgrad_max import amsgrad_max
+from optadamw.transforms.cautious import cautious
+from optadamw.transforms.chain import chain
+from optadamw.transforms.clip_by_global_norm import clip_by_global_norm
+from optadamw.transforms.clip_by_norm import clip_by_norm
+from optadamw.transforms.clip_by_value import clip_by_value
+from optadamw.transforms.ema_params import ema_params
+from optadamw.transforms.maximize import maximize
 from optadamw.transforms.param_groups import param_groups
-from optadamw.transforms.transformation import Transformation, chain
+from optadamw.transforms.scale_by_adam import scale_by_adam
+from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
+from optadamw.transforms.transformation import Transformation
 
 Groups = Mapping[Any, Mapping[str, Any]] | Sequence[tuple[Any, Mapping[str, Any]]]
 

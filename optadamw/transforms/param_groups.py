@@ -8,10 +8,11 @@ from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.masks import Everything, selector
 from optadamw.rules.groups import Group, aligned
 from optadamw.rules.order import check_order
-from optadamw.transforms.transformation import Transformation, spelled, transformation
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, transformation
 
 
-@spelled
+@prints_as_call
 def param_groups(
     rest: Transformation,
     groups: Mapping[Any, Transformation] | Sequence[tuple[Any, Transformation]],

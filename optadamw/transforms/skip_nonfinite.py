@@ -1,10 +1,11 @@
 """The guard against gradients that are not finite."""
 
 from optadamw.control.guard import OnBad, guard
-from optadamw.transforms.transformation import Transformation, controlled, spelled
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, controlled
 
 
-@spelled
+@prints_as_call
 def skip_nonfinite(
     inner: Transformation,
     *,

@@ -13,10 +13,11 @@ from optadamw.base.hyperparameters import (
 from optadamw.base.types import Number
 from optadamw.control.guard import OnBad, guard
 from optadamw.control.spikes import SIGNALS, Spikes
-from optadamw.transforms.transformation import Transformation, controlled, spelled
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, controlled
 
 
-@spelled
+@prints_as_call
 def skip_spikes(
     inner: Transformation,
     *,

@@ -8,13 +8,14 @@ from optadamw.commit.commit import Commit, Nearest
 from optadamw.commit.kahan import Kahan
 from optadamw.commit.master import Master
 from optadamw.commit.stochastic import Stochastic
-from optadamw.transforms.transformation import Transformation, spelled, transformation
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, transformation
 
 CommitName = Literal["nearest", "stochastic", "kahan", "master"]
 NAMES = ("nearest", "stochastic", "kahan", "master")
 
 
-@spelled
+@prints_as_call
 def with_commit(inner: Transformation, commit: CommitName) -> Transformation:
     """Write parameters below float32 otherwise than rounded to nearest.
 

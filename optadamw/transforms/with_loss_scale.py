@@ -15,10 +15,11 @@ from optadamw.control.loss_scale import (
     StaticLossScale,
 )
 from optadamw.store.state import state_with
-from optadamw.transforms.transformation import Transformation, controlled, spelled
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, controlled
 
 
-@spelled
+@prints_as_call
 def with_loss_scale(
     inner: Transformation, loss_scale: Number | DynamicLossScale
 ) -> Transformation:

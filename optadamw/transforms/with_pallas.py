@@ -5,10 +5,11 @@ from dataclasses import replace
 from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.hyperparameters import switch
 from optadamw.leaf.leaf import Kernel
-from optadamw.transforms.transformation import Transformation, spelled, transformation
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, transformation
 
 
-@spelled
+@prints_as_call
 def with_pallas(inner: Transformation, *, interpret: bool = False) -> Transformation:
     """Run each leaf as one Pallas kernel on NVIDIA GPUs.
 

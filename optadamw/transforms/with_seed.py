@@ -10,10 +10,11 @@ import numpy as np
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Constant, Dynamic
 from optadamw.base.types import Number
-from optadamw.transforms.transformation import Transformation, spelled, transformation
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, transformation
 
 
-@spelled
+@prints_as_call
 def with_seed(inner: Transformation, seed: Number) -> Transformation:
     """Draw the random bits of stochastic rounding from another seed than 0.
 

@@ -12,7 +12,8 @@ from optadamw.base.types import Array, PyTree
 from optadamw.control.events import event
 from optadamw.control.statistics import FREE, NORMS, TREE, Statistics
 from optadamw.store.state import State, states_in
-from optadamw.transforms.transformation import Transformation, controlled, spelled
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, controlled
 
 
 class GroupStats(NamedTuple):
@@ -64,7 +65,7 @@ class Stats(NamedTuple):
     groups: dict[str, GroupStats]
 
 
-@spelled
+@prints_as_call
 def with_stats(
     inner: Transformation,
     *,

@@ -27,7 +27,8 @@ from optadamw.control.statistics import NORMS
 from optadamw.leaf.leaf import Emit, Kernel, Program
 from optadamw.rules.groups import Group, Variant, members
 from optadamw.rules.order import check_order
-from optadamw.rules.rule import Lookups, Rule, Slot, Stage
+from optadamw.rules.rule import Lookups, Rule, Stage
+from optadamw.store.slot import Slot
 from optadamw.store.state import State, check_small, placed
 from optadamw.walk.accumulate import Intake, accumulated, emptied, partial_window, whole
 from optadamw.walk.conditional import (

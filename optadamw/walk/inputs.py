@@ -12,8 +12,8 @@ import numpy as np
 from optadamw.base.numerics import compute_dtype, largest_square_root
 from optadamw.base.tree import Leaves, check_parameters, flatten, match_leaves
 from optadamw.base.types import PyTree
-from optadamw.rules.rule import Slot
 from optadamw.store.block_code import Blocks
+from optadamw.store.slot import Slot
 from optadamw.store.state import SCALES, TREES, State
 
 

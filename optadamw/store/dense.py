@@ -1,0 +1,134 @@
+"""The store of arrays in one dtype: the parameter's shape, rounded or exact."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.errors import at_leaf, invalid, mistyped
+from optadamw.base.numerics import (
+    as_reals,
+    complex_of,
+    compute_dtype,
+    from_reals,
+    is_complex,
+    is_narrow,
+)
+from optadamw.base.random_bits import Site, bits_at, rounded
+from optadamw.base.tree import Leaves
+from optadamw.base.types import Array, DTypeLike, PyTree
+from optadamw.store.block_code import Blocks
+
+
+@dataclass(frozen=True)
+class Dense:
+    """An array of the parameter's shape, rounded to nearest or at random.
+
+    `dtype` None means the dtype of computation (float32; float64 for a float64
+    parameter). Complex parameters get the complex dtype of the same precision.
+    """
+
+    dtype: np.dtype | None = None
+    draws: bool = False
+
+    @property
+    def has_scales(self) -> bool:
+        return False
+
+    @property
+    def is_lossy(self) -> bool:
+        return self.dtype is not None and self.dtype.itemsize < 4
+
+    def resolved(self, name: str, leaves: Leaves, tree: PyTree) -> "list[Dense]":
+        del name, tree
+        return [self] * len(leaves.paths)
+
+    def zeros(self, param: Any) -> Any:
+        dtype = self.dtype_for(param)
+        if isinstance(param, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(param.shape, dtype, sharding=param.sharding)
+        if isinstance(param, jax.core.Tracer):
+            # Zeros that depend on nothing land on one device under jit. This select
+            # folds to plain zeros, but only after the parameter's sharding has
+            # passed through it (seen on jax 0.10 and 0.12, Auto and Explicit axes).
+            never = jnp.zeros((), bool)
+            empty = jnp.zeros_like(param, dtype=dtype)
+            return jnp.where(never, param.astype(dtype), empty)
+        return jnp.zeros_like(param, dtype=dtype)
+
+    def copy(self, param: Any) -> Any:
+        if isinstance(param, jax.ShapeDtypeStruct):
+            return self.zeros(param)
+        # `copy`, as jit returns an unchanged input as the same buffer, and donation
+        # then refuses it ("attempt to donate the same buffer twice").
+        return jnp.array(param, dtype=self.dtype_for(param), copy=True)
+
+    def check(self, path: str, buffer: Any, param: Any) -> None:
+        wanted = self.dtype_for(param)
+        if isinstance(buffer, Blocks):
+            raise at_leaf(
+                path,
+                f"its buffer is {wanted} here, and `state` has scales of 8 bits for "
+                "it.",
+                "The state is of other options: carry it over by name with "
+                "checkpoint.restore(tx, params, state, cast=True).",
+            )
+        shape, dtype = np.shape(buffer), getattr(buffer, "dtype", type(buffer))
+        if shape != param.shape or dtype != wanted:
+            raise at_leaf(
+                path,
+                f"its buffer is {dtype}{list(shape)}, expected "
+                f"{wanted}{list(param.shape)}.",
+                "The state is of other parameters or options; make one with tx.init.",
+            )
+
+    def decode(self, buffer: Any, param: Any) -> Array:
+        return as_reals(buffer, compute_dtype(param.dtype))
+
+    def encode(self, value: Array, param: Any, site: Site | None = None) -> Array:
+        dtype = self.dtype_for(param)
+        most = float(jnp.finfo(dtype).max)
+        if most < float(jnp.finfo(value.dtype).max):
+            # A finite value beyond the dtype is kept as its largest: infinity would
+            # never decay, and would end in NaN.
+            value = jnp.where(jnp.isfinite(value), jnp.clip(value, -most, most), value)
+        if self.draws and site is not None and is_narrow(dtype):
+            return rounded(value, bits_at(site, value.shape), dtype)
+        return from_reals(value, dtype)
+
+    def summary(self, param: Any) -> tuple[str, int]:
+        dtype = self.dtype_for(param)
+        return dtype.name, math.prod(param.shape) * dtype.itemsize
+
+    def dtype_for(self, param: Any) -> np.dtype:
+        real = self.dtype or compute_dtype(param.dtype)
+        return complex_of(real) if is_complex(param.dtype) else real
+
+
+def dense(name: str, dtype: DTypeLike | None) -> Dense:
+    """The store for a dtype that a user gave under the argument `name`."""
+    if dtype is None:
+        return Dense()
+    rule = "a floating dtype such as 'bfloat16' or 'float32', or None"
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise mistyped(name, rule, dtype) from error
+    if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
+        raise mistyped(name, rule, dtype)
+    check_enabled(name, found)
+    return Dense(found)
+
+
+def check_enabled(name: str, dtype: np.dtype) -> None:
+    """Refuse float64 where JAX would make float32 of it."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise invalid(
+            name,
+            "a dtype that is switched on",
+            dtype.name,
+            "Set jax_enable_x64, or use float32.",
+        )

@@ -1,0 +1,87 @@
+"""The call that made a transformation, which is how the transformation prints."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The call that made a transformation, for its repr; it has no part in equality."""
+
+    name: str
+    positional: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        arguments = [_shown(value) for value in self.positional]
+        arguments += [f"{name}={_shown(value)}" for name, value in self.named]
+        return f"{self.name}({', '.join(arguments)})"
+
+
+class Printable(Protocol):
+    """A value that can be told which call it prints as."""
+
+    def called(self, call: Call) -> Self: ...
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T", bound=Printable)
+
+
+def prints_as_call(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, _T]:
+    """Make the transformation that `factory` returns print as the call that made it."""
+    signature = inspect.signature(factory)
+    starred = [
+        p.name
+        for p in signature.parameters.values()
+        if p.kind is inspect.Parameter.VAR_POSITIONAL
+    ]
+
+    @functools.wraps(factory)
+    def build(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        made = factory(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs).arguments
+        positional: tuple[Any, ...] = ()
+        for name in starred:
+            positional = bound.pop(name, ())
+        named = tuple(
+            (name, value)
+            for name, value in bound.items()
+            if not _is_default(value, signature.parameters[name].default)
+        )
+        if not starred and named and named[0][0] == next(iter(signature.parameters)):
+            positional, named = (named[0][1],), named[1:]
+        call = Call(prefix + factory.__name__, positional, named)
+        return made.called(call)
+
+    return build
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    if value is default:
+        return True
+    plain = (bool, int, float, str)
+    same_type = type(value) is type(default)
+    return same_type and isinstance(value, plain) and value == default
+
+
+def _shown(value: Any) -> str:
+    """A value as one would type it: dtypes by their names."""
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    is_scalar_type = isinstance(value, type) and issubclass(value, np.generic)
+    if is_scalar_type or type(value).__name__ == "_ScalarMeta":
+        return repr(jnp.dtype(value).name)
+    return repr(value)

@@ -1,0 +1,35 @@
+"""A limit on each element of the gradients."""
+
+from optadamw.base.hyperparameters import POSITIVE, hyperparameter
+from optadamw.base.types import ScalarOrSchedule
+from optadamw.rules.clip import REMEDY, ClipByValue
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, atom
+
+
+@prints_as_call
+def clip_by_value(limit: ScalarOrSchedule) -> Transformation:
+    """Hold every element of the gradients within `[-limit, limit]`.
+
+        g = min(max(g, -limit), limit)
+
+    NaN stays NaN. Keras's `clipvalue`, `optax.clip`.
+
+    Args:
+      limit: the largest magnitude, > 0, in units of the gradient.
+
+    Returns:
+      A transformation without buffers.
+
+    Raises:
+      ValueError, TypeError: at construction, for a limit that is not positive. (Keras
+        takes 0 and negative limits in silence and does not clip.)
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.clip_by_value(0.5)
+      >>> g = {"w": jnp.array([3.0, -0.25])}
+      >>> tx.update(g, tx.init(g))[0]["w"].tolist()
+      [0.5, -0.25]
+    """
+    return atom(ClipByValue(hyperparameter("limit", limit, POSITIVE, REMEDY)))

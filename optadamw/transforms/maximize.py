@@ -1,0 +1,22 @@
+"""Ascent in the place of descent, as an atom."""
+
+from optadamw.rules.maximize import Maximize
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, atom
+
+
+@prints_as_call
+def maximize() -> Transformation:
+    """Negate the gradients, before everything else, to maximize the objective.
+
+    As PyTorch's `maximize=True`: the first moment is that of the negated gradient,
+    and weight decay still shrinks the parameters.
+
+    Returns:
+      A transformation without buffers.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.adamw(1e-3, maximize=True)
+    """
+    return atom(Maximize())

@@ -1,0 +1,34 @@
+"""The learning rate, as an atom."""
+
+from optadamw.base.hyperparameters import NON_NEGATIVE, hyperparameter
+from optadamw.base.types import ScalarOrSchedule
+from optadamw.rules.rate import Rate
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, atom
+
+
+@prints_as_call
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> Transformation:
+    """Multiply the direction by `-learning_rate`.
+
+    Args:
+      learning_rate: a number, array or schedule of the finished optimizer steps;
+        >= 0, in units of the parameter per unit of the direction.
+
+    Returns:
+      A transformation without buffers.
+
+    Raises:
+      ValueError, TypeError: at construction, for a rate that is negative or not a
+        number. None (with which Optax ascends) is refused: use `maximize()`.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.scale_by_learning_rate(0.5)
+      >>> g = {"w": jnp.array([3.0])}
+      >>> tx.update(g, tx.init(g))[0]["w"].tolist()
+      [-1.5]
+    """
+    remedy = "To ascend, use `maximize`, not a negative rate or None."
+    rate = hyperparameter("learning_rate", learning_rate, NON_NEGATIVE, remedy)
+    return atom(Rate(rate))
