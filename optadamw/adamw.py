@@ -290,7 +290,7 @@ def _guarded(
             "out."
         )
     asked = {name: value for name, value in policy.items() if value is not None}
-    has_own = tx.recipe.composition.control.watch is not None
+    has_own = tx.recipe.composition.control.effective_guard is not None
     if needs and (asked or not has_own):
         return skip_nonfinite_around(tx, **policy)
     for name, value in asked.items():

@@ -18,18 +18,27 @@ import numpy as np
 
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.numerics import saturating_increment
 from optadamw.base.types import Array, ScalarOrSchedule
 
 
 class Clock(NamedTuple):
-    """Where the run is: what schedules and bias corrections may depend on."""
+    """The time of a training run, from which schedules and bias corrections follow."""
 
     step: Array
-    """Finished optimizer steps, int32: what schedules see."""
+    """Finished optimizer steps, int32; schedules are called with it."""
     number: Array
     """The number of the step being taken, 1 for the first, int32."""
     dtype: np.dtype
     """The dtype in which scalars are formed: the widest that JAX has switched on."""
+
+    @classmethod
+    def at(cls, step: Array) -> "Clock":
+        """The clock after `step` finished optimizer steps."""
+        # With x64 on, scalars are float64 until the leaves get them: 1 - b2 of a
+        # float64 array must not be formed in float32.
+        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        return cls(step=step, number=saturating_increment(step), dtype=wide)
 
     @property
     def time(self) -> Array:

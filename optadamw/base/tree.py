@@ -79,6 +79,24 @@ def check_parameters(leaves: Leaves) -> None:
             )
 
 
+def parameters(params: PyTree) -> Leaves:
+    """Flatten a tree of parameters into checked JAX arrays.
+
+    Raises:
+      TypeError: a leaf that is no array, or one of integers.
+    """
+    leaves = flatten(params)
+    check_parameters(leaves)
+    return leaves._replace(arrays=tuple(_as_array(a) for a in leaves.arrays))
+
+
+def _as_array(leaf: Any) -> Any:
+    """Numbers and NumPy arrays as JAX arrays, float64 only with x64 on."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf
+    return jnp.asarray(leaf)
+
+
 def dtype_of(array: Any) -> Any | None:
     """The dtype of an array, an abstract array or a number; else None."""
     if isinstance(array, bool | int | float | complex):

@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optadamw.base.hyperparameters import Clock
 from optadamw.checkpoint.record import Meaning
 from optadamw.control.accumulation import Accumulation
-from optadamw.control.events import EVENTS
+from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.groups import Variant
@@ -38,6 +37,7 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     """What the fields of the State of `tx` mean at `step`; JSON."""
     composition = tx.recipe.composition
     control = composition.control
+    guard = control.effective_guard
     slots = {slot.name for slot in composition.slots}
     meaning: dict[str, Any] = {"rules": _lines(composition), "events": list(EVENTS)}
     if "mu" in slots:
@@ -48,8 +48,8 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
         meaning["nu_max"] = _by_group(composition, _maximum)
     if control.accumulation is not None:
         meaning["window"] = _window(control.accumulation, step)
-        if control.watch is not None:
-            policy = "left out" if control.watch.drops else "the end of its window"
+        if guard is not None:
+            policy = "left out" if guard.drops else "the end of its window"
             meaning["window"]["bad"] = policy
     if control.loss_scale is not None:
         meaning["loss_scale"] = _scale(control.loss_scale)
@@ -57,7 +57,7 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
         of, window = list(control.spikes.of), control.spikes.window
         meaning["history"] = f"the last {window} values of {', '.join(of)}"
         if control.accumulation is not None and "grad_norm" in of:
-            drops = control.watch is not None and control.watch.drops
+            drops = guard is not None and guard.drops
             unit = "micro-batches" if drops else "windows"
             meaning["history"] += f", norms of {unit}"
     if control.statistics is not None:
@@ -94,10 +94,8 @@ def _scale(scale: StaticLossScale | DynamicLossScale) -> dict[str, Any]:
 def _window(accumulation: Accumulation, step: int) -> dict[str, Any]:
     # The number at this step, not the schedule: two schedules that agree on the
     # window that is open agree on what is in it.
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(step=jnp.int32(step), number=jnp.int32(step + 1), dtype=wide)
     return {
-        "every": int(accumulation.due(clock)),
+        "every": int(accumulation.due(Clock.at(jnp.int32(step)))),
         "kind": "mean" if accumulation.use_grad_mean else "sum",
     }
 

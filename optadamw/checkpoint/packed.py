@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from optadamw.checkpoint.record import Meaning
-from optadamw.control.events import EVENTS
+from optadamw.control.counters import EVENTS
 
 HISTORY = "seen"
 """What the counters begin with that belong to the spike guard's history."""

@@ -19,8 +19,8 @@ from optadamw.base.hyperparameters import (
 from optadamw.base.types import Array
 from optadamw.store.dense import Dense
 
-GIVEN_UP = -1.0
-"""What `State.weight` holds for the rest of a window that was aborted."""
+ABORTED = -1.0
+"""The value of `State.weight` for the rest of a window that was aborted."""
 
 
 @dataclass(frozen=True)

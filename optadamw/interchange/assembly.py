@@ -23,10 +23,10 @@ from optadamw.interchange.request import (
     slots_of,
 )
 from optadamw.store.block_code import Blocks
+from optadamw.store.columns import trees_of
 from optadamw.store.slot import Slot
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
-from optadamw.walk.inputs import split
 
 OPTION = {
     "mu": "scale_by_adam",
@@ -85,7 +85,7 @@ def _buffer(
             made.append(start(i, store))
         else:
             made.append(_placed(f"{name}/{path}", columns[name][i], store, like))
-    fields = split(slot, made)
+    fields = trees_of(slot, made)
     return {field: leaves.treedef.unflatten(column) for field, column in fields.items()}
 
 
@@ -151,7 +151,7 @@ def _copied(request: Request, param: Any, i: int, store: Any) -> Any:
 def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     """The fields that are not trees."""
     control = None if request.tx is None else request.tx.recipe.composition.control
-    counts: dict[str, Any] = {} if control is None else control.small()
+    counts: dict[str, Any] = {} if control is None else control.initial_scalars()
     counts["step"] = np.int32(contents.step)
     filled = _filled(request, contents)
     windowed = contents.accumulates and "accumulator" not in request.drop
@@ -195,7 +195,7 @@ def _check_own(request: Request, contents: Contents) -> None:
 
 
 def _check_agreed(request: Request, tx: Transformation, fields: set[str]) -> None:
-    kept = {slot.name for slot in tx.recipe.composition.kept}
+    kept = {slot.name for slot in tx.recipe.composition.buffers}
     title = request.peer.title
     for name in AGREED:
         key, option = request.peer.key(name), OPTION[name]

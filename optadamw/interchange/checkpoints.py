@@ -15,7 +15,7 @@ from optadamw.checkpoint.names import named_params, named_state
 from optadamw.checkpoint.portable import Gathered, Saved, record_of
 from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
-from optadamw.control.events import EVENTS
+from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import Counts
 from optadamw.interchange.arrays import to_numpy
 from optadamw.interchange.peer import Maximum

@@ -159,7 +159,7 @@ def _options(
     accumulates = None if every is None else every > 1
     if tx is not None:
         composition = tx.recipe.composition
-        kept = {slot.name for slot in composition.kept}
+        kept = {slot.name for slot in composition.buffers}
         amsgrad = "nu_max" in kept if amsgrad is None else amsgrad
         use_ema = "ema" in kept if use_ema is None else use_ema
         if accumulates is None:

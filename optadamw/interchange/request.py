@@ -20,6 +20,7 @@ from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
 from optadamw.store.state import BUFFERS
 from optadamw.transforms.transformation import Transformation
+from optadamw.walk.plan import plan_of
 
 Layout = Callable[[str, np.ndarray], Any]
 """`(path, array) -> array`: from the shape there to the shape here, or the reverse."""
@@ -154,7 +155,7 @@ def has_maximum(tx: Transformation, leaves: Leaves, params: PyTree) -> list[bool
     composition = tx.recipe.composition
     return [
         any(isinstance(rule, MaximumRule) for rule in composition.variants[c.group])
-        for c in composition.choices(leaves, params)
+        for c in plan_of(composition, leaves, params).rows
     ]
 
 
@@ -173,7 +174,7 @@ def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
                 composition.variants[choice.group], choice.applies, strict=True
             )
         )
-        for choice in composition.choices(leaves, shapes)
+        for choice in plan_of(composition, leaves, shapes).rows
     ]
 
 
@@ -181,4 +182,4 @@ def slots_of(tx: Transformation | None, fields: Collection[str]) -> Mapping[str,
     """How each buffer is kept: as `tx` does, or float32 (float64) without one."""
     if tx is None:
         return {f: Slot(f, Dense()) for f in BUFFERS if f in fields}
-    return {slot.name: slot for slot in tx.recipe.composition.kept}
+    return {slot.name: slot for slot in tx.recipe.composition.buffers}

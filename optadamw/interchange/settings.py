@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.hyperparameters import Clock, Hyperparameter
+from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
@@ -17,7 +18,7 @@ from optadamw.rules.maximize import Maximize
 from optadamw.rules.rate import Rate
 from optadamw.rules.rule import Rule
 from optadamw.transforms.transformation import Transformation
-from optadamw.walk.inputs import parameters
+from optadamw.walk.plan import plan_of
 
 
 class Settings(NamedTuple):
@@ -60,7 +61,7 @@ def settings_of(tx: Transformation, params: PyTree, step: int) -> list[Settings]
     wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
     clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
     chosen = []
-    for choice in composition.choices(leaves, params):
+    for choice in plan_of(composition, leaves, params).rows:
         rules = zip(composition.variants[choice.group], choice.applies, strict=True)
         own = [rule for rule, applies in rules if rule is not None and applies]
         chosen.append(_settings(own, clock))

@@ -85,7 +85,7 @@ def from_tensorflow(
         if value is not None and not isinstance(value, bool):
             raise mistyped(name, "True, False or None", value)
     if tx is not None:
-        kept = {slot.name for slot in tx.recipe.composition.kept}
+        kept = {slot.name for slot in tx.recipe.composition.buffers}
         amsgrad = "nu_max" in kept if amsgrad is None else amsgrad
         use_ema = "ema" in kept if use_ema is None else use_ema
     options = Options(amsgrad, use_ema, accumulates=False, scales=False)

@@ -12,7 +12,6 @@ measured on a device: `with_pallas` asks for it.
 
 import importlib
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,30 +22,22 @@ import jax.numpy as jnp
 from optadamw.base.numerics import compute_dtype, is_complex, kind_of
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import Program, computed, run_leaf
+from optadamw.leaf.leaf import compute, run_leaf
+from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.store.blockwise import BlockStore
 
 TILE = 1024
 """The numbers of a tile: eight for each of 128 threads."""
 
 
-def run(
-    program: Program,
-    grad: Array,
-    param: Array | None,
-    buffers: dict[str, Any],
-    scalars: tuple[Mapping[str, Array], ...],
-    scale: Array | None,
-    site: Site | None,
-) -> tuple[Array, dict[str, Any], Array | None]:
-    """A leaf as its program says: as a whole, or in tiles where it fits."""
-    operands = (grad, param, buffers, scalars, scale, site)
-    if program.kernel is None or not fits(program, param):
-        return run_leaf(program, *operands)
+def run(program: Program, given: LeafInput) -> LeafOutput:
+    """Run a leaf as its program says: as a whole, or in tiles if it fits."""
+    if program.kernel is None or not fits(program, given.param):
+        return run_leaf(program, given)
     if program.kernel == "interpreted":
-        return run_tiles(program, True, *operands)
+        return run_tiles(program, True, given)
     return jax.lax.platform_dependent(
-        *operands,
+        given,
         cuda=partial(run_tiles, program, False),
         default=partial(run_leaf, program),
     )
@@ -67,17 +58,10 @@ def fits(program: Program, param: Any) -> bool:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def run_tiles(
-    program: Program,
-    interpret: bool,
-    grad: Array,
-    param: Array,
-    buffers: dict[str, Any],
-    scalars: tuple[Mapping[str, Array], ...],
-    scale: Array | None,
-    site: Site | None,
-) -> tuple[Array, dict[str, Any], None]:
-    """What `run_leaf` computes of a leaf that `fits`, in place."""
+def run_tiles(program: Program, interpret: bool, given: LeafInput) -> LeafOutput:
+    """Compute `run_leaf` of a leaf that `fits`, tile by tile and in place."""
+    param, site = given.param, given.site
+    assert param is not None
     pallas: Any = importlib.import_module("jax.experimental.pallas")
     triton: Any = importlib.import_module("jax.experimental.pallas.triton")
     shape = param.shape
@@ -92,9 +76,9 @@ def run_tiles(
         for slot in program.slots
     ]
     program = replace(program, slots=tuple(fixed), is_tiled=True)
-    arrays, structure = jax.tree.flatten((grad, param, buffers))
+    arrays, structure = jax.tree.flatten((given.grad, param, given.buffers))
     flat = [x.reshape(rows, x.shape[-1]) for x in arrays]
-    numbers, plan = jax.tree.flatten((scalars, scale))
+    numbers, plan = jax.tree.flatten((given.scalars, given.scale))
     packed = jnp.stack([x.astype(jnp.float32) for x in numbers])[None, :]
     ids = jnp.zeros((1, 2), jnp.uint32)
     if site is not None:
@@ -113,16 +97,15 @@ def run_tiles(
             ]
             place = at[0] * jnp.uint32(columns) + at[1]
             here = Site(ids_ref[0, 0], ids_ref[0, 1].astype(jnp.int32), place)
-        own_grad, own_param, own_buffers = jax.tree.unflatten(
-            structure, [ref[...] for ref in inputs]
-        )
-        made, kept, _ = computed(
-            program, own_grad, own_param, own_buffers, own_scalars, own_scale, here
-        )
-        for ref, value in zip(outputs, jax.tree.leaves((made, kept)), strict=True):
+        own = jax.tree.unflatten(structure, [ref[...] for ref in inputs])
+        grad, held, buffers = own
+        tile = LeafInput(grad, held, buffers, own_scalars, own_scale, here)
+        made = compute(program, tile)
+        results = jax.tree.leaves((made.output, made.buffers))
+        for ref, value in zip(outputs, results, strict=True):
             ref[...] = value
 
-    def tile(x: Array) -> Any:
+    def spec(x: Array) -> Any:
         share = columns // x.shape[-1]
         return pallas.BlockSpec((height, width // share), lambda i, j: (i, j))
 
@@ -141,16 +124,16 @@ def run_tiles(
         kernel,
         out_shape=results,
         grid=(-(-rows // height), -(-columns // width)),
-        in_specs=[*whole, *(tile(x) for x in flat)],
-        out_specs=[tile(x) for x in (param.reshape(rows, columns), *flat[2:])],
+        in_specs=[*whole, *(spec(x) for x in flat)],
+        out_specs=[spec(x) for x in (param.reshape(rows, columns), *flat[2:])],
         input_output_aliases=aliases,
         interpret=interpret,
         compiler_params=triton.CompilerParams(),
     )(packed, ids, *flat)
     output, *kept = found
     shaped = [x.reshape(old.shape) for x, old in zip(kept, arrays[2:], strict=True)]
-    buffers = jax.tree.unflatten(jax.tree.structure(buffers), shaped)
-    return output.reshape(shape), buffers, None
+    buffers = jax.tree.unflatten(jax.tree.structure(given.buffers), shaped)
+    return LeafOutput(output.reshape(shape), buffers)
 
 
 def _is_blocks(store: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optadamw.base.errors import mistyped
-from optadamw.base.tree import Leaves
+from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
@@ -18,7 +18,7 @@ from optadamw.store.formats import as_written
 from optadamw.store.slot import Slot
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
-from optadamw.walk.inputs import Choice, parameters
+from optadamw.walk.plan import LeafPlan, plan_of
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
@@ -59,21 +59,18 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
         raise mistyped("tx", "a transformation of optadamw", tx)
     composition = tx.recipe.composition
     leaves = parameters(params)
-    choices = composition.choices(leaves, params)
-    rows_kept = composition.kept_by(leaves, params)
+    plan = plan_of(composition, leaves, params).rows
     header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
     rows = [
         (
             path or "(the root)",
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
-            _decay(composition.variants[choice.group], choice.applies),
-            _buffers(kept, array),
-            f"{_bytes(kept, array):,}",
+            _decay(composition.variants[row.group], row.applies),
+            _buffers(row.buffers, array),
+            f"{_bytes(row.buffers, array):,}",
         )
-        for path, array, choice, kept in zip(
-            leaves.paths, leaves.arrays, choices, rows_kept, strict=True
-        )
+        for path, array, row in zip(leaves.paths, leaves.arrays, plan, strict=True)
     ]
     sections = [
         repr(tx),
@@ -81,11 +78,11 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
             [
                 *_control_lines(composition),
                 *_rule_lines(composition.variants[-1]),
-                *_group_lines(composition, choices),
+                *_group_lines(composition, plan),
             ]
         ),
         "\n".join(_aligned([header, *rows])),
-        _totals(composition, leaves, rows_kept),
+        _totals(composition, leaves, plan),
     ]
     return "\n\n".join(sections)
 
@@ -110,11 +107,11 @@ def _rule_lines(rules: Variant) -> list[str]:
     ]
 
 
-def _group_lines(composition: Composition, choices: Sequence[Choice]) -> list[str]:
+def _group_lines(composition: Composition, plan: Sequence[LeafPlan]) -> list[str]:
     """For each group how many parameters it has, and its rules that are its own."""
     lines = []
     for number, group in enumerate(composition.groups[:-1]):
-        count = sum(choice.group == number for choice in choices)
+        count = sum(row.group == number for row in plan)
         own = []
         for rule, common in zip(group.rules, composition.variants[-1], strict=True):
             if rule is None and common is not None:
@@ -134,7 +131,7 @@ def _control_lines(composition: Composition) -> list[str]:
     control = composition.control
     parts = {
         "loss scale": control.loss_scale,
-        "guard": control.watch,
+        "guard": control.effective_guard,
         "spikes": control.spikes,
         "accumulation": control.accumulation,
         "statistics": control.statistics,
@@ -181,14 +178,12 @@ def _bytes(kept: Sequence[Slot], array: jnp.ndarray) -> int:
     return sum(slot.store.summary(array)[1] for slot in kept)
 
 
-def _totals(
-    composition: Composition, leaves: Leaves, rows: Sequence[Sequence[Slot]]
-) -> str:
+def _totals(composition: Composition, leaves: Leaves, plan: Sequence[LeafPlan]) -> str:
     numbers = sum(math.prod(a.shape) for a in leaves.arrays)
     own = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves.arrays)
-    small = jax.tree.leaves(composition.control.small())
+    small = jax.tree.leaves(composition.control.initial_scalars())
     state = sum(x.size * x.dtype.itemsize for x in small) + sum(
-        _bytes(kept, a) for kept, a in zip(rows, leaves.arrays, strict=True)
+        _bytes(row.buffers, a) for row, a in zip(plan, leaves.arrays, strict=True)
     )
     per_number = f" ({state / numbers:.1f} per number)" if numbers else ""
     return (

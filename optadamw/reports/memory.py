@@ -9,12 +9,12 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.tree import Leaves
+from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.blockwise import BlockStore
 from optadamw.store.state import SCALES, TREES, State
 from optadamw.transforms.transformation import Transformation
-from optadamw.walk.inputs import parameters
+from optadamw.walk.plan import plan_of
 
 
 class Share(NamedTuple):
@@ -185,15 +185,15 @@ def _notes(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether a leaf is gathered, and what is not divided among the devices."""
     found: list[str] = []
-    rows = tx.recipe.composition.kept_by(leaves, shapes)
+    plan = plan_of(tx.recipe.composition, leaves, shapes).rows
     whole = []
-    for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), rows, strict=True):
+    for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), plan, strict=True):
         if x.sharding is None or x.sharding.mesh.size == 1:
             continue
         if _shard(x) == x.shape and math.prod(x.shape) > 1:
             whole.append(path)
         blocks = [
-            s.store.block(x.shape) for s in row if isinstance(s.store, BlockStore)
+            s.store.block(x.shape) for s in row.slots if isinstance(s.store, BlockStore)
         ]
         parts = x.shape[-1] // _shard(x)[-1] if x.shape and x.shape[-1] else 1
         if blocks and x.shape[-1] // blocks[0] % parts:

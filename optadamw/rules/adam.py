@@ -21,7 +21,7 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
@@ -48,8 +48,8 @@ class Moments(Rule):
     def slots(self) -> tuple[Slot, ...]:
         return Slot("mu", self.mu), Slot("nu", self.nu)
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        del look
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
         b1, b2 = self.b1.at(clock), self.b2.at(clock)
         return {
             "b1": b1,
@@ -86,9 +86,9 @@ class Direction(Rule):
     stage: ClassVar[Stage] = Stage.DIRECTION
     verb: ClassVar[str] = "scale_by_adam"
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         unit = jnp.ones((), clock.dtype)
-        remaining_mu, remaining_nu = look("remaining_mu"), look("remaining_nu")
+        remaining_mu, remaining_nu = shared("remaining_mu"), shared("remaining_nu")
         # Reciprocals, so that the leaves multiply: XLA turns a division by a shared
         # scalar into this in some graphs only, and the bits would depend on it.
         mu_scale, nu_scale = unit / remaining_mu, unit / remaining_nu
@@ -102,7 +102,7 @@ class Direction(Rule):
             "nu_scale": nu_scale,
         }
         if self.nesterov:
-            b1 = look("b1")
+            b1 = shared("b1")
             scalars["gradient_scale"] = mu_scale * (1.0 - b1)
             if self.nesterov is True and self.bias_correction in (True, "mu"):
                 ahead = one_minus_power(b1, clock.time + 1)

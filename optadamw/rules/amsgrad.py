@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
@@ -44,10 +44,10 @@ class Maximum(Rule):
                 "Use amsgrad_max('raw') or eps_mode='outside'.",
             )
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         if self.kind == "raw":
             return {}
-        return {"nu_scale": jnp.ones((), clock.dtype) / look("remaining_nu")}
+        return {"nu_scale": jnp.ones((), clock.dtype) / shared("remaining_nu")}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         nu = leaf.second

@@ -13,7 +13,7 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import norm
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
 
 REMEDY = "Leave the clip out to switch it off."
 
@@ -30,8 +30,8 @@ class _Clip(Rule):
         # After Adam it limits the direction, which is a known use of its own.
         return Stage.CAUTION
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        del look
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
         return {"limit": self.limit.at(clock)}
 
 
@@ -68,8 +68,8 @@ class ClipByGlobalNorm(_Clip):
     reads_norm: ClassVar[bool] = True
     verb: ClassVar[str] = "clip_by_global_norm"
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        return super().scalars(clock, look) | {"eps": self.eps.at(clock)}
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        return super().scalars(clock, shared) | {"eps": self.eps.at(clock)}
 
     def norm_scalars(
         self, norm: Array, scalars: Mapping[str, Scalar]

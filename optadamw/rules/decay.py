@@ -18,7 +18,7 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.masks import Selector
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
 
 DecayMode = Literal["lr", "schedule", "independent", "corrected"]
 
@@ -61,12 +61,12 @@ class Decay(Rule):
                 "it, for example max_learning_rate=1e-3."
             )
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         weight_decay = self.weight_decay.at(clock)
-        if not look.has("learning_rate"):
+        if not shared.has("learning_rate"):
             # Alone, in mode "lr": what follows multiplies by -learning_rate.
             return {"drift": weight_decay}
-        learning_rate = look("learning_rate")
+        learning_rate = shared("learning_rate")
         match self.mode:
             case "lr":
                 shrinkage = learning_rate * weight_decay
@@ -79,8 +79,8 @@ class Decay(Rule):
                 shrinkage = learning_rate * multiplier * weight_decay
         return {"drift": -shrinkage}
 
-    def report(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        del look
+    def report(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
         return {"weight_decay": self.weight_decay.at(clock)}
 
     def _multiplier(self, learning_rate: Scalar, clock: Clock) -> Scalar:

@@ -12,7 +12,7 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Lookups, Overwrite, Rule, Scalar, Stage
+from optadamw.rules.rule import Leaf, Overwrite, Rule, Scalar, Shared, Stage
 from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
 
@@ -38,8 +38,8 @@ class Average(Rule):
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("ema", self.ema, start="param"),)
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        del look
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
         decay, t = self.decay.at(clock), clock.time
         if self.warmup:
             decay = jnp.minimum(decay, (1 + t) / (10 + t))

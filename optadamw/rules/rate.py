@@ -9,7 +9,7 @@ from optadamw.base.hyperparameters import (
     Hyperparameter,
 )
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Lookups, Rule, Scalar, Stage
+from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Rate(Rule):
     once: ClassVar[bool] = True
     verb: ClassVar[str] = "scale_by_learning_rate"
 
-    def scalars(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        del look
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
         return {"learning_rate": self.learning_rate.at(clock)}
 
-    def report(self, clock: Clock, look: Lookups) -> dict[str, Scalar]:
-        del look
+    def report(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
         return {"learning_rate": self.learning_rate.at(clock)}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:

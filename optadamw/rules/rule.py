@@ -89,7 +89,7 @@ class Rule:
 
     stage: ClassVar[Stage]
     publishes: ClassVar[tuple[str, ...]] = ()
-    """Scalars of this rule that others may look up; one publisher per chain."""
+    """Scalars of this rule that other rules may look up; one publisher per chain."""
     once: ClassVar[bool] = False
     """Whether a second one in a chain would undo or repeat the first."""
     needs_params: ClassVar[bool] = False
@@ -125,12 +125,12 @@ class Rule:
         """Raise if the rule is wrong between these rules of its chain."""
         del before, after
 
-    def scalars(self, clock: Clock, look: "Lookups") -> dict[str, Scalar]:
+    def scalars(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
         """What the leaves share in this step, computed once.
 
-        `look(name)` is a scalar that another rule of the chain publishes.
+        `shared(name)` is a scalar that another rule of the chain publishes.
         """
-        del clock, look
+        del clock, shared
         return {}
 
     def norm_scalars(
@@ -145,9 +145,9 @@ class Rule:
         del scalars
         return norm if self.keeps_norm else None
 
-    def report(self, clock: Clock, look: "Lookups") -> dict[str, Scalar]:
+    def report(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
         """What statistics may record of this rule, by the name of the entry."""
-        del clock, look
+        del clock, shared
         return {}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
@@ -182,7 +182,7 @@ class Rule:
         return dataclasses.replace(self, **fields)
 
 
-class Lookups:
+class Shared:
     """The scalars of the rules of one chain, computed on demand and once each."""
 
     def __init__(self, rules: "tuple[Rule | None, ...]", clock: Clock):

@@ -31,21 +31,21 @@ class State(NamedTuple):
     mu_scales: PyTree = None
     """Where `mu` is kept in 8 bits: the scale of each block, None for other leaves."""
     nu_scales: PyTree = None
-    """The same for `nu`."""
+    """Where `nu` is kept in 8 bits: the scale of each block."""
     nu_max_scales: PyTree = None
-    """The same for `nu_max`."""
+    """Where `nu_max` is kept in 8 bits: the scale of each block."""
     ema: PyTree = None
     """The running average of the parameters."""
     residual: PyTree = None
-    """What 16-bit parameters lack of the number that rules see: see `commit`."""
+    """What a 16-bit parameter lacks of the number that rules see; see `with_commit`."""
     accumulator: PyTree = None
     """Accumulation: the weighted sum of this window's gradients, unscaled."""
     micro_step: Array | None = None
     """Accumulation: gradients received since the last window ended, int32."""
     weight: Array | None = None
-    """Accumulation: what they weigh together, float32; -1 in a window given up."""
+    """Accumulation: sum of this window's weights, float32; -1 once it is aborted."""
     loss_scale: Array | None = None
-    """Loss scaling: what the loss is multiplied by, float32."""
+    """Loss scaling: the factor that multiplies the loss, float32."""
     growth: Array | None = None
     """Dynamic loss scaling: good steps since the scale last changed, int32."""
     events: Array | None = None
@@ -54,6 +54,8 @@ class State(NamedTuple):
     """Spike guard: the last values of each signal, float32."""
     stats: dict[str, Array] | None = None
     """Statistics of the last step taken, float32, packed; `stats_of` names them."""
+    custom: dict[str, PyTree] | None = None
+    """Buffers of rules from outside this library, by the names of their slots."""
 
 
 class Swapped(NamedTuple):
@@ -69,14 +71,39 @@ BUFFERS = ("mu", "nu", "nu_max", "ema", "residual", "accumulator")
 """The fields that hold numbers for every parameter."""
 
 TREES = (*BUFFERS, *SCALES.values())
-"""The fields that are trees like the parameters; the others are small."""
+"""The fields that are trees like the parameters; the others are scalars."""
 
 
-def placed(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
-    """A small array that lives where the parameters live.
+def scales_of(name: str) -> str:
+    """The name under which the scales of a buffer in blocks are kept."""
+    return f"{name}_scales"
 
-    With parameters on a mesh it is replicated over that mesh, so that its sharding is
-    the same before and after the first step.
+
+def buffer_in(state: State, name: str) -> PyTree | None:
+    """The buffer of a slot, or the scales of one; None if the state lacks it."""
+    if name in State._fields:
+        return getattr(state, name)
+    return (state.custom or {}).get(name)
+
+
+def buffers_in(state: State) -> dict[str, PyTree]:
+    """All buffers and scales that the state holds, by name."""
+    held = {name: getattr(state, name) for name in TREES}
+    return {k: v for k, v in (held | (state.custom or {})).items() if v is not None}
+
+
+def state_of(fields: Mapping[str, Any]) -> State:
+    """The State of these fields; buffers that State does not name go to `custom`."""
+    named = {name: value for name, value in fields.items() if name in State._fields}
+    custom = {name: fields[name] for name in sorted(fields.keys() - named.keys())}
+    return State(**named)._replace(custom=custom or None)
+
+
+def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
+    """A small array on the devices of the parameters.
+
+    With parameters on a mesh it is replicated over that mesh, so that it has one
+    sharding before and after the first step.
     """
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in params):
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
@@ -88,32 +115,6 @@ def placed(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
             return jax.device_put(value, everywhere)
     return jnp.asarray(value)
-
-
-def check_small(state: State, like: Mapping[str, Any]) -> None:
-    """Refuse counters and scalars of another dtype or shape: 16 bits end at 32767."""
-    for name, wanted in like.items():
-        pairs = [(f"state.{name}", getattr(state, name), wanted)]
-        if isinstance(wanted, dict):
-            found = getattr(state, name)
-            if not isinstance(found, dict) or found.keys() != wanted.keys():
-                raise ValueError(
-                    f"`state.{name}` has the groups {_keys(found)}, expected "
-                    f"{_keys(wanted)}. The state is of other options; make one with "
-                    "tx.init."
-                )
-            pairs = [
-                (f"state.{name}[{key!r}]", found[key], wanted[key]) for key in wanted
-            ]
-        for spelled, found, expected in pairs:
-            dtype = getattr(found, "dtype", type(found).__name__)
-            if dtype != expected.dtype or np.shape(found) != expected.shape:
-                shape = "scalar" if expected.shape == () else list(expected.shape)
-                raise TypeError(
-                    f"`{spelled}` must be: {expected.dtype} {shape}; got "
-                    f"{dtype}{list(np.shape(found))}. Keep the state that "
-                    "tx.init(params) returned as it is."
-                )
 
 
 def states_in(tree: PyTree) -> list[State]:
@@ -152,7 +153,3 @@ def refuse_swapped(tree: PyTree) -> None:
 
 def _is_state(node: object) -> bool:
     return isinstance(node, State | Swapped)
-
-
-def _keys(found: Any) -> list[str]:
-    return sorted(found) if isinstance(found, dict) else []

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.tree import flatten, match_leaves
+from optadamw.base.tree import flatten, match_leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.state import State, Swapped, state_with
-from optadamw.walk.inputs import parameters
 
 
 def averaging(state: PyTree) -> State:

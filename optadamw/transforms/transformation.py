@@ -19,6 +19,8 @@ from optadamw.rules.rule import Rule
 from optadamw.store.state import State
 from optadamw.transforms.call import Call
 from optadamw.walk.composition import Composition
+from optadamw.walk.init import init
+from optadamw.walk.step import advance, flush
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Init:
     __name__: ClassVar[str] = "init"  # shown in traces and profiles
 
     def __call__(self, params: PyTree) -> State:
-        return self.recipe.composition.init(params)
+        return init(self.recipe.composition, params)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Update:
         self, updates: PyTree, state: State, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, State]:
         composition = self.recipe.composition
-        return composition.advance(updates, state, params, extra, "update")
+        return advance(composition, updates, state, params, extra, "update")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Step:
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
-        return self.composition.advance(grads, state, params, extra, "param")
+        return advance(self.composition, grads, state, params, extra, "param")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Flush:
     def __call__(
         self, state: State, params: PyTree, like: PyTree | None = None
     ) -> tuple[PyTree, State]:
-        return self.composition.flush(state, params, like)
+        return flush(self.composition, state, params, like)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _in_place(
     # results of the same shape and dtype in order of position. In the order of `step`
     # the parameters would be written over the first moment, that over the second, and
     # XLA would copy them all first: temporaries of twice the parameters' size.
-    return composition.advance(grads, state, params, extra, "param")
+    return advance(composition, grads, state, params, extra, "param")
 
 
 class Transformation(optax.GradientTransformationExtraArgs):

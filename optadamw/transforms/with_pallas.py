@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.hyperparameters import switch
-from optadamw.leaf.leaf import Kernel
+from optadamw.leaf.program import Kernel
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation, transformation
 

@@ -9,7 +9,7 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import switch
 from optadamw.base.masks import selector
 from optadamw.base.types import Array, PyTree
-from optadamw.control.events import event
+from optadamw.control.counters import event
 from optadamw.control.statistics import FREE, NORMS, TREE, Statistics
 from optadamw.store.state import State, states_in
 from optadamw.transforms.call import prints_as_call

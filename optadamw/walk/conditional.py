@@ -1,4 +1,4 @@
-"""The pass over all leaves, taken or not taken as one.
+"""The pass over all leaves: always, or only if a condition holds.
 
 A step that may be refused, or is due only when a window is full, is a loop of at most
 one turn over the parameters and buffers: XLA runs it in their memory and leaves their
@@ -7,7 +7,7 @@ them, would copy them (docs/design.md has the measurements). `update` must stay
 differentiable in reverse, which loops are not, and takes the `lax.cond`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,27 +20,16 @@ from jax import lax
 from optadamw.base.numerics import kind_of, sqrt
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import Program, formed
+from optadamw.leaf.barrier import materialized
 from optadamw.leaf.pallas import run
-
-
-class Operand(NamedTuple):
-    """What the leaf function of one leaf is given."""
-
-    grad: Any
-    param: Any | None
-    buffers: dict[str, Any]
-    scalars: tuple[Any, ...]
-    scale: Array | None
-    present: Array | None = None
-    """Whether the leaf is moved at all; None: it is."""
+from optadamw.leaf.program import LeafInput, Program
 
 
 class Outcome(NamedTuple):
     """What the pass leaves behind: outputs and buffers by leaf, and the norms."""
 
     outputs: list[Any]
-    buffers: list[dict[str, Any]]
+    buffers: list[Mapping[str, Any]]
     measured: Array | None
     """Norms of update and parameters: a row for the tree and for each group."""
 
@@ -56,77 +45,91 @@ class Pass:
     """Rows among these leaves for which norms are measured; the first is all."""
 
 
-def taken(key: Pass, operands: Sequence[Operand], bits: Array) -> Outcome:
-    """The pass, unconditionally; `bits` is the `step_key`."""
+def always(
+    key: Pass,
+    leaves: Sequence[LeafInput],
+    bits: Array,
+    present: Sequence[Array] | None = None,
+) -> Outcome:
+    """Run the pass.
+
+    Args:
+      key: the programs and the positions of the leaves.
+      leaves: the leaves that have a gradient.
+      bits: the `step_key` of the random bits.
+      present: whether each leaf is moved at all; None: all are.
+    """
     outputs: list[Any] = []
-    buffers: list[dict[str, Any]] = []
+    buffers: list[Mapping[str, Any]] = []
     squares: list[Array | None] = []
-    for program, position, leaf in zip(
-        key.programs, key.positions, operands, strict=True
-    ):
+    for i, (program, given) in enumerate(zip(key.programs, leaves, strict=True)):
         if outputs and program.commit.slots:
             # One leaf after the other: the number that each keeps is then in the
             # memory of the one before, and not beside it.
-            outputs[-1], grad = formed((outputs[-1], leaf.grad))
-            leaf = leaf._replace(grad=grad)
-        site = Site(bits, jnp.int32(position)) if program.draws else None
-        output, kept, measured = run(program, *leaf[:5], site)
-        if leaf.present is not None:
+            outputs[-1], grad = materialized((outputs[-1], given.grad))
+            given = given._replace(grad=grad)
+        if program.draws:
+            given = given._replace(site=Site(bits, jnp.int32(key.positions[i])))
+        made = run(program, given)
+        output, kept = made.output, made.buffers
+        if present is not None:
             # Inside the loop the selection is fused with what it selects from.
-            old, new = (leaf.param, leaf.buffers), (output, kept)
-            output, kept = jax.tree.map(partial(jnp.where, leaf.present), new, old)
+            old, new = (given.param, given.buffers), (output, kept)
+            output, kept = jax.tree.map(partial(jnp.where, present[i]), new, old)
         outputs.append(output)
         buffers.append(kept)
-        squares.append(measured)
+        squares.append(made.squares)
     return Outcome(outputs, buffers, _norms(key, squares))
 
 
 @partial(jax.jit, static_argnums=0)
-def stepped(
+def if_step(
     key: Pass,
-    operands: Sequence[Operand],
+    leaves: Sequence[LeafInput],
     bits: Array,
+    present: Sequence[Array] | None,
     go: Array,
     measured: Array | None,
 ) -> Outcome:
-    """The pass where `go`: new parameters and buffers, or the old ones bit for bit."""
-    params = [leaf.param for leaf in operands]
-    kept = [leaf.buffers for leaf in operands]
+    """Run the pass if `go`; otherwise return parameters and buffers bit for bit."""
+    params = [leaf.param for leaf in leaves]
+    kept = [leaf.buffers for leaf in leaves]
 
     def turn(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
         _, (before, buffers, _) = carry
-        leaves = [
-            leaf._replace(param=param, buffers=held)
-            for leaf, param, held in zip(operands, before, buffers, strict=True)
+        held = [
+            leaf._replace(param=param, buffers=buffer)
+            for leaf, param, buffer in zip(leaves, before, buffers, strict=True)
         ]
-        return jnp.zeros((), bool), taken(key, leaves, bits)
+        return jnp.zeros((), bool), always(key, held, bits, present)
 
     start = (jnp.asarray(go), Outcome(params, kept, measured))
     return lax.while_loop(lambda carry: carry[0], turn, start)[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def updated(
+def if_update(
     key: Pass,
-    operands: Sequence[Operand],
+    leaves: Sequence[LeafInput],
     bits: Array,
+    present: Sequence[Array] | None,
     go: Array,
     measured: Array | None,
 ) -> Outcome:
-    """The pass where `go`, with updates for outputs; elsewhere they change nothing."""
+    """Run the pass if `go`; otherwise return updates of -0.0, which change nothing."""
 
     def still() -> Outcome:
         none = [
-            no_update(leaf.grad if leaf.param is None else leaf.param, p.update_dtype)
-            for leaf, p in zip(operands, key.programs, strict=True)
+            no_update(leaf.like, program.update_dtype)
+            for leaf, program in zip(leaves, key.programs, strict=True)
         ]
-        return Outcome(none, [leaf.buffers for leaf in operands], measured)
+        return Outcome(none, [leaf.buffers for leaf in leaves], measured)
 
-    return lax.cond(go, lambda: taken(key, operands, bits), still)
+    return lax.cond(go, lambda: always(key, leaves, bits, present), still)
 
 
 def no_update(like: Any, dtype: np.dtype | None) -> Array:
-    """Negative zero: what leaves every parameter as it is, -0.0 too."""
+    """Negative zeros: an update that leaves every parameter as it is, -0.0 too."""
     return jnp.full(like.shape, -0.0, kind_of(dtype, like.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Statistics: what is recorded of a step that was taken."""
+"""Measuring a step for the statistics: rates, and the norms around its clips."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,30 +9,42 @@ from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
 from optadamw.control.statistics import TREE, Statistics
 from optadamw.rules.groups import Variant
-from optadamw.rules.rule import Lookups, Rule, Scalar, Stage
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 from optadamw.walk.norms import Norms, Scalars
 
 
-class Record(NamedTuple):
+class Measurements(NamedTuple):
     """The rows of `State.stats` so far, and whether a clip changed the gradients."""
 
     rows: dict[str, list[Array]]
     clipped: Array
 
+    def finished(
+        self, norms: Array | None, go: Array, old: dict[str, Array]
+    ) -> dict[str, Array]:
+        """The rows, with the norms of update and parameters; `old` unless `go`."""
+        rows = {}
+        for index, (name, entries) in enumerate(self.rows.items()):
+            row = jnp.stack(entries)
+            if norms is not None:
+                row = jnp.concatenate([row, norms[index]])
+            rows[name] = jnp.where(go, row, old[name])
+        return rows
 
-def recorded(
+
+def measure(
     statistics: Statistics,
     rules: Variant,
     norms: Norms,
     scalars: Scalars,
     clock: Clock,
-    look: Lookups,
-) -> Record:
-    """Rates and gradient norms: what costs no pass where a clip or guard made it."""
+    shared: Shared,
+) -> Measurements:
+    """Rates and gradient norms; those that a clip or guard needs too cost no pass."""
     rates: dict[str, Scalar] = {"learning_rate": 1.0, "weight_decay": 0.0}
     for rule in reversed(rules):
-        rates.update({} if rule is None else rule.report(clock, look))
-    if norms.work.moving:
+        rates.update({} if rule is None else rule.report(clock, shared))
+    if norms.inputs.moving:
         before, *groups = list(norms.of_gradients())
         after = _clipped(norms.rules, norms, scalars, before)
     else:
@@ -43,7 +55,7 @@ def recorded(
     for (name, _), norm in zip(statistics.groups, groups, strict=True):
         rows[name] = [norm.astype(jnp.float32)]
     # A factor of 1 leaves the norm as it is; measured again, it may round otherwise.
-    return Record(rows, after < before * (1 - 1e-6))
+    return Measurements(rows, after < before * (1 - 1e-6))
 
 
 def _clipped(
@@ -61,16 +73,3 @@ def _clipped(
         if after is not None:
             return after
     return norms.before(leading[-1] + 1, scalars)
-
-
-def finished(
-    record: Record, measured: Array | None, go: Array, old: dict[str, Array]
-) -> dict[str, Array]:
-    """The rows with the norms of update and parameters; as before where not `go`."""
-    rows = {}
-    for index, (name, entries) in enumerate(record.rows.items()):
-        row = jnp.stack(entries)
-        if measured is not None:
-            row = jnp.concatenate([row, measured[index]])
-        rows[name] = jnp.where(go, row, old[name])
-    return rows

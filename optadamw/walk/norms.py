@@ -1,9 +1,8 @@
-"""Norms over the tree: what rules, guard and statistics ask for, each measured once."""
+"""Norms over the tree, for rules, guard and statistics; each is measured once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,15 @@ from jax import lax
 
 from optadamw.base.numerics import compute_dtype, sqrt, total_norm
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import Program, measure_leaf
+from optadamw.leaf.leaf import measure_leaf
+from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
-from optadamw.walk.inputs import Choice, Item, Key, Work
+from optadamw.walk.inputs import Inputs, Key
+from optadamw.walk.plan import LeafPlan
+from optadamw.walk.programs import Programs
 
 Scalars = dict[Key, list[dict[str, Array]]]
 """The scalars of each rule, for each dtype of computation and group in the tree."""
-
-ProgramOf = Callable[[Choice, int], Program]
-"""The leaf function of the first rules, as far as they apply to a leaf."""
 
 
 @dataclass
@@ -29,29 +28,30 @@ class Norms:
 
     Attributes:
       rules: the rules of the chain.
-      work: the leaves.
-      program: makes the leaf functions.
-      scale: what the gradients are multiplied by before the first rule, or None.
-      ready: whether the norms are needed at all in this call, or None for always.
+      inputs: the leaves.
+      scale: the factor of the gradients before the first rule; None: 1.
+      is_due: whether the norms are needed in this call; None: always.
       given: the norm of the gradients as they were passed, if the caller knows it.
       rescued: whether a sum that overflows is formed again. A guard refuses such
-        gradients instead, which saves a second reduction of every leaf; but not
-        because they are still multiplied by a loss scale.
+        gradients instead, which saves a second reduction of every leaf; but not if
+        they are still multiplied by a loss scale.
       groups: positions of the leaves of each group of the statistics.
     """
 
     rules: tuple[Rule, ...]
-    work: Work
-    program: ProgramOf
+    inputs: Inputs
     scale: Array | None = None
-    ready: Array | None = None
+    is_due: Array | None = None
     given: Array | None = None
     rescued: bool = True
     groups: tuple[tuple[int, ...], ...] = ()
     _known: dict[int, Array] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._programs = Programs(self.inputs.plan.composition, "update")
+
     def of_gradients(self) -> Array:
-        """The norm that reaches the first rule; then those of the groups."""
+        """The norm of all gradients, then those of the groups."""
         if 0 not in self._known:
             self._known[0] = self._of_gradients()
         return self._known[0]
@@ -82,24 +82,29 @@ class Norms:
         scale: Array | None,
         groups: tuple[tuple[int, ...], ...],
     ) -> Array:
-        items = [self.work.items[i] for i in self.work.moving]
-        if all(rule.stage == Stage.GRADIENT for rule in self.rules[:index]):
-            # Only the gradients matter: fewer operands to trace and to keep alive.
-            items = [_gradient_only(item) for item in items]
-        programs, operands = [], []
-        for item in items:
-            program = self.program(item.choice, index)
-            if not item.buffers:
+        """The norms of the updates that reach rule `index`, and of groups of them."""
+        inputs = self.inputs
+        only_gradients = all(r.stage == Stage.GRADIENT for r in self.rules[:index])
+        programs, leaves = [], []
+        for i in inputs.moving:
+            given, dtype, row = inputs.leaves[i], inputs.dtypes[i], inputs.row(i)
+            program = self._programs.of(row, index)
+            if only_gradients:
+                given = _gradient_only(given, dtype)
+            if not given.buffers:
                 program = replace(program, slots=())
-            rows = scalars[item.key][:index] if index else []
-            values = chosen_rows(rows, item)
-            scaled = None if scale is None else scale.astype(item.dtype)
+            rows = scalars[inputs.key(i)][:index] if index else []
             programs.append(program)
-            operands.append((item.grad, item.param, item.buffers, values, scaled))
-        widest = np.result_type(*(item.dtype for item in items))
-        members = self.work.rows_of(groups)
+            leaves.append(
+                given._replace(
+                    scalars=chosen_rows(rows, row),
+                    scale=None if scale is None else scale.astype(dtype),
+                )
+            )
+        widest = np.result_type(*(inputs.dtypes[i] for i in inputs.moving))
+        members = inputs.places_of(groups)
         return _tree_norms(
-            tuple(programs), widest, members, self.rescued, self.ready, operands
+            tuple(programs), widest, members, self.rescued, self.is_due, leaves
         )
 
 
@@ -109,40 +114,46 @@ def _tree_norms(
     widest: np.dtype,
     groups: tuple[tuple[int, ...], ...],
     rescued: bool,
-    ready: Array | None,
-    operands: list[tuple[Any, ...]],
+    is_due: Array | None,
+    leaves: list[LeafInput],
 ) -> Array:
     """The norms of all updates and of groups of them, as one compiled function."""
 
     def measured() -> Array:
         squares = [
-            measure_leaf(program, *leaf, None).astype(widest)
-            for program, leaf in zip(programs, operands, strict=True)
+            measure_leaf(program, leaf, None).astype(widest)
+            for program, leaf in zip(programs, leaves, strict=True)
         ]
 
         def again(i: int) -> Array:
-            return measure_leaf(programs[i], *operands[i], squares[i]).astype(widest)
+            return measure_leaf(programs[i], leaves[i], squares[i]).astype(widest)
 
         whole = total_norm(squares, again) if rescued else _root(squares)
         parts = [_root([squares[i] for i in group]) for group in groups]
         return jnp.stack([whole, *(part.astype(widest) for part in parts)])
 
-    if ready is None:
+    if is_due is None:
         return measured()
-    return lax.cond(ready, measured, lambda: jnp.zeros(1 + len(groups), widest))
+    return lax.cond(is_due, measured, lambda: jnp.zeros(1 + len(groups), widest))
 
 
 def _root(squares: Sequence[Array]) -> Array:
     return sqrt(jnp.sum(jnp.stack(squares))) if squares else jnp.zeros(())
 
 
-def chosen_rows(rows: Sequence[Mapping[str, Array]], item: Item) -> tuple[Any, ...]:
+def chosen_rows(
+    rows: Sequence[Mapping[str, Array]], row: LeafPlan
+) -> tuple[Mapping[str, Array], ...]:
     """The scalars of those rules that apply to a leaf."""
-    return tuple(r for r, c in zip(rows, item.choice.applies, strict=False) if c)
+    return tuple(r for r, yes in zip(rows, row.applies, strict=False) if yes)
 
 
-def _gradient_only(item: Item) -> Item:
-    assert item.grad is not None
-    if compute_dtype(item.grad.dtype) != item.dtype:
-        return item
-    return item._replace(param=None, buffers={})
+def _gradient_only(given: LeafInput, dtype: np.dtype) -> LeafInput:
+    """The leaf without parameter and buffers, for rules that read the gradient alone.
+
+    Fewer operands to trace and to keep alive.
+    """
+    assert given.grad is not None
+    if compute_dtype(given.grad.dtype) != dtype:
+        return given
+    return given._replace(param=None, buffers={})

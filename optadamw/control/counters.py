@@ -33,10 +33,10 @@ def event(events: Array, name: str) -> Array:
     return events[..., EVENTS.index(name)]
 
 
-def counted(
+def next_counters(
     events: Array, changes: dict[str, Array], values: dict[str, Array]
 ) -> Array:
-    """The counters with `changes` added, saturating, and `values` set."""
+    """The counters with `changes` added, saturating at 2**31 - 1, and `values` set."""
     most = jnp.iinfo(jnp.int32).max
     entries = []
     for i, name in enumerate(EVENTS):

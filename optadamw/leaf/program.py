@@ -1,0 +1,87 @@
+"""The two halves of a leaf function: its program, and what one leaf gives it.
+
+A program holds no number, so it is the key of a compilation: leaves of one shape and
+dtype that go through the same rules share one compiled function, whatever their number
+and the hyperparameters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from optadamw.base.random_bits import Site
+from optadamw.base.types import Array
+from optadamw.commit.commit import Commit
+from optadamw.rules.rule import Rule, Stage
+from optadamw.store.slot import Slot
+
+Emit = Literal["param", "update"]
+"""What a leaf function returns: the new parameter, or the update that leads to it."""
+
+Kernel = Literal["compiled", "interpreted"]
+"""Kernels on the devices that have them, or in an interpreter on any."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a leaf function does, without any number: its compilation key."""
+
+    rules: tuple[Rule, ...]
+    slots: tuple[Slot, ...]
+    commit: Commit
+    is_whole: bool
+    update_dtype: np.dtype | None
+    emit: Emit
+    measures: bool = False
+    is_bounded: bool = False
+    kernel: Kernel | None = None
+    """How it is run in tiles where it can be; None: as a whole."""
+    is_tiled: bool = False
+    """Whether it is run inside such a kernel, on a part of a leaf."""
+
+    @property
+    def rounded(self) -> tuple[str, ...]:
+        """The buffers that are kept rounded and that the parameter sees unrounded."""
+        rules = [rule for rule in self.rules if rule.stage < Stage.COMMITTED]
+        moved = [slot.name for rule in rules for slot in rule.slots]
+        lossy = [slot.name for slot in self.slots if slot.store.is_lossy]
+        return tuple(name for name in lossy if name in moved)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it needs a `Site`."""
+        return self.commit.draws or any(slot.store.draws for slot in self.slots)
+
+
+class LeafInput(NamedTuple):
+    """Everything that the leaf function of one parameter is given."""
+
+    grad: Any
+    """The gradient; None for a leaf that has none and is left as it is."""
+    param: Any | None
+    """The parameter; None where `update` was called without parameters."""
+    buffers: Mapping[str, Any]
+    """The buffers by the names of their slots, as their stores keep them."""
+    scalars: tuple[Mapping[str, Array], ...] = ()
+    """The scalars of each rule of the program."""
+    scale: Array | None = None
+    """What the gradient is multiplied by before the first rule; None: by nothing."""
+    site: Site | None = None
+    """Where the leaf stands, for random rounding; None: the program draws nothing."""
+
+    @property
+    def like(self) -> Any:
+        """The array whose shape and dtype are the parameter's."""
+        return self.grad if self.param is None else self.param
+
+
+class LeafOutput(NamedTuple):
+    """What the leaf function returns."""
+
+    output: Any
+    """The new parameter, or the update that leads to it."""
+    buffers: Mapping[str, Any]
+    squares: Array | None = None
+    """Sums of squares of update and new parameter, if the program measures them."""

@@ -1,0 +1,70 @@
+"""Refusing a State that is not of the transformation that it is given to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from optadamw.store.state import TREES, State, buffer_in
+
+
+def check_fields(state: Any, kept: Sequence[str]) -> None:
+    """Refuse an object that is no State, or the State of another transformation.
+
+    Args:
+      state: the argument `state` of a call.
+      kept: the names of the buffers, scales and scalars that the transformation keeps.
+    """
+    if not isinstance(state, State):
+        raise TypeError(
+            f"`state` must be the State that tx.init(params) returned; got "
+            f"{type(state).__name__}. A state of another library is not read "
+            "here, and tx.init starts afresh."
+        )
+    names = [name for name in State._fields[1:] if name != "custom"]  # step: always
+    custom = [name for name in kept if name not in State._fields]
+    for name in dict.fromkeys([*names, *custom, *(state.custom or {})]):
+        present = buffer_in(state, name) is not None
+        if present != (name in kept):
+            has = "holds" if present else "lacks"
+            what = (
+                f"the buffer `{name}`"
+                if name in TREES or name not in State._fields
+                else f"`{name}`"
+            )
+            raise ValueError(
+                f"`state` {has} {what}, which this transformation "
+                f"{'does not keep' if present else 'keeps'}: it is the state of "
+                "another one. Use the state that this tx.init(params) returned, or "
+                "carry the old one over by name with checkpoint.restore."
+            )
+
+
+def check_scalars(state: State, like: Mapping[str, Any]) -> None:
+    """Refuse counters and scalars of another dtype or shape: 16 bits end at 32767."""
+    for name, wanted in like.items():
+        pairs = [(f"state.{name}", getattr(state, name), wanted)]
+        if isinstance(wanted, dict):
+            found = getattr(state, name)
+            if not isinstance(found, dict) or found.keys() != wanted.keys():
+                raise ValueError(
+                    f"`state.{name}` has the groups {_keys(found)}, expected "
+                    f"{_keys(wanted)}. The state is of other options; make one with "
+                    "tx.init."
+                )
+            pairs = [
+                (f"state.{name}[{key!r}]", found[key], wanted[key]) for key in wanted
+            ]
+        for spelled, found, expected in pairs:
+            dtype = getattr(found, "dtype", type(found).__name__)
+            if dtype != expected.dtype or np.shape(found) != expected.shape:
+                shape = "scalar" if expected.shape == () else list(expected.shape)
+                raise TypeError(
+                    f"`{spelled}` must be: {expected.dtype} {shape}; got "
+                    f"{dtype}{list(np.shape(found))}. Keep the state that "
+                    "tx.init(params) returned as it is."
+                )
+
+
+def _keys(found: Any) -> list[str]:
+    return sorted(found) if isinstance(found, dict) else []

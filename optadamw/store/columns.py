@@ -1,0 +1,42 @@
+"""The buffers of one slot: a column with an entry for each leaf, or trees in State."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from optadamw.base.tree import Leaves, match_leaves
+from optadamw.store.block_code import Blocks
+from optadamw.store.slot import Slot
+from optadamw.store.state import State, buffer_in, scales_of
+
+
+def column_of(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
+    """The buffer of every leaf, out of the trees of State that hold it.
+
+    Raises:
+      ValueError: a tree of another structure than the parameters'.
+    """
+    kept = _matched(slot.name, state, leaves)
+    if not slot.store.has_scales:
+        return kept
+    scales = _matched(scales_of(slot.name), state, leaves)
+    return [
+        codes if scale is None else Blocks(codes, scale)
+        for codes, scale in zip(kept, scales, strict=True)
+    ]
+
+
+def _matched(name: str, state: State, leaves: Leaves) -> list[Any]:
+    return match_leaves(buffer_in(state, name), leaves, f"state.{name}")
+
+
+def trees_of(slot: Slot, column: Sequence[Any]) -> dict[str, list[Any]]:
+    """The inverse of `column_of`: the leaves of each tree of State, by its name.
+
+    Codes and scales are trees of their own, each like the parameters' with an array at
+    every leaf: what wraps a parameter (a Flax Variable, a sharding by path) wraps them.
+    """
+    codes = [b.codes if isinstance(b, Blocks) else b for b in column]
+    if not slot.store.has_scales:
+        return {slot.name: codes}
+    scales = [b.scales if isinstance(b, Blocks) else None for b in column]
+    return {slot.name: codes, scales_of(slot.name): scales}

@@ -1,0 +1,44 @@
+"""The state before the first step."""
+
+from typing import Any
+
+import jax
+
+from optadamw.base.tree import parameters
+from optadamw.base.types import PyTree
+from optadamw.rules.order import check_order
+from optadamw.store.columns import trees_of
+from optadamw.store.state import State, beside, state_of
+from optadamw.walk.accumulate import emptied
+from optadamw.walk.composition import Composition
+from optadamw.walk.plan import plan_of
+
+
+def init(composition: Composition, params: PyTree) -> State:
+    """Make the state of these parameters, which may be shapes.
+
+    Raises:
+      ValueError, TypeError: a chain in an order that would not mean what it says, a
+        parameter that cannot be moved, a choice of parameters that chooses none.
+    """
+    check_order(composition.rules)
+    leaves = parameters(params)
+    composition.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
+    composition.check_guard()
+    plan = plan_of(composition, leaves, params)
+    fields: dict[str, Any] = {}
+    for i, slot in enumerate(composition.buffers):
+        stores = [row.buffers[i].store for row in plan.rows]
+        column = [
+            (store.copy if slot.start == "param" else store.zeros)(array)
+            for store, array in zip(stores, leaves.arrays, strict=True)
+        ]
+        if slot.name == "accumulator":
+            column = [emptied(buffer) for buffer in column]
+        for name, values in trees_of(slot, column).items():
+            fields[name] = leaves.treedef.unflatten(values)
+    scalars = jax.tree.map(
+        lambda value: beside(leaves.arrays, value),
+        composition.control.initial_scalars(),
+    )
+    return state_of(fields | scalars)

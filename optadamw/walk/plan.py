@@ -1,0 +1,105 @@
+"""The plan: one look at the tree, which tells everything about each leaf but numbers.
+
+It is made of paths, shapes and dtypes alone, when a step is traced.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from optadamw.base.tree import Leaves
+from optadamw.base.types import PyTree
+from optadamw.rules.groups import members
+from optadamw.rules.rule import Rule
+from optadamw.store.slot import Slot
+from optadamw.walk.composition import Composition
+
+
+class LeafPlan(NamedTuple):
+    """The group of one leaf, its rules, and its buffers."""
+
+    group: int
+    applies: tuple[bool, ...]
+    """Which of the rules of its group apply to it."""
+    slots: tuple[Slot, ...]
+    """The buffers of rules and commit, each with the store of this leaf."""
+    accumulator: Slot | None = None
+
+    @property
+    def buffers(self) -> tuple[Slot, ...]:
+        """All its buffers, the accumulator too."""
+        own = self.slots
+        return own if self.accumulator is None else (*own, self.accumulator)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The leaves of a tree of parameters, and what a composition does to each."""
+
+    composition: Composition
+    leaves: Leaves
+    rows: tuple[LeafPlan, ...]
+    """A row for each leaf, in the order of the tree."""
+    measured: tuple[tuple[int, ...], ...]
+    """For each group of the statistics, the positions of its leaves."""
+
+
+def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
+    """Look at a tree of parameters once, or at gradients in their place.
+
+    Args:
+      composition: the rules, and all that stands around them.
+      leaves: the flattened tree.
+      tree: the tree itself, for masks that are functions of it.
+
+    Raises:
+      ValueError: a pattern that matches nothing, a group without a parameter, a store
+        that a leaf cannot have.
+    """
+    count = len(leaves.paths)
+    tables = []
+    for rules in composition.variants:
+        columns = [_applies(rule, leaves, tree) for rule in rules]
+        tables.append(list(zip(*columns, strict=True)) or [()] * count)
+    groups = members(composition.groups, leaves, tree)
+    kept = _slots_by_leaf(composition.buffers, leaves, tree)
+    width = len(composition.slots)
+    rows = tuple(
+        LeafPlan(group, tables[group][i], kept[i][:width], *kept[i][width:])
+        for i, group in enumerate(groups)
+    )
+    return Plan(composition, leaves, rows, _measured(composition, leaves, tree))
+
+
+def _applies(rule: Rule | None, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+    """For each leaf, whether a rule applies to it."""
+    if rule is None or rule.selector is None:
+        return (rule is not None,) * len(leaves.paths)
+    return rule.selector.resolve("mask", leaves, tree)
+
+
+def _slots_by_leaf(
+    slots: Sequence[Slot], leaves: Leaves, tree: PyTree
+) -> list[tuple[Slot, ...]]:
+    """For each leaf the slots, each with the store of that leaf."""
+    columns = [
+        [
+            slot._replace(store=store)
+            for store in slot.store.resolved(slot.name, leaves, tree)
+        ]
+        for slot in slots
+    ]
+    return list(zip(*columns, strict=True)) or [()] * len(leaves.paths)
+
+
+def _measured(
+    composition: Composition, leaves: Leaves, tree: PyTree
+) -> tuple[tuple[int, ...], ...]:
+    statistics = composition.control.statistics
+    if statistics is None:
+        return ()
+    chosen = [
+        where.resolve(f"groups[{name!r}]", leaves, tree)
+        for name, where in statistics.groups
+    ]
+    return tuple(tuple(i for i, is_in in enumerate(row) if is_in) for row in chosen)

@@ -1,0 +1,38 @@
+"""The leaf functions of a composition, made once for all leaves that share them."""
+
+from optadamw.leaf.program import Emit, Program
+from optadamw.walk.composition import Composition
+from optadamw.walk.plan import LeafPlan
+
+
+class Programs:
+    """The leaf functions of one composition, each made once."""
+
+    def __init__(self, composition: Composition, emit: Emit):
+        self._composition = composition
+        self._emit = emit
+        self._known: dict[tuple[LeafPlan, int], Program] = {}
+
+    def of(self, row: LeafPlan, upto: int | None = None) -> Program:
+        """The leaf function of a leaf, of its first `upto` rules (None: of all)."""
+        upto = len(self._composition.rules) if upto is None else upto
+        if (row, upto) not in self._known:
+            self._known[row, upto] = self._made(row, upto)
+        return self._known[row, upto]
+
+    def _made(self, row: LeafPlan, upto: int) -> Program:
+        composition = self._composition
+        statistics = composition.control.statistics
+        own = composition.variants[row.group][:upto]
+        rules = zip(own, row.applies, strict=False)
+        return Program(
+            rules=tuple(r.skeleton() for r, yes in rules if r is not None and yes),
+            slots=row.slots,
+            commit=composition.commit,
+            is_whole=composition.is_whole,
+            update_dtype=composition.update_dtype,
+            emit=self._emit,
+            measures=statistics is not None and statistics.norms,
+            is_bounded=composition.is_bounded,
+            kernel=composition.kernel,
+        )

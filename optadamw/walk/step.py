@@ -1,0 +1,307 @@
+"""One call: gradients in, the new parameters or the updates out.
+
+inputs      flatten; check gradients, state and shapes         (when traced)
+plan        which rules and stores each leaf has               (when traced)
+accumulate  unscale, check, add to the window                  (if asked for)
+norms       each global norm that a rule or a guard reads, once
+scalars     rates, bias corrections, clip factors, once
+conditional the pass over all leaves, if the step is due and its gradient good
+measure     statistics                                         (if asked for)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from optadamw.base.hyperparameters import Clock, real_scalar
+from optadamw.base.random_bits import step_key
+from optadamw.base.tree import Leaves, flatten, gradients_for, match_leaves, parameters
+from optadamw.base.types import Array, PyTree
+from optadamw.control.signals import Check
+from optadamw.control.statistics import NORMS
+from optadamw.leaf.program import Emit
+from optadamw.rules.order import check_order
+from optadamw.rules.rule import Shared
+from optadamw.store.check_state import check_fields, check_scalars
+from optadamw.store.columns import trees_of
+from optadamw.store.state import State, state_of
+from optadamw.walk.accumulate import Incoming, Intake
+from optadamw.walk.composition import Composition
+from optadamw.walk.conditional import (
+    Outcome,
+    Pass,
+    always,
+    if_step,
+    if_update,
+    no_update,
+)
+from optadamw.walk.inputs import Inputs, inputs_of
+from optadamw.walk.measure import measure
+from optadamw.walk.norms import Norms, Scalars, chosen_rows
+from optadamw.walk.plan import plan_of
+from optadamw.walk.programs import Programs
+from optadamw.walk.scalars import are_legal, scalars_of
+
+
+def advance(
+    composition: Composition,
+    grads: PyTree,
+    state: State,
+    params: PyTree | None,
+    extra: Mapping[str, Any],
+    emit: Emit,
+) -> tuple[PyTree, State]:
+    """Take in gradients, and take the step if it is due and they are good.
+
+    Raises:
+      ValueError, TypeError: gradients, state or parameters that do not fit together,
+        with the path of the leaf.
+    """
+    inputs = _checked_inputs(composition, grads, state, params, emit)
+    call = _Call(composition, inputs, state, Clock.at(state.step), emit)
+    if composition.control.accumulation is None:
+        incoming = call.intake.whole(extra)
+        given = extra.get("grad_norm")
+    else:
+        norm = call.norm_of_arrivals(extra.get("grad_norm"))
+        incoming = call.intake.accumulated(extra, norm)
+        given = None
+    return call.conclude(incoming, given)
+
+
+def flush(
+    composition: Composition, state: State, params: PyTree, like: PyTree | None
+) -> tuple[PyTree, State]:
+    """Take the step of a window that is not full; without one, change nothing."""
+    if composition.control.accumulation is None:
+        _check_state(composition, state)
+        return params, state
+    if isinstance(params, State):
+        raise TypeError(
+            "`params` is a State; the order of the arguments is (state, params)."
+        )
+    _check_state(composition, state)
+    leaves = parameters(params)
+    accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
+    store = composition.control.accumulation.store
+    for path, buffer, array in zip(
+        leaves.paths, accumulators, leaves.arrays, strict=True
+    ):
+        store.check(path, buffer, array)
+    sums = accumulators
+    if like is not None:
+        marks = gradients_for(leaves, like)
+        sums = [
+            None if mark is None else total
+            for mark, total in zip(marks, accumulators, strict=True)
+        ]
+    grads = leaves.treedef.unflatten(sums)
+    inputs = _checked_inputs(composition, grads, state, params, "param")
+    call = _Call(composition, inputs, state, Clock.at(state.step), "param")
+    incoming = call.intake.partial_window(accumulators, look=like is None)
+    return call.conclude(incoming, None)
+
+
+def _checked_inputs(
+    composition: Composition,
+    grads: PyTree,
+    state: State,
+    params: PyTree | None,
+    emit: Emit,
+) -> Inputs:
+    """Check everything that a call is given, and look at the tree once."""
+    if isinstance(params, State):
+        raise TypeError(
+            "`params` is a State; the order of the arguments is (grads, state, params)."
+        )
+    # As in `init`: an atom that optax.chain combines with others was never checked.
+    check_order(composition.rules)
+    leaves: Leaves
+    if params is None:
+        _refuse_missing_params(composition, emit)
+        leaves = flatten(grads, keep_none=True)
+    else:
+        leaves = parameters(params)
+    matched = gradients_for(leaves, grads)
+    composition.check_guard()
+    _check_state(composition, state)
+    check_scalars(state, composition.control.initial_scalars())
+    plan = plan_of(composition, leaves, grads if params is None else params)
+    return inputs_of(plan, matched, params, state)
+
+
+def _check_state(composition: Composition, state: Any) -> None:
+    buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
+    check_fields(state, (*buffers, *composition.control.initial_scalars()))
+
+
+def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
+    if emit == "param":
+        raise ValueError(
+            "`params` is missing, and a step returns the next ones. Call "
+            "tx.step(grads, state, params)."
+        )
+    for rule in composition.rules:
+        if rule.needs_params:
+            raise ValueError(
+                f"`params` is missing, and {rule.verb} needs the current value of "
+                "the parameters. Call tx.update(grads, state, params)."
+            )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call on its way, after its arguments were checked."""
+
+    composition: Composition
+    inputs: Inputs
+    state: State
+    clock: Clock
+    emit: Emit
+
+    @property
+    def intake(self) -> Intake:
+        control = self.composition.control
+        return Intake(control, self.inputs, self.state, self.clock)
+
+    def norm_of_arrivals(self, given: Any) -> Array | None:
+        """The norm of gradients that are to be accumulated, if a guard drops by it."""
+        control = self.composition.control
+        guard = control.effective_guard
+        if guard is None or not guard.drops or not self.inputs.moving:
+            return None
+        norms = Norms(
+            rules=(),
+            inputs=self.inputs,
+            scale=control.unscale(self.state, self.clock),
+            given=_given_norm(given),
+            rescued=control.loss_scale is not None,
+        )
+        return norms.of_gradients()[0]
+
+    def conclude(self, incoming: Incoming, given: Any) -> tuple[PyTree, State]:
+        """Take the step if it is due and its gradient good, and count the events."""
+        composition, state, clock = self.composition, self.state, self.clock
+        control, inputs, arrival = (
+            composition.control,
+            incoming.inputs,
+            incoming.arrival,
+        )
+        # Accumulated gradients were unscaled when they came in.
+        is_scaled = control.loss_scale is not None and control.accumulation is None
+        norms = Norms(
+            rules=composition.rules,
+            inputs=inputs,
+            scale=incoming.scale,
+            is_due=arrival.is_due,
+            given=_given_norm(given),
+            rescued=control.effective_guard is None or is_scaled,
+            groups=inputs.plan.measured,
+        )
+        go, checks = self._allowed(incoming, norms)
+        shared = [Shared(rules, clock) for rules in composition.variants]
+        scalars, read = scalars_of(norms, shared, clock)
+        if control.effective_guard is not None:
+            go = are_legal(go, read, composition.variants, shared, clock)
+        measured = None
+        if control.statistics is not None:
+            rest = composition.variants[-1]
+            measured = measure(
+                control.statistics, rest, norms, scalars, clock, shared[-1]
+            )
+        outcome = self._run(incoming, scalars, go)
+        clipped = None if measured is None else measured.clipped
+        fields = control.next_scalars(state, arrival, checks, go, clipped)
+        if measured is not None:
+            assert state.stats is not None
+            fields["stats"] = measured.finished(outcome.measured, go, state.stats)
+        if incoming.accumulators is not None:
+            fields["accumulator"] = inputs.tree(incoming.accumulators)
+        outputs, columns = self._all_leaves(inputs, outcome)
+        for slot in composition.slots:
+            for name, column in trees_of(slot, columns[slot.name]).items():
+                fields[name] = inputs.tree(column)
+        number = clock.number
+        fields["step"] = (
+            jnp.where(go, number, state.step) if control.is_gated else number
+        )
+        return inputs.tree(outputs), state_of(fields)
+
+    def _allowed(self, incoming: Incoming, norms: Norms) -> tuple[Array, list[Check]]:
+        """Whether to take the step, as far as the gradient's norm and loss tell."""
+        control, arrival = self.composition.control, incoming.arrival
+        guard = control.effective_guard
+        go = jnp.ones((), bool)
+        if arrival.weight is not None:
+            assert arrival.is_due is not None
+            go = arrival.is_due & (arrival.weight > 0)
+        elif arrival.bad is not None:
+            go = ~arrival.bad
+        checks = list(arrival.checks)
+        if guard is None or not norms.inputs.moving:
+            return go, checks
+        norm, most = norms.of_gradients()[0], norms.inputs.largest_norm
+        if control.accumulation is not None and guard.drops:
+            # Each gradient that was kept is good; their sum may overflow all the same.
+            return go & (norm <= most), checks
+        check = control.check_norm(self.state, norm, go, most)
+        return go & ~check.bad, [*checks, check]
+
+    def _run(self, incoming: Incoming, scalars: Scalars, go: Array) -> Outcome:
+        """Run the rules on every leaf that has a gradient, if `go`."""
+        composition, inputs = self.composition, incoming.inputs
+        of = Programs(composition, self.emit).of
+        leaves = []
+        for i in inputs.moving:
+            scale, dtype = incoming.scale, inputs.dtypes[i]
+            leaves.append(
+                inputs.leaves[i]._replace(
+                    scalars=chosen_rows(scalars[inputs.key(i)], inputs.row(i)),
+                    scale=None if scale is None else scale.astype(dtype),
+                )
+            )
+        present = incoming.present
+        if present is not None:
+            present = [present[i] for i in inputs.moving]
+        measured = None
+        members: tuple[tuple[int, ...], ...] = ()
+        statistics = composition.control.statistics
+        if statistics is not None and statistics.norms:
+            assert self.state.stats is not None
+            members = inputs.places_of([inputs.moving, *inputs.plan.measured])
+            rows = [self.state.stats[name] for name in statistics.names]
+            measured = jnp.stack([row[-len(NORMS) :] for row in rows])
+        programs = tuple(of(inputs.row(i)) for i in inputs.moving)
+        key = Pass(programs, tuple(inputs.moving), members)
+        bits = step_key(composition.seed.value, self.state.step)
+        if not composition.control.is_gated:
+            return always(key, leaves, bits, present)
+        run = if_step if self.emit == "param" else if_update
+        return run(key, leaves, bits, present, go, measured)
+
+    def _all_leaves(
+        self, inputs: Inputs, outcome: Outcome
+    ) -> tuple[list[Any], dict[str, Sequence[Any]]]:
+        """Outputs and buffers of all leaves, those without a gradient among them."""
+        outputs: list[Any] = []
+        columns: dict[str, Any] = {slot.name: [] for slot in self.composition.slots}
+        for i, leaf in enumerate(inputs.leaves):
+            place = inputs.places.get(i)
+            if place is not None:
+                output, kept = outcome.outputs[place], outcome.buffers[place]
+            elif self.emit == "param" or leaf.param is None:
+                output, kept = leaf.param, leaf.buffers
+            else:
+                dtype = self.composition.update_dtype
+                output, kept = no_update(leaf.param, dtype), leaf.buffers
+            outputs.append(output)
+            for name, column in columns.items():
+                column.append(kept[name])
+        return outputs, columns
+
+
+def _given_norm(given: Any) -> Array | None:
+    """The argument `grad_norm` of a call, which must be a real scalar."""
+    return None if given is None else real_scalar("grad_norm", given)
