@@ -3,8 +3,8 @@
 from importlib import metadata as _metadata
 
 from optadamw.adamw import adamw as adamw
-from optadamw.base.masks import exclude as exclude
-from optadamw.base.masks import only as only
+from optadamw.base.patterns import exclude as exclude
+from optadamw.base.patterns import only as only
 from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
 from optadamw.reports.describe import describe as describe
 from optadamw.reports.memory import MemoryPlan as MemoryPlan

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import optadamw
-from optadamw.control.events import EVENTS
+from optadamw.control.counters import EVENTS
 from tests import comparison, control_oracle, oracle, trees
 from tests.control_oracle import Control
 

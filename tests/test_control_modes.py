@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import optadamw
-from optadamw.control.events import EVENTS
+from optadamw.control.counters import EVENTS
 from tests import control_cases, control_comparison, trees
 from tests.compilations import Compilations
 from tests.control_cases import Recipe, Setup

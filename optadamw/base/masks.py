@@ -5,7 +5,6 @@ choice is resolved once per tree into one bool per leaf, and one that cannot mea
 what it says (a pattern without a match, a tree of another shape) is an error.
 """
 
-import fnmatch
 import inspect
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import mistyped, near
+from optadamw.base.patterns import Patterns, patterns_of
 from optadamw.base.tree import Keys, Leaves, flatten, hidden
 from optadamw.base.types import PyTree
 
@@ -24,69 +24,6 @@ _FORMS = (
     "a pattern on paths, a list of patterns, a predicate `(path, array) -> bool`, a "
     "function `params -> tree of bools`, or a tree of bools"
 )
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A compiled regular expression whose matches are left out."""
-
-    pattern: re.Pattern[str]
-
-    def __repr__(self) -> str:
-        return f"exclude({self.pattern!r})"
-
-
-@dataclass(frozen=True)
-class Patterns:
-    """Globs or compiled regular expressions; a glob with a leading "!" excludes.
-
-    A leaf is chosen if an including pattern matches (or there are none of them) and
-    no excluding one does.
-    """
-
-    patterns: tuple[str | re.Pattern[str] | Excluded, ...]
-
-    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-        elsewhere = tuple("/".join(keys) for keys in hidden(tree))
-        included = [self._hits(p, leaves.paths) for p in self.patterns if not _out(p)]
-        excluded = [self._hits(p, leaves.paths) for p in self.patterns if _out(p)]
-        for pattern, hits in zip(
-            [p for p in self.patterns if not _out(p)]
-            + [p for p in self.patterns if _out(p)],
-            included + excluded,
-            strict=True,
-        ):
-            matches = any(hits) or any(self._hits(pattern, elsewhere))
-            if leaves.paths and not matches:
-                text = pattern
-                while not isinstance(text, str):
-                    text = text.pattern
-                raise ValueError(
-                    f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
-                    f"it: {near(text, leaves.paths)}."
-                )
-        count = len(leaves.paths)
-        return tuple(
-            (not included or any(h[i] for h in included))
-            and not any(h[i] for h in excluded)
-            for i in range(count)
-        )
-
-    @staticmethod
-    def _hits(
-        pattern: str | re.Pattern[str] | Excluded, paths: tuple[str, ...]
-    ) -> list[bool]:
-        if isinstance(pattern, Excluded):
-            pattern = pattern.pattern
-        if isinstance(pattern, re.Pattern):
-            return [pattern.search(path) is not None for path in paths]
-        # "*/bias" also means a bias at the top of the tree, hence the added "/".
-        glob = re.compile(fnmatch.translate(pattern.removeprefix("!")))
-        return [bool(glob.match(p) or glob.match("/" + p)) for p in paths]
-
-    def __repr__(self) -> str:
-        shown = self.patterns[0] if len(self.patterns) == 1 else list(self.patterns)
-        return repr(shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,42 +106,8 @@ class TreeOfBools:
 Selector = Patterns | Predicate | OfTree | Everything | TreeOfBools
 
 
-def only(*patterns: str | re.Pattern[str]) -> Patterns:
-    """Parameters whose path matches one of `patterns`.
-
-    Example:
-      >>> import optadamw
-      >>> tx = optadamw.adamw(1e-3, mask=optadamw.only("*/kernel", "*/embedding"))
-    """
-    return _plain("only", patterns)
-
-
-def exclude(*patterns: str | re.Pattern[str]) -> Patterns:
-    """All parameters but those whose path matches one of `patterns`.
-
-    Example:
-      >>> import optadamw
-      >>> tx = optadamw.adamw(1e-3, mask=optadamw.exclude("*/bias", "*/scale"))
-    """
-    _plain("exclude", patterns)
-    return Patterns(
-        tuple(f"!{p}" if isinstance(p, str) else Excluded(p) for p in patterns)
-    )
-
-
-def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patterns:
-    checked = _patterns("patterns", patterns)
-    for pattern in patterns:
-        if _out(pattern):
-            raise ValueError(
-                f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
-                "Its name says which way they are meant."
-            )
-    return checked
-
-
 def selector(name: str, choice: Any) -> Selector:
-    """Turn any of the legal forms into a `Selector`."""
+    """Turn any of the legal forms of a choice into a `Selector`."""
     if choice is None:
         return Everything()
     if isinstance(choice, Selector):
@@ -212,9 +115,9 @@ def selector(name: str, choice: Any) -> Selector:
     if isinstance(choice, bool | np.bool_):
         return Everything(bool(choice))
     if isinstance(choice, str | re.Pattern):
-        return _patterns(name, [choice])
-    if isinstance(choice, list | tuple) and _all_patterns(choice):
-        return _patterns(name, choice)
+        return patterns_of(name, [choice])
+    if isinstance(choice, list | tuple) and arepatterns_of(choice):
+        return patterns_of(name, choice)
     # Containers first: an Equinox module full of bools is a tree, and callable.
     if not jax.tree_util.all_leaves([choice]):
         flat = flatten(choice)
@@ -241,32 +144,6 @@ def _function(name: str, function: Callable[..., Any]) -> Selector:
             continue
         return form(function)
     raise mistyped(name, _FORMS, function)
-
-
-def _patterns(name: str, patterns: Any) -> Patterns:
-    if not patterns:
-        raise ValueError(
-            f"`{name}` needs at least one pattern; got none. True chooses all "
-            "parameters, False none."
-        )
-    for pattern in patterns:
-        if not isinstance(pattern, str | re.Pattern):
-            raise mistyped(name, "made of strings or compiled patterns", pattern)
-        if isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str):
-            raise mistyped(name, "made of patterns on strings, not bytes", pattern)
-        if pattern in ("", "!"):
-            raise ValueError(f"`{name}` has an empty pattern; '*' matches all paths.")
-    return Patterns(tuple(patterns))
-
-
-def _all_patterns(choice: list[Any] | tuple[Any, ...]) -> bool:
-    return bool(choice) and all(isinstance(p, str | re.Pattern) for p in choice)
-
-
-def _out(pattern: str | re.Pattern[str] | Excluded) -> bool:
-    if isinstance(pattern, str):
-        return pattern.startswith("!")
-    return isinstance(pattern, Excluded)
 
 
 def _from_tree(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optadamw.base.errors import mistyped
-from optadamw.base.masks import Excluded, Patterns, Predicate, Selector
+from optadamw.base.masks import Predicate, Selector
+from optadamw.base.patterns import Excluded, Patterns
 from optadamw.rules.rule import Rule, Stage
 from optadamw.transforms.transformation import Transformation, transformation
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from optadamw.adamw import adamw
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.masks import Excluded, Patterns
+from optadamw.base.patterns import Excluded, Patterns
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects.callables import InverseTime, schedule
 from optadamw.dialects.checks import flag, label, refuse_unknown

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.numerics import compute_dtype, largest_square_root
+from optadamw.base.tree import Leaves, flatten, gradients_for, parameters
 from optadamw.base.types import PyTree
-from optadamw.leaf.program import LeafInput
-from optadamw.store.columns import column_of
+from optadamw.leaf.program import Emit, LeafInput
+from optadamw.rules.order import check_order
+from optadamw.store.check_state import check_fields, check_scalars
+from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
-from optadamw.walk.plan import LeafPlan, Plan
+from optadamw.walk.composition import Composition
+from optadamw.walk.plan import LeafPlan, Plan, plan_of
 
 Key = tuple[np.dtype, int]
 """A dtype of computation and a group: leaves of one key share their scalars."""
@@ -67,7 +71,60 @@ class Inputs:
         return replace(self, leaves=tuple(leaf._replace(grad=g) for leaf, g in pairs))
 
 
-def inputs_of(
+def checked_inputs(
+    composition: Composition,
+    grads: PyTree,
+    state: State,
+    params: PyTree | None,
+    emit: Emit,
+) -> Inputs:
+    """Check everything that a call is given, and look at the tree once.
+
+    Raises:
+      ValueError, TypeError: gradients, state or parameters that do not fit together,
+        with the path of the leaf.
+    """
+    if isinstance(params, State):
+        raise TypeError(
+            "`params` is a State; the order of the arguments is (grads, state, params)."
+        )
+    # As in `init`: an atom that optax.chain combines with others was never checked.
+    check_order(composition.rules)
+    leaves: Leaves
+    if params is None:
+        _refuse_missing_params(composition, emit)
+        leaves = flatten(grads, keep_none=True)
+    else:
+        leaves = parameters(params)
+    matched = gradients_for(leaves, grads)
+    composition.check_guard()
+    check_state(composition, state)
+    check_scalars(state, composition.control.initial_scalars())
+    plan = plan_of(composition, leaves, grads if params is None else params)
+    return _inputs_of(plan, matched, params, state)
+
+
+def check_state(composition: Composition, state: Any) -> None:
+    """Refuse an object that is no State of this composition."""
+    buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
+    check_fields(state, (*buffers, *composition.control.initial_scalars()))
+
+
+def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
+    if emit == "param":
+        raise ValueError(
+            "`params` is missing, and a step returns the next ones. Call "
+            "tx.step(grads, state, params)."
+        )
+    for rule in composition.rules:
+        if rule.needs_params:
+            raise ValueError(
+                f"`params` is missing, and {rule.verb} needs the current value of "
+                "the parameters. Call tx.update(grads, state, params)."
+            )
+
+
+def _inputs_of(
     plan: Plan, grads: Sequence[Any], params: PyTree | None, state: State
 ) -> Inputs:
     """Put everything about each leaf in one place.

@@ -17,14 +17,12 @@ import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock, real_scalar
 from optadamw.base.random_bits import step_key
-from optadamw.base.tree import Leaves, flatten, gradients_for, match_leaves, parameters
+from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
 from optadamw.control.signals import Check
 from optadamw.control.statistics import NORMS
 from optadamw.leaf.program import Emit
-from optadamw.rules.order import check_order
 from optadamw.rules.rule import Shared
-from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
 from optadamw.walk.accumulate import Incoming, Intake
@@ -37,10 +35,9 @@ from optadamw.walk.conditional import (
     if_update,
     no_update,
 )
-from optadamw.walk.inputs import Inputs, inputs_of
+from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
-from optadamw.walk.plan import plan_of
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import are_legal, scalars_of
 
@@ -59,7 +56,7 @@ def advance(
       ValueError, TypeError: gradients, state or parameters that do not fit together,
         with the path of the leaf.
     """
-    inputs = _checked_inputs(composition, grads, state, params, emit)
+    inputs = checked_inputs(composition, grads, state, params, emit)
     call = _Call(composition, inputs, state, Clock.at(state.step), emit)
     if composition.control.accumulation is None:
         incoming = call.intake.whole(extra)
@@ -76,13 +73,13 @@ def flush(
 ) -> tuple[PyTree, State]:
     """Take the step of a window that is not full; without one, change nothing."""
     if composition.control.accumulation is None:
-        _check_state(composition, state)
+        check_state(composition, state)
         return params, state
     if isinstance(params, State):
         raise TypeError(
             "`params` is a State; the order of the arguments is (state, params)."
         )
-    _check_state(composition, state)
+    check_state(composition, state)
     leaves = parameters(params)
     accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
     store = composition.control.accumulation.store
@@ -98,57 +95,10 @@ def flush(
             for mark, total in zip(marks, accumulators, strict=True)
         ]
     grads = leaves.treedef.unflatten(sums)
-    inputs = _checked_inputs(composition, grads, state, params, "param")
+    inputs = checked_inputs(composition, grads, state, params, "param")
     call = _Call(composition, inputs, state, Clock.at(state.step), "param")
     incoming = call.intake.partial_window(accumulators, look=like is None)
     return call.conclude(incoming, None)
-
-
-def _checked_inputs(
-    composition: Composition,
-    grads: PyTree,
-    state: State,
-    params: PyTree | None,
-    emit: Emit,
-) -> Inputs:
-    """Check everything that a call is given, and look at the tree once."""
-    if isinstance(params, State):
-        raise TypeError(
-            "`params` is a State; the order of the arguments is (grads, state, params)."
-        )
-    # As in `init`: an atom that optax.chain combines with others was never checked.
-    check_order(composition.rules)
-    leaves: Leaves
-    if params is None:
-        _refuse_missing_params(composition, emit)
-        leaves = flatten(grads, keep_none=True)
-    else:
-        leaves = parameters(params)
-    matched = gradients_for(leaves, grads)
-    composition.check_guard()
-    _check_state(composition, state)
-    check_scalars(state, composition.control.initial_scalars())
-    plan = plan_of(composition, leaves, grads if params is None else params)
-    return inputs_of(plan, matched, params, state)
-
-
-def _check_state(composition: Composition, state: Any) -> None:
-    buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
-    check_fields(state, (*buffers, *composition.control.initial_scalars()))
-
-
-def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
-    if emit == "param":
-        raise ValueError(
-            "`params` is missing, and a step returns the next ones. Call "
-            "tx.step(grads, state, params)."
-        )
-    for rule in composition.rules:
-        if rule.needs_params:
-            raise ValueError(
-                f"`params` is missing, and {rule.verb} needs the current value of "
-                "the parameters. Call tx.update(grads, state, params)."
-            )
 
 
 @dataclass(frozen=True)

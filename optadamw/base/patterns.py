@@ -1,0 +1,134 @@
+"""Patterns on the paths of parameters: globs and regular expressions."""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from optadamw.base.errors import mistyped, near
+from optadamw.base.tree import Leaves, hidden
+from optadamw.base.types import PyTree
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A compiled regular expression whose matches are left out."""
+
+    pattern: re.Pattern[str]
+
+    def __repr__(self) -> str:
+        return f"exclude({self.pattern!r})"
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Globs or compiled regular expressions; a glob with a leading "!" excludes.
+
+    A leaf is chosen if an including pattern matches (or there are none of them) and
+    no excluding one does.
+    """
+
+    patterns: tuple[str | re.Pattern[str] | Excluded, ...]
+
+    def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
+        elsewhere = tuple("/".join(keys) for keys in hidden(tree))
+        included = [self._hits(p, leaves.paths) for p in self.patterns if not _out(p)]
+        excluded = [self._hits(p, leaves.paths) for p in self.patterns if _out(p)]
+        for pattern, hits in zip(
+            [p for p in self.patterns if not _out(p)]
+            + [p for p in self.patterns if _out(p)],
+            included + excluded,
+            strict=True,
+        ):
+            matches = any(hits) or any(self._hits(pattern, elsewhere))
+            if leaves.paths and not matches:
+                text = pattern
+                while not isinstance(text, str):
+                    text = text.pattern
+                raise ValueError(
+                    f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
+                    f"it: {near(text, leaves.paths)}."
+                )
+        count = len(leaves.paths)
+        return tuple(
+            (not included or any(h[i] for h in included))
+            and not any(h[i] for h in excluded)
+            for i in range(count)
+        )
+
+    @staticmethod
+    def _hits(
+        pattern: str | re.Pattern[str] | Excluded, paths: tuple[str, ...]
+    ) -> list[bool]:
+        if isinstance(pattern, Excluded):
+            pattern = pattern.pattern
+        if isinstance(pattern, re.Pattern):
+            return [pattern.search(path) is not None for path in paths]
+        # "*/bias" also means a bias at the top of the tree, hence the added "/".
+        glob = re.compile(fnmatch.translate(pattern.removeprefix("!")))
+        return [bool(glob.match(p) or glob.match("/" + p)) for p in paths]
+
+    def __repr__(self) -> str:
+        shown = self.patterns[0] if len(self.patterns) == 1 else list(self.patterns)
+        return repr(shown)
+
+
+def only(*patterns: str | re.Pattern[str]) -> Patterns:
+    """Parameters whose path matches one of `patterns`.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.adamw(1e-3, mask=optadamw.only("*/kernel", "*/embedding"))
+    """
+    return _plain("only", patterns)
+
+
+def exclude(*patterns: str | re.Pattern[str]) -> Patterns:
+    """All parameters but those whose path matches one of `patterns`.
+
+    Example:
+      >>> import optadamw
+      >>> tx = optadamw.adamw(1e-3, mask=optadamw.exclude("*/bias", "*/scale"))
+    """
+    _plain("exclude", patterns)
+    return Patterns(
+        tuple(f"!{p}" if isinstance(p, str) else Excluded(p) for p in patterns)
+    )
+
+
+def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patterns:
+    checked = patterns_of("patterns", patterns)
+    for pattern in patterns:
+        if _out(pattern):
+            raise ValueError(
+                f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
+                "Its name says which way they are meant."
+            )
+    return checked
+
+
+def patterns_of(name: str, patterns: Any) -> Patterns:
+    """Check the patterns that the argument `name` was given."""
+    if not patterns:
+        raise ValueError(
+            f"`{name}` needs at least one pattern; got none. True chooses all "
+            "parameters, False none."
+        )
+    for pattern in patterns:
+        if not isinstance(pattern, str | re.Pattern):
+            raise mistyped(name, "made of strings or compiled patterns", pattern)
+        if isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str):
+            raise mistyped(name, "made of patterns on strings, not bytes", pattern)
+        if pattern in ("", "!"):
+            raise ValueError(f"`{name}` has an empty pattern; '*' matches all paths.")
+    return Patterns(tuple(patterns))
+
+
+def arepatterns_of(choice: list[Any] | tuple[Any, ...]) -> bool:
+    return bool(choice) and all(isinstance(p, str | re.Pattern) for p in choice)
+
+
+def _out(pattern: str | re.Pattern[str] | Excluded) -> bool:
+    if isinstance(pattern, str):
+        return pattern.startswith("!")
+    return isinstance(pattern, Excluded)
