@@ -116,7 +116,7 @@ def selector(name: str, choice: Any) -> Selector:
         return Everything(bool(choice))
     if isinstance(choice, str | re.Pattern):
         return patterns_of(name, [choice])
-    if isinstance(choice, list | tuple) and arepatterns_of(choice):
+    if isinstance(choice, list | tuple) and are_patterns(choice):
         return patterns_of(name, choice)
     # Containers first: an Equinox module full of bools is a tree, and callable.
     if not jax.tree_util.all_leaves([choice]):

@@ -124,7 +124,8 @@ def patterns_of(name: str, patterns: Any) -> Patterns:
     return Patterns(tuple(patterns))
 
 
-def arepatterns_of(choice: list[Any] | tuple[Any, ...]) -> bool:
+def are_patterns(choice: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a sequence holds patterns alone, and at least one."""
     return bool(choice) and all(isinstance(p, str | re.Pattern) for p in choice)
 
 
