@@ -16,7 +16,7 @@ import numpy as np
 
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import mistyped, near
-from optadamw.base.patterns import Patterns, patterns_of
+from optadamw.base.patterns import Patterns, are_patterns, patterns_of
 from optadamw.base.tree import Keys, Leaves, flatten, hidden
 from optadamw.base.types import PyTree
 
