@@ -41,7 +41,7 @@ def compute(program: Program, given: LeafInput) -> LeafOutput:
     if given.param is None:
         output = from_reals(update, kind_of(program.update_dtype, like.dtype))
     else:
-        output, leaf, committed = _commit(program, leaf, given)
+        output, leaf, committed = write_parameter(program, leaf, given)
     output, buffers = _encode(program, given, leaf, output)
     squares = None
     if program.measures:
@@ -86,7 +86,7 @@ def measure_leaf(program: Program, given: LeafInput, squares: Array | None) -> A
     return rescaled_norm(update, squares)
 
 
-def _commit(
+def write_parameter(
     program: Program, leaf: Leaf, given: LeafInput
 ) -> tuple[Array, Leaf, Array]:
     """Write the parameter, run the rules that follow from it, and shape the output.

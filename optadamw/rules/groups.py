@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from optadamw.base.errors import misplaced
 from optadamw.base.masks import Selector
-from optadamw.base.tree import Leaves
-from optadamw.base.types import PyTree
 from optadamw.rules.rule import Rule, Stage
 
 Variant = tuple[Rule | None, ...]
@@ -26,33 +24,6 @@ class Group:
     """As the user wrote the choice: what messages call the group."""
     where: Selector
     rules: Variant
-
-
-def members(groups: Sequence[Group], leaves: Leaves, tree: PyTree) -> list[int]:
-    """For each leaf the first group that chooses it.
-
-    Raises:
-      ValueError: a group without a parameter, so that its numbers are never used.
-    """
-    count = len(leaves.paths)
-    if not groups:
-        return [0] * count
-    found: list[int | None] = [None] * count
-    for number, group in enumerate(groups):
-        chosen = group.where.resolve("groups", leaves, tree)
-        free = [i for i, is_in in enumerate(chosen) if is_in and found[i] is None]
-        is_rest = number == len(groups) - 1
-        if any(chosen) and not free and not is_rest:
-            taken = next(i for i, is_in in enumerate(chosen) if is_in)
-            earlier = groups[found[taken] or 0].name
-            raise ValueError(
-                f"`groups`: every parameter of {group.name} is in an earlier group; "
-                f"'{leaves.paths[taken]}' is in {earlier}. The first group that "
-                "matches counts: put the narrower ones first."
-            )
-        for i in free:
-            found[i] = number
-    return [0 if number is None else number for number in found]
 
 
 def aligned(

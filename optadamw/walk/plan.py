@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
-from optadamw.rules.groups import members
+from optadamw.rules.groups import Group
 from optadamw.rules.rule import Rule
 from optadamw.store.slot import Slot
 from optadamw.walk.composition import Composition
@@ -61,7 +61,7 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
     for rules in composition.variants:
         columns = [_applies(rule, leaves, tree) for rule in rules]
         tables.append(list(zip(*columns, strict=True)) or [()] * count)
-    groups = members(composition.groups, leaves, tree)
+    groups = _members(composition.groups, leaves, tree)
     kept = _slots_by_leaf(composition.buffers, leaves, tree)
     width = len(composition.slots)
     rows = tuple(
@@ -103,3 +103,30 @@ def _measured(
         for name, where in statistics.groups
     ]
     return tuple(tuple(i for i, is_in in enumerate(row) if is_in) for row in chosen)
+
+
+def _members(groups: Sequence[Group], leaves: Leaves, tree: PyTree) -> list[int]:
+    """For each leaf the first group that chooses it.
+
+    Raises:
+      ValueError: a group without a parameter, so that its numbers are never used.
+    """
+    count = len(leaves.paths)
+    if not groups:
+        return [0] * count
+    found: list[int | None] = [None] * count
+    for number, group in enumerate(groups):
+        chosen = group.where.resolve("groups", leaves, tree)
+        free = [i for i, is_in in enumerate(chosen) if is_in and found[i] is None]
+        is_rest = number == len(groups) - 1
+        if any(chosen) and not free and not is_rest:
+            taken = next(i for i, is_in in enumerate(chosen) if is_in)
+            earlier = groups[found[taken] or 0].name
+            raise ValueError(
+                f"`groups`: every parameter of {group.name} is in an earlier group; "
+                f"'{leaves.paths[taken]}' is in {earlier}. The first group that "
+                "matches counts: put the narrower ones first."
+            )
+        for i in free:
+            found[i] = number
+    return [0 if number is None else number for number in found]
