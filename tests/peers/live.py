@@ -3,10 +3,10 @@
     python -m tests.peers.live [peer ...] [--configs 200] [--steps 20] [--seed 0]
 
 Hyperparameters over wide ranges, trees of random shapes, gradients over seven decades,
-float32; the peer runs in the loops of `record/`, our door in those of `tests.doors`,
+float32; the peer runs in the loops of `record/`, our door in those of `tests.peers.doors`,
 and `float64` says what is exact. The bound after every call: no further from the peer
 than the peer is from float64, plus 4 units in the last place or 0.3 a call (see
-`tests.agreement`), of the element or of its longest step. The table also counts what is
+`tests.peers.agreement`), of the element or of its longest step. The table also counts what is
 beyond 4 units of the element alone at any call. The exit status is 1 where a
 configuration is out of the bound, 2 where a peer that was named is missing.
 
@@ -522,7 +522,7 @@ class Compared(NamedTuple):
 
 def compared(peer: str, case: Case, of_peer: np.ndarray) -> Compared:
     """Our door on a case, measured as the recorded rows are."""
-    from tests import agreement, doors  # the peer's interpreter may have no JAX
+    from tests.peers import agreement, doors  # the peer's interpreter may have no JAX
 
     name, row = PEERS[peer].recording, case.row
     with _feeding(case.stream), warnings.catch_warnings():
