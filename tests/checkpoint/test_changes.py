@@ -4,26 +4,21 @@ Nothing is silent: each row of the table says what the report must say, or the w
 which the restore is refused and the argument that makes it possible.
 """
 
-import re
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
 import optadamw
 from optadamw import checkpoint
+from tests.checkpoint.runs import adamw, run
 from tests.support import trees
 from tests.support.transformations import cooling
 
 CALLS = 4
-adamw = partial(optadamw.adamw, 0.03)
-"""With a learning rate, so that the rows show what is changed."""
-
 ACCUMULATOR = ("accumulator", "micro_step", "weight")
 GROWING = optadamw.DynamicLossScale(initial=8.0, growth_interval=2)
 
@@ -266,16 +261,8 @@ CHANGES = (
         refused=r"is 1 in what was saved .* and 2 in tx\.",
     ),
 )
+
 each_change = pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.name)
-
-
-def _run(tx: Any, calls: int) -> tuple[Any, Any]:
-    params = trees.normal(trees.FLOATS, seed=0)
-    state = tx.init(params)
-    for i in range(calls):
-        grads = trees.normal(trees.FLOATS, seed=1 + i)
-        params, state = optadamw.step(tx, grads, state, params)
-    return params, state
 
 
 def _fields(names: Any) -> set[str]:
@@ -284,7 +271,7 @@ def _fields(names: Any) -> set[str]:
 
 @each_change
 def test_a_change_is_carried_out_and_reported_or_refused(change):
-    params, state = _run(change.old, change.calls)
+    params, state = run(change.old, change.calls)
     saved = checkpoint.to_portable(change.old, state)
     if change.refused:
         with pytest.raises(ValueError, match=change.refused):
@@ -318,245 +305,3 @@ def test_a_change_is_carried_out_and_reported_or_refused(change):
 def test_the_table_has_the_twenty_changes():
     assert len(CHANGES) >= 20
     assert len({change.name for change in CHANGES}) == len(CHANGES)
-
-
-# --- Parameters that changed ---------------------------------------------------------
-
-TX = adamw(ema_decay=0.9)
-
-
-def _saved(params: Any) -> Any:
-    state = TX.init(params)
-    params, state = TX.step(params, state, params)
-    return checkpoint.to_portable(TX, state, params)
-
-
-OLD = {"enc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "out": jnp.ones(4)}
-NEW = {"stem": OLD["enc"], "out": OLD["out"]}
-
-
-def test_a_shape_that_changed_is_refused():
-    with pytest.raises(
-        ValueError,
-        match=r"Leaf 'mu/out': it was saved with shape \(4,\), and here it has \(5,\)\."
-        r".*rename=",
-    ):
-        checkpoint.restore(TX, OLD | {"out": jnp.ones(5)}, _saved(OLD))
-
-
-def test_a_renamed_parameter_is_refused_and_named():
-    with pytest.raises(
-        ValueError,
-        match=r"Leaf 'mu/stem/bias': it was not saved, and 'mu/enc/\w+' has no place "
-        r"here.*rename=\{'stem/bias'",
-    ):
-        checkpoint.restore(TX, NEW, _saved(OLD))
-
-
-@pytest.mark.parametrize(
-    "rename",
-    [
-        {"stem": "enc"},
-        {"stem/kernel": "enc/kernel", "stem/bias": "enc/bias"},
-        lambda path: path.replace("stem", "enc"),
-    ],
-    ids=["subtree", "leaves", "function"],
-)
-def test_a_rename_map_finds_what_was_renamed(rename):
-    saved = _saved(OLD)
-    state, report = checkpoint.restore(TX, NEW, saved, rename=rename)
-    assert report.is_whole
-    assert ("nu/stem/kernel", "nu/enc/kernel") in report.renamed
-    assert "nu/stem/bias from nu/enc/bias" in str(report) or "more" in str(report)
-    np.testing.assert_array_equal(state.mu["stem"]["kernel"], saved["mu/enc/kernel"])
-    params = checkpoint.params_of(saved, NEW, rename=rename)
-    np.testing.assert_array_equal(params["stem"]["bias"], saved["params/enc/bias"])
-
-
-def test_a_renamed_parameter_may_start_afresh():
-    state, report = checkpoint.restore(TX, NEW, _saved(OLD), rename={"stem": None})
-    assert "mu/stem/bias" in report.fresh and "mu/enc/bias" in report.left_over
-    assert not jnp.any(state.mu["stem"]["kernel"])
-    np.testing.assert_array_equal(state.ema["stem"]["bias"], NEW["stem"]["bias"])
-
-
-def test_a_parameter_that_was_added_or_removed_is_reported():
-    more = OLD | {"head": jnp.ones(2)}
-    _, report = checkpoint.restore(TX, more, _saved(OLD))
-    assert set(report.fresh) == {"mu/head", "nu/head", "ema/head"}
-    assert "mu/head, nu/head: starting at zero" in str(report)
-    _, report = checkpoint.restore(TX, OLD, _saved(more))
-    assert set(report.left_over) == {"mu/head", "nu/head", "ema/head"}
-
-
-REFUSED_RENAMES = {
-    "unknown key": ({"stm": "enc"}, r"`rename` speaks of 'stm'.*'stem/"),
-    "unknown target": (
-        {"stem": "en"},
-        r"'mu/stem/bias': `rename` takes it from 'mu/en/",
-    ),
-    "a list": (["stem"], r"`rename` must be a mapping"),
-    "a number": ({"stem": 3}, r"`rename` must be a mapping.*got 3"),
-}
-
-
-@pytest.mark.parametrize(
-    ("rename", "words"), REFUSED_RENAMES.values(), ids=REFUSED_RENAMES
-)
-def test_a_bad_rename_is_refused(rename, words):
-    with pytest.raises((ValueError, TypeError), match=words):
-        checkpoint.restore(TX, NEW, _saved(OLD), rename=rename)
-
-
-@pytest.mark.parametrize(
-    ("like", "words"),
-    [
-        (OLD | {"head": jnp.ones(2)}, "'params/head' was not saved"),
-        ({"out": OLD["out"]}, "'params/enc/bias' was saved and is no parameter"),
-        (OLD | {"out": jnp.ones(5)}, r"shape \(4,\), and here it has \(5,\)"),
-        (OLD | {"out": jnp.ones(4, jnp.float16)}, "Pass cast=True"),
-    ],
-    ids=["added", "removed", "shape", "dtype"],
-)
-def test_parameters_that_changed_are_refused(like, words):
-    with pytest.raises(ValueError, match=words):
-        checkpoint.params_of(_saved(OLD), like)
-
-
-def test_parameters_that_were_not_saved_are_refused():
-    with pytest.raises(ValueError, match="holds no parameters"):
-        checkpoint.params_of(checkpoint.to_portable(TX, TX.init(OLD)), OLD)
-
-
-# --- Dtypes --------------------------------------------------------------------------
-
-
-def test_a_cast_rounds_and_stays_finite():
-    old, new = adamw(), adamw(mu_dtype="float16")
-    params = {"w": jnp.zeros(4)}
-    mu = jnp.array([1e30, -1e30, 1.0002, jnp.inf])
-    state = old.init(params)._replace(mu={"w": mu})
-    saved = checkpoint.to_portable(old, state)
-    state, report = checkpoint.restore(new, params, saved, cast=True)
-    expected = [65504.0, -65504.0, np.float16(1.0002), np.inf]
-    assert state.mu["w"].dtype == jnp.float16
-    assert state.mu["w"].tolist() == expected
-    assert report.cast == (("mu/w", "float32", "float16"),)
-
-
-def test_another_kind_of_number_is_refused_even_where_casts_are_allowed():
-    tx = adamw()
-    saved = checkpoint.to_portable(tx, tx.init({"w": jnp.zeros(2, jnp.complex64)}))
-    with pytest.raises(ValueError, match="saved as complex64, and here it is float32"):
-        checkpoint.restore(tx, {"w": jnp.zeros(2)}, saved, cast=True)
-
-
-# --- The step ------------------------------------------------------------------------
-
-
-def test_the_step_is_checked_and_reported():
-    params, state = _run(adamw(), 3)
-    saved = checkpoint.to_portable(adamw(), state)
-    _, report = checkpoint.restore(adamw(), params, saved, expect_step=3)
-    assert report.step == 3 and str(report).startswith("Restored step 3.")
-    with pytest.raises(
-        ValueError, match=r"`expect_step` is 4, and .* has taken 3 steps"
-    ):
-        checkpoint.restore(adamw(), params, saved, expect_step=4)
-
-
-# --- What cannot be read -------------------------------------------------------------
-
-
-def _batched() -> Any:
-    params = {"w": jnp.ones((2, 3))}
-    return jax.vmap(adamw().init)(params)
-
-
-UNREADABLE = {
-    "a path": (lambda: "run.npz", "Use load"),
-    "parameters": (lambda: {"w": jnp.ones(2)}, "holds no State of this library"),
-    "another state": (
-        lambda: optax.adamw(1e-3).init(jnp.ones(2)),
-        "holds no State of this library; got tuple",
-    ),
-    "without a record": (
-        lambda: {"step": np.int32(0), "mu/w": np.ones(2)},
-        "has no entry 'optadamw.json'",
-    ),
-    "a member of a sweep": (_batched, r"vmap take the members one by one"),
-}
-
-
-@pytest.mark.parametrize(("make", "words"), UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_no_saved_state_is_refused(make, words):
-    with pytest.raises((ValueError, TypeError), match=words):
-        checkpoint.restore(adamw(), {"w": jnp.ones(2)}, make())
-
-
-def test_bad_arguments_are_refused():
-    params, state = _run(adamw(), 1)
-    saved = checkpoint.to_portable(adamw(), state)
-    for arguments, words in (
-        ({"partial_window": "maybe"}, "`partial_window` must be 'refuse', 'keep'"),
-        ({"afresh": "mu"}, "`afresh` must be a tuple"),
-        ({"afresh": ("moments",)}, r"`afresh` must be made of fields.*'moments'"),
-    ):
-        with pytest.raises((ValueError, TypeError), match=words):
-            checkpoint.restore(adamw(), params, saved, **arguments)
-
-
-def test_what_cannot_be_saved_is_refused():
-    tx, params = adamw(), {"w": jnp.ones(2)}
-    state = tx.init(params)
-    with pytest.raises(
-        ValueError,
-        match=r"Leaf '\w+': its value is not known while a function is traced",
-    ):
-        jax.jit(lambda s: checkpoint.to_portable(tx, s) and 0)(state)
-    with pytest.raises(TypeError, match=r"Leaf 'nu/w'.*got str"):
-        checkpoint.to_portable(tx, state._replace(nu={"w": "text"}))
-    with pytest.raises(TypeError, match=r"Leaf 'nu/w'.*jax.random.key_data"):
-        checkpoint.to_portable(tx, state._replace(nu={"w": jax.random.key(0)}))
-    with pytest.raises(ValueError, match="Two leaves are called 'mu/a/b'"):
-        clash = {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}
-        checkpoint.to_portable(tx, tx.init(clash))
-
-
-def test_a_state_in_memory_is_restored_and_its_meaning_asked_for():
-    params, state = _run(adamw(), 2)
-    new = adamw(ema_decay=0.9)
-    _, report = checkpoint.restore(new, params, state)
-    assert re.search(r"not checked.*made_by=", str(report))
-    restored, report = checkpoint.restore(new, params, state, made_by=adamw())
-    trees.assert_same_bits(restored.mu, state.mu)
-    assert "not checked" not in str(report)
-    assert restored.mu["kernel"] is not state.mu["kernel"]
-    with pytest.raises(ValueError, match="`mu` was saved as"):
-        checkpoint.restore(adamw(maximize=True), params, state, made_by=adamw())
-
-
-def test_injected_hyperparameters_are_state_and_say_so():
-    old, new = (optax.inject_hyperparams(optadamw.adamw)(rate) for rate in (0.25, 0.5))
-    params, state = _run(old, 2)
-    saved = checkpoint.to_portable(optadamw.adamw(0.25), state)
-    restored, report = checkpoint.restore(new, params, saved, inner=optadamw.adamw(0.5))
-    assert float(restored.hyperparams["learning_rate"]) == 0.25
-    assert "around/hyperparams/learning_rate is 0.25 as saved, not 0.5" in str(report)
-
-
-def test_counters_are_found_by_name():
-    """As a later version would, which has more of them in another order."""
-    tx = adamw(skip_nonfinite=True)
-    params, state = _run(tx, 2)
-    state = state._replace(events=jnp.arange(state.events.size, dtype=jnp.int32))
-    saved = checkpoint.opened(checkpoint.to_portable(tx, state))
-    names = saved.meaning[""]["events"]
-    shuffled = ["novel", *reversed(names)]
-    meaning = {"": {**saved.meaning[""], "events": shuffled}}
-    events = np.asarray([7, *range(len(names) - 1, -1, -1)], np.int32)
-    arrays = {**saved.arrays, "events": events}
-    other = checkpoint.Saved(arrays, saved.fields, meaning)
-    restored, report = checkpoint.restore(tx, params, other)
-    trees.assert_same_bits(restored.events, state.events)
-    assert "counters that are no more: novel" in str(report)

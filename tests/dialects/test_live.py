@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dialects import test_dialects as doors
+from tests.dialects import documented
 
 ROOT = Path(__file__).parents[2]
 NAMES = {
@@ -153,7 +153,7 @@ def test_the_table_of_signatures_is_that_of_the_installed_peer(spelling):
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout.splitlines()[-1])
-    here = doors.documented(doors.PEERS[spelling]).values()
+    here = documented.documented(documented.PEERS[spelling]).values()
     # A list is a trap as a default, and what `init` takes has none there.
     there = [
         (n, d.replace("[", "(").replace("]", ")") if n == "betas" else d, k)

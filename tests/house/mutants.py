@@ -49,17 +49,24 @@ CONTROL = (
     "ruling.py",
 )
 
-SELECTIONS = ("test_reference.py", "test_oracle.py", "test_order.py", "test_docs.py")
+SELECTIONS = (
+    "rules/test_accuracy.py",
+    "rules/test_knobs.py",
+    "rules/test_field_faults.py",
+    "support/test_oracle.py",
+    "rules/test_order.py",
+    "house/test_docs.py",
+)
 """What is run against a mutant: minutes in all, stopped at the first failure."""
 
 OF_CONTROL = (
-    "test_control_oracle.py",
-    "test_laws_guard.py",
-    "test_laws_accumulation.py",
-    "test_loss_scale.py",
-    "test_statistics.py",
-    "test_control_errors.py",
-    "test_control_modes.py",
+    "control/test_calls.py",
+    "laws/test_guard.py",
+    "laws/test_accumulation.py",
+    "control/test_loss_scale.py",
+    "control/test_statistics.py",
+    "control/test_refusals.py",
+    "control/test_modes.py",
 )
 """The same for what stands around the rules."""
 

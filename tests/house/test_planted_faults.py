@@ -8,7 +8,7 @@ import ast
 import pytest
 
 from tests.house import planted_faults
-from tests.house.planted_faults import FAULTS, Fault
+from tests.house.faults import DEFAULT, FAULTS, Fault
 
 # Two that the plainest row notices, so that a run takes one compilation.
 SAMPLE = ("b2 used for the first moment", "the counter is a Python number")
@@ -34,7 +34,7 @@ def test_there_are_thirty_faults_of_different_names():
 
 @pytest.mark.parametrize("old", ["no such line", "import"])
 def test_a_line_that_is_not_there_exactly_once_is_refused(old, package):
-    fault = Fault("stale", "rules/adam.py", old, "", planted_faults.DEFAULT)
+    fault = Fault("stale", "rules/adam.py", old, "", DEFAULT)
     with pytest.raises(planted_faults.Stale, match="expected 1"):
         planted_faults.plant(fault, package)
 
@@ -55,6 +55,6 @@ def test_a_sample_is_noticed(name):
 )
 def test_only_a_failing_assertion_counts_as_noticing(name, new):
     old = '"""Running means of the gradient and of its square."""'
-    fault = Fault(name, "rules/adam.py", old, new, planted_faults.DEFAULT)
+    fault = Fault(name, "rules/adam.py", old, new, DEFAULT)
     noticed, _ = planted_faults.is_noticed(fault)
     assert not noticed

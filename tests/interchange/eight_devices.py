@@ -1,6 +1,7 @@
 """A state that came from elsewhere lies where its parameters lie, on eight devices.
 
-Run by `test_interchange.py` under XLA_FLAGS=--xla_force_host_platform_device_count=8.
+Run by `test_there_and_back.py` under
+`XLA_FLAGS=--xla_force_host_platform_device_count=8`.
 """
 
 import jax

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import optadamw
-from tests.support import oracle, trees
+from tests.support import floats, trees
 
 OPTIONS = {
     "learning_rate": 0.05,
@@ -98,7 +98,7 @@ def ulps_from_mean(
         ]
         mean = sum(terms) / sum(weights)
         size = sum(np.abs(t) for t in terms) / sum(weights)
-        error = np.abs(-np.asarray(p, np.float64) - mean) / oracle.ulp(size, np.float32)
+        error = np.abs(-np.asarray(p, np.float64) - mean) / floats.ulp(size, np.float32)
         worst = max(worst, float(error.max()))
     return worst
 

@@ -1,6 +1,6 @@
 """How far our doors are from what the real packages computed, row by row.
 
-    python -m tests.peers.agreement [peer ...]     print the table of docs/dialects/numbers.md
+    python -m tests.peers.agreement [peer ...]   print the table of dialects/numbers.md
 
 A distance is counted in units in the last place of the row's dtype, at the largest
 magnitude that the element has had so far. The bound: no further from the peer than the

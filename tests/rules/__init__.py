@@ -1,1 +1,1 @@
-"""The numbers of the rules against the oracle, and which rules may follow each other."""
+"""Numbers of the rules against the oracle, and which rules may follow each other."""

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import optax
 
-from tests.support import oracle
+from tests.support import floats, oracle
 
 # Goal R1 allows a direction 8 ULP; clipping adds a norm, a division and a product.
 ULPS = 8.0
@@ -106,7 +106,7 @@ def check_start(adamw: oracle.AdamW, state: Any, params: dict[str, Any]) -> None
             assert jax.tree.leaves(buffers) == [], field
             continue
         for name, p in params.items():
-            real = oracle.compute_dtype(p.dtype)
+            real = floats.compute_dtype(p.dtype)
             if field == "mu" and adamw.mu_dtype is not None:
                 real = np.dtype(adamw.mu_dtype)
             kept = np.result_type(real, np.complex64) if _is_complex(p) else real
@@ -133,7 +133,7 @@ def check_step(
     assert new_state.step == min(outcome.state.step, 2**31 - 1), new_state.step
     clips = adamw.clip_norm is not None or adamw.clip_global_norm is not None
     ulps = CLIPPED_ULPS if clips else ULPS
-    all_float64 = all(oracle.compute_dtype(p.dtype).itemsize == 8 for p in old.values())
+    all_float64 = all(floats.compute_dtype(p.dtype).itemsize == 8 for p in old.values())
     shares = {}
     for name, p in old.items():
         allowed = _Allowed(adamw, outcome, name, p, ulps, all_float64)
@@ -153,11 +153,11 @@ def check_step(
         if every and outcome.state.step % every == 0 and grads[name] is not None:
             # The parameter is the library's own average, rounded: no tolerance.
             expected, tolerance = (
-                oracle.round_to(oracle.as_reals(new_state.ema[name]), p.dtype),
+                floats.round_to(floats.as_reals(new_state.ema[name]), p.dtype),
                 0.0,
             )
         else:
-            expected = oracle.as_reals(outcome.target[name])
+            expected = floats.as_reals(outcome.target[name])
             tolerance = allowed.parameter()
         if route == "update":
             tolerance = tolerance + allowed.applied(expected)
@@ -184,22 +184,22 @@ class _Allowed:
         all_float64: bool,
     ) -> None:
         self.adamw, self.p = adamw, p
-        self.compute = oracle.compute_dtype(p.dtype)
+        self.compute = floats.compute_dtype(p.dtype)
         self.factor = FLOAT64_FACTOR if self.compute.itemsize == 8 else 1.0
         if adamw.clip_global_norm is not None and not all_float64:
             # A norm to which a float32 parameter contributes is a float32 number.
             self.compute = np.dtype(np.float32)
         self.ulps = ulps * self.factor
-        self.target = oracle.as_reals(outcome.target[name])
-        self.moment = oracle.as_reals(outcome.moment[name])
-        self.scale = oracle.as_reals(outcome.scale[name])
-        self.moment_scale = oracle.as_reals(outcome.moment_scale[name])
-        self.ema_scale = oracle.as_reals(outcome.ema_scale[name])
+        self.target = floats.as_reals(outcome.target[name])
+        self.moment = floats.as_reals(outcome.moment[name])
+        self.scale = floats.as_reals(outcome.scale[name])
+        self.moment_scale = floats.as_reals(outcome.moment_scale[name])
+        self.ema_scale = floats.as_reals(outcome.ema_scale[name])
 
     def relative(self, x: Any) -> np.ndarray:
         # Subnormal results are flushed to zero by XLA on the CPU.
         tiny = float(np.finfo(self.compute).tiny)
-        return self.ulps * oracle.ulp(oracle.as_reals(x), self.compute) + tiny
+        return self.ulps * floats.ulp(floats.as_reals(x), self.compute) + tiny
 
     def mu(self) -> np.ndarray:
         tolerance = self.relative(self.moment_scale)
@@ -207,19 +207,19 @@ class _Allowed:
             return tolerance
         # Around the oracle's rounded value: an ULP where the sum is near a midpoint.
         dtype = self.adamw.mu_dtype
-        turned = oracle.near_midpoint(self.moment, dtype, tolerance)
-        return tolerance + turned * oracle.ulp(self.moment, dtype)
+        turned = floats.near_midpoint(self.moment, dtype, tolerance)
+        return tolerance + turned * floats.ulp(self.moment, dtype)
 
     def parameter(self) -> np.ndarray:
-        rounding = self.factor * ONE_ROUNDING * oracle.ulp(self.target, self.p.dtype)
+        rounding = self.factor * ONE_ROUNDING * floats.ulp(self.target, self.p.dtype)
         return rounding + self.relative(self.scale)
 
     def ema(self) -> np.ndarray:
         turned = 0.0
         if ml_dtypes.finfo(self.p.dtype).bits == 16:
             slack = self.relative(self.scale)
-            turned = oracle.near_midpoint(self.target, self.p.dtype, slack)
-            turned = turned * oracle.ulp(self.target, self.p.dtype)
+            turned = floats.near_midpoint(self.target, self.p.dtype, slack)
+            turned = turned * floats.ulp(self.target, self.p.dtype)
         return self.relative(self.ema_scale) + self.relative(self.scale) + turned
 
     def applied(self, target: np.ndarray) -> np.ndarray:
@@ -227,9 +227,9 @@ class _Allowed:
 
         Nothing where `target - p` is exact: below float32, within a factor of two.
         """
-        p = oracle.as_reals(self.p).astype(np.float64)
-        rounding = oracle.ulp(target - p, self.p.dtype) / 2
-        rounding = rounding + oracle.ulp(target, self.p.dtype) / 2
+        p = floats.as_reals(self.p).astype(np.float64)
+        rounding = floats.ulp(target - p, self.p.dtype) / 2
+        rounding = rounding + floats.ulp(target, self.p.dtype) / 2
         if ml_dtypes.finfo(self.p.dtype).bits > 16:
             return rounding
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -262,8 +262,8 @@ def as_oracle_state(state: Any) -> oracle.State:
 
 def _share(actual: Any, expected: Any, tolerance: Any) -> float:
     """Return the largest error as a share of the tolerance at its element."""
-    actual = oracle.as_reals(_wide(actual)).astype(np.float64)
-    expected = oracle.as_reals(expected).astype(np.float64)
+    actual = floats.as_reals(_wide(actual)).astype(np.float64)
+    expected = floats.as_reals(expected).astype(np.float64)
     assert actual.shape == expected.shape
     if actual.size == 0:
         return 0.0

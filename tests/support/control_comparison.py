@@ -1,6 +1,6 @@
 """How one call of a controlled optimizer is held against its oracle.
 
-As in `tests.support.comparison`, each call is judged from the library's own state before it, so
+As in `comparison`, each call is judged from the library's own state before it, so
 errors cannot accumulate. What a call must not touch is compared bit for bit; counters
 and loss scales are exact; sums and averages have a tolerance of a few ULPs.
 """
@@ -14,7 +14,7 @@ import optax
 
 import optadamw
 from optadamw.control.events import EVENTS
-from tests.support import comparison, control_oracle, oracle, trees
+from tests.support import comparison, control_oracle, floats, oracle, trees
 from tests.support.control_oracle import Control
 
 SUM_ULPS = 2.5
@@ -113,7 +113,7 @@ def check_init(control: Control, params: Any, state: Any) -> None:
     if control.accumulates:
         for name, p in params.items():
             asked = control.accumulator_dtype
-            kept = np.dtype(asked or oracle.compute_dtype(p.dtype))
+            kept = np.dtype(asked or floats.compute_dtype(p.dtype))
             total = np.asarray(state.accumulator[name])
             assert oracle._real_dtype(total.dtype) == kept, name
             assert total.shape == p.shape and not total.any()
@@ -213,23 +213,23 @@ def _check_window(
     scale = 1.0 if old.loss_scale is None else old.loss_scale
     for name, grad in micro.grads.items():
         total = np.asarray(after.accumulator[name])
-        kept = oracle.as_reals(_wide(before.accumulator[name]))
+        kept = floats.as_reals(_wide(before.accumulator[name]))
         kept = np.zeros_like(kept) if expected.first else kept
         term = np.zeros_like(kept)
         if expected.share:
-            term = oracle.as_reals(_wide(grad)) * (expected.share / scale)
+            term = floats.as_reals(_wide(grad)) * (expected.share / scale)
         with np.errstate(invalid="ignore"):
             wanted, size = kept + term, np.abs(kept) + np.abs(term)
-        computed = oracle.compute_dtype(grad.dtype)
-        tolerance = SUM_ULPS * oracle.ulp(size, computed)
+        computed = floats.compute_dtype(grad.dtype)
+        tolerance = SUM_ULPS * floats.ulp(size, computed)
         if oracle._real_dtype(total.dtype).itemsize < computed.itemsize:
-            tolerance = tolerance + 0.51 * oracle.ulp(wanted, total.dtype)
+            tolerance = tolerance + 0.51 * floats.ulp(wanted, total.dtype)
         wanted = np.where(
             np.abs(wanted) <= float(np.finfo(computed).max),
             wanted,
-            oracle.round_to(wanted, computed),
+            floats.round_to(wanted, computed),
         )
-        share = comparison._share(oracle.as_reals(_wide(total)), wanted, tolerance)
+        share = comparison._share(floats.as_reals(_wide(total)), wanted, tolerance)
         assert share <= 1, f"the sum of {name!r} is {share:.3g} times what is allowed"
 
 

@@ -3,9 +3,9 @@
     unscale -> finite check -> accumulate -> clip -> moments -> direction -> decay
       -> learning rate -> commit -> average of the committed parameter
 
-`tests.support.oracle` computes everything from the clip on. Here stands what comes before, and
-what is counted after: written from the documentation, plain Python on plain numbers,
-sharing nothing with the library.
+`oracle` computes everything from the clip on. Here stands what comes before, and what
+is counted after: written from the documentation, plain Python on plain numbers, sharing
+nothing with the library.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tests.support import oracle
+from tests.support import floats, oracle
 
 Arrays = Mapping[str, np.ndarray | None]
 
@@ -259,7 +259,7 @@ def gradient(
         divisor = weight if control.mean else 1.0
     return {
         # Not the quotient of complex numbers, in which a NaN of one part is in both.
-        k: None if g is None else oracle._like(oracle.as_reals(_wide(g)) / divisor, g)
+        k: None if g is None else oracle._like(floats.as_reals(_wide(g)) / divisor, g)
         for k, g in grads.items()
     }
 
@@ -389,7 +389,7 @@ def statistics(
     def value(number: Any) -> float:
         return float(number(step) if callable(number) else number)
 
-    present = {k: oracle.as_reals(_wide(g)) for k, g in grads.items() if g is not None}
+    present = {k: floats.as_reals(_wide(g)) for k, g in grads.items() if g is not None}
     clipped = adamw._clip(present, params, step)
     moved = [name for name in params if grads[name] is not None]
     return {
@@ -412,7 +412,7 @@ def _is_summable(arrays: Arrays, raw: float, norm: float, is_scaled: bool) -> bo
     them, and must be finite itself) and of the unscaled ones, which the second moment
     gets.
     """
-    real = [oracle.compute_dtype(a.dtype) for a in arrays.values() if a is not None]
+    real = [floats.compute_dtype(a.dtype) for a in arrays.values() if a is not None]
     most = float(np.finfo(np.result_type(*real)).max)
     root = math.sqrt(most)
     limits = ((raw, most if is_scaled else root), (norm, root))
@@ -423,7 +423,7 @@ def _is_summable(arrays: Arrays, raw: float, norm: float, is_scaled: bool) -> bo
 
 
 def _norm(arrays: Arrays) -> float:
-    present = [oracle.as_reals(_wide(a)) for a in arrays.values() if a is not None]
+    present = [floats.as_reals(_wide(a)) for a in arrays.values() if a is not None]
     if any(np.isnan(a).any() for a in present):
         return math.nan
     return oracle._norm(present)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support import oracle
+from tests.support import floats, oracle
 
 try:
     import torch
@@ -26,7 +26,7 @@ def test_round_to_agrees_with_numpy(dtype):
     x = np.random.default_rng(1).normal(size=20_000) * 2.0 ** (bits % 180 - 155)
     with np.errstate(over="ignore"):
         expected = x.astype(dtype).astype(np.float64)
-    np.testing.assert_array_equal(oracle.round_to(x, dtype), expected)
+    np.testing.assert_array_equal(floats.round_to(x, dtype), expected)
 
 
 def test_round_to_bfloat16_rounds_once_at_every_midpoint():
@@ -36,16 +36,16 @@ def test_round_to_bfloat16_rounds_once_at_every_midpoint():
     middle, hair = (below + above) / 2, (above - below) * 2.0**-30
     even = np.where(patterns % 2 == 0, below, above)
     np.testing.assert_array_equal(
-        oracle.round_to(middle - hair, ml_dtypes.bfloat16), below
+        floats.round_to(middle - hair, ml_dtypes.bfloat16), below
     )
     np.testing.assert_array_equal(
-        oracle.round_to(middle + hair, ml_dtypes.bfloat16), above
+        floats.round_to(middle + hair, ml_dtypes.bfloat16), above
     )
-    np.testing.assert_array_equal(oracle.round_to(middle, ml_dtypes.bfloat16), even)
+    np.testing.assert_array_equal(floats.round_to(middle, ml_dtypes.bfloat16), even)
 
 
 def test_round_to_overflows_to_infinity_and_keeps_nan():
-    rounded = oracle.round_to([65519.9, 65520.0, -1e6, np.nan, np.inf], np.float16)
+    rounded = floats.round_to([65519.9, 65520.0, -1e6, np.nan, np.inf], np.float16)
     np.testing.assert_array_equal(rounded, [65504.0, np.inf, -np.inf, np.nan, np.inf])
 
 
@@ -64,20 +64,20 @@ def test_round_to_overflows_to_infinity_and_keeps_nan():
     ],
 )
 def test_ulp(x, dtype, expected):
-    assert oracle.ulp(x, dtype) == expected
+    assert floats.ulp(x, dtype) == expected
 
 
 def test_ulps_counts_spacings_and_treats_nan_and_infinity_as_values():
     actual = np.array([1 + 2**-22, np.nan, np.inf, -np.inf, 1.0, np.nan, 0.0])
     expected = np.array([1.0, np.nan, np.inf, np.inf, np.inf, 1.0, 0.0])
     np.testing.assert_array_equal(
-        oracle.ulps(actual, expected, np.float32),
+        floats.ulps(actual, expected, np.float32),
         [2.0, 0.0, 0.0, np.inf, np.inf, np.inf, 0.0],
     )
 
 
 def test_ulps_sees_both_parts_of_a_complex_number():
-    assert oracle.ulps(
+    assert floats.ulps(
         np.complex64(1 + 1j), np.complex128(1 + (1 + 2**-22) * 1j), np.complex64
     ).tolist() == [0.0, 2.0]
 
@@ -275,10 +275,10 @@ def test_a_complex_parameter_is_two_reals():
     adamw = oracle.AdamW(0.1, caution=True, clip_norm=0.5, ema_decay=0.9, nesterov=True)
     as_complex, state = adamw.run([{"p": g} for g in gradients], {"p": z})
     as_pairs, pair_state = adamw.run(
-        [{"p": oracle.as_reals(g)} for g in gradients], {"p": oracle.as_reals(z)}
+        [{"p": floats.as_reals(g)} for g in gradients], {"p": floats.as_reals(z)}
     )
-    np.testing.assert_array_equal(oracle.as_reals(as_complex["p"]), as_pairs["p"])
-    np.testing.assert_array_equal(oracle.as_reals(state.ema["p"]), pair_state.ema["p"])
+    np.testing.assert_array_equal(floats.as_reals(as_complex["p"]), as_pairs["p"])
+    np.testing.assert_array_equal(floats.as_reals(state.ema["p"]), pair_state.ema["p"])
 
 
 def test_a_parameter_is_rounded_once_and_its_average_sees_it_rounded():
@@ -298,7 +298,7 @@ def test_only_the_stored_first_moment_is_rounded_to_mu_dtype():
     a = plain.step(grads, plain.init(params), params)
     b = stored.step(grads, stored.init(params), params)
     assert a.params["p"] == b.params["p"]
-    assert b.state.mu["p"] == oracle.round_to(a.state.mu["p"], ml_dtypes.bfloat16)
+    assert b.state.mu["p"] == floats.round_to(a.state.mu["p"], ml_dtypes.bfloat16)
     assert b.state.mu["p"] != a.state.mu["p"]
 
 
