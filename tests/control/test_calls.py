@@ -1,6 +1,6 @@
 """Accumulation, guard, loss scale and statistics, call by call against the oracle.
 
-`OPTADAMW_HYPOTHESIS=long python -m pytest tests/test_control_oracle.py` tries 2,000
+`OPTADAMW_HYPOTHESIS=long python -m pytest tests/control/test_calls.py` tries 2,000
 sequences of calls with fresh seeds; without it, 200 that are the same each time.
 """
 

@@ -164,7 +164,7 @@ def test_optax_lookalikes():
         nu: Any
 
     mine = ScaleByAdamState(*saved[0])
-    refused(ValueError, "test_interchange.ScaleByAdamState", call, mine, params)
+    refused(ValueError, "test_optax.ScaleByAdamState", call, mine, params)
     state = cases.adamw().init(params)
     refused(
         ValueError,

@@ -218,7 +218,7 @@ def is_two_reals(setup: Setup) -> bool:
 
 if EXACT:
     # In the default lane a sum of two products becomes one of two FMAs, which depends
-    # on the program; test_reference.py compares complex parameters with the oracle.
+    # on the program; `rules` compares complex parameters with the oracle.
 
     @law
     @given(

@@ -204,8 +204,8 @@ AROUND = {
     *("skip_nonfinite", "skip_spikes", "on_bad_micro_step", "max_consecutive"),
     *("commit", "seed", "nu_dtype", "ema_dtype", "precision"),
 }
-"""What stands around the rules, or keeps their numbers: `test_control_oracle`,
-`test_commit` and `test_storage` have rows."""
+"""What stands around the rules, or keeps their numbers: the folders `control`,
+`commit` and `store` have rows."""
 
 
 def test_every_knob_has_a_row():
