@@ -8,38 +8,42 @@ from typing import Any
 import pytest
 
 ALLOWED_SKIPS = {
+    # By the path of the file in this folder, and the reason.
     # PyTorch's default wheel is gigabytes: what compares with it runs where it is.
-    ("test_oracle.py", "PyTorch is not installed"),
-    ("test_benchmarks.py", "PyTorch is not installed"),
-    ("test_benchmarks.py", "Keras is not installed"),
-    ("test_loss_scale.py", "PyTorch is not installed"),
-    ("test_loss_scale.py", "Keras is not installed"),
-    ("test_interchange.py", "PyTorch is not installed"),
-    ("test_interchange_live.py", "PyTorch is not installed"),
-    ("test_interchange_live.py", "Keras is not installed"),
-    ("test_interchange_live.py", "MLX is not installed"),
-    ("test_interchange_live.py", "optimi is not installed"),
-    ("test_interchange_live.py", "bitsandbytes is not installed"),
-    ("test_interchange_live.py", "torchao is not installed"),
-    ("test_interchange_files.py", "PyTorch is not installed"),
-    ("test_interchange_files.py", "Keras is not installed"),
-    ("test_interchange_files.py", "h5py is not installed"),
-    ("test_interchange_recorded.py", "h5py is not installed"),
-    ("test_dialects_live.py", "PyTorch is not installed"),
-    ("test_dialects_live.py", "Keras is not installed"),
-    ("test_dialects_live.py", "MLX is not installed"),
-    ("test_dialects_live.py", "timm is not installed"),
-    ("test_dialects_live.py", "optimi is not installed"),
-    ("test_dialects_live.py", "TensorFlow is not installed"),
-    ("test_dialects_live.py", "TensorFlow Addons is not installed"),
+    ("support/test_oracle.py", "PyTorch is not installed"),
+    ("house/test_benchmarks.py", "PyTorch is not installed"),
+    ("house/test_benchmarks.py", "Keras is not installed"),
+    ("control/test_loss_scale.py", "PyTorch is not installed"),
+    ("control/test_loss_scale.py", "Keras is not installed"),
+    ("interchange/test_agreement.py", "PyTorch is not installed"),
+    ("interchange/test_command.py", "PyTorch is not installed"),
+    ("interchange/test_damaged_keras.py", "h5py is not installed"),
+    ("interchange/test_files.py", "PyTorch is not installed"),
+    ("interchange/test_files.py", "Keras is not installed"),
+    ("interchange/test_files.py", "h5py is not installed"),
+    ("interchange/test_live_torch.py", "PyTorch is not installed"),
+    ("interchange/test_live_keras.py", "Keras is not installed"),
+    ("interchange/test_live_others.py", "PyTorch is not installed"),
+    ("interchange/test_live_others.py", "MLX is not installed"),
+    ("interchange/test_live_others.py", "optimi is not installed"),
+    ("interchange/test_live_others.py", "bitsandbytes is not installed"),
+    ("interchange/test_live_others.py", "torchao is not installed"),
+    ("interchange/test_recorded.py", "h5py is not installed"),
+    ("dialects/test_live.py", "PyTorch is not installed"),
+    ("dialects/test_live.py", "Keras is not installed"),
+    ("dialects/test_live.py", "MLX is not installed"),
+    ("dialects/test_live.py", "timm is not installed"),
+    ("dialects/test_live.py", "optimi is not installed"),
+    ("dialects/test_live.py", "TensorFlow is not installed"),
+    ("dialects/test_live.py", "TensorFlow Addons is not installed"),
     # The guides run what they say of another library where that library is.
-    ("test_dialects_guides.py", "Keras is not installed"),
-    ("test_dialects_guides.py", "MLX is not installed"),
-    ("test_dialects_guides.py", "PyTorch is not installed"),
-    ("test_dialects_guides.py", "TensorFlow Addons is not installed"),
-    ("test_dialects_guides.py", "TensorFlow with Keras 2 is not installed"),
-    ("test_dialects_guides.py", "optimi is not installed"),
-    ("test_dialects_guides.py", "timm is not installed"),
+    ("dialects/test_guides.py", "Keras is not installed"),
+    ("dialects/test_guides.py", "MLX is not installed"),
+    ("dialects/test_guides.py", "PyTorch is not installed"),
+    ("dialects/test_guides.py", "TensorFlow Addons is not installed"),
+    ("dialects/test_guides.py", "TensorFlow with Keras 2 is not installed"),
+    ("dialects/test_guides.py", "optimi is not installed"),
+    ("dialects/test_guides.py", "timm is not installed"),
 }
 
 
@@ -57,9 +61,8 @@ def _judged(report: Any) -> Any:
     """The report, failed if it is that of a skip that is not listed."""
     if not report.skipped or hasattr(report, "wasxfail"):
         return report
-    path, _, reason = report.longrepr
-    file, reason = path.replace("\\", "/").rpartition("/")[2], str(reason)
-    reason = reason.removeprefix("Skipped: ")
+    file = report.nodeid.partition("::")[0].removeprefix("tests/")
+    reason = str(report.longrepr[2]).removeprefix("Skipped: ")
     if (file, reason) not in ALLOWED_SKIPS:
         report.outcome = "failed"
         report.longrepr = (

@@ -1,0 +1,1 @@
+"""Masks: which parameters a choice means."""

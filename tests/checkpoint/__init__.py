@@ -1,0 +1,1 @@
+"""States that are saved, changed, damaged and restored."""

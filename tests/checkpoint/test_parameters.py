@@ -1,0 +1,140 @@
+"""Parameters that changed between save and restore: shapes, names, dtypes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optadamw import checkpoint
+from tests.checkpoint.runs import adamw
+
+# --- Parameters that changed ---------------------------------------------------------
+
+TX = adamw(ema_decay=0.9)
+
+
+def _saved(params: Any) -> Any:
+    state = TX.init(params)
+    params, state = TX.step(params, state, params)
+    return checkpoint.to_portable(TX, state, params)
+
+
+OLD = {"enc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "out": jnp.ones(4)}
+NEW = {"stem": OLD["enc"], "out": OLD["out"]}
+
+
+def test_a_shape_that_changed_is_refused():
+    with pytest.raises(
+        ValueError,
+        match=r"Leaf 'mu/out': it was saved with shape \(4,\), and here it has \(5,\)\."
+        r".*rename=",
+    ):
+        checkpoint.restore(TX, OLD | {"out": jnp.ones(5)}, _saved(OLD))
+
+
+def test_a_renamed_parameter_is_refused_and_named():
+    with pytest.raises(
+        ValueError,
+        match=r"Leaf 'mu/stem/bias': it was not saved, and 'mu/enc/\w+' has no place "
+        r"here.*rename=\{'stem/bias'",
+    ):
+        checkpoint.restore(TX, NEW, _saved(OLD))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        {"stem": "enc"},
+        {"stem/kernel": "enc/kernel", "stem/bias": "enc/bias"},
+        lambda path: path.replace("stem", "enc"),
+    ],
+    ids=["subtree", "leaves", "function"],
+)
+def test_a_rename_map_finds_what_was_renamed(rename):
+    saved = _saved(OLD)
+    state, report = checkpoint.restore(TX, NEW, saved, rename=rename)
+    assert report.is_whole
+    assert ("nu/stem/kernel", "nu/enc/kernel") in report.renamed
+    assert "nu/stem/bias from nu/enc/bias" in str(report) or "more" in str(report)
+    np.testing.assert_array_equal(state.mu["stem"]["kernel"], saved["mu/enc/kernel"])
+    params = checkpoint.params_of(saved, NEW, rename=rename)
+    np.testing.assert_array_equal(params["stem"]["bias"], saved["params/enc/bias"])
+
+
+def test_a_renamed_parameter_may_start_afresh():
+    state, report = checkpoint.restore(TX, NEW, _saved(OLD), rename={"stem": None})
+    assert "mu/stem/bias" in report.fresh and "mu/enc/bias" in report.left_over
+    assert not jnp.any(state.mu["stem"]["kernel"])
+    np.testing.assert_array_equal(state.ema["stem"]["bias"], NEW["stem"]["bias"])
+
+
+def test_a_parameter_that_was_added_or_removed_is_reported():
+    more = OLD | {"head": jnp.ones(2)}
+    _, report = checkpoint.restore(TX, more, _saved(OLD))
+    assert set(report.fresh) == {"mu/head", "nu/head", "ema/head"}
+    assert "mu/head, nu/head: starting at zero" in str(report)
+    _, report = checkpoint.restore(TX, OLD, _saved(more))
+    assert set(report.left_over) == {"mu/head", "nu/head", "ema/head"}
+
+
+REFUSED_RENAMES = {
+    "unknown key": ({"stm": "enc"}, r"`rename` speaks of 'stm'.*'stem/"),
+    "unknown target": (
+        {"stem": "en"},
+        r"'mu/stem/bias': `rename` takes it from 'mu/en/",
+    ),
+    "a list": (["stem"], r"`rename` must be a mapping"),
+    "a number": ({"stem": 3}, r"`rename` must be a mapping.*got 3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("rename", "words"), REFUSED_RENAMES.values(), ids=REFUSED_RENAMES
+)
+def test_a_bad_rename_is_refused(rename, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        checkpoint.restore(TX, NEW, _saved(OLD), rename=rename)
+
+
+@pytest.mark.parametrize(
+    ("like", "words"),
+    [
+        (OLD | {"head": jnp.ones(2)}, "'params/head' was not saved"),
+        ({"out": OLD["out"]}, "'params/enc/bias' was saved and is no parameter"),
+        (OLD | {"out": jnp.ones(5)}, r"shape \(4,\), and here it has \(5,\)"),
+        (OLD | {"out": jnp.ones(4, jnp.float16)}, "Pass cast=True"),
+    ],
+    ids=["added", "removed", "shape", "dtype"],
+)
+def test_parameters_that_changed_are_refused(like, words):
+    with pytest.raises(ValueError, match=words):
+        checkpoint.params_of(_saved(OLD), like)
+
+
+def test_parameters_that_were_not_saved_are_refused():
+    with pytest.raises(ValueError, match="holds no parameters"):
+        checkpoint.params_of(checkpoint.to_portable(TX, TX.init(OLD)), OLD)
+
+
+# --- Dtypes --------------------------------------------------------------------------
+
+
+def test_a_cast_rounds_and_stays_finite():
+    old, new = adamw(), adamw(mu_dtype="float16")
+    params = {"w": jnp.zeros(4)}
+    mu = jnp.array([1e30, -1e30, 1.0002, jnp.inf])
+    state = old.init(params)._replace(mu={"w": mu})
+    saved = checkpoint.to_portable(old, state)
+    state, report = checkpoint.restore(new, params, saved, cast=True)
+    expected = [65504.0, -65504.0, np.float16(1.0002), np.inf]
+    assert state.mu["w"].dtype == jnp.float16
+    assert state.mu["w"].tolist() == expected
+    assert report.cast == (("mu/w", "float32", "float16"),)
+
+
+def test_another_kind_of_number_is_refused_even_where_casts_are_allowed():
+    tx = adamw()
+    saved = checkpoint.to_portable(tx, tx.init({"w": jnp.zeros(2, jnp.complex64)}))
+    with pytest.raises(ValueError, match="saved as complex64, and here it is float32"):
+        checkpoint.restore(tx, {"w": jnp.zeros(2)}, saved, cast=True)

@@ -1,0 +1,125 @@
+"""Steps, arguments and files that are refused, and what they are told apart by."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optadamw
+from optadamw import checkpoint
+from tests.checkpoint.runs import adamw, run
+from tests.support import trees
+
+# --- The step ------------------------------------------------------------------------
+
+
+def test_the_step_is_checked_and_reported():
+    params, state = run(adamw(), 3)
+    saved = checkpoint.to_portable(adamw(), state)
+    _, report = checkpoint.restore(adamw(), params, saved, expect_step=3)
+    assert report.step == 3 and str(report).startswith("Restored step 3.")
+    with pytest.raises(
+        ValueError, match=r"`expect_step` is 4, and .* has taken 3 steps"
+    ):
+        checkpoint.restore(adamw(), params, saved, expect_step=4)
+
+
+# --- What cannot be read -------------------------------------------------------------
+
+
+def _batched() -> Any:
+    params = {"w": jnp.ones((2, 3))}
+    return jax.vmap(adamw().init)(params)
+
+
+UNREADABLE = {
+    "a path": (lambda: "run.npz", "Use load"),
+    "parameters": (lambda: {"w": jnp.ones(2)}, "holds no State of this library"),
+    "another state": (
+        lambda: optax.adamw(1e-3).init(jnp.ones(2)),
+        "holds no State of this library; got tuple",
+    ),
+    "without a record": (
+        lambda: {"step": np.int32(0), "mu/w": np.ones(2)},
+        "has no entry 'optadamw.json'",
+    ),
+    "a member of a sweep": (_batched, r"vmap take the members one by one"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_is_no_saved_state_is_refused(make, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        checkpoint.restore(adamw(), {"w": jnp.ones(2)}, make())
+
+
+def test_bad_arguments_are_refused():
+    params, state = run(adamw(), 1)
+    saved = checkpoint.to_portable(adamw(), state)
+    for arguments, words in (
+        ({"partial_window": "maybe"}, "`partial_window` must be 'refuse', 'keep'"),
+        ({"afresh": "mu"}, "`afresh` must be a tuple"),
+        ({"afresh": ("moments",)}, r"`afresh` must be made of fields.*'moments'"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            checkpoint.restore(adamw(), params, saved, **arguments)
+
+
+def test_what_cannot_be_saved_is_refused():
+    tx, params = adamw(), {"w": jnp.ones(2)}
+    state = tx.init(params)
+    with pytest.raises(
+        ValueError,
+        match=r"Leaf '\w+': its value is not known while a function is traced",
+    ):
+        jax.jit(lambda s: checkpoint.to_portable(tx, s) and 0)(state)
+    with pytest.raises(TypeError, match=r"Leaf 'nu/w'.*got str"):
+        checkpoint.to_portable(tx, state._replace(nu={"w": "text"}))
+    with pytest.raises(TypeError, match=r"Leaf 'nu/w'.*jax.random.key_data"):
+        checkpoint.to_portable(tx, state._replace(nu={"w": jax.random.key(0)}))
+    with pytest.raises(ValueError, match="Two leaves are called 'mu/a/b'"):
+        clash = {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}
+        checkpoint.to_portable(tx, tx.init(clash))
+
+
+def test_a_state_in_memory_is_restored_and_its_meaning_asked_for():
+    params, state = run(adamw(), 2)
+    new = adamw(ema_decay=0.9)
+    _, report = checkpoint.restore(new, params, state)
+    assert re.search(r"not checked.*made_by=", str(report))
+    restored, report = checkpoint.restore(new, params, state, made_by=adamw())
+    trees.assert_same_bits(restored.mu, state.mu)
+    assert "not checked" not in str(report)
+    assert restored.mu["kernel"] is not state.mu["kernel"]
+    with pytest.raises(ValueError, match="`mu` was saved as"):
+        checkpoint.restore(adamw(maximize=True), params, state, made_by=adamw())
+
+
+def test_injected_hyperparameters_are_state_and_say_so():
+    old, new = (optax.inject_hyperparams(optadamw.adamw)(rate) for rate in (0.25, 0.5))
+    params, state = run(old, 2)
+    saved = checkpoint.to_portable(optadamw.adamw(0.25), state)
+    restored, report = checkpoint.restore(new, params, saved, inner=optadamw.adamw(0.5))
+    assert float(restored.hyperparams["learning_rate"]) == 0.25
+    assert "around/hyperparams/learning_rate is 0.25 as saved, not 0.5" in str(report)
+
+
+def test_counters_are_found_by_name():
+    """As a later version would, which has more of them in another order."""
+    tx = adamw(skip_nonfinite=True)
+    params, state = run(tx, 2)
+    state = state._replace(events=jnp.arange(state.events.size, dtype=jnp.int32))
+    saved = checkpoint.opened(checkpoint.to_portable(tx, state))
+    names = saved.meaning[""]["events"]
+    shuffled = ["novel", *reversed(names)]
+    meaning = {"": {**saved.meaning[""], "events": shuffled}}
+    events = np.asarray([7, *range(len(names) - 1, -1, -1)], np.int32)
+    arrays = {**saved.arrays, "events": events}
+    other = checkpoint.Saved(arrays, saved.fields, meaning)
+    restored, report = checkpoint.restore(tx, params, other)
+    trees.assert_same_bits(restored.events, state.events)
+    assert "counters that are no more: novel" in str(report)

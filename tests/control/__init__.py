@@ -1,0 +1,1 @@
+"""Whether a gradient becomes a step: accumulation, guard, loss scale, statistics."""

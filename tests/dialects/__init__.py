@@ -1,0 +1,1 @@
+"""AdamW under the names and defaults of other libraries."""

@@ -1,0 +1,50 @@
+"""The page and the command print what the doors say of themselves."""
+
+from pathlib import Path
+
+import pytest
+
+import optadamw.cli.main as cli
+from optadamw.dialects.catalogue import DOORS
+
+PAGE = Path(__file__).parents[2] / "docs" / "dialects.md"
+
+
+def test_the_page_is_what_the_command_prints(capsys):
+    assert cli.main(["dialects", "--markdown"]) == 0
+    assert capsys.readouterr().out == PAGE.read_text()
+
+
+def test_the_command_prints_every_door(capsys):
+    assert cli.main(["dialects"]) == 0
+    out = capsys.readouterr().out
+    for door in DOORS.values():
+        assert f"{door.peer} ({door.studied})" in out
+        assert door.formula in out
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_the_command_prints_one_door(name, capsys):
+    assert cli.main(["dialects", name]) == 0
+    out = capsys.readouterr().out
+    door = DOORS[name]
+    assert out.startswith(f"{door.peer} (")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
+    for argument in (*door.arguments, *door.ours):
+        assert argument in lines
+    others = [d for d in DOORS.values() if d.peer not in door.peer]
+    assert not any(f"{d.peer} (" in out for d in others)
+
+
+@pytest.mark.parametrize("name", ["pytorch", "Keras", "", "moon"])
+def test_the_command_refuses_an_unknown_name(name, capsys):
+    assert cli.main(["dialects", name]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"got {name!r}. Near it: '" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_the_command_names_the_door_that_was_meant(capsys):
+    cli.main(["dialects", "pytorch"])
+    assert "Near it: 'torch'" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The repository itself: its layers, documentation, examples, benchmarks and tests."""

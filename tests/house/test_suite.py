@@ -1,0 +1,68 @@
+"""The suite tests what it says: nothing is skipped in silence, nothing is left out."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+# A round number below the count, to be raised as the suite grows.
+FEWEST = 8_000
+
+
+def test_every_file_is_collected(request):
+    config, items = request.config, request.session.items
+    is_whole = config.args_source is config.ArgsSource.TESTPATHS
+    if not is_whole or config.option.keyword or config.option.markexpr:
+        return  # a run of a part says nothing of the whole
+    assert {item.path for item in items} == set(TESTS.rglob("test_*.py"))
+    assert len(items) >= FEWEST
+
+
+def test_a_skip_that_is_not_listed_fails(tmp_path):
+    """However it is asked for, in a run of its own under the suite's conftest."""
+    forms = {
+        "mark": "@pytest.mark.skip(reason='the moon')\ndef test_it(): pass",
+        "call": "def test_it(): pytest.skip('the moon')",
+        "condition": "@pytest.mark.skipif(1, reason='the moon')\ndef test_it(): pass",
+        "fixture": (
+            "@pytest.fixture\ndef broken(): pytest.skip('the moon')\n"
+            "def test_it(broken): pass"
+        ),
+        "module": "pytest.skip('the moon', allow_module_level=True)",
+        "package": "pytest.importorskip('the_moon', reason='the moon')",
+    }
+    files = {f"test_{name}.py": source for name, source in forms.items()}
+    done = _pytest(tmp_path, files, "--continue-on-collection-errors")
+    assert done.returncode != 0
+    assert "1 failed, 5 errors" in done.stdout  # an error is one before the call
+    for name in files:
+        line = f"{name}.*is skipped for a reason .* does not list: the moon"
+        assert re.search(line, done.stdout), done.stdout
+
+
+def test_a_skip_that_is_listed_and_an_expected_failure_do_not_fail(tmp_path):
+    source = (
+        "@pytest.mark.skip(reason='PyTorch is not installed')\ndef test_it(): pass\n"
+        "@pytest.mark.xfail(strict=True)\ndef test_other(): assert False"
+    )
+    done = _pytest(tmp_path, {"support/test_oracle.py": source})
+    assert done.returncode == 0, done.stdout
+    assert "1 skipped, 1 xfailed" in done.stdout
+
+
+def _pytest(
+    folder: Path, files: dict[str, str], *options: str
+) -> subprocess.CompletedProcess[str]:
+    for name, source in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"import pytest\n\n{source}\n")
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest")
+    return subprocess.run(
+        [*command, "-p", "no:cacheprovider", "--rootdir", folder, *options, folder],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,1 @@
+"""Training loops of Flax and Equinox, as their users write them."""

@@ -1,0 +1,54 @@
+"""A trained state, its files, and the command that converts them."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optadamw.interchange import arguments, command, safetensors
+from tests.interchange import cases
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+
+needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
+PARAMS = {"a/kernel": (4, 3), "b/kernel": (4, 3), "scale": ()}
+"""Flat, as files have them; two alike, so that an order matters."""
+
+NAMES = ["scale", "b/kernel", "a/kernel"]
+
+
+def trained(**options: Any) -> Any:
+    tx = cases.adamw(**options)
+    params, state = cases.trained(tx, cases.normal(PARAMS, jnp.float32, 0), 3)
+    return tx, params, state
+
+
+def written(path: Path, arrays: Any, metadata: Any = ()) -> Path:
+    with open(path, "wb") as file:
+        safetensors.write(file, arrays, dict(metadata))
+    return path
+
+
+def convert(*words: Any) -> int:
+    """As `optadamw convert` runs it."""
+    parser = argparse.ArgumentParser()
+    arguments.add_arguments(parser)
+    return command.run(parser.parse_args([str(word) for word in words]))
+
+
+def prepared(folder: Path, **options: Any) -> Any:
+    """A state, its parameters and the order of the other library, in files."""
+    tx, params, state = trained(**options)
+    written(
+        folder / "params.safetensors", {k: np.asarray(p) for k, p in params.items()}
+    )
+    (folder / "names.json").write_text(json.dumps(NAMES))
+    return tx, params, state

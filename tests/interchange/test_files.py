@@ -1,0 +1,207 @@
+"""Files of saved states, in which nested states lie flat."""
+
+import os
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optadamw import interchange
+from optadamw.interchange import files, packing
+from optadamw.interchange.packages import MissingPackage
+from optadamw.interchange.safetensors import DamagedFile
+from tests.interchange import cases
+from tests.interchange.files import needs_torch, torch, trained, written
+from tests.support import trees
+
+FLAT = ("npz", "safetensors")
+
+
+@pytest.mark.parametrize("suffix", FLAT)
+@pytest.mark.parametrize("name", cases.PEERS)
+def test_states_in_flat_files(name, suffix, tmp_path):
+    tx, params, state = trained()
+    peer, path = cases.PEERS[name], tmp_path / f"state.{suffix}"
+    files.write(path, peer.to(state, params, tx=tx))
+    found = files.read(path)
+    if name in ("tensorflow_addons", "flux"):
+        found = tuple(found) if name == "tensorflow_addons" else found
+    back = peer.back(found, params, tx=tx)
+    if peer.is_exact:
+        trees.assert_same_bits(back, state)
+    else:
+        trees.assert_same_types(back, state)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", FLAT)
+def test_bfloat16_in_flat_files(suffix, tmp_path):
+    saved = {"x": np.arange(3).astype(jnp.bfloat16), 3: [None, True, 1.5, "a"]}
+    files.write(tmp_path / f"x.{suffix}", saved)
+    found = files.read(tmp_path / f"x.{suffix}")
+    assert found["x"].dtype == jnp.bfloat16 and found[3] == saved[3]
+    np.testing.assert_array_equal(found["x"], saved["x"])
+
+
+def test_files_of_arrays_alone_are_flat_mappings(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"0": np.ones(2), "1": np.zeros(1)})
+    assert list(files.read(tmp_path / "x.npz")) == ["0", "1"]
+    written(tmp_path / "x.safetensors", {"w.m": np.ones(2)})
+    assert list(files.read(tmp_path / "x.safetensors")) == ["w.m"]
+
+
+def test_what_cannot_be_packed():
+    with pytest.raises(TypeError, match="must be an array of numbers"):
+        packing.packed({"x": object()})
+    with pytest.raises(TypeError, match="must be a name or a number"):
+        packing.packed({(1, 2): 3})
+    with pytest.raises(ValueError, match="called 'a/b'"):
+        packing.packed({"a": {"b": np.ones(1)}, "a/b": np.ones(1)})
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        "nonsense",
+        "[]",
+        '{"format": 2, "tree": {}}',
+        '{"format": 1, "tree": {"array": "y", "dtype": "float32"}}',
+        '{"format": 1, "tree": {"array": "x", "dtype": "float33"}}',
+        '{"format": 1, "tree": {"set": []}}',
+        '{"format": 1, "tree": {}}',
+        '{"format": 1, "tree": 3}',
+    ],
+)
+def test_damaged_outlines(outline):
+    with pytest.raises(ValueError, match="of the file is damaged"):
+        packing.unpacked({"x": np.ones(2, np.float32)}, outline)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "keras", "h5", "safetensors"])
+def test_files_that_are_another_format(suffix, tmp_path):
+    if suffix == "h5":
+        pytest.importorskip("h5py", reason="h5py is not installed")
+    path = tmp_path / f"x.{suffix}"
+    for data in (b"", b"nonsense", b"PK\x03\x04" + bytes(60)):
+        path.write_bytes(data)
+        with pytest.raises(DamagedFile, match="is no whole"):
+            files.read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other", "x")
+    if suffix != "npz":
+        with pytest.raises(DamagedFile, match="is no whole"):
+            files.read(path)
+
+
+def test_npz_with_objects_is_not_read(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.array([object()], dtype=object))
+    with pytest.raises(DamagedFile, match="allow_pickle"):
+        files.read(tmp_path / "x.npz")
+    np.save(tmp_path / "y.npz.npy", np.ones(2))
+    os.rename(tmp_path / "y.npz.npy", tmp_path / "y.npz")
+    with pytest.raises(DamagedFile, match="is no whole"):
+        files.read(tmp_path / "y.npz")
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        files.read(tmp_path / "x.npz")
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(ValueError, match="ends in"):
+        files.read(tmp_path / "x.txt")
+    with pytest.raises(ValueError, match="ends in"):
+        files.write(tmp_path / "y.keras", {"0": np.ones(1)})
+
+
+def test_a_failed_write_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "x.npz"
+    files.write(path, {"x": np.ones(2)})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        files.write(path, {"x": object()})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.npz"]
+
+
+def test_what_a_file_needs_is_said(monkeypatch, tmp_path):
+    def missing(module: str) -> None:
+        raise ImportError(f"No module named {module!r}")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    (tmp_path / "x.pt").write_bytes(b"")
+    (tmp_path / "x.h5").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for name, package in (
+        ("x.pt", "torch"),
+        ("x.h5", "h5py"),
+        ("folder", "orbax-checkpoint"),
+    ):
+        with pytest.raises(MissingPackage, match=f"pip install {package}"):
+            files.read(tmp_path / name)
+    with pytest.raises(MissingPackage, match="pip install torch"):
+        files.write(tmp_path / "y.pt", {})
+    assert not (tmp_path / "y.pt").exists()
+
+
+def test_orbax(tmp_path):
+    tx, params, state = trained()
+    saved = interchange.to_optax(state, params, tx=tx)
+    files.write(tmp_path / "state", saved)
+    found = interchange.from_optax(files.read(tmp_path / "state"), params, tx=tx)
+    trees.assert_same_bits(found, state)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DamagedFile, match="is no whole checkpoint of Orbax"):
+        files.read(tmp_path / "empty")
+
+
+@needs_torch
+def test_files_of_pytorch(tmp_path):
+    tx, params, state = trained()
+    files.write(tmp_path / "x.pt", interchange.to_torch(state, params, tx=tx))
+    saved = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert isinstance(saved["state"][0]["exp_avg"], torch.Tensor)
+    found = interchange.from_torch(files.read(tmp_path / "x.pt"), params, tx=tx)
+    trees.assert_same_bits(found, state)
+    for data in (b"", b"nonsense", (tmp_path / "x.pt").read_bytes()[:-100]):
+        (tmp_path / "y.pt").write_bytes(data)
+        with pytest.raises(DamagedFile, match="weights_only=True"):
+            files.read(tmp_path / "y.pt")
+    torch.save({"x": object()}, tmp_path / "z.pt")
+    with pytest.raises(DamagedFile, match="weights_only=True"):
+        files.read(tmp_path / "z.pt")
+
+
+def test_files_of_keras(tmp_path):
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    inner = keras.optimizers.AdamW()
+    for scaled in (False, True):
+        optimizer = keras.optimizers.LossScaleOptimizer(inner) if scaled else inner
+        model.compile(optimizer=optimizer, loss="mse")
+        rng = np.random.default_rng(0)
+        model.fit(rng.normal(size=(8, 4)), rng.normal(size=(8, 3)), verbose=0)
+        params = [np.array(v.value) for v in model.trainable_variables]
+        for name in ("x.keras", "x.weights.h5"):
+            path = tmp_path / name
+            if path.exists():
+                path.unlink()
+            (model.save if name == "x.keras" else model.save_weights)(path)
+            state = interchange.from_keras(files.read(path), params)
+            assert int(state.step) == int(optimizer.iterations)
+            momentum = optimizer.variables[6 if scaled else 2]
+            np.testing.assert_array_equal(state.mu[0], momentum.numpy())
+            assert (state.loss_scale is not None) == scaled
+    files.write(
+        tmp_path / "y.h5", interchange.to_keras(state, params, learning_rate=0.5)
+    )
+    trees.assert_same_bits(
+        interchange.from_keras(files.read(tmp_path / "y.h5"), params), state
+    )
+    with pytest.raises(ValueError, match="variables of an optimizer of Keras"):
+        files.write(tmp_path / "z.h5", {"a": np.ones(1)})
+    model.compile(loss="mse")
+    model.optimizer = None
+    model.save_weights(tmp_path / "bare.weights.h5")
+    with pytest.raises(ValueError, match="holds no optimizer"):
+        files.read(tmp_path / "bare.weights.h5")

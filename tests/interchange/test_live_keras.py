@@ -1,0 +1,146 @@
+"""A run of Keras goes on here, and a run of ours there, where it is installed."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optadamw
+from optadamw import interchange
+from tests.interchange import cases
+from tests.interchange.live import CLOSE
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+
+def keras_optimizer(params: Any, scaled: bool, grows: int = 3, **options: Any) -> Any:
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras is not installed")
+    numbers = {"learning_rate": cases.RATE, "beta_1": cases.B1, "beta_2": cases.B2}
+    numbers |= {"epsilon": 2.0**-20, "weight_decay": cases.DECAY}
+    optimizer = keras.optimizers.AdamW(**(numbers | options))
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            optimizer, initial_scale=8.0, dynamic_growth_steps=grows
+        )
+    variables = [
+        keras.Variable(x, name=f"v{i}") for i, x in enumerate(cases.leaves(params))
+    ]
+    optimizer.build(variables)
+    return variables, optimizer
+
+
+def keras_steps(
+    variables: Any, optimizer: Any, params: Any, first: int, calls: int, scaled: bool
+) -> None:
+    for i in range(first, first + calls):
+        grads = jax.tree.leaves(cases.gradients(params, i))
+        if not scaled:
+            optimizer.apply(grads, variables)
+            continue
+        # `apply` of a LossScaleOptimizer leaks a tracer outside of jit.
+        scale = float(next(v for v in optimizer.variables if "dynamic_scale" in v.path))
+        new, kept = jax.jit(optimizer.stateless_apply)(
+            [v.value for v in optimizer.variables],
+            [g * scale for g in grads],
+            [v.value for v in variables],
+        )
+        for variable, value in zip(variables, new, strict=True):
+            variable.assign(value)
+        for variable, value in zip(optimizer.variables, kept, strict=True):
+            variable.assign(value)
+
+
+SCALE = optadamw.DynamicLossScale(
+    initial=8.0, growth_interval=3, minimum=2.0**-20, maximum=2.0**20
+)
+
+KERAS = {
+    "plain": ({}, {}, 4),
+    "amsgrad": ({"amsgrad": True}, {"amsgrad": True}, 4),
+    "ema": ({"use_ema": True, "ema_momentum": 0.75}, {"ema_decay": 0.75}, 4),
+    "open window": (
+        {"gradient_accumulation_steps": 3},
+        {"accumulate_steps": 3},
+        4,
+    ),
+    "everything": (
+        {"gradient_accumulation_steps": 2, "amsgrad": True, "scaled": True, "grows": 6},
+        {"accumulate_steps": 2, "amsgrad": True, "loss_scale": SCALE},
+        5,
+    ),
+    "loss scale": ({"scaled": True}, {"loss_scale": SCALE}, 4),
+}
+
+
+@pytest.mark.parametrize(("there", "here", "calls"), KERAS.values(), ids=KERAS)
+@pytest.mark.parametrize("form", ["variables", "store", "arrays"])
+def test_keras(there, here, calls, form, record_property):
+    params, tx = cases.tree(), cases.adamw(eps_mode="hat", **here)
+    there = dict(there)
+    scaled = there.pop("scaled", False)
+    variables, optimizer = keras_optimizer(params, scaled, **there)
+    keras_steps(variables, optimizer, params, 0, calls, scaled)
+
+    # There, then here.
+    structure = jax.tree.structure(params)
+    moved = jax.tree.unflatten(structure, [jnp.array(v.value) for v in variables])
+    saved: Any = optimizer.variables
+    names = [f"v{i}" for i in range(len(variables))]
+    mapping = dict(zip(paths_of(params), names, strict=True))
+    if form == "store":
+        saved = {}
+        optimizer.save_own_variables(saved)
+    elif form == "arrays":
+        saved = [np.asarray(v.value) for v in optimizer.variables]
+    state = interchange.from_keras(
+        saved, params, tx=tx, names=mapping if form == "variables" else None
+    )
+    after, last = trained_scaled(tx, moved, calls, calls, state, scaled)
+    keras_steps(variables, optimizer, params, calls, calls, scaled)
+    found = [np.array(v.value) for v in variables]
+    distance = cases.ulps(cases.leaves(after), found)
+    record_property(f"keras {there} {scaled} -> here", distance)
+    assert distance <= CLOSE
+    again = interchange.from_keras(optimizer.variables, params, tx=tx, names=mapping)
+    for name in ("step", "micro_step", "weight", "loss_scale", "growth"):
+        np.testing.assert_array_equal(getattr(last, name), getattr(again, name))
+    for name in ("mu", "nu", "nu_max", "ema"):
+        if getattr(last, name) is not None:
+            pair = cases.leaves(getattr(last, name)), cases.leaves(getattr(again, name))
+            assert cases.ulps(*pair) <= CLOSE, name
+
+    # Here, then there.
+    begun, state = trained_scaled(tx, params, calls, 0, tx.init(params), scaled)
+    variables, optimizer = keras_optimizer(begun, scaled, **there)
+    store = interchange.to_keras(state, params, tx=tx)
+    optimizer.load_own_variables(store)
+    assert len(store) == len(optimizer.variables)
+    keras_steps(variables, optimizer, params, calls, calls, scaled)
+    whole, _ = trained_scaled(tx, params, 2 * calls, 0, tx.init(params), scaled)
+    found = [np.array(v.value) for v in variables]
+    distance = cases.ulps(found, cases.leaves(whole))
+    record_property(f"here -> keras {there} {scaled}", distance)
+    assert distance <= CLOSE
+
+
+def paths_of(params: Any) -> list[str]:
+    found = jax.tree_util.tree_leaves_with_path(params)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+
+
+def trained_scaled(
+    tx: Any, params: Any, calls: int, first: int, state: Any, scaled: bool
+) -> tuple[Any, Any]:
+    """As `cases.trained`, with gradients that carry the loss scale."""
+    step = jax.jit(tx.step)
+    for i in range(first, first + calls):
+        grads = cases.gradients(params, i)
+        if scaled:
+            grads = jax.tree.map(lambda g, s=state: g * s.loss_scale, grads)
+        params, state = step(grads, state, params)
+    return params, state

@@ -1,0 +1,206 @@
+"""Which array of a saved state belongs to which parameter."""
+
+import copy
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optadamw
+from optadamw import interchange
+from tests.interchange import cases
+from tests.interchange.saving import PAIR, STATE_DICTS, refused, torch_state
+from tests.support import trees
+
+NAMED = ("mlx", "optax", "flux")
+
+
+def test_names_say_which_of_two_alike_is_which():
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx, names=["b", "a"])
+    np.testing.assert_array_equal(saved["state"][0]["exp_avg"], state.mu["b"])
+    crossed = interchange.from_torch(saved, params, tx=tx)
+    np.testing.assert_array_equal(crossed.mu["a"], state.mu["b"])
+    for names in (["b", "a"], {"a": 1, "b": 0}, {"b": 0, "a": 1}):
+        found = interchange.from_torch(saved, params, tx=tx, names=names)
+        trees.assert_same_bits(found, state)
+        again = interchange.to_torch(state, params, tx=tx, names=names)
+        np.testing.assert_array_equal(again["state"][0]["exp_avg"], state.mu["b"])
+
+
+def test_names_in_the_state_come_before_its_order():
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx, names={"b": "b", "a": "a"})
+    assert saved["param_groups"][0]["param_names"] == ["b", "a"]
+    trees.assert_same_bits(interchange.from_torch(saved, params, tx=tx), state)
+    prefixed = copy.deepcopy(saved)
+    prefixed["param_groups"][0]["param_names"] = ["module.b", "module.a"]
+    trees.assert_same_bits(interchange.from_torch(prefixed, params, tx=tx), state)
+    other = copy.deepcopy(saved)
+    other["param_groups"][0]["param_names"] = ["fc.weight", "head.weight"]
+    with pytest.raises(ValueError, match="none is called 'a'; near it"):
+        interchange.from_torch(other, params, tx=tx)
+    names = {"a": "head.weight", "b": "fc.weight"}
+    found = interchange.from_torch(other, params, tx=tx, names=names)
+    trees.assert_same_bits(found, state)
+    # A list has no names, so its order is meant.
+    listed = interchange.from_torch(other, [params["b"], params["a"]])
+    np.testing.assert_array_equal(listed.mu[0], state.mu["b"])
+
+
+def test_states_by_name_as_torch_distributed_has_them():
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx)
+    saved["state"] = {"b": saved["state"][1], "a": saved["state"][0]}
+    saved["param_groups"][0]["params"] = ["b", "a"]
+    trees.assert_same_bits(interchange.from_torch(saved, params, tx=tx), state)
+
+
+def test_keras_names_come_before_its_order():
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    store = interchange.to_keras(state, params, tx=tx, names=["b", "a"])
+    named = ["iteration", "learning_rate"]
+    named += [f"m_{p}_{k}" for p in "ba" for k in ("momentum", "velocity")]
+    saved = {f"adam_w/{n}": x for n, x in zip(named, store.values(), strict=True)}
+    trees.assert_same_bits(interchange.from_keras(saved, params, tx=tx), state)
+    tf = ["iteration:0"] + [f"{k}/model/{p}:0" for p in "ba" for k in "mv"]
+    values = interchange.to_tensorflow(state, params, tx=tx, names=["b", "a"])
+    saved = dict(zip(tf, values, strict=True))
+    trees.assert_same_bits(interchange.from_tensorflow(saved, params, tx=tx), state)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_peers_with_names_match_by_them(name):
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    peer = cases.PEERS[name]
+    saved = peer.to(state, params, tx=tx)
+    if name != "optax":
+        turned = dict(reversed(saved.items()))
+        trees.assert_same_bits(peer.back(turned, params, tx=tx), state)
+        names = {"a": "layers.0.w", "b": "layers.1.w"}
+        saved = peer.to(state, params, tx=tx, names=names)
+        assert isinstance(saved["layers"], list)
+    else:
+        names = {"a": "x", "b": "y"}
+        renamed = {"x": params["a"], "y": params["b"]}
+        saved = peer.to(
+            optadamw.State(
+                step=state.step,
+                mu={"x": state.mu["a"], "y": state.mu["b"]},
+                nu={"x": state.nu["a"], "y": state.nu["b"]},
+            ),
+            renamed,
+            tx=tx,
+        )
+    trees.assert_same_bits(peer.back(saved, params, tx=tx, names=names), state)
+    with pytest.raises(ValueError, match="none is called 'a'"):
+        peer.back(saved, params, tx=tx)
+
+
+def test_layout_turns_arrays_both_ways():
+    params, tx, state = torch_state(cases.tree())
+
+    def layout(path: str, x: Any) -> Any:
+        return x.T if path.endswith("kernel") else x
+
+    saved = interchange.to_torch(state, params, tx=tx, layout=layout)
+    assert saved["state"][1]["exp_avg"].shape == (3, 4)
+    with pytest.raises(ValueError, match=r"Leaf 'dense/kernel'.*transposed there"):
+        interchange.from_torch(saved, params, tx=tx)
+    found = interchange.from_torch(saved, params, tx=tx, layout=layout)
+    trees.assert_same_bits(found, state)
+
+
+def test_parameters_without_a_state():
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx, names=["a", None, "b"])
+    assert list(saved["state"]) == [0, 2]
+    assert saved["param_groups"][0]["params"] == [0, 1, 2]
+    more = params | {"c": jnp.zeros(3)}
+    names = ["a", "c", "b"]
+    with pytest.raises(ValueError, match=r"Leaf 'c': parameter 1 .* no state"):
+        interchange.from_torch(saved, more, names=names)
+    found = interchange.from_torch(saved, more, names=names, missing="zeros")
+    np.testing.assert_array_equal(found.mu["c"], np.zeros(3))
+    np.testing.assert_array_equal(found.mu["b"], state.mu["b"])
+    # One that has no state may be left over, one that has may not.
+    found = interchange.from_torch(saved, params, names={"a": 0, "b": 2})
+    trees.assert_same_bits(found.mu, state.mu)
+    with pytest.raises(ValueError, match="parameter 0, which has no counterpart"):
+        interchange.from_torch(saved, {"b": params["b"]}, names={"b": 2})
+    found = interchange.from_torch(saved, {"b": params["b"]}, names=[None, None, "b"])
+    np.testing.assert_array_equal(found.mu["b"], state.mu["b"])
+
+
+@pytest.mark.parametrize("name", STATE_DICTS)
+@pytest.mark.parametrize("amsgrad", [None, "raw"])
+def test_an_optimizer_that_took_no_step(name, amsgrad):
+    """It has no state for any parameter: it starts at zero, as here."""
+    peer = cases.PEERS[name]
+    if amsgrad and peer.maximum is None:
+        return
+    tx, params = cases.adamw(amsgrad=amsgrad), cases.tree()
+    saved = {**peer.to(tx.init(params), params, tx=tx), "state": {}}
+    trees.assert_same_bits(peer.back(saved, params, tx=tx), tx.init(params))
+    assert int(peer.back(saved, params).step) == 0
+    trees.assert_same_bits(peer.back(saved, params).nu, tx.init(params).nu)
+    other = cases.adamw(amsgrad=None if amsgrad else "raw")
+    if peer.maximum is not None:
+        refused(ValueError, "option `amsgrad`", peer.back, saved, params, tx=other)
+
+
+BAD_NAMES = {
+    "a string": ("a", TypeError, "`names` must be"),
+    "a number": (3, TypeError, "`names` must be"),
+    "too few": (["a"], ValueError, "`names` lists 1 parameters and the saved"),
+    "unknown": (["a", "x"], ValueError, "`params` has no such leaf"),
+    "twice": (["a", "a"], ValueError, "lists 'a' twice"),
+    "beyond": ({"a": 0, "b": 2}, ValueError, "an index below 2"),
+    "the same": ({"a": 0, "b": 0}, ValueError, "gives parameter 0 to 'a' and 'b'"),
+    "no such name": ({"a": "w", "b": 1}, ValueError, "no parameter of that name"),
+    "not a name": ({"a": 1.5, "b": 1}, TypeError, r"names\['a'\]"),
+    "one missing": ({"a": 0}, ValueError, "no counterpart of 'b'"),
+}
+
+
+@pytest.mark.parametrize(("names", "kind", "text"), BAD_NAMES.values(), ids=BAD_NAMES)
+def test_names_that_do_not_fit(names, kind, text):
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx)
+    with pytest.raises(kind, match=text):
+        interchange.from_torch(saved, params, names=names)
+
+
+BAD_ORDERS = {
+    "a string": ("ab", TypeError, "`names` must be"),
+    "one missing": (["a"], ValueError, "'b' is missing"),
+    "twice": (["a", "b", "a"], ValueError, "one is there twice"),
+    "unknown": (["a", "c"], ValueError, "no such leaf"),
+    "gaps": ({"a": 0, "b": 2}, ValueError, "the indices 0 to 1"),
+    "one name": ({"a": "w", "b": "w"}, ValueError, "different names"),
+    "mixed": ({"a": 0, "b": "w"}, TypeError, "names only, or to indices only"),
+}
+
+
+@pytest.mark.parametrize(("names", "kind", "text"), BAD_ORDERS.values(), ids=BAD_ORDERS)
+def test_orders_that_do_not_fit(names, kind, text):
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    with pytest.raises(kind, match=text):
+        interchange.to_torch(state, params, tx=tx, names=names)
+    with pytest.raises(ValueError, match="without None"):
+        interchange.to_keras(state, params, tx=tx, names=["a", None, "b"])
+
+
+def test_names_that_may_be_several():
+    params = {"a_b": jnp.zeros(2), "a": {"b": jnp.zeros(2)}}
+    saved = interchange.to_torch(
+        cases.adamw().init(params), params, tx=cases.adamw(), names=["a_b", "a/b"]
+    )
+    saved["param_groups"][0]["param_names"] = ["a.b", "a_b"]
+    with pytest.raises(ValueError, match="Several of `params` are called 'a_b'"):
+        interchange.from_torch(saved, params)
+    params = {"b": jnp.zeros(2), "c": jnp.zeros(2)}
+    saved["param_groups"][0]["param_names"] = ["x.b", "y.b"]
+    with pytest.raises(ValueError, match=r"'b' may be any of 'x\.b', 'y\.b'"):
+        interchange.from_torch(saved, params)

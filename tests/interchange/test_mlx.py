@@ -1,0 +1,47 @@
+"""MLX's saved states."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw import interchange
+from tests.interchange import cases
+from tests.interchange.saving import refused, saved_by
+from tests.support import trees
+
+
+def test_mlx_flat_and_nested():
+    saved, params, tx = saved_by("mlx")
+    flat = {"step": saved["step"], "learning_rate": saved["learning_rate"]}
+    for path in (
+        "dense.bias",
+        "dense.kernel",
+        "out.bias",
+        "out.kernel",
+        "scale",
+        "void",
+    ):
+        node = saved
+        for key in path.split("."):
+            node = node[key]
+        flat |= {f"{path}.m": node["m"], f"{path}.v": node["v"]}
+    state = cases.trained(tx, cases.tree(), 2)[1]
+    trees.assert_same_bits(interchange.from_mlx(flat, params, tx=tx), state)
+
+
+def test_mlx_refuses_other_states_and_names():
+    saved, params, tx = saved_by("mlx")
+    call = interchange.from_mlx
+    refused(ValueError, "with 'step'", call, {"w": saved["scale"]}, params)
+    sgd = {**saved, "scale": {"v": np.zeros(())}}
+    refused(ValueError, "Leaf 'scale': the saved state has", call, sgd, params)
+    for key in ("step", "learning_rate"):
+        params = {key: jnp.zeros(2)}
+        state = cases.adamw().init(params)
+        refused(ValueError, "beside 'step'", interchange.to_mlx, state, params, tx=tx)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    state = cases.adamw().init(params)
+    names = {"a": "x", "b": "x.y"}
+    refused(
+        ValueError, "it is a parameter and holds others", interchange.to_mlx, state,
+        params, tx=tx, names=names,
+    )  # fmt: skip

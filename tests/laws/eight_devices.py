@@ -1,0 +1,166 @@
+"""Laws of sharding, on eight devices: buffers lie where their parameters lie.
+
+Run by `test_sharding.py` under `XLA_FLAGS=--xla_force_host_platform_device_count=8`.
+"""
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from optadamw.store.state import TREES
+from tests.support import trees
+from tests.support.trajectories import assert_agree
+from tests.support.transformations import EVERYTHING, ROWS, over
+
+KINDS = {
+    "kernel": (jnp.float32, (8, 6)),
+    "bias": (jnp.bfloat16, (16,)),
+    "scale": (jnp.float32, ()),
+}
+FLOATS = KINDS | {"bias": (jnp.float32, (16,))}
+SPECS = {"kernel": P("data", "model"), "bias": P(("data", "model")), "scale": P()}
+
+everything = over(EVERYTHING)
+each_kind = pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+in_and_out = pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
+
+
+def test_there_are_eight_devices():
+    assert len(jax.devices()) == 8
+
+
+def _mesh(kind: str) -> jax.sharding.Mesh:
+    axis_types = (getattr(AxisType, kind),) * 2
+    return jax.make_mesh((4, 2), ("data", "model"), axis_types=axis_types)
+
+
+def _shardings(mesh: jax.sharding.Mesh) -> dict[str, NamedSharding]:
+    return {name: NamedSharding(mesh, spec) for name, spec in SPECS.items()}
+
+
+def _sharded(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    shardings = _shardings(mesh)
+    return {name: jax.device_put(x, shardings[name]) for name, x in tree.items()}
+
+
+def _within(mesh: jax.sharding.Mesh, inside: bool) -> Any:
+    return jax.set_mesh(mesh) if inside else contextlib.nullcontext()
+
+
+def _assert_placed(state: Any, params: Any, mesh: jax.sharding.Mesh) -> None:
+    """Every buffer as its parameter, the counter everywhere."""
+    buffers = trees.buffers_of(state)
+    if state.accumulator is not None:
+        buffers["accumulator"] = state.accumulator
+    for name, tree in buffers.items():
+        for key, buffer in tree.items():
+            wanted = params[key].sharding
+            assert buffer.sharding.is_equivalent_to(wanted, buffer.ndim), (name, key)
+    small = [x for name, x in state._asdict().items() if name not in TREES]
+    for x in jax.tree.leaves(small):
+        assert x.sharding.is_fully_replicated
+        assert x.sharding.device_set == set(mesh.devices.flat)
+
+
+@everything
+@each_kind
+@in_and_out
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+def test_init_places_buffers_as_parameters(row, kind, inside, jitted):
+    """S1, S2, S3."""
+    mesh, tx = _mesh(kind), row.make()
+    with _within(mesh, inside):
+        params = _sharded(trees.normal(KINDS, seed=0), mesh)
+        state = (jax.jit(tx.init) if jitted else tx.init)(params)
+    _assert_placed(state, params, mesh)
+    trees.assert_same_bits(state, tx.init(trees.normal(KINDS, seed=0)))
+
+
+@everything
+@each_kind
+def test_shapes_give_out_shardings(row, kind):
+    """E8: a state is born sharded, from shapes alone."""
+    mesh, tx = _mesh(kind), row.make()
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=_shardings(mesh)[name])
+        for name, (dtype, shape) in KINDS.items()
+    }
+    abstract = tx.init(shapes)
+    everywhere = NamedSharding(mesh, P())
+    out = jax.tree.map(lambda x: x.sharding or everywhere, abstract)
+    params = _sharded(trees.normal(KINDS, seed=0), mesh)
+    _assert_placed(jax.jit(tx.init, out_shardings=out)(params), params, mesh)
+    traced = jax.eval_shape(tx.init, shapes)
+    trees.assert_same_types(traced, abstract)
+
+
+NESTEROV = {
+    name: "the sum of two products, of the moment and of the gradient, is contracted "
+    "otherwise in a sharded program"
+    for name in (
+        *("scale_by_adam-options", "adamw-nesterov", "adamw-everything_elementwise"),
+        "adamw-nesterov-current",
+    )
+    # On jax 0.10 the last alone.
+    if jax.__version_info__ >= (0, 12) or name == "adamw-nesterov-current"
+}
+
+
+@over(ROWS, NESTEROV)
+def test_a_sharded_step_is_the_unsharded_one(row):
+    """S4, B2, B4; and shardings are the same before and after."""
+    tx, mesh = row.make(), _mesh("Auto")
+    kinds = {name: KINDS[name] for name in ("kernel", "bias")}
+    if not (row.is_elementwise or row.is_narrow):
+        kinds["bias"] = FLOATS["bias"]
+    params, grads = (trees.normal(kinds, seed=i) for i in range(2))
+    step = jax.jit(tx.step)
+    expected = step(grads, tx.init(params), params)
+    placed, state = _sharded(params, mesh), tx.init(_sharded(params, mesh))
+    for _ in range(2):
+        after = step(_sharded(grads, mesh), state, placed)
+        _assert_as_before(after, (placed, state))
+        _assert_placed(after[1], placed, mesh)
+    assert_agree(row, tuple(after), tuple(expected))
+
+
+@everything
+@in_and_out
+@pytest.mark.parametrize("call", ["donated", "update"])
+def test_explicit_axes_stay_as_they_are(row, inside, call):
+    tx, mesh = row.make(), _mesh("Explicit")
+    with _within(mesh, inside):
+        params, grads = (_sharded(trees.normal(FLOATS, seed=i), mesh) for i in range(2))
+        state = tx.init(params)
+        plain = tx.init(trees.normal(FLOATS, seed=0))
+        before = jax.tree.map(lambda x: x.sharding, (params, state))
+        if call == "update":
+            after = jax.jit(tx.update)(grads, state, params)
+        else:
+            after = jax.jit(tx.step, donate_argnums=(1, 2))(grads, state, params)
+    trees.assert_same_types(after[1], plain)
+    for leaf, wanted in zip(
+        jax.tree.leaves(tuple(after)), jax.tree.leaves(before), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim)
+
+
+@each_kind
+def test_eager_steps_stay_as_they_are(kind):
+    (row,) = (row for row in EVERYTHING if row.is_elementwise)
+    tx, params = row.make(), _sharded(trees.normal(KINDS, seed=0), _mesh(kind))
+    state = tx.init(params)
+    _assert_as_before(tx.step(params, state, params), (params, state))
+
+
+def _assert_as_before(after: Any, before: Any) -> None:
+    trees.assert_same_types(tuple(after), before)
+    for a, b in zip(
+        jax.tree.leaves(tuple(after)), jax.tree.leaves(before), strict=True
+    ):
+        assert a.sharding.is_equivalent_to(b.sharding, a.ndim)

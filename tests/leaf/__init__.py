@@ -1,0 +1,1 @@
+"""The kernels that run all that happens to one leaf."""

@@ -1,0 +1,1 @@
+"""What `describe` and the planner of memory say."""

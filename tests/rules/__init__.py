@@ -1,0 +1,1 @@
+"""Numbers of the rules against the oracle, and which rules may follow each other."""

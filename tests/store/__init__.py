@@ -1,0 +1,1 @@
+"""Buffers in 8 and 16 bits: what is kept between steps, and that training goes on."""

@@ -1,0 +1,1 @@
+"""What a user chains: its arguments and its errors."""

@@ -1,0 +1,129 @@
+"""The average of the parameters: swapped there and back, finalized, never confused."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optadamw
+from tests.support import trees
+
+TX = optadamw.adamw(0.1, ema_decay=0.5, skip_nonfinite=True, accumulate_steps=2)
+
+
+def trained(steps: int = 2) -> Any:
+    params = trees.normal(trees.MIXED, 0)
+    state = TX.init(params)
+    for i in range(2 * steps):
+        params, state = TX.step(trees.normal(trees.MIXED, 1 + i), state, params)
+    return params, state
+
+
+PARAMS, STATE = trained()
+
+
+def test_swapping_twice_is_as_if_nothing_happened():
+    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    trees.assert_same_bits(averaged, optadamw.ema_of(STATE))
+    params, state = optadamw.swap_ema(swapped, averaged)
+    trees.assert_same_bits((params, state), (PARAMS, STATE))
+
+
+def test_swapping_copies_nothing_and_works_under_jit():
+    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    assert averaged["kernel"] is STATE.ema["kernel"]
+    assert optadamw.swap_ema(swapped, averaged)[0]["kernel"] is PARAMS["kernel"]
+    there = jax.jit(optadamw.swap_ema)(STATE, PARAMS)
+    back = jax.jit(optadamw.swap_ema)(there[1], there[0])
+    trees.assert_same_bits(back, (PARAMS, STATE))
+
+
+@pytest.mark.parametrize("method", ["step", "update", "jit_step", "flush"])
+def test_no_step_is_taken_in_between(method):
+    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    arguments = (
+        (swapped, averaged)
+        if method == "flush"
+        else (
+            averaged,
+            swapped,
+            averaged,
+        )
+    )
+    with pytest.raises(TypeError, match=r"`state` must be the State.* got Swapped"):
+        getattr(TX, method)(*arguments)
+
+
+def test_the_average_is_not_sought_where_the_parameters_are():
+    """In a Swapped the field `ema` holds the trained parameters."""
+    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    for read in (optadamw.ema_of, lambda s: optadamw.finalize(s, averaged)):
+        try:
+            found = read(swapped)
+        except (TypeError, ValueError):
+            continue
+        trees.assert_same_bits(found, averaged)
+
+
+def test_finalize_is_the_average_in_the_parameters_dtypes():
+    final = optadamw.finalize(STATE, PARAMS)
+    trees.assert_same_bits(final, optadamw.ema_of(STATE, like=PARAMS))
+    trees.assert_same_types(final, PARAMS)
+    held = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(STATE) if x.size]
+    mine = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(final) if x.size]
+    assert not set(held) & set(mine)
+
+
+def test_finalize_refuses_before_the_first_step():
+    state = TX.init(PARAMS)
+    with pytest.raises(ValueError, match=r"`state\.step` is 0: no step was taken"):
+        optadamw.finalize(state, PARAMS)
+    # Nor do gradients that made no step count.
+    nan = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), PARAMS)
+    _, state = TX.step(nan, state, PARAMS)
+    with pytest.raises(ValueError, match="no step was taken"):
+        optadamw.finalize(state, PARAMS)
+    with pytest.raises(TypeError, match="Call finalize outside jit"):
+        jax.jit(optadamw.finalize)(STATE, PARAMS)
+
+
+def test_what_is_not_there_is_not_swapped():
+    plain = optadamw.adamw(0.1)
+    with pytest.raises(ValueError, match="holds no average of the parameters"):
+        optadamw.swap_ema(plain.init(PARAMS), PARAMS)
+    with pytest.raises(ValueError, match="holds no average of the parameters"):
+        optadamw.finalize(plain.init(PARAMS), PARAMS)
+    with pytest.raises(TypeError, match="must be a State, or what swap_ema returned"):
+        optadamw.swap_ema((STATE,), PARAMS)
+    with pytest.raises(ValueError, match="The structure of `params`"):
+        optadamw.swap_ema(STATE, {"kernel": PARAMS["kernel"]})
+
+
+@pytest.mark.parametrize("overwrite", [None, 2])
+def test_the_average_moves_with_optimizer_steps_alone(overwrite):
+    """N17: Keras moves it at every micro-batch. And nothing moves it when skipped."""
+    tx = optadamw.adamw(
+        0.1,
+        ema_decay=0.5,
+        ema_overwrite_every=overwrite,
+        accumulate_steps=3,
+        skip_nonfinite=True,
+    )
+    params = {"w": jnp.ones(3)}
+    state, step, moves = tx.init(params), jax.jit(tx.step), []
+    for i in range(12):
+        bad = 3 <= i < 6
+        before = state.ema, params
+        grads = {"w": jnp.full(3, jnp.nan if bad else 1.0 + i)}
+        params, state = step(grads, state, params)
+        moves.append(not np.array_equal(state.ema["w"], before[0]["w"]))
+        if moves[-1]:
+            plain = 0.5 * np.asarray(before[0]["w"])
+            written = params["w"] if overwrite is None or int(state.step) % 2 else None
+            if written is None:  # the average itself was written
+                np.testing.assert_array_equal(params["w"], state.ema["w"])
+            else:
+                np.testing.assert_allclose(state.ema["w"], plain + 0.5 * written)
+    assert np.flatnonzero(moves).tolist() == [2, 8, 11]

@@ -1,0 +1,1 @@
+"""What the walk over the trees refuses."""
