@@ -173,10 +173,9 @@ class _Call:
         for slot in composition.slots:
             for name, column in trees_of(slot, columns[slot.name]).items():
                 fields[name] = inputs.tree(column)
-        number = clock.number
-        fields["step"] = (
-            jnp.where(go, number, state.step) if control.is_gated else number
-        )
+        fields["step"] = clock.number
+        if control.is_gated:
+            fields["step"] = jnp.where(go, clock.number, state.step)
         return inputs.tree(outputs), state_of(fields)
 
     def _allowed(self, incoming: Incoming, norms: Norms) -> tuple[Array, list[Check]]:
