@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 from optadamw import __version__
+from optadamw.cli.convert import arguments as convert_arguments
 from optadamw.cli.demo import arguments as demo_arguments
+from optadamw.cli.dialects import arguments as dialects_arguments
 from optadamw.cli.memory import arguments as memory_arguments
-from optadamw.dialects import arguments as dialects_arguments
-from optadamw.interchange import arguments as convert_arguments
 
 
 class Command(NamedTuple):
@@ -30,9 +30,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(demo_arguments, "optadamw.cli.demo.command"),
-    "convert": Command(convert_arguments, "optadamw.interchange.command"),
+    "convert": Command(convert_arguments, "optadamw.cli.convert.command"),
     "memory": Command(memory_arguments, "optadamw.cli.memory.command"),
-    "dialects": Command(dialects_arguments, "optadamw.dialects.command"),
+    "dialects": Command(dialects_arguments, "optadamw.cli.dialects.command"),
 }
 
 

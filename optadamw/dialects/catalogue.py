@@ -13,7 +13,7 @@ from optadamw.dialects import (
     timm,
     torch,
 )
-from optadamw.dialects.door import Door
+from optadamw.dialects.calls.call import Door
 
 DOORS: dict[str, Door] = {
     module.DOOR.module: module.DOOR

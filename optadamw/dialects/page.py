@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from optadamw.dialects.door import Door
+from optadamw.dialects.calls.call import Door
 
 _EMPTY = inspect.Parameter.empty
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optadamw.interchange import arguments, command, safetensors
+from optadamw.cli.convert import arguments, command
+from optadamw.dialects.files import safetensors
 from tests.interchange import cases
 
 try:

@@ -11,7 +11,7 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint, interchange
-from optadamw.interchange import files
+from optadamw.dialects.files import files
 from tests.interchange import cases
 from tests.interchange.files import (
     NAMES,

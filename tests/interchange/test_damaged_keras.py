@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
-from optadamw.interchange import files
-from optadamw.interchange.safetensors import DamagedFile
+from optadamw.dialects.files import files
+from optadamw.dialects.files.safetensors import DamagedFile
 from tests.interchange.files import convert, prepared, trained
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
-from optadamw.interchange import files, packing
-from optadamw.interchange.packages import MissingPackage
-from optadamw.interchange.safetensors import DamagedFile
+from optadamw.dialects.files import files, packing
+from optadamw.dialects.files.packages import MissingPackage
+from optadamw.dialects.files.safetensors import DamagedFile
 from tests.interchange import cases
 from tests.interchange.files import needs_torch, torch, trained, written
 from tests.support import trees

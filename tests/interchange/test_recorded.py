@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
-from optadamw.interchange import files
+from optadamw.dialects.files import files
 from tests.interchange import states
 from tests.peers import doors, low_bit, saved
 from tests.peers.feed import feed

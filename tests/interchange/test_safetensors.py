@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optadamw.interchange import files, safetensors
-from optadamw.interchange.safetensors import DamagedFile
+from optadamw.dialects.files import files, safetensors
+from optadamw.dialects.files.safetensors import DamagedFile
 from tests.interchange.files import written
 
 

@@ -1,0 +1,1 @@
+"""`optadamw convert`: a saved state of one library as that of another."""

@@ -1,0 +1,169 @@
+"""Run `optadamw convert`: read one library's state, write another's."""
+
+import dataclasses
+import json
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optadamw.base.errors import invalid
+from optadamw.cli.convert.arguments import BUFFERS
+from optadamw.dialects.conversion import (
+    Plan,
+    check_patterns,
+    open_state,
+    read_params,
+    read_state,
+    summary,
+    with_numbers,
+    write_state,
+)
+from optadamw.dialects.files.files import check_writable
+
+
+def run(options: Namespace) -> int:
+    """Convert a file from parsed arguments.
+
+    Returns:
+        0, or 1 if the state cannot be converted, or 2 if an argument is wrong; then
+        nothing was written.
+    """
+    if options.out.exists() and not options.force:
+        return _failed(f"'{options.out}' exists. Replace it with --force.", 2)
+    if not options.out.parent.is_dir():
+        return _failed(f"`--out`: there is no folder '{options.out.parent}'.", 2)
+    try:
+        check_writable(options.out)
+        plan = _plan(options)
+    except (OSError, ValueError) as error:
+        return _failed(str(error), 2)
+    is_leaving = False
+    try:
+        params = read_params(options.params)
+        check_patterns(plan, params)
+        opened = open_state(plan, options.file)
+        plan = with_numbers(plan, options.file, opened.saved)
+        bare = read_state(plan, options.file, opened.saved, params)
+        is_leaving = True
+        write_state(plan, bare, options.out, params)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        return _failed(for_command(str(error), is_leaving), 1)
+    print(_table(plan, options.out, bare, opened.found_at))
+    return 0
+
+
+def _plan(options: Namespace) -> Plan:
+    given = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(Plan)
+        if field.name not in ("names", "to_names")
+    }
+    for name in ("transpose", "to_transpose", "drop"):
+        given[name] = tuple(given[name])
+    for name in given["drop"] if options.source != "optax" else ():
+        if name not in BUFFERS:
+            raise invalid("--drop", f"one of {', '.join(BUFFERS)}", name)
+    return Plan(names=_names(options.names), to_names=_names(options.to_names), **given)
+
+
+def _names(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file '{path}'.") from error
+    except OSError as error:
+        raise OSError(f"'{path}' cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is no JSON ({error}).") from error
+    if not isinstance(found, list | dict):
+        raise ValueError(f"'{path}' must hold a list or a mapping of names.")
+    return found
+
+
+def _table(plan: Plan, out: Path, bare: Any, found_at: str | None) -> str:
+    rows = summary(bare)
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{plan.source} -> {plan.target}"]
+    if found_at is not None:
+        lines.append(f"  found under '{found_at}', the only state dict in the file")
+    for name, count, size in rows:
+        line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
+        lines.append(line.rstrip())
+    return "\n".join([*lines, f"Written: {out}"])
+
+
+def _failed(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    print(f"optadamw convert: error: {line}", file=sys.stderr)
+    return status
+
+
+# --- What errors say to do: options of the command in place of arguments -------------
+
+_NAME = r"['\"]([^'\"]+)['\"]"
+
+_FLAGS: dict[str, str] = {
+    "amsgrad": "--amsgrad",
+    "use_ema": "--use-ema",
+    "accumulates": "--accumulate",
+}
+
+PHRASES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"; with a `tx` that keeps a maximum also afresh=\('nu_max',\)", ""),
+    (
+        r"Go on with the same one, tx=adamw\(.*?\) \(or amsgrad='corrected' where "
+        r"there is no `tx`\)",
+        "Go on with the same one, --amsgrad corrected",
+    ),
+    (
+        r"say which with amsgrad=, use_ema=, gradient_accumulation_steps=, or pass "
+        r"`tx`",
+        "say which with --amsgrad raw, --use-ema, --accumulate N",
+    ),
+    (
+        r"`(amsgrad|use_ema|accumulates)` is (True|False|None)",
+        lambda found: (
+            f"{_FLAGS[found[1]]} is {'' if found[2] == 'True' else 'not '}given"
+        ),
+    ),
+    (rf"drop=\({_NAME},?\)", r"--drop \1"),
+    (r"missing='zeros'", "--missing zeros"),
+    (r"pass layout=lambda path, x: x\.T, where it is", "turn it with `--transpose`"),
+    (r"turn it with `layout`", "turn it with `--transpose`"),
+    (r"(?:Pass )?betas=\(b1, b2\)(?: or `tx`)?, or step=", "Give --b1 and --b2"),
+    (r"Pass betas=\(b1, b2\) as AdamW was given them", "Give --b1 and --b2"),
+    (r"Pass betas=\(b1, b2\) or `tx`", "Give --b1 and --b2"),
+    (r"Pass gradient_accumulation_steps=, or `tx`", "Give it with --accumulate"),
+    (
+        r"Pass `tx`,? or learning_rate=(?: \(a number, or 'schedule'\))?",
+        "Give it with --learning-rate",
+    ),
+    (r"with names=\{.*?\}\.", "with --names FILE.json."),
+    (r"(?<!-)`names`", "`--names`"),
+    (
+        r"Pass optimizer\.state_dict\(\), or what torch\.load gives of it",
+        "Say with FROM what the file holds, and with --key where in it",
+    ),
+    (r"as groups=\[\{\.\.\.\}\]", "in Python, as `groups`"),
+)
+
+
+def for_command(message: str, is_leaving: bool = False) -> str:
+    """A message with the options of the command in place of arguments.
+
+    Args:
+      message: as a function has it.
+      is_leaving: whether it is about what is written: then names and transposing have
+        options of their own.
+    """
+    for pattern, replacement in PHRASES:
+        message = re.sub(pattern, replacement, message)
+    if is_leaving:
+        message = message.replace("--names", "--to-names")
+        message = message.replace("--transpose", "--to-transpose")
+    return message

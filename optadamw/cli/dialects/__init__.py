@@ -1,0 +1,1 @@
+"""`optadamw dialects`: how each peer's AdamW is spoken here."""

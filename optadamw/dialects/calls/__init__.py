@@ -1,0 +1,1 @@
+"""What the calls of all peers share: checks, callables, selections, the record."""

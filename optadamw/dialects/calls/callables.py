@@ -1,0 +1,118 @@
+"""Hyperparameters as functions, in the forms that the peers know."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.dialects.calls.checks import takes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A callable without arguments, asked anew at every step.
+
+    Keras and TensorFlow promise this of `learning_rate=function`. Under `jit` they ask
+    once, when the step is traced, and the first answer stays for ever. A callback on
+    the host keeps the promise; it takes the step so that no two calls are the same.
+    """
+
+    function: Callable[[], Any]
+
+    def __call__(self, step: Any) -> Any:
+        wide = jax.dtypes.canonicalize_dtype(np.float64)
+        return jax.pure_callback(
+            self._answer,
+            jax.ShapeDtypeStruct((), wide),
+            step,
+            vmap_method="sequential",
+        )
+
+    def _answer(self, step: Any) -> np.ndarray:
+        del step
+        value = self.function()
+        wide = jax.dtypes.canonicalize_dtype(np.float64)
+        found = np.asarray(value)
+        is_real = found.size == 1 and found.dtype.kind in "fiu"
+        if not is_real or not (np.isfinite(found).all() and (found >= 0).all()):
+            raise ValueError(
+                f"the callable {self.function!r} must return a finite number >= 0; got "
+                f"{value!r}. It is called without arguments at every step."
+            )
+        return found.astype(wide).reshape(())
+
+
+@dataclass(frozen=True)
+class AtMicroSteps:
+    """A schedule of gradient calls, of which every so many make a step.
+
+    The step after `step` finished ones is made by call `every * (step + 1)`, whose
+    number, counted from 0, is one less.
+    """
+
+    schedule: Callable[[Any], Any]
+    every: int
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(self.every * (step + 1) - 1)
+
+
+@dataclass(frozen=True)
+class FirstCopy:
+    """The decay of an average that begins as a copy of the first written parameter.
+
+    0 in the first `calls` calls, then `decay`: Keras 3's average.
+    """
+
+    decay: float
+    calls: int = 1
+
+    def __call__(self, step: Any) -> Any:
+        return jnp.where(step < self.calls, 0.0, self.decay)
+
+
+@dataclass(frozen=True)
+class InWindows:
+    """The period of an overwrite at every call of every so many-th window of calls."""
+
+    windows: int
+    calls: int
+
+    def __call__(self, step: Any) -> Any:
+        return jnp.where((step // self.calls + 1) % self.windows == 0, 1, 0)
+
+
+@dataclass(frozen=True)
+class InverseTime:
+    """`rate / (1 + decay * step)`: the `decay` of old Keras optimizers."""
+
+    rate: Any
+    decay: float
+
+    def __call__(self, step: Any) -> Any:
+        step = jnp.asarray(step)
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        rate = jnp.asarray(rate, jnp.result_type(float))
+        return rate / (1 + self.decay * step.astype(rate.dtype))
+
+
+@dataclass(frozen=True)
+class Times:
+    """A number times a schedule."""
+
+    factor: Any
+    schedule: Callable[[Any], Any]
+
+    def __call__(self, step: Any) -> Any:
+        return self.factor * self.schedule(step)
+
+
+def schedule(value: Any) -> Any:
+    """A hyperparameter as this library takes it; other kinds are left as they are."""
+    is_function = callable(value) and not isinstance(value, type)
+    if is_function and not takes(value, 1) and takes(value, 0):
+        return Asked(value)
+    return value

@@ -1,0 +1,72 @@
+"""What `torch.optim.AdamW` and those who copy its form have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from optadamw.base.errors import invalid, near
+from optadamw.dialects.calls.callables import schedule
+from optadamw.dialects.calls.checks import pair, scalar
+from optadamw.dialects.calls.selections import param_groups
+
+
+def rate(name: str, value: Any) -> Any:
+    """A learning rate: a number, a one-element array, a schedule."""
+    return schedule(scalar(name, value))
+
+
+def both(betas: Any) -> dict[str, Any]:
+    """`betas` for `adamw`.
+
+    Raises:
+      ValueError: an integer, or one float and one array, as PyTorch has it.
+    """
+    b1, b2 = (scalar("betas", beta) for beta in pair("betas", betas))
+    arrays = [isinstance(beta, np.ndarray | jax.Array) for beta in (b1, b2)]
+    floats = [isinstance(beta, float | np.floating) for beta in (b1, b2)]
+    functions = [callable(beta) for beta in (b1, b2)]
+    if not (all(arrays) or all(f or c for f, c in zip(floats, functions, strict=True))):
+        raise invalid("betas", "either both floats or both arrays", (b1, b2))
+    return {"b1": b1, "b2": b2}
+
+
+def clipped(norm: Any) -> dict[str, Any]:
+    """`clip_grad_norm_` before the step, for `adamw`."""
+    return {} if norm is None else {"clip_global_norm": norm, "clip_eps": 1e-6}
+
+
+def grouped(
+    params: Any, names: Mapping[str, str], unchanging: Mapping[str, str]
+) -> dict[str, Any]:
+    """PyTorch's param groups as the `groups` of `adamw`.
+
+    Args:
+      params: None, or a list of dicts with "params" and options.
+      names: what each option of a group is called by `adamw`.
+      unchanging: options that a group may repeat and that change nothing here.
+
+    Raises:
+      TypeError: an option that no group has.
+    """
+
+    def translated(where: str, own: Mapping[str, Any]) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        for name, value in own.items():
+            if name == "betas":
+                options |= both(value)
+            elif name == "lr":
+                options["learning_rate"] = rate(f"{where}['lr']", value)
+            elif name in names:
+                options[names[name]] = value
+            elif name not in unchanging:
+                legal = ["lr", "betas", *names, *unchanging]
+                raise TypeError(
+                    f"`{where}` has the option {name!r}, which no group has. Near it: "
+                    f"{near(name, legal)}."
+                )
+        return options
+
+    groups = param_groups(params, translated)
+    return {} if groups is None else {"groups": groups}

@@ -1,0 +1,1 @@
+"""The files in which peers save: .pt, .safetensors, .h5, .npz."""

@@ -1,0 +1,147 @@
+"""Our own checkpoints as one of the forms that are converted."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw import checkpoint
+from optadamw.checkpoint.arrays import plain
+from optadamw.checkpoint.meaning import SIGN
+from optadamw.checkpoint.names import named_params, named_state
+from optadamw.checkpoint.portable import Gathered, Saved, record_of
+from optadamw.checkpoint.record import ENTRY
+from optadamw.checkpoint.replacing import replacing
+from optadamw.control.counters import EVENTS
+from optadamw.control.loss_scale import Counts
+from optadamw.dialects.states.arrays import to_numpy
+from optadamw.dialects.states.peer import Maximum
+from optadamw.store.state import BUFFERS, SCALES, State
+
+
+class Bare(NamedTuple):
+    """A State whose transformation is not at hand, and what is known of it."""
+
+    state: State
+    maximum: Maximum | None = None
+    """Of which second moments `nu_max` is the maximum."""
+    negated: bool = False
+    """Whether `mu` is that of negated gradients (maximize)."""
+    every: int | None = None
+    """How many gradients make a step."""
+    counts: Counts = "steps"
+    """What a dynamic loss scale counts until it grows."""
+
+
+def loaded(path: str | os.PathLike[str], params: Mapping[str, Any]) -> Bare:
+    """The State in a file that `optadamw.checkpoint.save` wrote.
+
+    Args:
+      path: the file.
+      params: the parameters, by their paths.
+
+    Raises:
+      DamagedCheckpoint: something of it is missing or altered.
+      ValueError: it holds several States, or buffers of other parameters.
+    """
+    saved = checkpoint.load(path)
+    if list(saved.fields) != [""]:
+        raise ValueError(
+            f"'{os.fspath(path)}' holds {len(saved.fields)} States; one can be "
+            "converted. Restore it and convert them one by one."
+        )
+    fields: dict[str, Any] = {}
+    for name in saved.fields[""]:
+        if name in BUFFERS:
+            fields[name] = _tree(saved.arrays, name, params)
+        elif name in SCALES.values():
+            # None for the leaves that are not in 8 bits.
+            arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
+            fields[name] = arrays
+        elif name in saved.arrays:
+            fields[name] = jnp.asarray(saved.arrays[name])
+    meaning = saved.meaning.get("", {})
+    maximum: Maximum | None = None
+    if "nu_max" in meaning:
+        maximum = "corrected" if "corrected" in meaning["nu_max"] else "raw"
+    return Bare(
+        State(**fields),
+        maximum,
+        meaning.get("mu") == SIGN[True],
+        meaning.get("window", {}).get("every"),
+        meaning.get("loss_scale", {}).get("counts", "steps"),
+    )
+
+
+def _tree(
+    arrays: Mapping[str, np.ndarray], field: str, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    found = {
+        name.removeprefix(f"{field}/"): array
+        for name, array in arrays.items()
+        if name.startswith(f"{field}/")
+    }
+    if set(found) != set(params):
+        odd = sorted(set(found) ^ set(params))[0]
+        where = "the checkpoint" if odd in found else "the parameters"
+        raise ValueError(
+            f"'{odd}' is in {where} only. Give the parameters that were trained."
+        )
+    return found
+
+
+def params_in(saved: checkpoint.Saved) -> dict[str, np.ndarray]:
+    """The parameters that were saved with a State, by their paths."""
+    prefix = "params/"
+    return {
+        name.removeprefix(prefix): array
+        for name, array in saved.arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def stored(
+    path: str | os.PathLike[str],
+    bare: Bare,
+    params: Mapping[str, Any],
+    origin: str,
+) -> None:
+    """Write a State and its parameters as `optadamw.checkpoint` does.
+
+    `optadamw.checkpoint.restore` takes it up with any transformation; what the numbers
+    mean is recorded, so that what does not fit is refused there.
+
+    Raises:
+      OSError: the file cannot be written; the one before it stays.
+    """
+    named = [*_pairs(named_state(bare.state)), *_pairs(named_params(dict(params)))]
+    arrays = {name: to_numpy(name, leaf) for name, leaf in named}
+    fields = named_state(bare.state).fields
+    saved = Saved(arrays, fields, {"": _meaning(bare, origin)})
+    kept = {name: plain(array) for name, array in arrays.items() if array.size}
+    entries: dict[str, Any] = {**kept, ENTRY: record_of(Gathered(saved, kept))}
+    with replacing(Path(os.path.realpath(path))) as file:
+        np.savez(file, **entries)
+
+
+def _pairs(named: Any) -> Sequence[tuple[str, Any]]:
+    return [(str(n), leaf) for n, leaf in zip(named.names, named.leaves, strict=True)]
+
+
+def _meaning(bare: Bare, origin: str) -> dict[str, Any]:
+    meaning: dict[str, Any] = {
+        "rules": [f"converted from {origin}"],
+        "events": list(EVENTS),
+        "mu": SIGN[bare.negated],
+    }
+    if bare.maximum is not None:
+        meaning["nu_max"] = f"the maximum of the {bare.maximum} second moments"
+    if bare.every is not None:
+        meaning["window"] = {"every": bare.every, "kind": "mean"}
+    if bare.state.growth is not None:
+        scale = {"kind": "dynamic", "minimum": 2.0**-126, "maximum": 2.0**127}
+        meaning["loss_scale"] = scale | {"counts": bare.counts}
+    return meaning

@@ -1,0 +1,95 @@
+"""Nested dicts, lists and records as a flat mapping of arrays, and back.
+
+Files of arrays (.npz, .safetensors) are flat. Beside the arrays, named by their paths,
+stands an outline in JSON: the containers, and what is no array.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.dialects.states.arrays import to_numpy
+
+ENTRY = "saved.json"
+"""The name of the outline among the arrays."""
+
+FORMAT = 1
+
+
+class Packed(NamedTuple):
+    """A nested state, flat."""
+
+    arrays: dict[str, np.ndarray]
+    outline: str
+
+
+def packed(saved: Any) -> Packed:
+    """Arrays by their paths, and the outline of the rest.
+
+    Raises:
+      TypeError: something that is neither an array nor of JSON.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    tree = _outlined(saved, "", arrays)
+    return Packed(arrays, json.dumps({"format": FORMAT, "tree": tree}))
+
+
+def _outlined(node: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    def below(key: Any, child: Any) -> Any:
+        return _outlined(child, f"{path}/{key}" if path else str(key), arrays)
+
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        node = dict(zip(node._fields, node, strict=True))
+    if isinstance(node, Mapping):
+        pairs = [[_key(key), below(key, child)] for key, child in node.items()]
+        return {"dict": pairs}
+    if isinstance(node, list | tuple):
+        return {"list": [below(i, child) for i, child in enumerate(node)]}
+    if node is None or isinstance(node, bool | int | float | str):
+        return {"value": node}
+    array = to_numpy(path, node)
+    if path in arrays:
+        raise ValueError(f"Two arrays of the state are called '{path}'.")
+    arrays[path] = array
+    return {"array": path, "dtype": array.dtype.name}
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, bool) or not isinstance(key, int | str):
+        raise TypeError(f"A key of the state must be a name or a number; got {key!r}.")
+    return key
+
+
+def unpacked(arrays: Mapping[str, np.ndarray], outline: str) -> Any:
+    """What was packed; tuples come back as lists, records as dicts.
+
+    Raises:
+      ValueError: an outline that is damaged, or arrays that are missing.
+    """
+    try:
+        whole = json.loads(outline)
+        if whole["format"] != FORMAT:
+            raise ValueError(f"format {whole['format']!r}, and {FORMAT} is read")
+        return _restored(whole["tree"], arrays)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"The outline '{ENTRY}' of the file is damaged ({error}). Use another copy."
+        ) from error
+
+
+def _restored(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    ((kind, value),) = [(k, v) for k, v in node.items() if k != "dtype"]
+    if kind == "dict":
+        return {key: _restored(child, arrays) for key, child in value}
+    if kind == "list":
+        return [_restored(child, arrays) for child in value]
+    if kind == "value":
+        return value
+    if kind != "array":
+        raise ValueError(f"it has a {kind!r}")
+    array = arrays[value]
+    dtype = jnp.dtype(node["dtype"])
+    return array if array.dtype == dtype else array.view(dtype)

@@ -1,0 +1,292 @@
+"""Keras 3's AdamW (on all its backends), R's keras3, and `LossScaleOptimizer`.
+
+| here | there |
+|---|---|
+| `step`, `micro_step` | `iteration` = step * k + micro_step, k gradients to a step |
+| `mu`, `nu` | `*_momentum`, `*_velocity` |
+| `nu_max`, "raw" | `*_velocity_hat` |
+| `ema` | `*_average` |
+| `accumulator` | `*_gradient_accumulator`, the sum in both |
+| `loss_scale`, `growth` | `dynamic_scale`, `step_counter` |
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import Scheduled
+from optadamw.base.types import PyTree
+from optadamw.dialects.states.arrays import scalar, to_numpy
+from optadamw.dialects.states.assembly import assembled
+from optadamw.dialects.states.contents import Contents
+from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.naming import Missing, Names
+from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.settings import learning_rate_of
+from optadamw.dialects.states.variables import Options, listed, sorted_out
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
+
+PEER = Peer(
+    title="Keras",
+    keys={
+        "mu": "momentum",
+        "nu": "velocity",
+        "nu_max": "velocity_hat",
+        "ema": "average",
+        "accumulator": "gradient_accumulator",
+        "loss_scale": "dynamic_scale",
+    },
+    maximum="raw",
+)
+
+
+def from_keras(
+    saved: Mapping[str, Any] | Sequence[Any],
+    params: PyTree,
+    *,
+    tx: Transformation | None = None,
+    names: Names = None,
+    layout: Layout | None = None,
+    missing: Missing = "error",
+    drop: Collection[str] = (),
+    afresh: Collection[str] = (),
+    amsgrad: bool | None = None,
+    use_ema: bool | None = None,
+    gradient_accumulation_steps: int | None = None,
+) -> State:
+    """The State that goes on where an optimizer of Keras was saved.
+
+    Keras saves a list of arrays of which positions alone say what they are: amsgrad's
+    maxima look like averages. What the optimizer was made with comes from the three
+    options, from `tx`, or from the names where `saved` has them. Without names the
+    parameters are in the order of `model.trainable_variables`, which is to be that of
+    `jax.tree.leaves(params)` (it sorts the keys of a dict), or is given by `names`.
+
+    Keras counts gradients, also those that only accumulate, in `iteration` and in the
+    good ones since the loss scale changed; a `DynamicLossScale` of `tx` that counts
+    optimizer steps gets as many as those gradients make. Keras's average begins at the
+    first step; before it, that is a copy of the parameters here.
+
+    Args:
+      saved: `optimizer.variables`, a list of their values, the store that
+        `save_own_variables` filled (keys "0", "1", ...), or a mapping from
+        `variable.path`. With a `LossScaleOptimizer`, its own.
+      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
+      tx: the transformation that will go on. Without it the result is a State with
+        what was saved, in float32 (float64 for float64 parameters).
+      names: paths of `params` in the order of `model.trainable_variables`, or a mapping
+        from paths to the variables' names or indices.
+      layout: `(path, array) -> array`, applied to each array that is read.
+      missing: "zeros" starts parameters that are not there, "error" refuses them.
+      drop: buffers there that are left behind, such as ("ema", "loss_scale").
+      afresh: buffers of `tx` that start anew, such as ("ema",).
+      amsgrad: whether the optimizer had it; None: as `tx`, else no.
+      use_ema: the same.
+      gradient_accumulation_steps: the same; the number of gradients to a step.
+
+    Returns:
+      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
+
+    Raises:
+      TypeError, ValueError: another number of variables, shapes or names that do not
+        fit, numbers that are not finite, options that differ. Nothing is made.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, optadamw
+      >>> from optadamw.interchange import from_keras
+      >>> store = {"0": np.int32(7), "1": np.float32(1e-3)}
+      >>> store |= {"2": np.ones(2), "3": np.ones(2)}
+      >>> state = from_keras(store, [jnp.zeros(2)], tx=optadamw.adamw(1e-3))
+      >>> int(state.step), state.mu[0].tolist()
+      (7, [1.0, 1.0])
+    """
+    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    every = _window(gradient_accumulation_steps)
+    options = _options(tx, amsgrad, use_ema, every)
+    variables = listed(PEER.title, saved)
+    found = sorted_out(PEER.title, variables, len(request.leaves.paths), options)
+    accumulates = any("accumulator" in (row.buffers or ()) for row in found.rows)
+    if accumulates and every is None:
+        every = _window_of(tx)
+    if accumulates and every is None:
+        raise ValueError(
+            "The saved state accumulates, and of how many gradients a step is made is "
+            "not known. Pass gradient_accumulation_steps=, or `tx`."
+        )
+    window = every if accumulates and every else 1
+    step, micro_step = divmod(found.iteration, window)
+    return assembled(
+        request,
+        Contents(
+            rows=found.rows,
+            step=step,
+            micro_step=micro_step,
+            accumulates=accumulates,
+            loss_scale=found.loss_scale,
+            growth=_growth(found.growth, tx, window),
+            averages_later=found.iteration == 0,
+            orders_maximum=True,
+        ),
+    )
+
+
+def _growth(good: int | None, tx: Transformation | None, window: int) -> int | None:
+    """Keras's count of good gradients, or of steps for a `tx` that counts those."""
+    if good is None or tx is None:
+        return good
+    return good if _counts_gradients(tx) else good // window
+
+
+def _counts_gradients(tx: Transformation | None) -> bool:
+    scale = None if tx is None else tx.recipe.composition.control.loss_scale
+    return getattr(scale, "counts", "gradients") == "gradients"
+
+
+def _options(
+    tx: Transformation | None,
+    amsgrad: bool | None,
+    use_ema: bool | None,
+    every: int | None,
+) -> Options:
+    """What the optimizer was made with, as far as it is said."""
+    for name, value in (("amsgrad", amsgrad), ("use_ema", use_ema)):
+        if value is not None and not isinstance(value, bool):
+            raise mistyped(name, "True, False or None", value)
+    accumulates = None if every is None else every > 1
+    if tx is not None:
+        composition = tx.recipe.composition
+        kept = {slot.name for slot in composition.buffers}
+        amsgrad = "nu_max" in kept if amsgrad is None else amsgrad
+        use_ema = "ema" in kept if use_ema is None else use_ema
+        if accumulates is None:
+            accumulates = composition.control.accumulation is not None
+    return Options(amsgrad, use_ema, accumulates)
+
+
+def _window(every: Any) -> int | None:
+    if every is None:
+        return None
+    if isinstance(every, bool) or not isinstance(every, int | np.integer):
+        raise mistyped("gradient_accumulation_steps", "a whole number >= 1", every)
+    if every < 1:
+        raise invalid("gradient_accumulation_steps", "a whole number >= 1", every)
+    return int(every)
+
+
+def _window_of(tx: Transformation | None) -> int | None:
+    """The gradients to a step by `tx`, if they are always as many."""
+    accumulation = None if tx is None else tx.recipe.composition.control.accumulation
+    if accumulation is None or isinstance(accumulation.every, Scheduled):
+        return None
+    return int(to_numpy("accumulate_steps", accumulation.every.value))
+
+
+def to_keras(
+    state: PyTree,
+    params: PyTree,
+    *,
+    tx: Transformation | None = None,
+    names: Names = None,
+    layout: Layout | None = None,
+    learning_rate: float | Literal["schedule"] | None = None,
+    drop: Collection[str] = (),
+    amsgrad: Maximum | None = None,
+) -> dict[str, np.ndarray]:
+    """The store from which an optimizer of Keras goes on.
+
+        optimizer.build(model.trainable_variables)
+        optimizer.load_own_variables(store)
+        assert optimizer.iterations == store["0"]
+
+    Keras loads nothing, with a warning, where it has another number of variables: make
+    the optimizer with the same `amsgrad`, `use_ema` and `gradient_accumulation_steps`
+    as `tx`, in a `LossScaleOptimizer` where the loss scale is dynamic.
+
+    Args:
+      state: a State, or what holds one.
+      params: its parameters, or their shapes.
+      tx: the transformation that made it; needed where it accumulates.
+      names: paths in the order of `model.trainable_variables`, or a mapping from paths
+        to indices there.
+      layout: `(path, array) -> array`, the inverse of that of `from_keras`.
+      learning_rate: which Keras keeps among its variables; "schedule" where it has a
+        schedule and keeps none; None: that of `tx`.
+      drop: buffers that are lost, such as ("ema", "accumulator").
+      amsgrad: the kind of `nu_max` where there is no `tx` to tell.
+
+    Returns:
+      A mapping from "0", "1", ... to arrays, in the order of `optimizer.variables`.
+
+    Raises:
+      TypeError, ValueError: amsgrad's maximum of the wrong kind, an open window of
+        weighted gradients, no learning rate, names that do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> from optadamw.interchange import to_keras
+      >>> params, tx = {"w": jnp.zeros(2)}, optadamw.adamw(1e-3)
+      >>> list(to_keras(tx.init(params), params, tx=tx))
+      ['0', '1', '2', '3']
+    """
+    leaving = Departure(PEER, state, params, tx, names, layout, drop, amsgrad)
+    return numbered(stored(leaving, np.int32, learning_rate))
+
+
+def stored(
+    leaving: Departure,
+    counter: Any,
+    learning_rate: float | Literal["schedule"] | None,
+) -> list[np.ndarray]:
+    """The variables of an optimizer, in their order."""
+    rate = _rate(leaving, learning_rate)
+    accumulators: list[np.ndarray] = []
+    every = 1
+    if leaving.state.accumulator is not None and "accumulator" in leaving.peer.keys:
+        every, accumulators = leaving.every(), leaving.accumulators()
+    iteration = leaving.step * every + leaving.filled
+    head = [np.array(iteration, counter), *rate]
+    if leaving.scale is not None:
+        scale, growth = leaving.scale
+        # Its own counter and rate, which nothing reads, stand in front.
+        outer = [np.array(0, counter), np.array(0.0, np.float32)]
+        good = growth
+        if not _counts_gradients(leaving.tx):
+            good = growth * every + leaving.filled
+        numbers = [np.array(good, counter), np.array(scale, np.float32)]
+        head = [*outer, *numbers, *head]
+    columns = {
+        field: leaving.column(field) if leaving.has(field) else []
+        for field in ("ema", "mu", "nu", "nu_max")
+    }
+    moments = [
+        x for pair in zip(columns["mu"], columns["nu"], strict=True) for x in pair
+    ]
+    body = [*columns["ema"], *accumulators, *moments, *columns["nu_max"]]
+    return [*head, *(array for array in body if array is not None)]
+
+
+def numbered(variables: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The store that `save_own_variables` makes of variables."""
+    return {str(i): array for i, array in enumerate(variables)}
+
+
+def _rate(
+    leaving: Departure, given: float | Literal["schedule"] | None
+) -> list[np.ndarray]:
+    if given == "schedule":
+        return []
+    if given is None:
+        known = None if leaving.tx is None else learning_rate_of(leaving.tx)
+        if known is None:
+            raise ValueError(
+                "Keras keeps the learning rate among its variables, and it is not "
+                "known. Pass `tx`, or learning_rate= (a number, or 'schedule')."
+            )
+        if isinstance(known, Scheduled):
+            return []
+        return [np.array(to_numpy("learning_rate", known.value), np.float32)]
+    return [np.array(scalar("learning_rate", given), np.float32)]

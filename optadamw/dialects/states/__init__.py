@@ -1,0 +1,1 @@
+"""What the peers' saved states share: naming, matching and assembling their arrays."""

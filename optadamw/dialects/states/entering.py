@@ -1,0 +1,170 @@
+"""Arrays on their way in: each turned as asked, and checked before it is believed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.dialects.states.arrays import numbers
+from optadamw.dialects.states.contents import Contents, Row, unquoted
+from optadamw.dialects.states.naming import Theirs, matched
+from optadamw.dialects.states.request import Request, has_maximum, negations, turned
+
+NEVER_NEGATIVE = ("nu", "nu_max")
+
+
+def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]:
+    """The arrays of each field for every leaf, in the order of the tree.
+
+    Raises:
+      TypeError, ValueError: the first that does not fit, with its path.
+    """
+    leaves, peer = request.leaves, request.peer
+    _check_complex(request)
+    theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
+    places = matched(request.names, leaves.paths, theirs, request.missing)
+    _check_signs(request, contents, places)
+    columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
+    grows = [True] * len(places)
+    if request.tx is not None and "nu_max" in contents.fields:
+        shapes = leaves.treedef.unflatten(leaves.arrays)
+        grows = has_maximum(request.tx, leaves, shapes)
+    for i, (path, place) in enumerate(zip(leaves.paths, places, strict=True)):
+        like = leaves.arrays[i]
+        row = None if place is None else contents.rows[place]
+        if row is None or row.buffers is None:
+            is_begun = not contents.starts
+            if row is not None and is_begun and request.missing == "error":
+                raise at_leaf(
+                    path,
+                    f"{row.label} of {peer.title}, its counterpart, has no state: it "
+                    "never had a gradient.",
+                    "Start such parameters with missing='zeros'.",
+                )
+            for column in columns.values():
+                column.append(np.zeros(like.shape, _dtype(like)))
+            continue
+        for field, column in columns.items():
+            if field == "nu_max" and field not in row.buffers and not grows[i]:
+                column.append(np.zeros(like.shape, _dtype(like)))
+            else:
+                column.append(_entered(request, path, like, row, field))
+        if contents.orders_maximum:
+            _check_maximum(request, path, row, columns)
+    return columns
+
+
+def _entered(
+    request: Request, path: str, like: Any, row: Row, field: str
+) -> np.ndarray:
+    assert row.buffers is not None
+    key = request.peer.key(field)
+    if field not in row.buffers:
+        raise at_leaf(
+            path,
+            f"{row.label} of {request.peer.title}, its counterpart, has no '{key}', "
+            "which others have.",
+            "Save it with one set of options.",
+        )
+    where = f"{path or '(the root)'}: {key} of {unquoted(row.label)}"
+    value = row.buffers[field]
+    array = numbers(where, value(where) if callable(value) else value)
+    if callable(value) and array.ndim == 1 and request.layout is None:
+        # Blocks are kept flat, and not always with the shape that they had.
+        array = array.reshape(like.shape) if array.size == like.size else array
+    shape = array.shape
+    if request.layout is not None:
+        array = numbers(where, turned(request.layout, path, array))
+    if array.shape != like.shape:
+        made = f" ({array.shape} by `layout`)" if array.shape != shape else ""
+        raise at_leaf(
+            path,
+            f"'{key}' of {row.label} has shape {shape}{made}, the parameter "
+            f"{like.shape}.",
+            _remedy(request, array.shape, like.shape),
+        )
+    is_complex = jnp.issubdtype(like.dtype, jnp.complexfloating)
+    if (array.dtype.kind == "c") != is_complex:
+        raise kind_at_leaf(
+            path,
+            f"'{key}' of {row.label} is {array.dtype}, the parameter {like.dtype}.",
+            "Both must be real or both complex.",
+        )
+    if field in NEVER_NEGATIVE:
+        reals = array if not is_complex else np.minimum(array.real, array.imag)
+        if np.any(reals < 0):
+            raise at_leaf(
+                path,
+                f"'{key}' of {row.label} is a mean of squares, and "
+                f"{np.count_nonzero(reals < 0)} of its numbers are negative.",
+                "It is another buffer than it is taken for, or damaged.",
+            )
+    return array
+
+
+def _remedy(request: Request, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if found == wanted[::-1]:
+        return "It is transposed there: pass layout=lambda path, x: x.T, where it is."
+    if request.names is None:
+        return "The order may be another: say which is which with `names`."
+    return "Check `names`, or turn it with `layout`."
+
+
+def _check_maximum(
+    request: Request, path: str, row: Row, columns: dict[str, list[np.ndarray]]
+) -> None:
+    """Where position alone says what an array is, that it can be what it is."""
+    if "nu_max" not in columns:
+        return
+    nu, largest = columns["nu"][-1], columns["nu_max"][-1]
+    if np.any(nu > largest):
+        raise at_leaf(
+            path,
+            f"'{request.peer.key('nu')}' of {row.label} is above "
+            f"'{request.peer.key('nu_max')}', its maximum, in "
+            f"{np.count_nonzero(nu > largest)} places: the saved state has other "
+            "variables than was said.",
+            "It may have an average (use_ema) or accumulators in that place.",
+        )
+
+
+def _check_signs(
+    request: Request, contents: Contents, places: Sequence[int | None]
+) -> None:
+    """Leaf by leaf, that both take the moment of gradients of one sign."""
+    if request.tx is None or not contents.step or "mu" in request.afresh:
+        return
+    signs = negations(request.tx, request.leaves)
+    for path, place, sign in zip(request.leaves.paths, places, signs, strict=True):
+        row = None if place is None else contents.rows[place]
+        if row is None or row.buffers is None or row.negated == sign:
+            continue
+        there, here = ("with", "without") if row.negated else ("without", "with")
+        raise at_leaf(
+            path,
+            f"it was saved {there} maximize, and `tx` is {here} it: the first moment "
+            "is that of gradients of the other sign.",
+            "Make tx as it was.",
+        )
+
+
+def _check_complex(request: Request) -> None:
+    if request.peer.is_pairwise:
+        return
+    for path, like in zip(request.leaves.paths, request.leaves.arrays, strict=True):
+        if jnp.issubdtype(like.dtype, jnp.complexfloating):
+            raise at_leaf(
+                path,
+                f"it is complex, and {request.peer.title} keeps one second moment for "
+                "a complex number where we keep two, of its real and imaginary parts: "
+                "the one does not tell the two.",
+                "Start this parameter afresh, outside of what is converted.",
+            )
+
+
+def _dtype(like: jax.ShapeDtypeStruct) -> np.dtype:
+    is_complex = jnp.issubdtype(like.dtype, jnp.complexfloating)
+    return np.dtype(np.complex64 if is_complex else np.float32)

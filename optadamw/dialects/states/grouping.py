@@ -1,0 +1,105 @@
+"""Parameter groups: which parameters share their options."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.settings import Settings, settings_of
+
+Group = tuple[dict[str, Any], Sequence[int]]
+"""Options, and the places of its parameters."""
+
+
+def groups_of(
+    leaving: Departure,
+    given: Sequence[Mapping[str, Any]] | None,
+    title: str,
+    options_of: Callable[[Settings], dict[str, Any]],
+    follows: Collection[str] = (),
+) -> list[Group]:
+    """The groups as the caller gave them, or as `tx` says.
+
+    Raises:
+      TypeError, ValueError: groups that do not fit the parameters, neither groups nor
+        `tx`, or a `tx` that the other library cannot follow.
+    """
+    if given is not None:
+        return _given(leaving, given)
+    if leaving.tx is None:
+        raise ValueError(
+            f"The options of {title}'s groups are not known. Pass tx=<the "
+            "transformation that made `state`>, or groups=[{...}]."
+        )
+    rows = settings_of(leaving.tx, leaving.params, leaving.step)
+    groups: list[tuple[dict[str, Any], list[int]]] = []
+    gaps = []
+    for place, (leaf, _) in enumerate(leaving.places):
+        if leaf is None:
+            gaps.append(place)
+            continue
+        _check_followed(leaving, leaf, rows[leaf], title, follows)
+        options = options_of(rows[leaf])
+        members = next((m for o, m in groups if o == options), None)
+        if members is None:
+            groups.append((options, [place]))
+        else:
+            members.append(place)
+    if gaps and groups:
+        groups[0][1].extend(gaps)  # without a state, their options do not matter
+        groups[0][1].sort()
+    return list(groups)
+
+
+def _check_followed(
+    leaving: Departure,
+    leaf: int,
+    settings: Settings,
+    title: str,
+    follows: Collection[str],
+) -> None:
+    where = leaving.paths[leaf]
+    beyond = settings.beyond(follows)
+    if beyond:
+        raise ValueError(
+            f"`tx` has {', '.join(beyond)} for '{where}', which {title} "
+            "cannot follow. Give the options it is to go on with as groups=[{...}]."
+        )
+    if None in (settings.learning_rate, settings.b1, settings.eps):
+        raise ValueError(
+            f"`tx` has no learning rate or no Adam in it, so the options of {title}'s "
+            "groups are not known. Give them as groups=[{...}]."
+        )
+
+
+def _given(leaving: Departure, given: Any) -> list[Group]:
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_list or not all(isinstance(group, Mapping) for group in given):
+        raise mistyped("groups", "a list of dicts of options", given)
+    if len(given) == 1 and "params" not in given[0]:
+        return [(dict(given[0]), range(len(leaving.places)))]
+    places = {
+        leaving.paths[place.leaf]: i
+        for i, place in enumerate(leaving.places)
+        if place.leaf is not None
+    }
+    groups: list[Group] = []
+    used: list[str] = []
+    for number, group in enumerate(given):
+        members = group.get("params")
+        if not isinstance(members, Sequence) or isinstance(members, str):
+            raise mistyped(f"groups[{number}]['params']", "a list of paths", members)
+        for path in members:
+            if path not in places or path in used:
+                raise invalid(
+                    f"groups[{number}]['params']",
+                    "made of paths of `params`, each in one group",
+                    path,
+                )
+            used.append(path)
+        options = {key: value for key, value in group.items() if key != "params"}
+        groups.append((options, [places[path] for path in members]))
+    lacking = [path for path in places if path not in used]
+    if lacking:
+        raise ValueError(f"`groups` lack '{lacking[0]}'. Put each path in one group.")
+    return groups

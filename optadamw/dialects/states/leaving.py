@@ -1,0 +1,257 @@
+"""Arrays on their way out: what a State holds, in the order of another library."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.errors import at_leaf, invalid
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.tree import Leaves, match_leaves
+from optadamw.base.types import PyTree
+from optadamw.checkpoint.arrays import on_host
+from optadamw.dialects.states.arrays import numbers, widened
+from optadamw.dialects.states.naming import Names, Place, ordered
+from optadamw.dialects.states.peer import DIFFERENCE, Maximum, Peer, check_maximum
+from optadamw.dialects.states.request import (
+    Layout,
+    check_fields,
+    check_layout,
+    check_tx,
+    kind_of_maximum,
+    negations,
+    shapes_of,
+    turned,
+)
+from optadamw.store.dequantize import dequantize
+from optadamw.store.state import BUFFERS, State, states_in
+from optadamw.transforms.transformation import Transformation
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The arguments that all `to_` functions share, checked."""
+
+    peer: Peer
+    whole: PyTree
+    params: PyTree
+    tx: Transformation | None
+    names: Names
+    layout: Layout | None
+    drop: Collection[str]
+    amsgrad: Maximum | None = None
+    negates_too: bool = False
+    """Whether the other library can maximize as well."""
+
+    def __post_init__(self) -> None:
+        check_tx(self.tx)
+        check_layout(self.layout)
+        check_fields("drop", self.drop, (*BUFFERS, "loss_scale"))
+        check_maximum("amsgrad", self.amsgrad)
+        self._check_places()
+        self._check_held()
+        self._check_maximum()
+        self._check_sign()
+        self._check_complex()
+
+    @cached_property
+    def leaves(self) -> Leaves:
+        return shapes_of(self.params)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        return self.leaves.paths
+
+    @cached_property
+    def state(self) -> State:
+        """The one State that is converted."""
+        found = states_in(self.whole)
+        if len(found) != 1:
+            raise invalid(
+                "state",
+                "a State of this library, or hold one",
+                type(self.whole).__name__,
+                f"It holds {len(found)}: convert them one by one.",
+            )
+        return dequantize(found[0])
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """The parameters in the order of the other library."""
+        return ordered(self.names, self.paths)
+
+    @cached_property
+    def step(self) -> int:
+        array = on_host("step", self.state.step)
+        if array.shape != ():
+            raise at_leaf(
+                "step",
+                f"it must be one integer; got {array.dtype}{list(array.shape)}.",
+                "Of a state under vmap take the members one by one.",
+            )
+        return int(array)
+
+    @cached_property
+    def filled(self) -> int:
+        """The gradients in an open window, if it is to be kept."""
+        micro_step = self.state.micro_step
+        if micro_step is None or "accumulator" in self.drop:
+            return 0
+        return int(on_host("micro_step", micro_step))
+
+    @property
+    def scale(self) -> tuple[float, int] | None:
+        """The dynamic loss scale and its count of good steps."""
+        if self.state.growth is None or "loss_scale" in self.drop:
+            return None
+        assert self.state.loss_scale is not None
+        scale = on_host("loss_scale", self.state.loss_scale)
+        return float(scale), int(on_host("growth", self.state.growth))
+
+    def has(self, field: str) -> bool:
+        """Whether a buffer is there and is to be kept."""
+        return getattr(self.state, field) is not None and field not in self.drop
+
+    def column(self, field: str) -> list[np.ndarray | None]:
+        """A buffer in the order of the other library; None: a parameter not ours.
+
+        Raises:
+          ValueError: it is not there, not of the parameters, or not finite.
+        """
+        tree = getattr(self.state, field)
+        if tree is None:
+            raise ValueError(
+                f"`state` holds no `{field}`, and {self.peer.title} needs it. Convert "
+                "the state of a transformation with Adam in it."
+            )
+        kept = match_leaves(tree, self.leaves, f"state.{field}")
+        return [
+            None if place.leaf is None else self._left(field, place.leaf, kept)
+            for place in self.places
+        ]
+
+    def _left(self, field: str, leaf: int, kept: list[Any]) -> np.ndarray:
+        path, like = self.paths[leaf], self.leaves.arrays[leaf]
+        where = f"{field}/{path}"
+        array = numbers(where, kept[leaf])
+        if array.shape != like.shape:
+            raise at_leaf(
+                where,
+                f"it has shape {array.shape}, the parameter {like.shape}.",
+                "Pass the parameters that the state belongs to.",
+            )
+        array = widened(array)
+        if self.layout is not None:
+            array = widened(numbers(where, turned(self.layout, path, array)))
+        return array
+
+    def every(self) -> int:
+        """The gradients of a window, as `tx` says.
+
+        Raises:
+          ValueError: it does not say, or not for the whole run.
+        """
+        control = None if self.tx is None else self.tx.recipe.composition.control
+        accumulation = None if control is None else control.accumulation
+        if accumulation is None:
+            raise ValueError(
+                "`state` accumulates, and of how many gradients a window is made is "
+                "not known. Pass tx=<the transformation that made it>."
+            )
+        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        steps = {0, self.step}
+        clocks = [Clock(jnp.int32(s), jnp.int32(s + 1), wide) for s in sorted(steps)]
+        due = {int(accumulation.due(clock)) for clock in clocks}
+        if len(due) > 1:
+            raise ValueError(
+                f"The windows of `tx` changed their length ({sorted(due)}), and "
+                f"{self.peer.title} counts gradients of windows of one length."
+            )
+        return due.pop()
+
+    def accumulators(self) -> list[np.ndarray]:
+        """The sums of an open window, or the zeros of an empty one."""
+        if self.filled and self.state.weight is not None:
+            weight = float(on_host("weight", self.state.weight))
+            if weight != self.filled:
+                raise ValueError(
+                    f"The open window of `state` has {self.filled} gradients that "
+                    f"weigh {weight!r}; {self.peer.title} knows no weights. Take its "
+                    "step first with tx.flush, or lose it with drop=('accumulator',)."
+                )
+        column = self.column("accumulator")
+        found = [array for array in column if array is not None]
+        return found if self.filled else [np.zeros_like(array) for array in found]
+
+    # --- Checks ----------------------------------------------------------------------
+
+    def _check_places(self) -> None:
+        for place in self.places:
+            if place.leaf is None and not self.peer.has_gaps:
+                raise invalid("names", "made of paths, without None", None)
+
+    def _check_held(self) -> None:
+        """Refuse to lose what the other library has no place for."""
+        losses = {
+            "ema": self.state.ema is not None,
+            "residual": bool(jax.tree.leaves(self.state.residual)),
+            "nu_max": self.state.nu_max is not None,
+            "accumulator": self.filled > 0,
+            "loss_scale": self.scale is not None,
+        }
+        for name, is_held in losses.items():
+            if is_held and name not in self.peer.keys and name not in self.drop:
+                what = {
+                    "accumulator": f"an open window of {self.filled} gradients",
+                    "loss_scale": "a dynamic loss scale",
+                }.get(name, f"`{name}`")
+                raise ValueError(
+                    f"`state` holds {what}, for which {self.peer.title} has no place. "
+                    f"Lose it with drop=({name!r},)."
+                )
+
+    def _check_maximum(self) -> None:
+        if not self.has("nu_max"):
+            return
+        known = None if self.tx is None else kind_of_maximum(self.tx)
+        kind = known or self.amsgrad
+        if kind is None:
+            raise ValueError(
+                "`state` holds `nu_max`, and of which second moments it is the maximum "
+                "is not known. Pass tx=<the transformation that made it>, or "
+                "amsgrad='raw' or 'corrected'."
+            )
+        if known and self.amsgrad not in (None, known):
+            raise invalid("amsgrad", f"{known!r}, as `tx` says, or None", self.amsgrad)
+        if kind != self.peer.maximum:
+            raise ValueError(
+                f"`state` holds the maximum of the {kind} second moments, and "
+                f"{self.peer.title} uses that of the {self.peer.maximum} ones: "
+                f"{DIFFERENCE}. Lose it with drop=('nu_max',)."
+            )
+
+    def _check_sign(self) -> None:
+        if self.tx is None or self.negates_too:
+            return
+        if any(negations(self.tx, self.leaves)):
+            raise ValueError(
+                f"`tx` maximizes, and {self.peer.title} cannot: the first moment is "
+                "that of negated gradients. Convert a run that minimizes."
+            )
+
+    def _check_complex(self) -> None:
+        if self.peer.is_pairwise:
+            return
+        pairs = zip(self.paths, self.leaves.arrays, strict=True)
+        for path, like in pairs:
+            if jnp.issubdtype(like.dtype, jnp.complexfloating):
+                raise at_leaf(
+                    path,
+                    f"it is complex, and {self.peer.title} keeps one second moment "
+                    "for a complex number where we keep two.",
+                    "Leave such parameters out.",
+                )

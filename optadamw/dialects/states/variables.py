@@ -1,0 +1,245 @@
+"""The list of variables in which Keras keeps an optimizer.
+
+    iteration, [learning_rate,] [step_counter, dynamic_scale, iteration,
+    [learning_rate,]] averages, accumulators, (momentum, velocity) of each, maxima
+
+Positions alone say what a variable is; only the count of all of them can be checked,
+so what the optimizer was made with must be known.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from optadamw.base.errors import at_leaf, invalid, mistyped
+from optadamw.dialects.states.arrays import to_numpy, whole
+from optadamw.dialects.states.contents import Row
+
+SUFFIXES = {
+    "gradient_accumulator": "accumulator",
+    "velocity_hat": "nu_max",
+    "average": "ema",
+    "momentum": "mu",
+    "velocity": "nu",
+}
+"""What names of Keras 3 end in: "adam_w/dense_kernel_momentum"."""
+
+SLOTS = {"average": "ema", "m": "mu", "v": "nu", "vhat": "nu_max"}
+"""What stands before the parameter's name in tf.keras: "AdamW/m/dense/kernel:0"."""
+
+
+class Variable(NamedTuple):
+    """One variable, with its name where it has one."""
+
+    name: str | None
+    value: Any
+
+
+class Options(NamedTuple):
+    """What the optimizer was made with; None: it is not known."""
+
+    amsgrad: bool | None = None
+    use_ema: bool | None = None
+    accumulates: bool | None = None
+    scales: bool | None = None
+
+
+class Sorted(NamedTuple):
+    """The variables, each for what it is."""
+
+    iteration: int
+    rows: list[Row]
+    loss_scale: float | None
+    growth: int | None
+
+
+def listed(title: str, saved: Any) -> list[Variable]:
+    """The variables in their order, from any of the forms in which they are kept.
+
+    Raises:
+      TypeError, ValueError: none of these forms; numbers that are missing.
+    """
+    if isinstance(saved, Mapping):
+        if all(str(key).isdigit() for key in saved):
+            values = {int(key): value for key, value in saved.items()}
+            if sorted(values) != list(range(len(values))) or len(saved) != len(values):
+                raise invalid(
+                    "saved",
+                    f"a store with the keys '0' to '{len(saved) - 1}'",
+                    sorted(map(str, saved)),
+                    "The file is damaged.",
+                )
+            return [Variable(None, values[i]) for i in range(len(values))]
+        return [Variable(str(name), value) for name, value in saved.items()]
+    if isinstance(saved, Sequence) and not isinstance(saved, str):
+        return [Variable(_name_of(value), value) for value in saved]
+    raise mistyped(
+        "saved",
+        f"the variables of an optimizer of {title}: a list, or a mapping from their "
+        "numbers or paths",
+        type(saved),
+    )
+
+
+def _name_of(value: Any) -> str | None:
+    name = getattr(value, "path", None) or getattr(value, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def sorted_out(
+    title: str,
+    variables: Sequence[Variable],
+    count: int,
+    options: Options,
+) -> Sorted:
+    """Each variable for what it is; `count` is the number of parameters here.
+
+    Raises:
+      ValueError: another number of variables than these options make.
+    """
+    names = [variable.name for variable in variables]
+    if variables and all(name is not None for name in names):
+        options = _told(options, [name or "" for name in names])
+    total, blocks = len(variables), _blocks(options)
+    head = total - blocks * count
+    heads = [5, 6] if options.scales else [1, 2]
+    if options.scales is None:
+        heads = [1, 2, 5, 6] if _is_scaled(variables) else [1, 2]
+    if head not in heads:
+        raise ValueError(
+            f"The saved state has {total} variables, and {title}'s AdamW with "
+            f"{_spelled(options)} has {blocks} for each parameter and "
+            f"{' or '.join(map(str, heads))} beside; `params` has {count}. "
+            f"{_advice(total, count)}"
+        )
+    values = [variable.value for variable in variables]
+    iteration = _count("iteration", values[head - 1 if head in (1, 5) else head - 2])
+    rows = _rows(variables[head:], count, options)
+    if head < 5:
+        return Sorted(iteration, rows, None, None)
+    growth = _count("step_counter", values[2])
+    loss_scale = float(to_numpy("dynamic_scale", values[3]).reshape(-1)[0])
+    if not (np.isfinite(loss_scale) and loss_scale > 0):
+        raise at_leaf(
+            "dynamic_scale",
+            f"it must be finite and > 0; got {loss_scale!r}.",
+            "Leave nothing of this state: the run was broken when it was saved.",
+        )
+    return Sorted(iteration, rows, loss_scale, growth)
+
+
+def _is_scaled(variables: Sequence[Variable]) -> bool:
+    """Whether it begins as a LossScaleOptimizer: count, rate, count, scale, count."""
+    if len(variables) < 5:
+        return False
+    arrays = [to_numpy("a variable", variable.value) for variable in variables[:5]]
+    kinds = [array.dtype.kind if array.shape == () else "" for array in arrays]
+    return [kind in "iu" and kind != "" for kind in kinds] == [1, 0, 1, 0, 1]
+
+
+def _count(name: str, value: Any) -> int:
+    """A counter, which is kept as an integer; what is not one is another variable."""
+    array = to_numpy(name, value)
+    if array.dtype.kind not in "iu":
+        raise at_leaf(
+            name,
+            f"it must be an integer; got {array.dtype}{list(array.shape)}.",
+            "The saved state has other variables, or another order, than was said.",
+        )
+    return whole(name, array)
+
+
+def _told(options: Options, names: Sequence[str]) -> Options:
+    """What the names say: it is not to be asked of the caller."""
+
+    def has(field: str) -> bool:
+        return any(_told_apart(name)[0] == field for name in names)
+
+    scales = any(name.rpartition("/")[2] == "dynamic_scale" for name in names)
+    told = Options(has("nu_max"), has("ema"), has("accumulator"), scales)
+    for option, said, found in zip(Options._fields, options, told, strict=True):
+        if said is not None and said != found:
+            raise ValueError(
+                f"`{option}` is {said}, and by the names of the saved variables it is "
+                f"{found}. They differ in this option."
+            )
+    return told
+
+
+def _told_apart(name: str) -> tuple[str | None, str]:
+    """The field that a variable of this name holds, and the parameter's name."""
+    parts = name.removesuffix(":0").split("/")
+    for suffix, field in SUFFIXES.items():
+        if parts[-1].endswith(f"_{suffix}"):
+            return field, parts[-1].removesuffix(f"_{suffix}")
+    for i, part in enumerate(parts[:2]):
+        if part in SLOTS and i + 1 < len(parts):
+            return SLOTS[part], "/".join(parts[i + 1 :])
+    return None, name
+
+
+def _stem(name: str | None) -> str | None:
+    return None if name is None else _told_apart(name)[1]
+
+
+def _rows(variables: Sequence[Variable], count: int, options: Options) -> list[Row]:
+    where: list[dict[str, int]] = [{} for _ in range(count)]
+    at = 0
+    if options.use_ema:
+        for i in range(count):
+            where[i]["ema"] = at + i
+        at += count
+    if options.accumulates:
+        for i in range(count):
+            where[i]["accumulator"] = at + i
+        at += count
+    for i in range(count):
+        where[i]["mu"], where[i]["nu"] = at + 2 * i, at + 2 * i + 1
+    at += 2 * count
+    if options.amsgrad:
+        for i in range(count):
+            where[i]["nu_max"] = at + i
+    return [
+        Row(
+            label=f"variable {i}" + _shown(_stem(variables[places["mu"]].name)),
+            name=_stem(variables[places["mu"]].name),
+            buffers={field: variables[k].value for field, k in places.items()},
+        )
+        for i, places in enumerate(where)
+    ]
+
+
+def _shown(name: str | None) -> str:
+    return "" if name is None else f" ('{name}')"
+
+
+def _blocks(options: Options) -> int:
+    extra = (options.use_ema, options.accumulates, options.amsgrad)
+    return 2 + sum(bool(option) for option in extra)
+
+
+def _spelled(options: Options) -> str:
+    names = {
+        "amsgrad": options.amsgrad,
+        "use_ema": options.use_ema,
+        "gradient_accumulation_steps": options.accumulates,
+    }
+    chosen = [name for name, is_on in names.items() if is_on]
+    return ", ".join(chosen) or "none of amsgrad, use_ema, gradient_accumulation_steps"
+
+
+def _advice(total: int, count: int) -> str:
+    """What the count would be of."""
+    numbers = set()
+    for head in (1, 2, 5, 6):
+        blocks, rest = divmod(total - head, count)
+        if rest == 0 and 2 <= blocks <= 5:
+            numbers.add(blocks - 2)
+    if not numbers:
+        return "Pass the parameters that it was built with."
+    return (
+        f"It would be that of {' or '.join(map(str, sorted(numbers)))} of the three "
+        "options: say which with amsgrad=, use_ema=, gradient_accumulation_steps=, or "
+        "pass `tx`."
+    )
