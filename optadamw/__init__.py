@@ -1,10 +1,12 @@
 """AdamW, done completely, for JAX."""
 
-from importlib import metadata as _metadata
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from optadamw.adamw import adamw as adamw
+from optadamw.base.lazy import lazily as _lazily
 from optadamw.base.patterns import exclude as exclude
 from optadamw.base.patterns import only as only
+from optadamw.base.version import __version__ as __version__
 from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
 from optadamw.reports.describe import describe as describe
 from optadamw.reports.memory import MemoryPlan as MemoryPlan
@@ -50,7 +52,74 @@ from optadamw.transforms.with_stats import Stats as Stats
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
 
-try:
-    __version__ = _metadata.version("optadamw")
-except _metadata.PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0.0.0"
+if _TYPE_CHECKING:
+    from optadamw import checkpoint as checkpoint
+    from optadamw import dialects as dialects
+    from optadamw import integrations as integrations
+    from optadamw import interchange as interchange
+    from optadamw import plotting as plotting
+    from optadamw import schedules as schedules
+
+__all__ = [
+    "DynamicLossScale",
+    "MemoryPlan",
+    "State",
+    "Stats",
+    "Transformation",
+    "__version__",
+    "adamw",
+    "add_decoupled_weight_decay",
+    "amsgrad_max",
+    "blockwise",
+    "cautious",
+    "chain",
+    "checkpoint",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "cosine_warm_restarts",
+    "dequantize",
+    "describe",
+    "dialects",
+    "ema_of",
+    "ema_params",
+    "exclude",
+    "finalize",
+    "integrations",
+    "interchange",
+    "maximize",
+    "memory_plan",
+    "multi_steps",
+    "normalized_weight_decay",
+    "only",
+    "param_groups",
+    "plotting",
+    "scale_by_adam",
+    "scale_by_learning_rate",
+    "scale_loss",
+    "schedules",
+    "skip_nonfinite",
+    "skip_spikes",
+    "stats_of",
+    "step",
+    "stochastic",
+    "swap_ema",
+    "with_commit",
+    "with_loss_scale",
+    "with_pallas",
+    "with_seed",
+    "with_stats",
+]
+
+__getattr__, __dir__ = _lazily(
+    __name__,
+    {
+        "checkpoint": "optadamw.checkpoint",
+        "dialects": "optadamw.dialects",
+        "integrations": "optadamw.integrations",
+        "interchange": "optadamw.interchange",
+        "plotting": "optadamw.plotting",
+        "schedules": "optadamw.schedules",
+    },
+    __all__,
+)

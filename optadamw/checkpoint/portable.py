@@ -10,6 +10,7 @@ import optax
 
 from optadamw.base.errors import at_leaf, mistyped
 from optadamw.base.types import PyTree
+from optadamw.base.version import __version__
 from optadamw.checkpoint.arrays import (
     digests,
     dtype_named,
@@ -26,7 +27,6 @@ from optadamw.checkpoint.record import (
     Entry,
     Meaning,
     Record,
-    library_version,
     unpacked,
 )
 from optadamw.store.state import SCALES
@@ -153,7 +153,7 @@ def record_of(gathered: Gathered) -> np.ndarray:
         },
         fields=saved.fields,
         meaning=saved.meaning,
-        library=library_version(),
+        library=__version__,
     )
     return record.packed()
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -89,14 +88,6 @@ def unpacked(array: Any) -> Record:
         meaning=body["meaning"],
         library=body["library"],
     )
-
-
-def library_version() -> str:
-    """The version of this library, for the record."""
-    try:
-        return metadata.version("optadamw")
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "0.0.0"
 
 
 def _digest(body: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple, NoReturn
 
-from optadamw import __version__
+from optadamw.base.version import __version__
 from optadamw.cli.convert import arguments as convert_arguments
 from optadamw.cli.demo import arguments as demo_arguments
 from optadamw.cli.dialects import arguments as dialects_arguments

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optadamw.base.types import Array, PyTree
@@ -63,6 +64,9 @@ class Swapped(NamedTuple):
 
     state: State
 
+
+export.register_namedtuple_serialization(State, serialized_name="optadamw.State")
+export.register_namedtuple_serialization(Swapped, serialized_name="optadamw.Swapped")
 
 SCALES = {name: f"{name}_scales" for name in ("mu", "nu", "nu_max")}
 """The field of the scales of each buffer that may be kept in blocks."""

@@ -19,6 +19,7 @@ ABOVE = {"__init__": "integrations", "__main__": "cli"}
 """The table of contents and the entry point: above this room, below the next."""
 
 LAZY = {
+    "base/lazy": "names that are imported when somebody first uses them",
     "cli/main": "`--help` must not wait for Flax, scikit-learn or Matplotlib",
     "leaf/pallas": "Pallas is experimental: who does not ask for it does not import it",
     "dialects/files/packages": "a .pt takes PyTorch, a .h5 h5py, and no other file",
@@ -90,8 +91,9 @@ def violations(package: Path, module: str, layers: Layers) -> Iterator[str]:
         yield f"{module} has no layer"
         return
     at_the_top = set(_imports_at_the_top(tree))
+    for_types = set(_imports_for_types(tree))
     for node in ast.walk(tree):
-        for target in _targets(node):
+        for target in _targets(node) if node not in for_types else ():
             if node not in at_the_top:
                 yield f"{module}:{node.lineno} imports {target} below the top"
             first, *rest = target.split(".")
@@ -133,7 +135,8 @@ def circles(package: Path) -> list[str]:
 
 def _imports_of(package: Path, module: str) -> set[str]:
     tree = ast.parse((package / f"{module}.py").read_text())
-    targets = (target for node in ast.walk(tree) for target in _targets(node))
+    nodes = set(ast.walk(tree)) - set(_imports_for_types(tree))
+    targets = (target for node in nodes for target in _targets(node))
     return {
         module_of(package, rest)
         for first, *rest in (target.split(".") for target in targets)
@@ -147,6 +150,13 @@ def _imports_at_the_top(tree: ast.Module) -> Iterator[ast.stmt]:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             return
         yield node
+
+
+def _imports_for_types(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Imports that only a type checker makes, of what is lazy when the code runs."""
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "_TYPE_CHECKING":
+            yield from node.body
 
 
 def _targets(node: ast.AST) -> list[str]:
