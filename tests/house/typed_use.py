@@ -1,4 +1,4 @@
-"""Ten lines of a user, which a strict type checker must take: `mypy --strict` on this."""
+"""Lines of a user that a strict type checker must take (`mypy --strict`)."""
 
 import jax
 import jax.numpy as jnp
