@@ -26,26 +26,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows",
         nargs="+",
-        default=[""],
+        default=(),
         metavar="WORD",
-        help="only rows whose name contains one of these words (default: all)",
+        help="only rows whose name contains one of these words (default: all rows)",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="every sixth row, and small sizes: times without meaning",
+        help="every sixth row unless --rows chooses, and small sizes: times without "
+        "meaning",
     )
     parser.add_argument(
         "--rounds",
         type=int,
-        default=5,
-        help="compilations of 1,000 leaves in each checkout (default: 5); 0 "
-        "leaves out all times",
+        default=8,
+        help="how often each checkout traces and lowers a step of 1,000 leaves; 0 "
+        "leaves out all times (default: 8)",
+    )
+    parser.add_argument(
+        "--compile-rounds",
+        type=int,
+        default=2,
+        help="how often it also compiles that step, 36 s for a pair (default: 2)",
     )
     parser.add_argument(
         "--time",
         action="store_true",
-        help="also time steps of 4 leaves of 8M elements, in 8 times as many rounds",
+        help="also time steps of 4 leaves of 8M elements, 3 steps in each of 5 times as "
+        "many rounds",
     )
     parser.add_argument(
         "--hlo",
@@ -58,18 +66,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(
-    old: Sequence[str], new: Sequence[str], words: Sequence[str], stride: int
+    old: Sequence[str], new: Sequence[str], words: Sequence[str], is_quick: bool
 ) -> tuple[list[str], list[Difference]]:
     """Return the rows to compare, and those that one checkout lacks."""
-    has_word = [n for n in old if any(word in n for word in words)]
-    chosen = [name for name in has_word[::stride] if name in new]
-    gone = [Difference(n, "table", "is gone") for n in has_word if n not in new]
-    added = [
-        Difference(name, "table", "is new")
-        for name in new
-        if name not in old and any(word in name for word in words)
-    ]
-    return chosen, gone + added
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        if words:
+            return [n for n in names if any(word in n for word in words)]
+        return list(names)
+
+    both = [name for name in wanted(old) if name in new]
+    gone = [Difference(n, "table", "is gone") for n in wanted(old) if n not in new]
+    added = [Difference(n, "table", "is new") for n in wanted(new) if n not in old]
+    return both[:: _QUICK_STRIDE if is_quick and not words else 1], gone + added
 
 
 def _compare(
@@ -96,12 +105,13 @@ def _compare(
 
 
 def _report(rows: int, found: Sequence[Difference]) -> str:
+    compared = f"{rows} {'row' if rows == 1 else 'rows'}"
     if not found:
-        return f"{rows} rows, zero differences"
+        return f"{compared}, zero differences"
     lines = ["| row | differs in | how |", "|---|---|---|"]
     lines += [f"| `{row}` | {of} | {what} |" for row, of, what in found]
     differing = len({each.row for each in found})
-    return "\n".join([f"{rows} rows, {differing} with differences", "", *lines])
+    return "\n".join([f"{compared}, {differing} with differences", "", *lines])
 
 
 def _times(times: Sequence[clocks.Ratio]) -> str:
@@ -122,16 +132,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     times: list[clocks.Ratio] = []
     with Process(asked.old) as old, Process(asked.new) as new:
         tables = old.result("names"), new.result("names")
-        stride = _QUICK_STRIDE if asked.quick else 1
-        names, found = _chosen(*tables, asked.rows, stride)
+        names, found = _chosen(*tables, asked.rows, asked.quick)
         if not names and not found:
             parser.error(f"no row has a name with any of {asked.rows} in it.")
         found += _compare(old, new, names, asked.hlo)
         print(_report(len(names), found), flush=True)
         if asked.rounds:
-            times += clocks.compilations(old, new, sizes, asked.rounds)
+            often = asked.rounds, min(asked.rounds, asked.compile_rounds)
+            times += clocks.compilations(old, new, sizes, *often)
         if asked.rounds and asked.time:
-            times += clocks.steps(old, new, sizes, 8 * asked.rounds)
+            times += clocks.steps(old, new, sizes, 5 * asked.rounds)
     if times:
         print(f"\n{_times(times)}")
     if asked.json:

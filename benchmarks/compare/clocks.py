@@ -1,6 +1,6 @@
 """Seconds of two checkouts, in turn, and their ratios."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import ratios
@@ -33,43 +33,42 @@ class Ratio(NamedTuple):
 
 
 def compilations(
-    old: Process, new: Process, sizes: Sizes, rounds: int
+    old: Process, new: Process, sizes: Sizes, rounds: int, compile_rounds: int
 ) -> Iterator[Ratio]:
-    """Time tracing, lowering and compiling a step of many leaves."""
+    """Time tracing and lowering a step of many leaves, and compiling it less often."""
     for case in ("adamw", "adamw, clip, average, guard"):
         for process in (old, new):  # nobody pays for what is imported when first used
-            process.result("compilation", name=case, leaves=2)
-
-        def measure(process: Process, case: str = case) -> Any:
-            return process.result("compilation", name=case, leaves=sizes.leaves)
-
-        pairs = _alternate(old, new, measure, rounds)
+            process.result("compilation", name=case, leaves=2, compiles=True)
+        given = {"name": case, "leaves": sizes.leaves}
+        short = {"what": "compilation", **given, "compiles": False}
+        long = {"what": "compilation", **given, "compiles": True}
+        pairs = _alternate(old, new, long, compile_rounds)
+        pairs += _alternate(old, new, short, rounds - compile_rounds)
         for phase in ("trace", "lower", "compile"):
-            yield _ratio(case, phase, [[one[phase] for one in pair] for pair in pairs])
+            timed = [[one[phase] for one in pair] for pair in pairs if phase in pair[0]]
+            if timed:
+                yield _ratio(case, phase, timed)
 
 
 def steps(old: Process, new: Process, sizes: Sizes, rounds: int) -> Iterator[Ratio]:
     """Time steps of 4 large leaves."""
     case = "adamw, clip, average"
     given = {"name": case, "leaves": 4, "elements": sizes.large, "burst": _BURST}
-
-    def measure(process: Process) -> Any:
-        return process.result("turn", **given)
-
-    _alternate(old, new, measure, 1)  # compiles
-    yield _ratio(case, "step", _alternate(old, new, measure, rounds))
+    request = {"what": "turn", **given}
+    _alternate(old, new, request, 1)  # compiles
+    yield _ratio(case, "step", _alternate(old, new, request, rounds))
 
 
 def _alternate(
-    old: Process, new: Process, measure: Callable[[Process], Any], rounds: int
+    old: Process, new: Process, request: Mapping[str, Any], rounds: int
 ) -> list[tuple[Any, Any]]:
-    """Measure both in each round, the other one first every second time."""
+    """Ask both in each round, the other one first every second time."""
     pairs = []
     for index in range(rounds):
         if index % 2:
-            second, first = measure(new), measure(old)
+            second, first = new.result(**request), old.result(**request)
         else:
-            first, second = measure(old), measure(new)
+            first, second = old.result(**request), new.result(**request)
         pairs.append((first, second))
     return pairs
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 _METADATA = re.compile(
-    r""", metadata=\{ (?: [^{}"] | "(?:\\.|[^"\\])*" | \{[^{}]*\} )* \}""", re.VERBOSE
+    r""",\ metadata=\{ (?: [^{}"] | "(?:\\.|[^"\\])*" | \{[^{}]*\} )* \}""", re.VERBOSE
 )
 _NAME = re.compile(r"%[\w.\-]+")
 _MODULE = re.compile(r"^HloModule [^\s,]+")
