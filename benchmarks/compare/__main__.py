@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--time",
         action="store_true",
-        help="also time steps of 4 leaves of 8M elements, 3 steps in each of 5 times as "
-        "many rounds",
+        help="also time steps of 4 leaves of 8M elements, 3 steps in each of 5 times "
+        "as many rounds",
     )
     parser.add_argument(
         "--hlo",

@@ -31,10 +31,9 @@ STEPS, UPDATES = 20, 5
 POISONED = 7
 """The step with a NaN in its gradients, where a guard is there to refuse it."""
 
-FLUSHED = (0, 12, 18)
-"""The steps after which the window is flushed, on a copy, where gradients are
-accumulated: windows of 2 and of 3 are open after the first two and closed after some
-of the last."""
+FLUSHED = (0, 12, 17)
+"""The steps after which the window is flushed, and goes on, where gradients are
+accumulated: windows of 2 and 3 are open after the first two, closed after the last."""
 
 LEAVES = {
     "kernel": (jnp.float32, (16, 25)),
@@ -48,19 +47,11 @@ LEAVES = {
 
 TABLES = ("tests.support.transformations", "tests.transformations")
 
+_CLIPPED = {"learning_rate": 1e-3, "clip_global_norm": 1.0, "ema_decay": 0.99}
 TIMED = {
     "adamw": {"learning_rate": 1e-3},
-    "adamw, clip, average": {
-        "learning_rate": 1e-3,
-        "clip_global_norm": 1.0,
-        "ema_decay": 0.99,
-    },
-    "adamw, clip, average, guard": {
-        "learning_rate": 1e-3,
-        "clip_global_norm": 1.0,
-        "ema_decay": 0.99,
-        "skip_nonfinite": True,
-    },
+    "adamw, clip, average": _CLIPPED,
+    "adamw, clip, average, guard": _CLIPPED | {"skip_nonfinite": True},
 }
 
 # --- One row of the table ------------------------------------------------------------
@@ -124,10 +115,10 @@ class Traces:
         del duration, details
         self.count += event == "/jax/core/compile/jaxpr_trace_duration"
 
-    def during(self, run: Callable[[], Any]) -> tuple[bool, Any]:
-        """Return whether `run` traced anything, and its result."""
+    def during(self, function: Any, *args: Any, **kwargs: Any) -> tuple[bool, Any]:
+        """Return whether a call traced anything, and its result."""
         before = self.count
-        result = run()
+        result = function(*args, **kwargs)
         return self.count > before, result
 
 
@@ -140,9 +131,8 @@ def record(row: Any) -> Answer:
     state = tx.init(params)
     facts: Answer = {"repr": repr(tx), "state": sorted(digests(state))}
     grads, extra = call(row, 0)
-    traced, compiled = TRACES.during(
-        lambda: tx.jit_step.lower(grads, state, params, **extra).compile()
-    )
+    traced, lowered = TRACES.during(tx.jit_step.lower, grads, state, params, **extra)
+    compiled = lowered.compile()
     memory = compiled.memory_analysis()
     facts["hlo"] = compiled.as_text()
     # Of `jit_step`, for a copy in it that XLA removes.
@@ -165,10 +155,8 @@ def steps(row: Any, params: Any, traces: int) -> tuple[Any, Any, int]:
     params = jax.tree.map(jnp.copy, params)
     for index in range(STEPS):
         grads, extra = call(row, index)
-        # Bound now, as the names mean other arrays after this step.
-        step = lambda g=grads, s=state, p=params, e=extra: tx.jit_step(g, s, p, **e)  # noqa: E731
-        traced, (params, state) = TRACES.during(step)
-        traces += traced
+        traced, made = TRACES.during(tx.jit_step, grads, state, params, **extra)
+        traces, (params, state) = traces + traced, made
         after.append(digests(params, state))
         if row.waits and index in FLUSHED:
             flushed.append(digests(*flush(state, params)))
@@ -194,9 +182,9 @@ def rebuilt(row: Any, params: Any) -> Answer:
     for index in range(2):
         grads, extra = call(row, index)
         step = jax.jit(row.make().step, donate_argnums=(1, 2))
-        run = lambda g=grads, s=state, p=params, e=extra, f=step: f(g, s, p, **e)  # noqa: E731
-        was_traced, (params, state) = TRACES.during(run)
+        was_traced, made = TRACES.during(step, grads, state, params, **extra)
         traced.append(was_traced)
+        params, state = made
         after.append(digests(params, state))
     return {"bits": after, "traced": traced}
 
@@ -252,41 +240,33 @@ def compilation(name: str, leaves: int, compiles: bool) -> dict[str, float]:
     return dict(zip(("trace", "lower", "compile"), np.diff(at).tolist(), strict=False))
 
 
-class Session:
-    """A training run whose steps are timed."""
-
-    def __init__(self, name: str, leaves: int, elements: int) -> None:
-        tx, step = in_place(TIMED[name])
-        self.step = jax.jit(step, donate_argnums=(0, 1))
-        keys = jax.random.split(jax.random.key(0), leaves)
-        self.grads = [jax.random.normal(key, (elements,)) for key in keys]
-        self.params = [0.1 * g for g in self.grads]
-        self.state = tx.init(self.params)
-
-    def turn(self, burst: int) -> list[float]:
-        """Return the seconds of some steps, after one that fills the caches."""
+def session(name: str, leaves: int, elements: int, burst: int) -> Iterator[list[float]]:
+    """Train, and yield the seconds of some steps after one that fills the caches."""
+    tx, step = in_place(TIMED[name])
+    step = jax.jit(step, donate_argnums=(0, 1))
+    keys = jax.random.split(jax.random.key(0), leaves)
+    grads = [jax.random.normal(key, (elements,)) for key in keys]
+    params = [0.1 * g for g in grads]
+    carry = params, tx.init(params)
+    del params
+    while True:
         # Which pages the arrays lie in changes a step by 2 %; see timing.py.
-        carry = jax.tree.map(jnp.copy, (self.params, self.state))
-        self.params, self.state = jax.block_until_ready(carry)
-        del carry
-        seconds = []
+        carry = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
         gc.collect()
+        seconds = []
         for _ in range(1 + burst):
             start = time.perf_counter()
-            made = self.step(self.params, self.state, self.grads)
-            self.params, self.state = jax.block_until_ready(made)
+            carry = jax.block_until_ready(step(*carry, grads))
             seconds.append(time.perf_counter() - start)
-        return seconds[1:]
+        yield seconds[1:]
 
 
-SESSIONS: dict[str, Session] = {}
+SESSIONS: dict[str, Iterator[list[float]]] = {}
 
 
-def turn(name: str, leaves: int, elements: int, burst: int) -> list[float]:
+def turn(name: str, **given: int) -> list[float]:
     """Return the seconds of some steps of a session, begun when first asked for."""
-    if name not in SESSIONS:
-        SESSIONS[name] = Session(name, leaves, elements)
-    return SESSIONS[name].turn(burst)
+    return next(SESSIONS.setdefault(name, session(name, **given)))
 
 
 # --- Requests ------------------------------------------------------------------------
