@@ -5,6 +5,7 @@ optadamw and the table of transformations in the tests. It reads one request per
 from its input and writes one answer per line, both JSON.
 """
 
+import functools
 import gc
 import hashlib
 import importlib
@@ -43,10 +44,9 @@ LEAVES = {
     "phase": (jnp.complex64, (2, 3)),
     "empty": (jnp.float32, (0, 2)),
 }
-"""Every dtype that needs no x64, a leaf of several blocks, one of no elements."""
+"""Every dtype that needs no x64, a 0-d leaf and one without elements."""
 
 TABLES = ("tests.support.transformations", "tests.transformations")
-
 _CLIPPED = {"learning_rate": 1e-3, "clip_global_norm": 1.0, "ema_decay": 0.99}
 TIMED = {
     "adamw": {"learning_rate": 1e-3},
@@ -76,6 +76,9 @@ def normal(seed: int, size: float = 1.0) -> dict[str, jax.Array]:
             x = x + 1j * size * rng.normal(size=shape)
         tree[name] = jnp.asarray(x, dtype)
     return tree
+
+
+copy = functools.partial(jax.tree.map, jnp.copy)
 
 
 def digests(*trees: Any) -> dict[str, str]:
@@ -133,9 +136,7 @@ def record(row: Any) -> Answer:
     grads, extra = call(row, 0)
     traced, lowered = TRACES.during(tx.jit_step.lower, grads, state, params, **extra)
     compiled = lowered.compile()
-    memory = compiled.memory_analysis()
-    facts["hlo"] = compiled.as_text()
-    # Of `jit_step`, for a copy in it that XLA removes.
+    facts["hlo"], memory = compiled.as_text(), compiled.memory_analysis()
     jaxpr = jax.make_jaxpr(tx.jit_step)(grads, state, params, **extra)
     facts["jaxpr"] = equations(jaxpr)
     facts["memory"] = {
@@ -150,9 +151,8 @@ def record(row: Any) -> Answer:
 
 def steps(row: Any, params: Any, traces: int) -> tuple[Any, Any, int]:
     """Take `STEPS` steps in place: their digests, and the calls that were traced."""
-    tx = row.make()
-    state, flush, after, flushed = tx.init(params), jax.jit(tx.flush), [], []
-    params = jax.tree.map(jnp.copy, params)
+    tx, after, flushed = row.make(), [], []
+    state, flush, params = tx.init(params), jax.jit(tx.flush), copy(params)
     for index in range(STEPS):
         grads, extra = call(row, index)
         traced, made = TRACES.during(tx.jit_step, grads, state, params, **extra)
@@ -177,8 +177,8 @@ def updates(row: Any, params: Any) -> list[dict[str, str]]:
 
 def rebuilt(row: Any, params: Any) -> Answer:
     """Take two steps by `jax.jit(tx.step)`, each of a transformation made anew."""
-    params = jax.tree.map(jnp.copy, params)
     state, after, traced = row.make().init(params), [], []
+    params = copy(params)
     for index in range(2):
         grads, extra = call(row, index)
         step = jax.jit(row.make().step, donate_argnums=(1, 2))
@@ -219,10 +219,7 @@ def in_place(options: Mapping[str, Any]) -> tuple[Any, Callable[..., Any]]:
 
 
 def compilation(name: str, leaves: int, compiles: bool) -> dict[str, float]:
-    """Return the seconds to trace and lower a step of many leaves, and to compile it.
-
-    Compiling takes ten times as long as the rest and can be left out.
-    """
+    """Return the seconds to trace, lower and, if asked to, compile a large step."""
     tx, step = in_place(TIMED[name])
     shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     params = {f"leaf_{index}": shape for index in range(leaves)}
@@ -251,7 +248,7 @@ def session(name: str, leaves: int, elements: int, burst: int) -> Iterator[list[
     del params
     while True:
         # Which pages the arrays lie in changes a step by 2 %; see timing.py.
-        carry = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
+        carry = jax.block_until_ready(copy(carry))
         gc.collect()
         seconds = []
         for _ in range(1 + burst):
