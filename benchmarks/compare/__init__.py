@@ -1,0 +1,1 @@
+"""What differs between two checkouts of optadamw, over the tests' table."""
