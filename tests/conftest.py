@@ -3,9 +3,14 @@
 A version check or a missing package can switch tests off in silence; here it cannot.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+# An assertion of a helper, too, says which values it compared.
+FOLDERS = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in FOLDERS))
 
 ALLOWED_SKIPS = {
     # By the path of the file in this folder, and the reason.
