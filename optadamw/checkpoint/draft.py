@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import at_leaf
-from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_of
+from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_beside
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
 from optadamw.checkpoint.matching import is_around, left_over
@@ -17,7 +17,7 @@ from optadamw.checkpoint.packed import counters
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.report import Report, grouped
-from optadamw.store.state import SCALES
+from optadamw.store.state import is_buffer
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Draft:
             return form
         array, scales = self.source.arrays[taken], None
         self.used.append(taken)
-        if name.field in SCALES:
+        if is_buffer(name.field):
             array, scales = self._reformed(name, form, taken)
         if name.field == "events":
             array = self._counters(name, array, like)
@@ -66,9 +66,8 @@ class Draft:
         self._note_around(name, placed, like)
         if scales is None:
             return Form(placed)
-        return Form(
-            placed, fitted(str(scales_of(name)), scales, form.scales, cast=False)
-        )
+        beside = str(scales_beside(name))
+        return Form(placed, fitted(beside, scales, form.scales, cast=False))
 
     def _reformed(self, name: Name, form: Form, taken: str) -> Form:
         """A moment, from 8 bits or to them where one of both is in them."""

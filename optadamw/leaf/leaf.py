@@ -22,6 +22,7 @@ from optadamw.base.numerics import (
 )
 from optadamw.base.types import Array
 from optadamw.leaf.barrier import finish_first, materialized
+from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.rules.rule import Leaf
 from optadamw.store.store import Store
@@ -35,13 +36,15 @@ def run_leaf(program: Program, given: LeafInput) -> LeafOutput:
 
 def compute(program: Program, given: LeafInput) -> LeafOutput:
     """Take one parameter through the rules, write it, and keep its buffers."""
-    leaf = apply_rules(program, given)
+    start = _start(program, given)
+    leaf = _apply(program, start, given)
     like = given.like
     update = committed = leaf.value()
     if given.param is None:
         output = from_reals(update, kind_of(program.update_dtype, like.dtype))
     else:
         output, leaf, committed = _commit(program, leaf, given)
+    check_written(program.rules, start.buffers, leaf.buffers)
     output, buffers = _encode(program, given, leaf, output)
     squares = None
     if program.measures:
@@ -51,6 +54,11 @@ def compute(program: Program, given: LeafInput) -> LeafOutput:
 
 def apply_rules(program: Program, given: LeafInput) -> Leaf:
     """The leaf after its rules, before it is committed."""
+    return _apply(program, _start(program, given), given)
+
+
+def _start(program: Program, given: LeafInput) -> Leaf:
+    """The leaf before its first rule: arrays of real numbers."""
     like, param = given.like, given.param
     buffers = {
         s.name: s.store.decode(given.buffers[s.name], like) for s in program.slots
@@ -58,7 +66,7 @@ def apply_rules(program: Program, given: LeafInput) -> Leaf:
     gradient = as_reals(given.grad, compute_dtype(like.dtype))
     if given.scale is not None:
         gradient = gradient * given.scale
-    leaf = Leaf(
+    return Leaf(
         numerator=gradient,
         denominator=None,
         drift=None,
@@ -69,8 +77,11 @@ def apply_rules(program: Program, given: LeafInput) -> Leaf:
         buffers=buffers,
         is_bounded=program.is_bounded,
     )
+
+
+def _apply(program: Program, leaf: Leaf, given: LeafInput) -> Leaf:
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
-        leaf = rule.apply(leaf, scalars)
+        leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
     return leaf
 
 
@@ -112,7 +123,8 @@ def _commit(
     overwrites = []
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
         target = commit.read(written, leaf.buffers)
-        leaf, overwrite = rule.after_commit(target, leaf, scalars)
+        made = rule.after_commit(target, leaf, scalars)
+        leaf, overwrite = checked_commit(rule, leaf, made)
         if overwrite is not None:
             overwrites.append(overwrite.when)
             target = jnp.where(overwrite.when, overwrite.value, target)

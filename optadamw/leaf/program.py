@@ -44,7 +44,9 @@ class Program:
     @property
     def rounded(self) -> tuple[str, ...]:
         """The buffers that are kept rounded and that the parameter sees unrounded."""
-        rules = [rule for rule in self.rules if rule.stage < Stage.COMMITTED]
+        # Those of rules that follow the commit are not known before it.
+        before = Stage.COMMITTED
+        rules = [r for r in self.rules if r.stage < before and not r.follows_commit]
         moved = [slot.name for rule in rules for slot in rule.slots]
         lossy = [slot.name for slot in self.slots if slot.store.is_lossy]
         return tuple(name for name in lossy if name in moved)

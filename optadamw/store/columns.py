@@ -6,7 +6,7 @@ from typing import Any
 from optadamw.base.tree import Leaves, match_leaves
 from optadamw.store.block_code import Blocks
 from optadamw.store.slot import Slot
-from optadamw.store.state import State, buffer_in, scales_of
+from optadamw.store.state import State, buffer_in, place_of, scales_of
 
 
 def column_of(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
@@ -26,7 +26,7 @@ def column_of(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
 
 
 def _matched(name: str, state: State, leaves: Leaves) -> list[Any]:
-    return match_leaves(buffer_in(state, name), leaves, f"state.{name}")
+    return match_leaves(buffer_in(state, name), leaves, place_of(name))
 
 
 def trees_of(slot: Slot, column: Sequence[Any]) -> dict[str, list[Any]]:

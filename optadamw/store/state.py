@@ -55,7 +55,7 @@ class State(NamedTuple):
     stats: dict[str, Array] | None = None
     """Statistics of the last step taken, float32, packed; `stats_of` names them."""
     custom: dict[str, PyTree] | None = None
-    """Buffers of rules from outside this library, by the names of their slots."""
+    """Buffers of rules of your own, by the names of their slots (docs/extending.md)."""
 
 
 class Swapped(NamedTuple):
@@ -65,18 +65,41 @@ class Swapped(NamedTuple):
 
 
 SCALES = {name: f"{name}_scales" for name in ("mu", "nu", "nu_max")}
-"""The field of the scales of each buffer that may be kept in blocks."""
+"""The field of the scales of each buffer of this library that may be in blocks."""
 
 BUFFERS = ("mu", "nu", "nu_max", "ema", "residual", "accumulator")
 """The fields that hold numbers for every parameter."""
 
 TREES = (*BUFFERS, *SCALES.values())
-"""The fields that are trees like the parameters; the others are scalars."""
+"""The fields that are trees like the parameters; `custom` is a dict of such trees."""
+
+SCALARS = tuple(name for name in State._fields if name not in (*TREES, "custom"))
+"""The fields that hold a number or a small array for the whole tree."""
 
 
 def scales_of(name: str) -> str:
     """The name under which the scales of a buffer in blocks are kept."""
     return f"{name}_scales"
+
+
+def is_scales(name: str) -> bool:
+    """Whether the scales of a buffer are kept under this name."""
+    return name.endswith(scales_of(""))
+
+
+def is_custom(name: str) -> bool:
+    """Whether a buffer of this name is kept in `State.custom`."""
+    return name.isidentifier() and name not in State._fields and not is_scales(name)
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a State may hold a buffer of this name, in a field or in `custom`."""
+    return name in BUFFERS or is_custom(name)
+
+
+def place_of(name: str) -> str:
+    """Where a State holds a buffer or its scales, as a user writes it."""
+    return f"state.{name}" if name in State._fields else f"state.custom[{name!r}]"
 
 
 def buffer_in(state: State, name: str) -> PyTree | None:
@@ -87,7 +110,7 @@ def buffer_in(state: State, name: str) -> PyTree | None:
 
 
 def buffers_in(state: State) -> dict[str, PyTree]:
-    """All buffers and scales that the state holds, by name."""
+    """All buffers and scales that the state holds, by name; those of `custom` last."""
     held = {name: getattr(state, name) for name in TREES}
     return {k: v for k, v in (held | (state.custom or {})).items() if v is not None}
 
@@ -95,8 +118,18 @@ def buffers_in(state: State) -> dict[str, PyTree]:
 def state_of(fields: Mapping[str, Any]) -> State:
     """The State of these fields; buffers that State does not name go to `custom`."""
     named = {name: value for name, value in fields.items() if name in State._fields}
-    custom = {name: fields[name] for name in sorted(fields.keys() - named.keys())}
+    custom = {
+        name: fields[name]
+        for name in sorted(fields.keys() - named.keys())
+        if fields[name] is not None
+    }
     return State(**named)._replace(custom=custom or None)
+
+
+def state_replacing(state: State, buffers: Mapping[str, PyTree | None]) -> State:
+    """The state with these buffers or scales in place of its own; None removes one."""
+    fields = {k: v for k, v in state._asdict().items() if k != "custom"}
+    return state_of(fields | (state.custom or {}) | dict(buffers))
 
 
 def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
