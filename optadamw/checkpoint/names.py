@@ -2,7 +2,7 @@
 
 step                        a field of the State
 mu/dense/kernel             a leaf of a field, its path as patterns spell it
-slow/dense/kernel           a leaf of `State.custom["slow"]`, the buffer of a user's rule
+slow/dense/kernel           a leaf of `State.custom["slow"]`, a buffer of a user's rule
 around/0/count              a leaf of what Optax wrapped around the State
 states/1/mu/dense/kernel    a leaf of the second of several States
 params/dense/kernel         a parameter

@@ -31,11 +31,11 @@ def checked_leaf(rule: Rule, method: str, before: Leaf, after: Any) -> Leaf:
             "same for all elements are multiplied into it."
         )
     for name in ("denominator", "drift", "gradient", "second"):
-        shape = jnp.shape(getattr(after, name))
-        if getattr(after, name) is not None and shape not in ((), wanted.shape):
+        array = getattr(after, name)
+        if array is not None and jnp.shape(array) not in ((), wanted.shape):
             raise ValueError(
                 f"`{call}` must return a {name} of the parameter's shape, "
-                f"{list(wanted.shape)}; got {list(shape)}."
+                f"{list(wanted.shape)}; got {list(jnp.shape(array))}."
             )
     if after.buffers is not before.buffers:
         _check_names(call, before.buffers, after.buffers)
@@ -99,8 +99,8 @@ def _check_names(
     if surplus:
         raise ValueError(
             f"`{call}` writes the buffer `{surplus[0]}`, which is no slot; the slots "
-            f"are: {', '.join(sorted(before)) or 'none'}. Add it to `slots`, or correct "
-            "its name."
+            f"are: {', '.join(sorted(before)) or 'none'}. Add it to `slots`, or "
+            "correct its name."
         )
     if missing:
         raise ValueError(
