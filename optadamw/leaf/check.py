@@ -18,9 +18,9 @@ def checked_leaf(rule: Rule, method: str, before: Leaf, after: Any) -> Leaf:
     call = f"{rule.verb}: {method}"
     if not isinstance(after, Leaf):
         raise TypeError(
-            f"`{call}` must return a Leaf; got {after!r} of type "
-            f"{type(after).__name__}. End it with `return leaf._replace(...)`, "
-            "`return leaf.keeping(...)` or, if nothing changes, `return leaf`."
+            f"`{call}` must return a Leaf; got {_kind(after)}. End it with "
+            "`return leaf._replace(...)`, `return leaf.keeping(...)` or, if nothing "
+            "changes, `return leaf`."
         )
     wanted, found = before.numerator, after.numerator
     if jnp.shape(found) != wanted.shape or jnp.result_type(found) != wanted.dtype:
@@ -55,8 +55,8 @@ def checked_commit(
     if not is_pair or not isinstance(made[1], Overwrite | None):
         raise TypeError(
             f"`{rule.verb}: after_commit` must return a Leaf and an Overwrite or None; "
-            f"got {made!r} of type {type(made).__name__}. End it with "
-            "`return leaf, None` or `return leaf, Overwrite(when, value)`."
+            f"got {_kind(made)}. End it with `return leaf, None` or "
+            "`return leaf, Overwrite(when, value)`."
         )
     return checked_leaf(rule, "after_commit", before, made[0]), made[1]
 
@@ -87,6 +87,11 @@ def check_written(
                     f"buffer `{slot.name}`, which has shape {jnp.shape(old)}. A slot "
                     "holds one number for each element of a parameter."
                 )
+
+
+def _kind(value: Any) -> str:
+    """What a value is, without the numbers of a traced array."""
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _check_names(
