@@ -1,4 +1,4 @@
-"""Moments that are kept in 8 bits, or were: one buffer in two arrays."""
+"""Buffers in 8 bits: one buffer in two arrays, its codes and its scales."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class Form(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What it is, for reports and errors."""
+        """The name of the form, for reports and errors."""
         if self.scales is None:
             return str(self.array.dtype)
         return f"8 bits in blocks of {self.array.shape[-1] // self.scales.shape[-1]}"

@@ -30,12 +30,12 @@ STARTS = {
     "history": "the spike guard starts without history",
     "stats": "statistics are zero until the next step",
 }
-"""How a field starts that was not saved."""
+"""For each field, the note of the report if the field was not saved."""
 
 
 @dataclass
 class Decisions:
-    """The fields that start afresh, and what there is to say about it."""
+    """The fields that start afresh, and the notes that the report gives on them."""
 
     fresh: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)

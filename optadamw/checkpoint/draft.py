@@ -1,4 +1,4 @@
-"""A restore on its way: what is taken, and what is to be said of it."""
+"""A restore on its way: the leaves taken so far, and the notes for its report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from optadamw.store.state import is_buffer
 
 @dataclass
 class Draft:
-    """A restore on its way: what is taken, and what the report will say of it."""
+    """The leaves that a restore has taken so far, and the notes for its report."""
 
     source: Saved
     decisions: Mapping[str, Decisions]
@@ -37,7 +37,7 @@ class Draft:
     """Moments that are fresh where others of their buffer are not."""
 
     def leaf(self, name: Name, form: Form, taken: str | None) -> Form:
-        """What stands in the new state under `name`, in the form that it has there."""
+        """The leaf of the new state called `name`, in the form of `form`."""
         spelled, like = str(name), form.array
         if taken is None or self._is_stale(name, taken, like):
             if isinstance(like, jax.ShapeDtypeStruct):
@@ -70,7 +70,7 @@ class Draft:
         return Form(placed, fitted(beside, scales, form.scales, cast=False))
 
     def _reformed(self, name: Name, form: Form, taken: str) -> Form:
-        """A moment, from 8 bits or to them where one of both is in them."""
+        """A saved buffer, converted from 8 bits or to 8 bits if its form differs."""
         beside = saved_scales(name, taken)
         scales = self.source.arrays.get(beside)
         if scales is not None:
@@ -82,7 +82,7 @@ class Draft:
         return made
 
     def _is_stale(self, name: Name, taken: str, like: Any) -> bool:
-        """Whether it is an accumulator of another dtype, in which nothing counts."""
+        """Whether a saved leaf is an empty accumulator of another dtype."""
         if name.field != "accumulator" or self.decisions[name.scope].filled:
             return False
         return self.source.arrays[taken].dtype != dtype_of(like)

@@ -3,7 +3,7 @@
 step                        a field of the State
 mu/dense/kernel             a leaf of a field, its path as patterns spell it
 slow/dense/kernel           a leaf of `State.custom["slow"]`, a buffer of a user's rule
-around/0/count              a leaf of what Optax wrapped around the State
+around/0/count              a leaf of an Optax wrapper around the State
 states/1/mu/dense/kernel    a leaf of the second of several States
 params/dense/kernel         a parameter
 """
@@ -48,7 +48,7 @@ class Named(NamedTuple):
 
 
 def named_state(state: PyTree, what: str = "state") -> Named:
-    """The leaves of a state, by name.
+    """Name the leaves of a state.
 
     Args:
       state: a State, anything that Optax wrapped around one or more, or the nested

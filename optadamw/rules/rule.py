@@ -134,9 +134,10 @@ class Rule:
         del before, after
 
     def scalars(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """What the leaves share in this step, computed once.
+        """The real scalars of this step, computed once for all parameters.
 
-        `shared(name)` is a scalar that another rule of the chain publishes.
+        `apply` and `after_commit` get them as arrays. `shared(name)` returns a scalar
+        that another rule of the chain publishes.
         """
         del clock, shared
         return {}
@@ -163,7 +164,10 @@ class Rule:
         return {}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        """The rule itself."""
+        """Return the leaf after this rule; the default leaves it as it is.
+
+        It is called once per parameter and step, with the scalars of this step.
+        """
         del scalars
         return leaf
 

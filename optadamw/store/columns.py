@@ -30,10 +30,10 @@ def _matched(name: str, state: State, leaves: Leaves) -> list[Any]:
 
 
 def trees_of(slot: Slot, column: Sequence[Any]) -> dict[str, list[Any]]:
-    """The inverse of `column_of`: the leaves of each tree of State, by its name.
+    """Undo `column_of`: the leaves of each tree of State, by the name of the tree.
 
-    Codes and scales are trees of their own, each like the parameters' with an array at
-    every leaf: what wraps a parameter (a Flax Variable, a sharding by path) wraps them.
+    Codes and scales are two trees, each with one array for each parameter, so that
+    whatever wraps a parameter (a Flax Variable, a sharding by path) can wrap them too.
     """
     codes = [b.codes if isinstance(b, Blocks) else b for b in column]
     if not slot.store.has_scales:

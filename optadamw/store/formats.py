@@ -1,4 +1,4 @@
-"""In which form a buffer is kept: what the user says, and the storage it asks for."""
+"""The forms of a buffer that a user may ask for, and the storage of each."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -176,7 +176,7 @@ def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
 
 
 def maximum(name: str, given: Stored) -> Storage:
-    """The storage of a maximum: rounded to nearest, as it would climb at random."""
+    """The storage of a maximum, rounded to nearest: at random it would climb."""
     if isinstance(given, Blockwise):
         how = Blockwise(given.block_size, given.min_size, given.keep, "nearest")
         return BlockStorage(how, signed=False)

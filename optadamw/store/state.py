@@ -12,12 +12,12 @@ from optadamw.base.types import Array, PyTree
 
 
 class State(NamedTuple):
-    """What a transformation carries from step to step.
+    """The state of a transformation: everything that it keeps from step to step.
 
-    The fields are the same whatever the chain and whether a hyperparameter is a
-    number or a schedule; what the chain does not keep is None and holds no arrays.
-    Buffers are trees like the parameters, float32 unless an option says otherwise
-    (float64 for float64 parameters).
+    Every chain has the same fields, whether its hyperparameters are numbers or
+    schedules. A field that the chain does not need is None and holds no arrays. Buffers
+    are trees like the parameters, float32 unless an option says otherwise (float64 for
+    float64 parameters).
     """
 
     step: Array
@@ -29,15 +29,15 @@ class State(NamedTuple):
     nu_max: PyTree = None
     """AMSGrad: the largest second moment so far."""
     mu_scales: PyTree = None
-    """Where `mu` is kept in 8 bits: the scale of each block, None for other leaves."""
+    """If `mu` is kept in 8 bits, the scale of each block; None for other leaves."""
     nu_scales: PyTree = None
-    """Where `nu` is kept in 8 bits: the scale of each block."""
+    """If `nu` is kept in 8 bits, the scale of each block; None for other leaves."""
     nu_max_scales: PyTree = None
-    """Where `nu_max` is kept in 8 bits: the scale of each block."""
+    """If `nu_max` is kept in 8 bits, the scale of each block; None for others."""
     ema: PyTree = None
     """The running average of the parameters."""
     residual: PyTree = None
-    """What a 16-bit parameter lacks of the number that rules see; see `with_commit`."""
+    """What `with_commit` keeps of a 16-bit parameter beyond its 16 bits."""
     accumulator: PyTree = None
     """Accumulation: the weighted sum of this window's gradients, unscaled."""
     micro_step: Array | None = None
@@ -55,7 +55,8 @@ class State(NamedTuple):
     stats: dict[str, Array] | None = None
     """Statistics of the last step taken, float32, packed; `stats_of` names them."""
     custom: dict[str, PyTree] | None = None
-    """Buffers of rules of your own, by the names of their slots (docs/extending.md)."""
+    """The buffers of rules of your own, by the names of their slots, with the scales of
+    those in 8 bits (docs/extending.md)."""
 
 
 class Swapped(NamedTuple):
@@ -133,10 +134,10 @@ def state_replacing(state: State, buffers: Mapping[str, PyTree | None]) -> State
 
 
 def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
-    """A small array on the devices of the parameters.
+    """Put a small array on the devices of the parameters.
 
-    With parameters on a mesh it is replicated over that mesh, so that it has one
-    sharding before and after the first step.
+    If the parameters are on a mesh, the array is replicated over that mesh, so that its
+    sharding is the same before and after the first step.
     """
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in params):
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
