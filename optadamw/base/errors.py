@@ -1,7 +1,9 @@
 """How this library words its errors: what is wrong, what was received, what to do."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 def invalid(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
@@ -38,6 +40,29 @@ def near(wanted: str, candidates: Iterable[str], most: int = 5) -> str:
     matches += [c for c in pool if c not in matches and bare and bare in c]
     chosen = matches[:most] or pool[:most]
     return ", ".join(f"'{c}'" for c in chosen)
+
+
+@contextmanager
+def reworded(reword: Callable[[str], str]) -> Iterator[None]:
+    """Pass the message of a TypeError or ValueError raised inside through `reword`.
+
+    A function that hands its arguments on under other names uses it with `renamed`, so
+    that the function below checks them and the message has the caller's names.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        # JAX has subclasses of TypeError that hold more than their message.
+        if type(error) in (TypeError, ValueError):
+            error.args = (reword(str(error)),)
+        raise
+
+
+def renamed(message: str, names: Mapping[str, str]) -> str:
+    """Put `names[x]` in the place of every `x` that stands in backticks."""
+    return re.sub(
+        r"`(\w+)`", lambda found: f"`{names.get(found[1], found[1])}`", message
+    )
 
 
 def _sentence(what: str, remedy: str) -> str:

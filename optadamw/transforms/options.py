@@ -1,29 +1,16 @@
-"""The arguments of `adamw` that concern its rules, and the chain that they ask for.
+"""The options of `adamw`: one table of the parts that take them.
 
-Apart from `adamw`, so that each group of parameters is the same arguments with some of
-them replaced, checked by the same code under the same names.
+A row is an atom of the chain or a wrapper around it, with the options that become its
+arguments. `transforms.build` makes the parts from the rows; the legal words of
+`groups=`, the names in errors and in `describe`, the API page and the test of `adamw`'s
+signature and docstring read the same rows. A new option is one line here, one
+parameter of `adamw` and one entry of its docstring.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import (
-    FRACTION,
-    NON_NEGATIVE,
-    POSITIVE,
-    Interval,
-    every_so_many,
-    hyperparameter,
-    switched,
-)
-from optadamw.rules.adam import EpsMode
-from optadamw.rules.decay import DecayMode
-from optadamw.rules.ema import LEGAL
-from optadamw.store.formats import average
 from optadamw.transforms.add_decoupled_weight_decay import add_decoupled_weight_decay
 from optadamw.transforms.amsgrad_max import amsgrad_max
 from optadamw.transforms.cautious import cautious
@@ -33,205 +20,197 @@ from optadamw.transforms.clip_by_norm import clip_by_norm
 from optadamw.transforms.clip_by_value import clip_by_value
 from optadamw.transforms.ema_params import ema_params
 from optadamw.transforms.maximize import maximize
-from optadamw.transforms.param_groups import param_groups
+from optadamw.transforms.multi_steps import multi_steps
 from optadamw.transforms.scale_by_adam import scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
+from optadamw.transforms.skip_nonfinite import skip_nonfinite
+from optadamw.transforms.skip_spikes import skip_spikes
 from optadamw.transforms.transformation import Transformation
-
-Groups = Mapping[Any, Mapping[str, Any]] | Sequence[tuple[Any, Mapping[str, Any]]]
-
-_COMMON = (
-    "mu_dtype",
-    "nu_dtype",
-    "ema_dtype",
-    "clip_global_norm",
-    "clip_eps",
-    "ema_decay",
-    "ema_overwrite_every",
-    "ema_debias",
-    "ema_warmup",
-)
-"""What all parameters have in common: one norm, one form of the state."""
+from optadamw.transforms.with_commit import with_commit
+from optadamw.transforms.with_loss_scale import with_loss_scale
+from optadamw.transforms.with_seed import with_seed
+from optadamw.transforms.with_stats import with_stats
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Settings:
-    """As `adamw` got them; its docstring says what they mean."""
+@dataclass(frozen=True)
+class Option:
+    """An option of `adamw` and the argument of an atom or wrapper that it becomes."""
 
-    learning_rate: Any
-    b1: Any
-    b2: Any
-    eps: Any
-    eps_root: Any
-    mu_dtype: Any
-    nu_dtype: Any
-    weight_decay: Any
-    mask: Any
-    nesterov: Any
-    amsgrad: Any
-    bias_correction: Any
-    eps_mode: Any
-    clip_value: Any
-    clip_norm: Any
-    clip_global_norm: Any
-    clip_eps: Any
-    ema_decay: Any
-    ema_overwrite_every: Any
-    ema_debias: Any
-    ema_warmup: Any
-    ema_dtype: Any
-    weight_decay_mode: Any
-    max_learning_rate: Any
-    maximize: Any
-    caution: Any
+    name: str
+    argument: str
+    """SWITCH for a bool that only asks for the part; SEVERAL for True or a mapping of
+    arguments of the part."""
+    asks: bool = False
+    """Whether the part is built only if this option is given."""
+    is_common: bool = False
+    """Whether the option concerns all parameters at once, so that no group sets it."""
+    is_needed: bool = False
+    """Whether None is refused. Otherwise None leaves the argument at its default."""
+    words: Mapping[Any, Any] = field(default_factory=dict)
+    """The legal values besides None and False, and the argument's value for each;
+    empty: the value is passed on, and the part checks it."""
+    example: str = ""
+    """A value for the error that recommends the option; empty: True."""
 
-    def chained(self) -> Transformation:
-        """The chain of the atoms that are asked for."""
-        return chain(
-            *([maximize()] if switched("maximize", self.maximize) else []),
-            *self._clips(),
-            self._adam(),
-            *_maximum(self.amsgrad, self.nu_dtype),
-            *([cautious()] if switched("caution", self.caution) else []),
-            add_decoupled_weight_decay(
-                self.weight_decay,
-                self.mask,
-                mode=_choice(
-                    "weight_decay_mode", self.weight_decay_mode, get_args(DecayMode)
-                ),
-                max_learning_rate=self.max_learning_rate,
+    @property
+    def remedy(self) -> str:
+        """How an error recommends the option."""
+        if not self.example:
+            return f"{self.name}=True"
+        return f"{self.name}, for example {self.example}"
+
+
+SWITCH = ""
+SEVERAL = "**"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An atom of the chain or a wrapper around it, and the options that it takes."""
+
+    make: Callable[..., Transformation]
+    options: tuple[Option, ...]
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Arguments of `make`, by the fields of its record that have another name."""
+
+    @property
+    def asked_by(self) -> Option | None:
+        """The option without which the part is not built; None: it always is."""
+        return next((option for option in self.options if option.asks), None)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of `adamw`'s options, by the names of the part's arguments."""
+        named = [option for option in self.options if option.argument.isidentifier()]
+        return {option.argument: option.name for option in named}
+
+
+ATOMS = (
+    Part(maximize, (Option("maximize", SWITCH, asks=True),)),
+    Part(clip_by_value, (Option("clip_value", "limit", asks=True),)),
+    Part(clip_by_norm, (Option("clip_norm", "limit", asks=True),)),
+    Part(
+        clip_by_global_norm,
+        (
+            Option(
+                "clip_global_norm", "limit", asks=True, is_common=True, example="1.0"
             ),
-            scale_by_learning_rate(self.learning_rate),
-            *self._average(),
-        )
+            Option("clip_eps", "eps", is_common=True),
+        ),
+    ),
+    Part(
+        scale_by_adam,
+        (
+            Option("b1", "b1", is_needed=True),
+            Option("b2", "b2", is_needed=True),
+            Option("eps", "eps", is_needed=True),
+            Option("eps_root", "eps_root", is_needed=True),
+            Option("mu_dtype", "mu_dtype", is_common=True),
+            Option("nu_dtype", "nu_dtype", is_common=True),
+            Option("nesterov", "nesterov"),
+            Option("bias_correction", "bias_correction"),
+            Option("eps_mode", "eps_mode"),
+        ),
+        fields={"mu": "mu_dtype", "nu": "nu_dtype"},
+    ),
+    Part(
+        amsgrad_max,
+        (
+            Option(
+                "amsgrad",
+                "kind",
+                asks=True,
+                words={True: "raw", "raw": "raw", "corrected": "corrected"},
+            ),
+            Option("nu_dtype", "dtype", is_common=True),
+        ),
+        fields={"nu_max": "dtype"},
+    ),
+    Part(cautious, (Option("caution", SWITCH, asks=True),)),
+    Part(
+        add_decoupled_weight_decay,
+        (
+            Option("weight_decay", "weight_decay", is_needed=True),
+            Option("mask", "mask"),
+            Option("weight_decay_mode", "mode"),
+            Option("max_learning_rate", "max_learning_rate"),
+        ),
+        fields={"where": "mask"},
+    ),
+    Part(
+        scale_by_learning_rate,
+        (Option("learning_rate", "learning_rate", is_needed=True),),
+    ),
+    Part(
+        ema_params,
+        (
+            Option("ema_decay", "decay", asks=True, is_common=True, example="0.999"),
+            Option("ema_overwrite_every", "overwrite_every", is_common=True),
+            Option("ema_debias", "debias", is_common=True),
+            Option("ema_warmup", "warmup", is_common=True),
+            Option("ema_dtype", "dtype", is_common=True),
+        ),
+        fields={"ema": "dtype"},
+    ),
+)
+"""The parts of the chain, in its order."""
 
-    def grouped(self, groups: Groups) -> Transformation:
-        """The chain, with some of its numbers replaced for some parameters."""
-        pairs = list(groups.items()) if isinstance(groups, Mapping) else groups
-        form = "a mapping {pattern: {argument: value}}, or a list of such pairs"
-        if not isinstance(pairs, list | tuple) or not pairs:
-            raise mistyped("groups", form, groups, "None: no groups.")
-        made = []
-        for pair in pairs:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise mistyped("groups", form, groups)
-            where, own = pair
-            if not isinstance(own, Mapping):
-                raise mistyped(f"groups[{where!r}]", "a mapping of arguments", own)
-            made.append((where, self._with(f"groups[{where!r}]", own)))
-        return param_groups(self.chained(), made)
+WRAPPERS = (
+    Part(chain, (Option("update_dtype", "update_dtype", asks=True),)),
+    Part(with_commit, (Option("commit", "commit", asks=True),)),
+    Part(with_seed, (Option("seed", "seed", asks=True),)),
+    Part(
+        multi_steps,
+        (
+            Option("accumulate_steps", "every", asks=True, example="8"),
+            Option("accumulator_dtype", "dtype"),
+        ),
+        fields={"store": "dtype"},
+    ),
+    Part(
+        with_loss_scale,
+        (Option("loss_scale", "loss_scale", asks=True),),
+        fields={"scale": "loss_scale"},
+    ),
+    Part(
+        skip_nonfinite,
+        (
+            Option("skip_nonfinite", SWITCH, asks=True),
+            Option("on_bad_micro_step", "on_bad_micro_step"),
+            Option("max_consecutive", "max_consecutive"),
+        ),
+        fields={"on_bad": "on_bad_micro_step"},
+    ),
+    Part(
+        skip_spikes,
+        (
+            Option("on_bad_micro_step", "on_bad_micro_step"),
+            Option("max_consecutive", "max_consecutive"),
+            # Last, so that the mapping counts more than the options above.
+            Option("skip_spikes", SEVERAL, asks=True),
+        ),
+        fields={"on_bad": "on_bad_micro_step"},
+    ),
+    Part(
+        with_stats,
+        (Option("stats", "norms", asks=True, words={True: False, "norms": True}),),
+    ),
+)
+"""The parts around the chain, the innermost first. No group sets their options."""
 
-    def _with(self, name: str, own: Mapping[str, Any]) -> Transformation:
-        legal = [f.name for f in fields(self) if f.name not in _COMMON]
-        for argument in own:
-            if argument in legal:
-                continue
-            near = get_close_matches(str(argument), legal, 1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(
-                f"`{name}`: {argument!r} is no argument that concerns one parameter by "
-                f"itself.{hint} Those are: {', '.join(legal)}."
-            )
-        try:
-            return replace(self, **own).chained()
-        except (TypeError, ValueError) as error:
-            raise type(error)(re.sub("^`", f"`{name}`: `", str(error))) from error
-
-    def _adam(self) -> Transformation:
-        correction, nesterov = self.bias_correction, self.nesterov
-        return scale_by_adam(
-            self.b1,
-            self.b2,
-            self.eps,
-            self.eps_root,
-            self.mu_dtype,
-            nu_dtype=self.nu_dtype,
-            nesterov=False if nesterov is None else nesterov,
-            bias_correction=True if correction is None else correction,
-            eps_mode=_choice("eps_mode", self.eps_mode, get_args(EpsMode)),
-        )
-
-    def _clips(self) -> list[Transformation]:
-        clips = []
-        if self.clip_value is not None:
-            clips.append(clip_by_value(_limit("clip_value", self.clip_value)))
-        if self.clip_norm is not None:
-            clips.append(clip_by_norm(_limit("clip_norm", self.clip_norm)))
-        eps = self.clip_eps
-        if self.clip_global_norm is not None:
-            limit = _limit("clip_global_norm", self.clip_global_norm)
-            eps = _checked("clip_eps", 0.0 if eps is None else eps, NON_NEGATIVE)
-            clips.append(clip_by_global_norm(limit, eps=eps))
-        elif eps is not None:
-            raise ValueError(
-                f"`clip_eps` has no effect without `clip_global_norm`; got {eps!r}. "
-                "Give clip_global_norm, or leave it out."
-            )
-        return clips
-
-    def _average(self) -> list[Transformation]:
-        every, debias, warmup = (
-            self.ema_overwrite_every,
-            self.ema_debias,
-            self.ema_warmup,
-        )
-        for name, value in (
-            ("ema_overwrite_every", every),
-            ("ema_debias", debias),
-            ("ema_warmup", warmup),
-            ("ema_dtype", self.ema_dtype),
-        ):
-            asked = value is not None and value is not False
-            if asked and self.ema_decay is None:
-                raise ValueError(
-                    f"`{name}` has no effect without `ema_decay`; got {name}={value!r}."
-                    " Give ema_decay, for example 0.999, or leave it out."
-                )
-        debias, warmup = switched("ema_debias", debias), switched("ema_warmup", warmup)
-        if debias and warmup:
-            raise ValueError(
-                "`ema_debias` and `ema_warmup` are two answers to the same question; "
-                "got both as True. Choose one."
-            )
-        if self.ema_decay is None:
-            return []
-        if every is not None:
-            every = every_so_many("ema_overwrite_every", every)
-        average("ema_dtype", self.ema_dtype, LEGAL)  # under adamw's name for it
-        return [
-            ema_params(
-                _checked("ema_decay", self.ema_decay, FRACTION),
-                overwrite_every=every,
-                debias=debias,
-                warmup=warmup,
-                dtype=self.ema_dtype,
-            )
-        ]
-
-
-def _checked(name: str, value: Any, legal: Interval, remedy: str = "") -> Any:
-    """Checked under adamw's name for it; the atom takes it as it is."""
-    return hyperparameter(name, value, legal, remedy)
+CHANGE_OTHERS = ("precision", "groups")
+"""Options that give values to the other options and are no argument of a part."""
 
 
-def _limit(name: str, limit: Any) -> Any:
-    remedy = "Leave it out (None) to switch it off."
-    return _checked(name, limit, POSITIVE, remedy)
+def group_options() -> list[str]:
+    """The options that `groups=` may set for some parameters, in the chain's order."""
+    options = [option for part in ATOMS for option in part.options]
+    return [option.name for option in options if not option.is_common]
 
 
-def _maximum(amsgrad: Any, dtype: Any) -> list[Transformation]:
-    if amsgrad is None or amsgrad is False:
-        return []
-    if amsgrad is True:
-        amsgrad = "raw"
-    if not isinstance(amsgrad, str) or amsgrad not in ("raw", "corrected"):
-        raise invalid("amsgrad", "True, False, None, 'raw' or 'corrected'", amsgrad)
-    return [amsgrad_max(amsgrad, dtype=dtype)]  # type: ignore[arg-type]
-
-
-def _choice(name: str, value: Any, legal: tuple[str, ...]) -> Any:
-    if value is None:
-        return legal[0]
-    if not isinstance(value, str) or value not in legal:
-        raise invalid(name, f"one of {', '.join(map(repr, legal))}, or None", value)
-    return value
+def argument_name(maker: str, record_field: str) -> str:
+    """What the atom or wrapper called `maker` calls a field of its record."""
+    for part in (*ATOMS, *WRAPPERS):
+        if part.make.__name__ == maker:
+            return part.fields.get(record_field, record_field)
+    return record_field
