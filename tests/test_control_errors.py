@@ -128,7 +128,8 @@ BAD_OPTIONS = [
     # Accumulation.
     (
         ValueError,
-        "`accumulator_dtype` has no effect without `accumulate_steps`; got 'float32'",
+        "`accumulator_dtype` has no effect without `accumulate_steps`; got "
+        "accumulator_dtype='float32'. Give accumulate_steps, for example 8, or leave",
         {"accumulator_dtype": "float32"},
     ),
     (
