@@ -12,16 +12,16 @@ from typing import Any
 from optadamw.base.errors import invalid
 from optadamw.cli.convert.arguments import BUFFERS
 from optadamw.dialects.conversion import (
-    Plan,
     check_patterns,
     open_state,
-    read_params,
     read_state,
     summary,
     with_numbers,
     write_state,
 )
 from optadamw.dialects.files.files import check_writable
+from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.states.form import Plan
 
 
 def run(options: Namespace) -> int:

@@ -25,7 +25,7 @@ from optadamw.dialects.states.request import (
 from optadamw.store.block_code import Blocks
 from optadamw.store.columns import trees_of
 from optadamw.store.slot import Slot
-from optadamw.store.state import State
+from optadamw.store.state import State, state_of
 from optadamw.transforms.transformation import Transformation
 
 OPTION = {
@@ -64,7 +64,7 @@ def assembled(request: Request, contents: Contents) -> State:
         name: _small(request.leaves, value)
         for name, value in _counts(request, contents).items()
     }
-    return State(**{**buffers, **small})
+    return state_of(buffers | small)
 
 
 def _buffer(
@@ -75,7 +75,7 @@ def _buffer(
 ) -> dict[str, Any]:
     """One buffer as it was saved, or as it starts: the fields of State that hold it."""
     leaves, name = request.leaves, slot.name
-    start = _start(request, contents, name, name in columns)
+    start = _start(request, contents, slot, name in columns)
     shapes = leaves.treedef.unflatten(leaves.arrays)
     stores = slot.store.resolved(name, leaves, shapes)
     made = []
@@ -100,20 +100,19 @@ def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
 
 
 def _start(
-    request: Request, contents: Contents, name: str, is_saved: bool
+    request: Request, contents: Contents, slot: Slot, is_saved: bool
 ) -> Callable[[int, Any], Any] | None:
-    """How a buffer starts that is not taken from what was saved; None: it is."""
+    """How to make a buffer that is not taken from the saved state; None if it is."""
+    name = slot.name
     begins = name == "ema" and contents.averages_later
-    dropped = name in request.drop or name in request.afresh
     closed = name == "accumulator" and not _filled(request, contents)
-    if is_saved and not (begins or dropped or closed):
+    if is_saved and not (begins or closed or name in request.left):
         return None
-    if name == "ema":
+    if slot.start == "param" or name == "residual":
         params = flatten(request.params).arrays
-        return lambda i, store: _copied(request, params[i], i, store)
-    if name == "residual":  # as if the parameters had been written exactly
-        params = flatten(request.params).arrays
-        return lambda i, store: _residual(request, params[i], i, store)
+        # The residual of parameters that were written exactly.
+        made = _residual if name == "residual" else _copied
+        return lambda i, store: made(request, params[i], i, store)
     # An empty accumulator is negative zeros: what no sum of gradients is.
     empty = -0.0 if name == "accumulator" else 0.0
 
@@ -158,8 +157,7 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     if "micro_step" in counts or (control is None and windowed):
         counts["micro_step"] = np.int32(filled)
         counts["weight"] = np.float32(filled)
-    left = {*request.drop, *request.afresh}
-    scaled = contents.loss_scale is not None and "loss_scale" not in left
+    scaled = contents.loss_scale is not None and "loss_scale" not in request.left
     if scaled and ("loss_scale" in counts or control is None):
         counts["loss_scale"] = np.float32(contents.loss_scale)
         counts["growth"] = np.int32(contents.growth or 0)
@@ -167,8 +165,7 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
 
 
 def _filled(request: Request, contents: Contents) -> int:
-    dropped = {"accumulator"} & (set(request.drop) | set(request.afresh))
-    return 0 if dropped else contents.micro_step
+    return 0 if "accumulator" in request.left else contents.micro_step
 
 
 def _small(leaves: Leaves, value: Any) -> Any:
@@ -211,6 +208,12 @@ def _check_agreed(request: Request, tx: Transformation, fields: set[str]) -> Non
                 f"it: they differ in the option `{option}`. Make tx without it, or "
                 f"start the buffer afresh with afresh=({name!r},)."
             )
+    for name in request.custom:
+        if name not in request.afresh:
+            raise ValueError(
+                f"`tx` keeps `{name}`, a buffer of a rule of your own, which no saved "
+                f"state of {title} holds. Start it afresh with afresh=({name!r},)."
+            )
 
 
 def _check_meaning(
@@ -241,9 +244,7 @@ def _check_window(request: Request, tx: Transformation, contents: Contents) -> N
         )
     if not accumulation.use_grad_mean:
         raise ValueError(f"{inside}, to be averaged, and `tx` sums them. {remedy}")
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(jnp.int32(contents.step), jnp.int32(contents.step + 1), wide)
-    every = int(accumulation.due(clock))
+    every = int(accumulation.due(Clock.at(jnp.int32(contents.step))))
     if filled >= every:
         raise ValueError(
             f"{inside}, and a window of `tx` holds {every}: they differ in the option "
@@ -254,7 +255,7 @@ def _check_window(request: Request, tx: Transformation, contents: Contents) -> N
 def _check_scale(request: Request, tx: Transformation, contents: Contents) -> None:
     scale = contents.loss_scale
     dynamic = tx.recipe.composition.control.loss_scale
-    if "loss_scale" in (*request.drop, *request.afresh):
+    if "loss_scale" in request.left:
         return
     if scale is None:
         is_lacking = "loss_scale" in request.peer.keys

@@ -1,4 +1,4 @@
-"""Arrays on their way in: each turned as asked, and checked before it is believed."""
+"""Arrays on their way in: each turned by `layout` and checked before it is used."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,13 @@ from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.dialects.states.arrays import numbers
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.naming import Theirs, matched
-from optadamw.dialects.states.request import Request, has_maximum, negations, turned
+from optadamw.dialects.states.request import (
+    Request,
+    check_complex,
+    has_maximum,
+    negations,
+    turned,
+)
 
 NEVER_NEGATIVE = ("nu", "nu_max")
 
@@ -23,15 +29,15 @@ def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]
       TypeError, ValueError: the first that does not fit, with its path.
     """
     leaves, peer = request.leaves, request.peer
-    _check_complex(request)
+    remedy = "Start this parameter afresh, outside of what is converted."
+    check_complex(peer, leaves, remedy)
     theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
     places = matched(request.names, leaves.paths, theirs, request.missing)
     _check_signs(request, contents, places)
     columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
     grows = [True] * len(places)
     if request.tx is not None and "nu_max" in contents.fields:
-        shapes = leaves.treedef.unflatten(leaves.arrays)
-        grows = has_maximum(request.tx, leaves, shapes)
+        grows = has_maximum(request.tx, leaves)
     for i, (path, place) in enumerate(zip(leaves.paths, places, strict=True)):
         like = leaves.arrays[i]
         row = None if place is None else contents.rows[place]
@@ -149,20 +155,6 @@ def _check_signs(
             "is that of gradients of the other sign.",
             "Make tx as it was.",
         )
-
-
-def _check_complex(request: Request) -> None:
-    if request.peer.is_pairwise:
-        return
-    for path, like in zip(request.leaves.paths, request.leaves.arrays, strict=True):
-        if jnp.issubdtype(like.dtype, jnp.complexfloating):
-            raise at_leaf(
-                path,
-                f"it is complex, and {request.peer.title} keeps one second moment for "
-                "a complex number where we keep two, of its real and imaginary parts: "
-                "the one does not tell the two.",
-                "Start this parameter afresh, outside of what is converted.",
-            )
 
 
 def _dtype(like: jax.ShapeDtypeStruct) -> np.dtype:

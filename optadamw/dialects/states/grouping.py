@@ -1,24 +1,23 @@
 """Parameter groups: which parameters share their options."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.settings import Settings, settings_of
 
 Group = tuple[dict[str, Any], Sequence[int]]
-"""Options, and the places of its parameters."""
+"""The options of a group, and the places of its parameters."""
 
 
 def groups_of(
     leaving: Departure,
     given: Sequence[Mapping[str, Any]] | None,
-    title: str,
     options_of: Callable[[Settings], dict[str, Any]],
-    follows: Collection[str] = (),
 ) -> list[Group]:
-    """The groups as the caller gave them, or as `tx` says.
+    """Make the groups that the caller gave, or else those of `tx`.
 
     Raises:
       TypeError, ValueError: groups that do not fit the parameters, neither groups nor
@@ -28,17 +27,17 @@ def groups_of(
         return _given(leaving, given)
     if leaving.tx is None:
         raise ValueError(
-            f"The options of {title}'s groups are not known. Pass tx=<the "
+            f"The options of {leaving.peer.title}'s groups are not known. Pass tx=<the "
             "transformation that made `state`>, or groups=[{...}]."
         )
-    rows = settings_of(leaving.tx, leaving.params, leaving.step)
+    rows = settings_of(leaving.tx, leaving.leaves, leaving.step)
     groups: list[tuple[dict[str, Any], list[int]]] = []
     gaps = []
     for place, (leaf, _) in enumerate(leaving.places):
         if leaf is None:
             gaps.append(place)
             continue
-        _check_followed(leaving, leaf, rows[leaf], title, follows)
+        _check_followed(leaving.peer, leaving.paths[leaf], rows[leaf])
         options = options_of(rows[leaf])
         members = next((m for o, m in groups if o == options), None)
         if members is None:
@@ -51,25 +50,28 @@ def groups_of(
     return list(groups)
 
 
-def _check_followed(
-    leaving: Departure,
-    leaf: int,
-    settings: Settings,
-    title: str,
-    follows: Collection[str],
-) -> None:
-    where = leaving.paths[leaf]
-    beyond = settings.beyond(follows)
+def _check_followed(peer: Peer, path: str, settings: Settings) -> None:
+    beyond = settings.beyond(peer.follows)
     if beyond:
         raise ValueError(
-            f"`tx` has {', '.join(beyond)} for '{where}', which {title} "
+            f"`tx` has {', '.join(beyond)} for '{path}', which {peer.title} "
             "cannot follow. Give the options it is to go on with as groups=[{...}]."
         )
     if None in (settings.learning_rate, settings.b1, settings.eps):
         raise ValueError(
-            f"`tx` has no learning rate or no Adam in it, so the options of {title}'s "
-            "groups are not known. Give them as groups=[{...}]."
+            "`tx` has no learning rate or no Adam in it, so the options of "
+            f"{peer.title}'s groups are not known. Give them as groups=[{{...}}]."
         )
+
+
+def numbers_of(settings: Settings) -> dict[str, Any]:
+    """The four numbers of a group, under the names of PyTorch and its relatives."""
+    return {
+        "lr": settings.learning_rate,
+        "betas": (settings.b1, settings.b2),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
 
 
 def _given(leaving: Departure, given: Any) -> list[Group]:

@@ -1,4 +1,4 @@
-"""Arrays on their way out: what a State holds, in the order of another library."""
+"""Arrays on their way out: the buffers of a State in the order of another library."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,9 +16,21 @@ from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
 from optadamw.dialects.states.arrays import numbers, widened
 from optadamw.dialects.states.naming import Names, Place, ordered
-from optadamw.dialects.states.peer import DIFFERENCE, Maximum, Peer, check_maximum
-from optadamw.dialects.states.request import (
+from optadamw.dialects.states.options import (
+    TO_DEFAULTS,
     Layout,
+    ToOptions,
+    check_known,
+)
+from optadamw.dialects.states.peer import (
+    DIFFERENCE,
+    MOMENTS,
+    Maximum,
+    Peer,
+    check_maximum,
+)
+from optadamw.dialects.states.request import (
+    check_complex,
     check_fields,
     check_layout,
     check_tx,
@@ -43,20 +55,37 @@ class Departure:
     names: Names
     layout: Layout | None
     drop: Collection[str]
-    amsgrad: Maximum | None = None
-    negates_too: bool = False
-    """Whether the other library can maximize as well."""
+    amsgrad: Maximum | None
+
+    @classmethod
+    def of(
+        cls,
+        peer: Peer,
+        state: PyTree,
+        params: PyTree,
+        options: ToOptions,
+        amsgrad: Maximum | None = None,
+    ) -> "Departure":
+        """Check the arguments of `to_<peer>`.
+
+        Raises:
+          TypeError, ValueError: an argument that it does not have, or a wrong value; a
+            buffer that the peer has no place for; a `tx` that it cannot follow.
+        """
+        check_known(f"to_{peer.name}", options, TO_DEFAULTS)
+        given: ToOptions = {**TO_DEFAULTS, **options}
+        return cls(peer, state, params, **given, amsgrad=amsgrad)
 
     def __post_init__(self) -> None:
         check_tx(self.tx)
         check_layout(self.layout)
-        check_fields("drop", self.drop, (*BUFFERS, "loss_scale"))
+        check_fields("drop", self.drop, (*BUFFERS, "loss_scale", *self.custom))
         check_maximum("amsgrad", self.amsgrad)
         self._check_places()
         self._check_held()
         self._check_maximum()
         self._check_sign()
-        self._check_complex()
+        check_complex(self.peer, self.leaves, "Leave such parameters out.")
 
     @cached_property
     def leaves(self) -> Leaves:
@@ -78,6 +107,11 @@ class Departure:
                 f"It holds {len(found)}: convert them one by one.",
             )
         return dequantize(found[0])
+
+    @property
+    def custom(self) -> tuple[str, ...]:
+        """The buffers of rules of the user's own, which no peer has a place for."""
+        return tuple(self.state.custom or ())
 
     @cached_property
     def places(self) -> list[Place]:
@@ -115,6 +149,12 @@ class Departure:
     def has(self, field: str) -> bool:
         """Whether a buffer is there and is to be kept."""
         return getattr(self.state, field) is not None and field not in self.drop
+
+    def columns(self) -> dict[str, list[np.ndarray | None]]:
+        """Adam's moments as `column` gives them, by the names of the other library."""
+        fields = [f for f in MOMENTS if f in self.peer.keys]
+        kept = [f for f in fields if f != "nu_max" or self.has(f)]
+        return {self.peer.keys[field]: self.column(field) for field in kept}
 
     def column(self, field: str) -> list[np.ndarray | None]:
         """A buffer in the order of the other library; None: a parameter not ours.
@@ -162,9 +202,7 @@ class Departure:
                 "`state` accumulates, and of how many gradients a window is made is "
                 "not known. Pass tx=<the transformation that made it>."
             )
-        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        steps = {0, self.step}
-        clocks = [Clock(jnp.int32(s), jnp.int32(s + 1), wide) for s in sorted(steps)]
+        clocks = [Clock.at(jnp.int32(step)) for step in {0, self.step}]
         due = {int(accumulation.due(clock)) for clock in clocks}
         if len(due) > 1:
             raise ValueError(
@@ -202,13 +240,19 @@ class Departure:
             "nu_max": self.state.nu_max is not None,
             "accumulator": self.filled > 0,
             "loss_scale": self.scale is not None,
+            **dict.fromkeys(self.custom, True),
+        }
+        called = {
+            "accumulator": f"an open window of {self.filled} gradients",
+            "loss_scale": "a dynamic loss scale",
+            **{
+                name: f"`{name}`, a buffer of a rule of your own"
+                for name in self.custom
+            },
         }
         for name, is_held in losses.items():
             if is_held and name not in self.peer.keys and name not in self.drop:
-                what = {
-                    "accumulator": f"an open window of {self.filled} gradients",
-                    "loss_scale": "a dynamic loss scale",
-                }.get(name, f"`{name}`")
+                what = called.get(name, f"`{name}`")
                 raise ValueError(
                     f"`state` holds {what}, for which {self.peer.title} has no place. "
                     f"Lose it with drop=({name!r},)."
@@ -235,23 +279,10 @@ class Departure:
             )
 
     def _check_sign(self) -> None:
-        if self.tx is None or self.negates_too:
+        if self.tx is None or self.peer.maximizes:
             return
         if any(negations(self.tx, self.leaves)):
             raise ValueError(
                 f"`tx` maximizes, and {self.peer.title} cannot: the first moment is "
                 "that of negated gradients. Convert a run that minimizes."
             )
-
-    def _check_complex(self) -> None:
-        if self.peer.is_pairwise:
-            return
-        pairs = zip(self.paths, self.leaves.arrays, strict=True)
-        for path, like in pairs:
-            if jnp.issubdtype(like.dtype, jnp.complexfloating):
-                raise at_leaf(
-                    path,
-                    f"it is complex, and {self.peer.title} keeps one second moment "
-                    "for a complex number where we keep two.",
-                    "Leave such parameters out.",
-                )

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.dialects.states.leaving import Departure
 
 
 def flattened(
@@ -60,3 +63,20 @@ def nested(flat: Mapping[str, Any]) -> Any:
 
 def _number(key: str) -> int:
     return int(key) if key.isdecimal() else -1
+
+
+def moments_by_path(leaving: Departure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Both moments of each parameter, by the path that `names` gives it.
+
+    Raises:
+      TypeError: two parameters of one path.
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    columns = leaving.column("mu"), leaving.column("nu")
+    for (leaf, name), mu, nu in zip(leaving.places, *columns, strict=True):
+        assert leaf is not None and mu is not None and nu is not None
+        path = leaving.paths[leaf] if name is None else name.replace(".", "/")
+        if path in found:
+            raise kind_at_leaf(path, "`names` calls two parameters so.")
+        found[path] = (mu, nu)
+    return found

@@ -1,29 +1,34 @@
-"""What the caller of a `from_` function asked for."""
+"""The arguments of a `from_` function, checked."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from optadamw.base.errors import invalid, kind_at_leaf, mistyped
+from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
 from optadamw.base.tree import Leaves, check_parameters, dtype_of, flatten
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.naming import Missing, Names, check_missing
+from optadamw.dialects.states.options import (
+    FROM_DEFAULTS,
+    FromOptions,
+    Layout,
+    check_known,
+)
 from optadamw.dialects.states.peer import Peer
 from optadamw.rules.amsgrad import Maximum as MaximumRule
 from optadamw.rules.maximize import Maximize
+from optadamw.rules.rule import Rule
 from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
-from optadamw.store.state import BUFFERS
+from optadamw.store.state import BUFFERS, is_custom
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.plan import plan_of
-
-Layout = Callable[[str, np.ndarray], Any]
-"""`(path, array) -> array`: from the shape there to the shape here, or the reverse."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,40 @@ class Request:
     drop: Collection[str]
     afresh: Collection[str]
 
+    @classmethod
+    def of(cls, peer: Peer, params: PyTree, options: FromOptions) -> "Request":
+        """Check the arguments of `from_<peer>`.
+
+        Raises:
+          TypeError, ValueError: an argument that it does not have, or a wrong value.
+        """
+        check_known(f"from_{peer.name}", options, FROM_DEFAULTS)
+        given: FromOptions = {**FROM_DEFAULTS, **options}
+        return cls(peer, params, **given)
+
     def __post_init__(self) -> None:
         check_tx(self.tx)
         check_layout(self.layout)
         check_missing(self.missing)
         check_fields("drop", self.drop, (*BUFFERS, "loss_scale", *self.peer.keys))
         scale = ("loss_scale",) if "loss_scale" in self.peer.keys else ()
-        check_fields("afresh", self.afresh, (*BUFFERS, *scale))
+        check_fields("afresh", self.afresh, (*BUFFERS, *scale, *self.custom))
 
     @cached_property
     def leaves(self) -> Leaves:
         """The parameters as shapes and dtypes: nothing is computed with them."""
         return shapes_of(self.params)
+
+    @cached_property
+    def custom(self) -> list[str]:
+        """The buffers that rules of the user's own keep, which no peer has."""
+        slots = () if self.tx is None else self.tx.recipe.composition.buffers
+        return [slot.name for slot in slots if is_custom(slot.name)]
+
+    @property
+    def left(self) -> set[str]:
+        """The buffers that are not read: left behind there, or started anew here."""
+        return {*self.drop, *self.afresh}
 
 
 def shapes_of(params: PyTree) -> Leaves:
@@ -84,6 +111,21 @@ def _shape(path: str, array: Any) -> jax.ShapeDtypeStruct:
         sharding = None
     dtype = jax.dtypes.canonicalize_dtype(dtype_of(array))
     return jax.ShapeDtypeStruct(np.shape(array), dtype, sharding=sharding)
+
+
+def check_complex(peer: Peer, leaves: Leaves, remedy: str) -> None:
+    """Refuse complex parameters where the peer has one second moment for each."""
+    if peer.is_pairwise:
+        return
+    for path, like in zip(leaves.paths, leaves.arrays, strict=True):
+        if jnp.issubdtype(like.dtype, jnp.complexfloating):
+            raise at_leaf(
+                path,
+                f"it is complex, and {peer.title} keeps one second moment for a "
+                "complex number where we keep two, of its real and imaginary parts: "
+                "the one does not tell the two.",
+                remedy,
+            )
 
 
 def check_tx(tx: Any) -> None:
@@ -150,31 +192,34 @@ def kind_of_maximum(tx: Transformation) -> Any:
     return next(iter(kinds), None)
 
 
-def has_maximum(tx: Transformation, leaves: Leaves, params: PyTree) -> list[bool]:
+def has_maximum(tx: Transformation, leaves: Leaves) -> list[bool]:
     """For each leaf, whether its group takes a maximum."""
-    composition = tx.recipe.composition
     return [
-        any(isinstance(rule, MaximumRule) for rule in composition.variants[c.group])
-        for c in plan_of(composition, leaves, params).rows
+        any(isinstance(rule, MaximumRule) for rule, _ in rules)
+        for rules in rules_by_leaf(tx, leaves)
     ]
 
 
 def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
     """For each leaf, whether the first moment of `tx` is that of negated gradients."""
-    composition = tx.recipe.composition
-    if not any(
-        isinstance(r, Maximize) for rules in composition.variants for r in rules
-    ):
+    variants = tx.recipe.composition.variants
+    if not any(isinstance(rule, Maximize) for rules in variants for rule in rules):
         return [False] * len(leaves.paths)
+    return [
+        any(isinstance(rule, Maximize) and applies for rule, applies in rules)
+        for rules in rules_by_leaf(tx, leaves)
+    ]
+
+
+def rules_by_leaf(
+    tx: Transformation, leaves: Leaves
+) -> list[list[tuple[Rule | None, bool]]]:
+    """For each leaf the rules of its group, and whether each applies to it."""
+    composition = tx.recipe.composition
     shapes = leaves.treedef.unflatten(leaves.arrays)
     return [
-        any(
-            isinstance(rule, Maximize) and applies
-            for rule, applies in zip(
-                composition.variants[choice.group], choice.applies, strict=True
-            )
-        )
-        for choice in plan_of(composition, leaves, shapes).rows
+        list(zip(composition.variants[row.group], row.applies, strict=True))
+        for row in plan_of(composition, leaves, shapes).rows
     ]
 
 

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optadamw.base.hyperparameters import Clock, Hyperparameter
-from optadamw.base.tree import parameters
-from optadamw.base.types import PyTree
+from optadamw.base.tree import Leaves
+from optadamw.dialects.states.request import rules_by_leaf
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.caution import Caution
@@ -18,7 +17,6 @@ from optadamw.rules.maximize import Maximize
 from optadamw.rules.rate import Rate
 from optadamw.rules.rule import Rule
 from optadamw.transforms.transformation import Transformation
-from optadamw.walk.plan import plan_of
 
 
 class Settings(NamedTuple):
@@ -54,33 +52,29 @@ class Settings(NamedTuple):
         ]
 
 
-def settings_of(tx: Transformation, params: PyTree, step: int) -> list[Settings]:
+def settings_of(tx: Transformation, leaves: Leaves, step: int) -> list[Settings]:
     """For each leaf the numbers of the step after `step`."""
-    composition = tx.recipe.composition
-    leaves = parameters(params)
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
-    chosen = []
-    for choice in plan_of(composition, leaves, params).rows:
-        rules = zip(composition.variants[choice.group], choice.applies, strict=True)
-        own = [rule for rule, applies in rules if rule is not None and applies]
-        chosen.append(_settings(own, clock))
-    return chosen
+    clock = Clock.at(jnp.int32(step))
+    return [
+        _settings(
+            [rule for rule, applies in rules if rule is not None and applies], clock
+        )
+        for rules in rules_by_leaf(tx, leaves)
+    ]
 
 
-def betas_of(tx: Transformation, step: int) -> tuple[float, float] | None:
-    """The decays of the two moments; None: there are none."""
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
-    for rule in tx.recipe.composition.rules:
+def betas_of(tx: Transformation | None, step: int) -> tuple[float, float] | None:
+    """The decays of the two moments in the step after `step`; None if `tx` has none."""
+    clock = Clock.at(jnp.int32(step))
+    for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Moments):
             return _number(rule.b1, clock), _number(rule.b2, clock)
     return None
 
 
-def learning_rate_of(tx: Transformation) -> Hyperparameter | None:
-    """The learning rate of a transformation, as it was given; None: it has none."""
-    for rule in tx.recipe.composition.rules:
+def learning_rate_of(tx: Transformation | None) -> Hyperparameter | None:
+    """The learning rate of `tx`, as it was given; None if `tx` has none."""
+    for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Rate):
             return rule.learning_rate
     return None
