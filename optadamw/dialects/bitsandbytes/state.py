@@ -89,8 +89,6 @@ def from_bitsandbytes(
 
 def _opened(one: Saved) -> Saved:
     """Add the entries that stand in a dict of their own to the others."""
-    if one.entries is None:
-        return one
     entries = dict(one.entries)
     entries |= entries.pop(NESTED, {})
     if "max1" in entries:
@@ -105,8 +103,7 @@ def _opened(one: Saved) -> Saved:
 
 def _reader(one: Saved, key: str, step: int) -> Callable[[str], np.ndarray]:
     del step
-    entries = one.entries or {}
-    return lambda where: _decoded(where, entries, key[-1])
+    return lambda where: _decoded(where, one.entries, key[-1])
 
 
 def _decoded(where: str, entries: Mapping[str, Any], number: str) -> np.ndarray:

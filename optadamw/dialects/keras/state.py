@@ -208,8 +208,7 @@ def to_keras(
       A mapping from "0", "1", ... to arrays, in the order of `optimizer.variables`.
 
     Raises:
-      ValueError: AMSGrad's maximum of the corrected second moments, an open window of
-        weighted gradients, no learning rate.
+      ValueError: an open window of weighted gradients; no learning rate.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import optax
-
-from optadamw.checkpoint.fitting import fitted
 
 ADAM = {"count", "mu", "nu"}
 ADAMS = (optax.ScaleByAdamState, optax.ScaleByAmsgradState)
@@ -150,24 +147,3 @@ def _is_number(leaf: Any) -> bool:
     if leaf is None or isinstance(leaf, str):
         return False
     return bool(getattr(leaf, "size", 1))
-
-
-def replaced(tree: Any, trees: Mapping[str, Any], counts: dict[str, int]) -> Any:
-    """Put these trees and counts into all records of `tree` that have such fields."""
-    named = fields_of(tree)
-    if isinstance(tree, tuple) and named is not None:
-        fields = {}
-        for name, value in named.items():
-            if name in trees:
-                fields[name] = trees[name]
-            elif name in counts and np.shape(value) == ():
-                whole_count = np.asarray(counts[name])
-                fields[name] = fitted(name, whole_count, value, cast=True)
-            else:
-                fields[name] = replaced(value, trees, counts)
-        return type(tree)(**fields)
-    if isinstance(tree, tuple | list):
-        return type(tree)(replaced(child, trees, counts) for child in tree)
-    if isinstance(tree, dict):
-        return {key: replaced(child, trees, counts) for key, child in tree.items()}
-    return tree

@@ -11,22 +11,21 @@
 `optax.ema` averages updates and not parameters: it is no `ema` of ours.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Unpack
 
 import numpy as np
 import optax
 
-from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.errors import mistyped
 from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
-from optadamw.checkpoint.fitting import fitted
+from optadamw.dialects.optax.places import check_places, filled, in_place, replaced
 from optadamw.dialects.optax.records import (
     Record,
     adams_in,
     foreign_in,
     lookalikes_in,
-    replaced,
     windows_in,
 )
 from optadamw.dialects.states.arrays import to_numpy, whole
@@ -247,8 +246,7 @@ def to_optax(
       A state of `into`.
 
     Raises:
-      ValueError: buffers that `into` lacks; AMSGrad's maximum of the raw second
-        moments; an open window of weighted gradients.
+      ValueError: buffers that `into` lacks; an open window of weighted gradients.
 
     Example:
       >>> import jax.numpy as jnp, optax, optadamw
@@ -266,9 +264,9 @@ def to_optax(
     made = into.init(params)
     adam = _only(made).fields
     windows = windows_in(made)
-    _check_places(leaving, adam, bool(windows))
+    check_places(leaving, adam, bool(windows))
     trees = {
-        name: _filled(leaving, name, adam[name]) for name in MOMENTS if name in adam
+        name: filled(leaving, name, adam[name]) for name in MOMENTS if name in adam
     }
     if windows:
         divisor = max(leaving.filled, 1) if use_grad_mean else 1
@@ -278,63 +276,13 @@ def to_optax(
             sums = [
                 array / array.dtype.type(divisor) for array in leaving.accumulators()
             ]
-            trees["acc_grads"] = _in_place(leaving, "acc_grads", sums, like)
+            trees["acc_grads"] = in_place(leaving, "acc_grads", sums, like)
     counts = {
         "count": leaving.step,
         "gradient_step": leaving.step,
         "mini_step": leaving.filled,
     }
     return replaced(made, trees, counts)
-
-
-def _check_places(
-    leaving: Departure, adam: Mapping[str, Any], accumulates: bool
-) -> None:
-    if leaving.has("nu_max") != ("nu_max" in adam):
-        has, lacks = ("state", "into") if leaving.has("nu_max") else ("into", "state")
-        raise ValueError(
-            f"`{has}` keeps the maximum of the second moments and `{lacks}` does not: "
-            "they differ in amsgrad. Give both the same, or lose it with "
-            "drop=('nu_max',)."
-        )
-    if leaving.filled and not accumulates:
-        raise ValueError(
-            f"`state` holds an open window of {leaving.filled} gradients, and `into` "
-            "does not accumulate. Wrap it in optax.MultiSteps, or lose the window with "
-            "drop=('accumulator',)."
-        )
-
-
-def _filled(leaving: Departure, field: str, like: PyTree) -> PyTree:
-    column = [array for array in leaving.column(field) if array is not None]
-    return _in_place(leaving, field, column, like)
-
-
-def _in_place(
-    leaving: Departure, field: str, column: list[np.ndarray], like: PyTree
-) -> PyTree:
-    """The tree `like` with the arrays of our leaves, found by path."""
-    paths = [place.name or leaving.paths[place.leaf or 0] for place in leaving.places]
-    arrays = dict(zip(paths, column, strict=True))
-    leaves = flatten(like)
-    made = []
-    for path, old in zip(leaves.paths, leaves.arrays, strict=True):
-        if path not in arrays:
-            raise at_leaf(
-                path,
-                "`into` keeps moments of it, and `state` has none.",
-                "Say with `names` what each is called in into.init(params).",
-            )
-        array = arrays.pop(path)
-        made.append(fitted(f"{field}/{path}", array, old, cast=True))
-    for path, array in arrays.items():
-        if np.any(array):
-            raise at_leaf(
-                path,
-                f"`state` keeps `{field}` of it, and `into` has no place for it.",
-                "Make `into` without the mask.",
-            )
-    return leaves.treedef.unflatten(made)
 
 
 FORM = Form(

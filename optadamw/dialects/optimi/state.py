@@ -95,7 +95,7 @@ def from_optimi(
 
 
 def _step(one: Saved) -> Any:
-    step = (one.entries or {}).get("step", one.options.get("step"))
+    step = one.entries.get("step", one.options.get("step"))
     if step is None:
         raise at_leaf(
             one.label,
@@ -133,7 +133,7 @@ def weight(beta: float, step: int) -> float:
 
 
 def _is_compensated(one: Saved) -> bool:
-    kept = (one.entries or {}).get("kahan_comp")
+    kept = one.entries.get("kahan_comp")
     if kept is None:
         return False
     array = to_numpy(f"'kahan_comp' of {one.label}", kept)

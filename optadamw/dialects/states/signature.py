@@ -27,7 +27,8 @@ FROM_SECTIONS = {
 }
 TO_SECTIONS = {
     "Raises": "TypeError, ValueError: the state has a buffer that {title} has no place "
-    "for, `names` do not fit, or {title} cannot follow `tx`.",
+    "for or another kind of `nu_max`, `names` do not fit, or {title} cannot follow "
+    "`tx`.",
 }
 _ORDER = ("Args", "Returns", "Raises", "Example")
 

@@ -36,7 +36,8 @@ class Saved(NamedTuple):
 
     label: str
     name: str | None
-    entries: Mapping[str, Any] | None
+    entries: Mapping[str, Any]
+    """Its state; empty if it has none."""
     group: int
     options: Mapping[str, Any]
     """The options of its group."""
@@ -44,14 +45,12 @@ class Saved(NamedTuple):
 
 def own_step(one: Saved) -> Any:
     """The step of a parameter, which PyTorch keeps in its entries."""
-    assert one.entries is not None
     return one.entries["step"]
 
 
 def as_saved(one: Saved, key: str, step: int) -> Any:
     """An entry as it was saved."""
     del step
-    assert one.entries is not None
     return one.entries[key]
 
 
@@ -78,7 +77,7 @@ def contents_of(
       ValueError: the state of another optimizer; parameters at different steps.
     """
     needed = (*needed, peer.keys["mu"], peer.keys["nu"])
-    kept = [one for one in found if one.entries is not None]
+    kept = [one for one in found if one.entries]
     for one in found:
         _check_decay(one)
     for one in kept:
@@ -86,18 +85,16 @@ def contents_of(
     step = common_step({one.label: step_of(one) for one in kept}, peer.title)
     rows = []
     for one in found:
-        buffers = None
-        if one.entries is not None:
-            keys = {f: peer.keys[f] for f in MOMENTS if peer.keys.get(f) in one.entries}
-            buffers = {field: value_of(one, key, step) for field, key in keys.items()}
+        keys = {f: peer.keys[f] for f in MOMENTS if peer.keys.get(f) in one.entries}
+        buffers = {field: value_of(one, key, step) for field, key in keys.items()}
         negated = bool(one.options.get("maximize", False))
-        rows.append(Row(one.label, one.name, buffers, negated))
+        rows.append(Row(one.label, one.name, buffers or None, negated))
     return Contents(rows, step, starts=_starts(found))
 
 
 def _starts(found: Sequence[Saved]) -> tuple[str, ...]:
     """The buffers that it would keep, if no parameter has taken a step yet."""
-    if any(one.entries is not None for one in found):
+    if any(one.entries for one in found):
         return ()
     has_maximum = any(one.options.get("amsgrad", False) for one in found)
     return MOMENTS if has_maximum else ("mu", "nu")
@@ -134,7 +131,7 @@ def read(title: str, saved: Any) -> list[Saved]:
             entries = states.pop(key, None)
             if entries is not None and not isinstance(entries, Mapping):
                 raise mistyped(f"saved['state'][{key!r}]", "a dict", entries)
-            found.append(Saved(label, name, entries or None, number, group))
+            found.append(Saved(label, name, entries or {}, number, group))
     if states:
         raise ValueError(
             f"The saved state has a state for parameter {next(iter(states))!r}, which "
@@ -188,7 +185,6 @@ def _check_entries(
     title: str, one: Saved, needed: Collection[str], legal: Collection[str]
 ) -> None:
     """Refuse the state of another optimizer, by what it keeps."""
-    assert one.entries is not None
     for key in one.entries:
         if key not in legal:
             known = RELATIVES.get(str(key))

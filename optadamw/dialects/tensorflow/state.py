@@ -99,9 +99,6 @@ def to_tensorflow(
     Returns:
       Arrays in the order of `optimizer.variables`.
 
-    Raises:
-      ValueError: AMSGrad's maximum of the corrected second moments.
-
     Example:
       >>> import jax.numpy as jnp, optadamw
       >>> from optadamw.interchange import to_tensorflow

@@ -106,9 +106,6 @@ def to_tensorflow_addons(
     Returns:
       `[iter, m..., v..., vhat...]`.
 
-    Raises:
-      ValueError: AMSGrad's maximum of the corrected second moments.
-
     Example:
       >>> import jax.numpy as jnp, optadamw
       >>> from optadamw.interchange import to_tensorflow_addons

@@ -46,9 +46,6 @@ def to_timm(
     Returns:
       What `load_state_dict` takes, with arrays in place of tensors.
 
-    Raises:
-      ValueError: AMSGrad's maximum of the corrected second moments.
-
     Example:
       >>> import jax.numpy as jnp
       >>> from optadamw.dialects import timm

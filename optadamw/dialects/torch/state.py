@@ -110,9 +110,6 @@ def to_torch(
     Returns:
       What `load_state_dict` takes, with arrays in place of tensors.
 
-    Raises:
-      ValueError: AMSGrad's maximum of the corrected second moments.
-
     Example:
       >>> import jax.numpy as jnp, optadamw
       >>> from optadamw.interchange import to_torch

@@ -166,9 +166,6 @@ def to_torchao(
       What `load_state_dict` takes, with arrays in place of tensors; `to_torch` says how
       to make tensors of them.
 
-    Raises:
-      ValueError: AMSGrad's maximum of the corrected second moments.
-
     Example:
       >>> import jax.numpy as jnp, optadamw
       >>> from optadamw.interchange import to_torchao
