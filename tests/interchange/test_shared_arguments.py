@@ -47,7 +47,6 @@ def test_the_signature_has_every_argument_with_its_default(name):
         assert parameters[argument].default == default
         assert parameters[argument].kind is inspect.Parameter.KEYWORD_ONLY
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    assert "Annotated" not in str(inspect.signature(getattr(interchange, name)))
 
 
 @each_function
@@ -59,7 +58,7 @@ def test_the_docstring_has_every_argument(name):
     assert found == list(inspect.signature(function).parameters)
     sections = re.findall(r"(?m)^(Args|Returns|Raises|Example):$", doc)
     assert sections == ["Args", "Returns", "Raises", "Example"]
-    assert "{name}" not in doc and "{title}" not in doc and "{gaps}" not in doc
+    assert "the peer" not in doc
     assert max(map(len, doc.splitlines())) <= 84
 
 

@@ -14,21 +14,15 @@ from typing import Any, Unpack
 import numpy as np
 
 from optadamw.base.errors import at_leaf
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.blocks import decoded
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.grouping import groups_of, numbers_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Groups,
-    Kept,
-    Params,
-    ToOptions,
-)
+from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
@@ -58,7 +52,7 @@ BESIDE = ("qmap1", "qmap2", "absmax1", "absmax2", "gnorm_vec", "unorm_vec")
 @reads(PEER)
 def from_bitsandbytes(
     saved: Mapping[str, Any],
-    params: Params,
+    params: PyTree,
     **options: Unpack[FromOptions],
 ) -> State:
     """Make the State that continues the run of an optimizer of bitsandbytes.
@@ -125,8 +119,8 @@ def _decoded(where: str, entries: Mapping[str, Any], number: str) -> np.ndarray:
 
 @writes(PEER)
 def to_bitsandbytes(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     groups: Groups = None,
     **options: Unpack[ToOptions],

@@ -14,16 +14,16 @@ from typing import Any, Unpack
 import numpy as np
 
 from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.types import PyTree
 from optadamw.dialects.flux.powers import products, step_of
 from optadamw.dialects.states.arrays import scalar, to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
-from optadamw.dialects.states.options import FromOptions, Kept, Params, ToOptions
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import betas_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import common_step
@@ -35,7 +35,7 @@ PEER = Peer(name="flux", title="Flux", keys={"mu": "m", "nu": "v"})
 @reads(PEER)
 def from_flux(
     saved: Any,
-    params: Params,
+    params: PyTree,
     *,
     betas: tuple[float, float] | None = None,
     step: int | None = None,
@@ -127,8 +127,8 @@ def _checked(betas: Any) -> tuple[float, float]:
 
 @writes(PEER)
 def to_flux(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     betas: tuple[float, float] | None = None,
     **options: Unpack[ToOptions],

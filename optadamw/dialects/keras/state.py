@@ -17,20 +17,14 @@ import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Scheduled
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
-from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.variables import Options, listed, sorted_out
@@ -55,7 +49,7 @@ PEER = Peer(
 @reads(PEER)
 def from_keras(
     saved: Mapping[str, Any] | Sequence[Any],
-    params: Params,
+    params: PyTree,
     *,
     amsgrad: bool | None = None,
     use_ema: bool | None = None,
@@ -181,11 +175,11 @@ def _window_of(tx: Transformation | None) -> int | None:
 
 @writes(PEER)
 def to_keras(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     learning_rate: float | Literal["schedule"] | None = None,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     **options: Unpack[ToOptions],
 ) -> dict[str, np.ndarray]:
     """Make the store from which an optimizer of Keras continues the run.

@@ -16,15 +16,15 @@ import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.base.hyperparameters import Clock
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
-from optadamw.dialects.states.options import FromOptions, Kept, Params, ToOptions
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
@@ -37,7 +37,7 @@ RESERVED = ("step", "learning_rate")
 @reads(PEER)
 def from_mlx(
     saved: Mapping[str, Any],
-    params: Params,
+    params: PyTree,
     **options: Unpack[FromOptions],
 ) -> State:
     """Make the State that continues the run of an optimizer of MLX.
@@ -104,8 +104,8 @@ def _unflattened(flat: Mapping[str, Any]) -> Any:
 
 @writes(PEER)
 def to_mlx(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     learning_rate: float | None = None,
     **options: Unpack[ToOptions],

@@ -30,16 +30,10 @@ from optadamw.dialects.optax.records import (
 )
 from optadamw.dialects.states.arrays import to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
+from optadamw.dialects.states.call import check_collection
 from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import (
     DIFFERENCE,
     MOMENTS,
@@ -47,11 +41,8 @@ from optadamw.dialects.states.peer import (
     Peer,
     check_maximum,
 )
-from optadamw.dialects.states.request import (
-    Request,
-    check_collection,
-    kind_of_maximum,
-)
+from optadamw.dialects.states.request import FromOptions, Request
+from optadamw.dialects.states.settings import kind_of_maximum
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
@@ -67,7 +58,7 @@ PEER = Peer(
 @reads(PEER)
 def from_optax(
     saved: PyTree,
-    params: Params,
+    params: PyTree,
     *,
     amsgrad: Maximum | None = None,
     use_grad_mean: bool = True,
@@ -217,11 +208,11 @@ def _sum(mean: Any, count: int) -> Any:
 
 @writes(PEER)
 def to_optax(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     into: optax.GradientTransformation | None = None,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     use_grad_mean: bool = True,
     **options: Unpack[ToOptions],
 ) -> PyTree:

@@ -18,20 +18,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from optadamw.base.errors import at_leaf
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import numbers, scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.grouping import groups_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Groups,
-    Kept,
-    Params,
-    ToOptions,
-)
+from optadamw.dialects.states.grouping import Groups, groups_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
@@ -55,7 +49,7 @@ PEER = Peer(
 @reads(PEER)
 def from_optimi(
     saved: Mapping[str, Any],
-    params: Params,
+    params: PyTree,
     **options: Unpack[FromOptions],
 ) -> State:
     """Make the State that continues the run of an AdamW of optimi.
@@ -143,8 +137,8 @@ def _is_compensated(one: Saved) -> bool:
 
 @writes(PEER)
 def to_optimi(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     groups: Groups = None,
     **options: Unpack[ToOptions],

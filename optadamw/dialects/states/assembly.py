@@ -1,6 +1,6 @@
 """A State out of what another library saved: whole, or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,13 @@ from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.entering import entered
 from optadamw.dialects.states.peer import DIFFERENCE
-from optadamw.dialects.states.request import (
-    Request,
-    kind_of_maximum,
-    slots_of,
-)
+from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.settings import kind_of_maximum
 from optadamw.store.block_code import Blocks
 from optadamw.store.columns import trees_of
+from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
-from optadamw.store.state import State, state_of
+from optadamw.store.state import BUFFERS, State, state_of
 from optadamw.transforms.transformation import Transformation
 
 OPTION = {
@@ -58,13 +56,20 @@ def assembled(request: Request, contents: Contents) -> State:
         _check_scale(request, request.tx, contents)
     columns = entered(request, contents)
     buffers: dict[str, Any] = {}
-    for slot in slots_of(request.tx, fields).values():
+    for slot in _slots(request.tx, fields).values():
         buffers |= _buffer(request, contents, slot, columns)
     small = {
         name: _small(request.leaves, value)
         for name, value in _counts(request, contents).items()
     }
     return state_of(buffers | small)
+
+
+def _slots(tx: Transformation | None, fields: Collection[str]) -> dict[str, Slot]:
+    """How each buffer is kept: as `tx` does, or float32 (float64) without one."""
+    if tx is None:
+        return {f: Slot(f, Dense()) for f in BUFFERS if f in fields}
+    return {slot.name: slot for slot in tx.recipe.composition.buffers}
 
 
 def _buffer(

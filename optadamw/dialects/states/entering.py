@@ -11,13 +11,8 @@ from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.dialects.states.arrays import numbers
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.naming import Theirs, matched
-from optadamw.dialects.states.request import (
-    Request,
-    check_complex,
-    has_maximum,
-    negations,
-    turned,
-)
+from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.settings import has_maximum, negations
 
 NEVER_NEGATIVE = ("nu", "nu_max")
 
@@ -29,8 +24,7 @@ def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]
       TypeError, ValueError: the first that does not fit, with its path.
     """
     leaves, peer = request.leaves, request.peer
-    remedy = "Start this parameter afresh, outside of what is converted."
-    check_complex(peer, leaves, remedy)
+    request.check_complex("Start this parameter afresh, outside of what is converted.")
     theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
     places = matched(request.names, leaves.paths, theirs, request.missing)
     _check_signs(request, contents, places)
@@ -83,7 +77,7 @@ def _entered(
         array = array.reshape(like.shape) if array.size == like.size else array
     shape = array.shape
     if request.layout is not None:
-        array = numbers(where, turned(request.layout, path, array))
+        array = numbers(where, request.turned(path, array))
     if array.shape != like.shape:
         made = f" ({array.shape} by `layout`)" if array.shape != shape else ""
         raise at_leaf(

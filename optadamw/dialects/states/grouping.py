@@ -8,30 +8,38 @@ from optadamw.dialects.states.leaving import Departure
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.settings import Settings, settings_of
 
+Groups = Sequence[Mapping[str, Any]] | None
 Group = tuple[dict[str, Any], Sequence[int]]
 """The options of a group, and the places of its parameters."""
 
 
 def groups_of(
     leaving: Departure,
-    given: Sequence[Mapping[str, Any]] | None,
+    groups: Groups,
     options_of: Callable[[Settings], dict[str, Any]],
 ) -> list[Group]:
     """Make the groups that the caller gave, or else those of `tx`.
+
+    Args:
+      leaving: the other arguments of the `to_` function.
+      groups: The options of each parameter group, with the paths of its parameters
+        under "params"; one group without "params" takes all parameters. None (default)
+        takes the options from `tx`.
+      options_of: the options of a group with these settings.
 
     Raises:
       TypeError, ValueError: groups that do not fit the parameters, neither groups nor
         `tx`, or a `tx` that the other library cannot follow.
     """
-    if given is not None:
-        return _given(leaving, given)
+    if groups is not None:
+        return _given(leaving, groups)
     if leaving.tx is None:
         raise ValueError(
             f"The options of {leaving.peer.title}'s groups are not known. Pass tx=<the "
             "transformation that made `state`>, or groups=[{...}]."
         )
     rows = settings_of(leaving.tx, leaving.leaves, leaving.step)
-    groups: list[tuple[dict[str, Any], list[int]]] = []
+    made: list[tuple[dict[str, Any], list[int]]] = []
     gaps = []
     for place, (leaf, _) in enumerate(leaving.places):
         if leaf is None:
@@ -39,15 +47,15 @@ def groups_of(
             continue
         _check_followed(leaving.peer, leaving.paths[leaf], rows[leaf])
         options = options_of(rows[leaf])
-        members = next((m for o, m in groups if o == options), None)
+        members = next((m for o, m in made if o == options), None)
         if members is None:
-            groups.append((options, [place]))
+            made.append((options, [place]))
         else:
             members.append(place)
-    if gaps and groups:
-        groups[0][1].extend(gaps)  # without a state, their options do not matter
-        groups[0][1].sort()
-    return list(groups)
+    if gaps and made:
+        made[0][1].extend(gaps)  # without a state, their options do not matter
+        made[0][1].sort()
+    return list(made)
 
 
 def _check_followed(peer: Peer, path: str, settings: Settings) -> None:

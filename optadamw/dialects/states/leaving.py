@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,12 @@ import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid
 from optadamw.base.hyperparameters import Clock
-from optadamw.base.tree import Leaves, match_leaves
+from optadamw.base.tree import match_leaves
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
 from optadamw.dialects.states.arrays import numbers, widened
+from optadamw.dialects.states.call import Call, Layout, check_fields
 from optadamw.dialects.states.naming import Names, Place, ordered
-from optadamw.dialects.states.options import (
-    TO_DEFAULTS,
-    Layout,
-    ToOptions,
-    check_known,
-)
 from optadamw.dialects.states.peer import (
     DIFFERENCE,
     MOMENTS,
@@ -29,33 +24,48 @@ from optadamw.dialects.states.peer import (
     Peer,
     check_maximum,
 )
-from optadamw.dialects.states.request import (
-    check_complex,
-    check_fields,
-    check_layout,
-    check_tx,
-    kind_of_maximum,
-    negations,
-    shapes_of,
-    turned,
-)
+from optadamw.dialects.states.settings import kind_of_maximum, negations
 from optadamw.store.dequantize import dequantize
 from optadamw.store.state import BUFFERS, State, states_in
 from optadamw.transforms.transformation import Transformation
 
 
-@dataclass(frozen=True)
-class Departure:
-    """The arguments that all `to_` functions share, checked."""
+class ToOptions(TypedDict, total=False):
+    """The keyword arguments of every `to_` function, for type checkers."""
 
-    peer: Peer
-    whole: PyTree
-    params: PyTree
     tx: Transformation | None
     names: Names
     layout: Layout | None
     drop: Collection[str]
-    amsgrad: Maximum | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Departure(Call):
+    """The arguments that all `to_` functions share, checked.
+
+    Args:
+      state: A `State`, or the state of a chain or wrapper with one.
+      params: The parameters here, or their shapes (`jax.ShapeDtypeStruct`).
+      tx: The transformation that made the state. None (default) if the peer
+        needs no number of it that is not given by another argument.
+      names: Paths of `params` in the order of the peer (None for a parameter
+        of a state dict that `params` does not have), or a mapping from paths to its
+        names or indices. None (default) keeps the order of `jax.tree.leaves(params)`.
+      layout: `(path, array) -> array`, applied to each array that is written: the
+        inverse of the `layout` of the `from_` function. None (default) writes the
+        arrays as they are.
+      drop: Buffers to lose, such as ("ema",). The default loses none.
+      amsgrad: Which second moments `nu_max` is the maximum of, "raw" or "corrected".
+        None (default) asks `tx`.
+
+    Raises:
+      TypeError, ValueError: the state has a buffer that the peer has no
+        place for, or another kind of `nu_max`; `names` do not fit; the peer
+        cannot follow `tx`.
+    """
+
+    state: State
+    amsgrad: Maximum | None = None
 
     @classmethod
     def of(
@@ -66,47 +76,24 @@ class Departure:
         options: ToOptions,
         amsgrad: Maximum | None = None,
     ) -> "Departure":
-        """Check the arguments of `to_<peer>`.
-
-        Raises:
-          TypeError, ValueError: an argument that it does not have, or a wrong value; a
-            buffer that the peer has no place for; a `tx` that it cannot follow.
-        """
-        check_known(f"to_{peer.name}", options, TO_DEFAULTS)
-        given: ToOptions = {**TO_DEFAULTS, **options}
-        return cls(peer, state, params, **given, amsgrad=amsgrad)
+        """Check the arguments of `to_<peer>`."""
+        cls.check_names(f"to_{peer.name}", options, ToOptions)
+        own = {"peer": peer, "params": params, "amsgrad": amsgrad}
+        return cls(state=_one_in(state), **own, **options)
 
     def __post_init__(self) -> None:
-        check_tx(self.tx)
-        check_layout(self.layout)
+        super().__post_init__()
         check_fields("drop", self.drop, (*BUFFERS, "loss_scale", *self.custom))
         check_maximum("amsgrad", self.amsgrad)
         self._check_places()
         self._check_held()
         self._check_maximum()
         self._check_sign()
-        check_complex(self.peer, self.leaves, "Leave such parameters out.")
-
-    @cached_property
-    def leaves(self) -> Leaves:
-        return shapes_of(self.params)
+        self.check_complex("Leave such parameters out.")
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         return self.leaves.paths
-
-    @cached_property
-    def state(self) -> State:
-        """The one State that is converted."""
-        found = states_in(self.whole)
-        if len(found) != 1:
-            raise invalid(
-                "state",
-                "a State of this library, or hold one",
-                type(self.whole).__name__,
-                f"It holds {len(found)}: convert them one by one.",
-            )
-        return dequantize(found[0])
 
     @property
     def custom(self) -> tuple[str, ...]:
@@ -186,7 +173,7 @@ class Departure:
             )
         array = widened(array)
         if self.layout is not None:
-            array = widened(numbers(where, turned(self.layout, path, array)))
+            array = widened(numbers(where, self.turned(path, array)))
         return array
 
     def every(self) -> int:
@@ -286,3 +273,17 @@ class Departure:
                 f"`tx` maximizes, and {self.peer.title} cannot: the first moment is "
                 "that of negated gradients. Convert a run that minimizes."
             )
+
+
+def _one_in(whole: PyTree) -> State:
+    """The one State in a tree, with plain numbers for codes of 8 bits."""
+    found = states_in(whole)
+    if len(found) != 1:
+        raise invalid(
+            "state",
+            "a State of this library, or hold one",
+            type(whole).__name__,
+            f"It holds {len(found)}: convert them one by one.",
+        )
+    plain: State = dequantize(found[0])
+    return plain

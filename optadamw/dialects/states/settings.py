@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.tree import Leaves
-from optadamw.dialects.states.request import rules_by_leaf
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.caution import Caution
@@ -17,6 +16,7 @@ from optadamw.rules.maximize import Maximize
 from optadamw.rules.rate import Rate
 from optadamw.rules.rule import Rule
 from optadamw.transforms.transformation import Transformation
+from optadamw.walk.plan import plan_of
 
 
 class Settings(NamedTuple):
@@ -118,3 +118,50 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
 def _number(value: Hyperparameter, clock: Clock) -> float:
     found = value.at(clock)
     return found if isinstance(found, float) else float(jax.device_get(found))
+
+
+def kind_of_maximum(tx: Transformation) -> Any:
+    """Which second moments `tx` takes the maximum of; None: it takes none.
+
+    Raises:
+      ValueError: its groups take different ones.
+    """
+    variants = tx.recipe.composition.variants
+    kinds = {r.kind for rules in variants for r in rules if isinstance(r, Maximum)}
+    if len(kinds) > 1:
+        raise ValueError(
+            "Some groups of `tx` have amsgrad='raw' and others 'corrected'; other "
+            "libraries have one of them. Give all groups the same."
+        )
+    return next(iter(kinds), None)
+
+
+def has_maximum(tx: Transformation, leaves: Leaves) -> list[bool]:
+    """For each leaf, whether its group takes a maximum."""
+    return [
+        any(isinstance(rule, Maximum) for rule, _ in rules)
+        for rules in rules_by_leaf(tx, leaves)
+    ]
+
+
+def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
+    """For each leaf, whether the first moment of `tx` is that of negated gradients."""
+    variants = tx.recipe.composition.variants
+    if not any(isinstance(rule, Maximize) for rules in variants for rule in rules):
+        return [False] * len(leaves.paths)
+    return [
+        any(isinstance(rule, Maximize) and applies for rule, applies in rules)
+        for rules in rules_by_leaf(tx, leaves)
+    ]
+
+
+def rules_by_leaf(
+    tx: Transformation, leaves: Leaves
+) -> list[list[tuple[Rule | None, bool]]]:
+    """For each leaf the rules of its group, and whether each applies to it."""
+    composition = tx.recipe.composition
+    shapes = leaves.treedef.unflatten(leaves.arrays)
+    return [
+        list(zip(composition.variants[row.group], row.applies, strict=True))
+        for row in plan_of(composition, leaves, shapes).rows
+    ]

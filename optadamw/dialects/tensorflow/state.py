@@ -15,20 +15,14 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from optadamw.base.types import PyTree
 from optadamw.dialects.keras.state import options_of, stored
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
-from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.variables import listed, sorted_out
 from optadamw.store.state import State
@@ -44,7 +38,7 @@ PEER = Peer(
 @reads(PEER)
 def from_tensorflow(
     saved: Mapping[str, Any] | Sequence[Any],
-    params: Params,
+    params: PyTree,
     *,
     amsgrad: bool | None = None,
     use_ema: bool | None = None,
@@ -83,10 +77,10 @@ def from_tensorflow(
 
 @writes(PEER)
 def to_tensorflow(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     **options: Unpack[ToOptions],
 ) -> list[np.ndarray]:
     """Make the values of the variables with which tf.keras's AdamW continues the run.

@@ -15,20 +15,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from optadamw.base.errors import mistyped
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import whole
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
-from optadamw.dialects.states.peer import MOMENTS, Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import MOMENTS, Maximum, Peer
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
 
@@ -43,7 +37,7 @@ PEER = Peer(
 @reads(PEER)
 def from_tensorflow_addons(
     saved: Sequence[Any],
-    params: Params,
+    params: PyTree,
     **options: Unpack[FromOptions],
 ) -> State:
     """Make the State that continues the run of an AdamW of TensorFlow Addons.
@@ -92,10 +86,10 @@ def from_tensorflow_addons(
 
 @writes(PEER)
 def to_tensorflow_addons(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     **options: Unpack[ToOptions],
 ) -> list[np.ndarray]:
     """Make the weights with which AdamW of TensorFlow Addons continues the run.

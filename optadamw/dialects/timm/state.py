@@ -7,15 +7,10 @@ state dict hold more (`caution`, `corrected_weight_decay` and what follows from 
 from dataclasses import replace
 from typing import Any, Unpack
 
-from optadamw.dialects.states.grouping import groups_of, numbers_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    Groups,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
+from optadamw.base.types import PyTree
+from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import Maximum
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import writes
 from optadamw.dialects.states.state_dict import moments_and_step, written
@@ -31,11 +26,11 @@ PEER = replace(
 
 @writes(PEER)
 def to_timm(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     groups: Groups = None,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
     """Make the state dict with which AdamWLegacy or NAdamW of timm continues the run.

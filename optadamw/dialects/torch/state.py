@@ -10,20 +10,13 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.grouping import groups_of, numbers_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Groups,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
-from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
@@ -47,7 +40,7 @@ PEER = Peer(
 
 @reads(PEER)
 def from_torch(
-    saved: Mapping[str, Any], params: Params, **options: Unpack[FromOptions]
+    saved: Mapping[str, Any], params: PyTree, **options: Unpack[FromOptions]
 ) -> State:
     """Make the State that continues the run of an optimizer of PyTorch or timm.
 
@@ -86,11 +79,11 @@ def from_torch(
 
 @writes(PEER)
 def to_torch(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     groups: Groups = None,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
     """Make the state dict with which an optimizer of PyTorch continues the run.

@@ -17,22 +17,15 @@ from typing import Any, Unpack
 import numpy as np
 
 from optadamw.base.errors import at_leaf
+from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.blocks import decoded, nibbles, scaled
 from optadamw.dialects.states.form import Form
-from optadamw.dialects.states.grouping import groups_of, numbers_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.options import (
-    FromOptions,
-    Groups,
-    Kept,
-    MaximumKind,
-    Params,
-    ToOptions,
-)
-from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
@@ -57,7 +50,7 @@ PEER = Peer(
 @reads(PEER)
 def from_torchao(
     saved: Mapping[str, Any],
-    params: Params,
+    params: PyTree,
     **options: Unpack[FromOptions],
 ) -> State:
     """Make the State that continues the run of a low-bit AdamW of torchao.
@@ -151,11 +144,11 @@ def _parts(moment: Any) -> Mapping[str, Any] | None:
 
 @writes(PEER)
 def to_torchao(
-    state: Kept,
-    params: Params,
+    state: PyTree,
+    params: PyTree,
     *,
     groups: Groups = None,
-    amsgrad: MaximumKind = None,
+    amsgrad: Maximum | None = None,
     **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
     """Make the state dict with which AdamW of torchao continues the run, in float32.
