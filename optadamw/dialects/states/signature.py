@@ -8,7 +8,7 @@ from `**options: Unpack[...]` (PEP 692).
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from inspect import Parameter
 from typing import Any, TypeVar, get_args
 
@@ -18,9 +18,6 @@ from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.request import Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Sections = Mapping[str, str]
-"""The sections of a docstring, by their titles."""
-
 TITLES = ("Args", "Returns", "Raises", "Example")
 RETURNS = """\
   A `State`; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`."""
@@ -28,19 +25,16 @@ RETURNS = """\
 
 def reads(peer: Peer) -> Callable[[Function], Function]:
     """Complete the signature and the docstring of a `from_` function."""
-    shared = {**sections_of(Request), "Returns": RETURNS}
-    return lambda function: _completed(function, Request, shared, peer)
+    return lambda function: _completed(function, peer, Request)
 
 
 def writes(peer: Peer) -> Callable[[Function], Function]:
     """Complete the signature and the docstring of a `to_` function."""
-    shared = dict(sections_of(Departure))
-    shared["Args"] += f"\n{sections_of(groups_of)['Args']}"
-    return lambda function: _completed(function, Departure, shared, peer)
+    return lambda function: _completed(function, peer, Departure, groups_of)
 
 
 def _completed(
-    function: Function, call: type, shared: Sections, peer: Peer
+    function: Function, peer: Peer, call: type, *documented: Callable[..., Any]
 ) -> Function:
     own = inspect.signature(function)
     *named, options = own.parameters.values()
@@ -51,15 +45,21 @@ def _completed(
     # The function itself, not a wrapper: doctest looks for the code of its own module.
     function.__dict__["__signature__"] = own.replace(parameters=parameters)
     if function.__doc__:  # `python -OO` has removed it
-        texts = {
-            name: text.replace("the peer", peer.title) for name, text in shared.items()
-        }
-        function.__doc__ = _documented(function, [p.name for p in parameters], texts)
+        found = sections_of(function)
+        shared = [sections_of(one) for one in (call, *documented)]
+        texts = "\n".join(one["Args"] for one in shared).replace("the peer", peer.title)
+        entries = {**_entries(texts), **_entries(found.get("Args", ""))}
+        raises = shared[0]["Raises"].replace("the peer", peer.title)
+        found["Args"] = "\n".join(entries[p.name] for p in parameters)
+        found.setdefault("Returns", RETURNS)
+        found["Raises"] = "\n".join(filter(None, (found.get("Raises"), raises)))
+        shown = (f"{title}:\n{found[title]}" for title in TITLES)
+        function.__doc__ = "\n\n".join([found[""], *shown]) + "\n"
     return function
 
 
 def sections_of(documented: Any) -> dict[str, str]:
-    """Cut a docstring at its sections; what stands before the first is under ""."""
+    """Cut a docstring into its sections; the text before the first is under ""."""
     doc = inspect.cleandoc(documented.__doc__)
     text, *parts = re.split(rf"(?m)^({'|'.join(TITLES)}):\n", doc)
     found = zip(parts[::2], parts[1::2], strict=True)
@@ -67,18 +67,7 @@ def sections_of(documented: Any) -> dict[str, str]:
 
 
 def _entries(args: str) -> dict[str, str]:
-    """The lines about each argument, by its name."""
+    """Return the lines about each argument, by the name of the argument."""
     return {
         entry[1]: entry[0] for entry in re.finditer(r"  (\w+): .*(\n    .*)*", args)
     }
-
-
-def _documented(function: Function, names: list[str], shared: Sections) -> str:
-    """The docstring with the shared texts, which its own replace or precede."""
-    found = sections_of(function)
-    entries = {**_entries(shared["Args"]), **_entries(found.get("Args", ""))}
-    found["Args"] = "\n".join(entries[name] for name in names)
-    found.setdefault("Returns", shared.get("Returns", ""))
-    found["Raises"] = "\n".join(filter(None, (found.get("Raises"), shared["Raises"])))
-    shown = (f"{title}:\n{found[title]}" for title in TITLES)
-    return "\n\n".join([found[""], *shown]) + "\n"
