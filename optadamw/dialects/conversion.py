@@ -1,4 +1,8 @@
-"""From one library's file to another's: a bare State in the middle."""
+"""Convert one library's file to another's: read a bare State, write it.
+
+`optadamw convert` runs these functions. The facts about each library are in `FORM` of
+its `state.py`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +59,7 @@ FORMS = {
 
 
 def check_patterns(plan: Plan, params: Mapping[str, Any]) -> None:
-    """Refuse to transpose what is not there.
+    """Refuse to transpose parameters that do not exist.
 
     Raises:
       ValueError: a pattern that matches no parameter.
@@ -96,12 +100,12 @@ def open_state(plan: Plan, path: str | Path) -> Opened:
 def read_state(
     plan: Plan, path: str | Path, saved: Any, params: Mapping[str, Any]
 ) -> Bare:
-    """The State in a file, and the numbers that go with it.
+    """Read the State in a file, and the facts about it that a State does not hold.
 
     Args:
-      plan: what was asked for.
+      plan: the arguments of the conversion.
       path: the file.
-      saved: what `open_state` found in it.
+      saved: the saved state that `open_state` found in it.
       params: the parameters, by their paths.
 
     Raises:
@@ -131,7 +135,7 @@ def read_state(
 
 
 def _without(state: State, drop: Sequence[str]) -> State:
-    """A State that no longer holds some of its buffers, nor what belongs to them."""
+    """Remove buffers from a State, with the counts that belong to them."""
     together = {
         "accumulator": ("accumulator", "micro_step", "weight"),
         "loss_scale": ("loss_scale", "growth"),
@@ -158,7 +162,7 @@ def _negates(saved: Any) -> bool:
 def _check_order(
     form: Form, names: Any, saved: Any, params: Mapping[str, Any], flag: str
 ) -> None:
-    """Refuse to guess an order: a file of parameters has none that means anything."""
+    """Refuse to guess an order: that of a file of parameters says nothing."""
     if form.has_names or names is not None or len(params) == 1:
         return
     groups = _groups(saved)
@@ -183,7 +187,7 @@ def _transposed(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | N
 
 
 def with_numbers(plan: Plan, path: str | Path, saved: Any) -> Plan:
-    """The plan, with numbers that were not given taken from the groups of its source.
+    """Fill in the numbers that were not given from the groups of the source.
 
     Raises:
       TypeError, ValueError: no state dict; groups that do not agree on a number.
@@ -210,7 +214,7 @@ def with_numbers(plan: Plan, path: str | Path, saved: Any) -> Plan:
 def write_state(
     plan: Plan, bare: Bare, path: str | Path, params: Mapping[str, Any]
 ) -> None:
-    """Write a State as the target keeps it.
+    """Write a State in the form of the target.
 
     Raises:
       OSError, TypeError, ValueError: as `files.write` and the `to_` functions.
@@ -238,7 +242,7 @@ def write_state(
 
 
 def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:
-    """A transformation that would keep this State; it takes no step."""
+    """Make a transformation that would keep this State; it takes no step."""
     rate = plan.learning_rate
     if rate is None and form.needs_rate:
         raise ValueError(
@@ -272,7 +276,7 @@ def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:
 
 
 def summary(bare: Bare) -> list[tuple[str, str, str]]:
-    """What a State holds: field, leaves or value, bytes."""
+    """List the contents of a State: field, number of arrays or value, bytes."""
     rows = [("step", f"{int(jnp.asarray(bare.state.step)):,}", "")]
     for name, value in zip(State._fields[1:], bare.state[1:], strict=True):
         if isinstance(value, Mapping):

@@ -41,7 +41,7 @@ PEER = Peer(
 )
 
 NESTED = "__bnb_optimizer_quant_state__"
-"""Under which `state_dict()` hides its tensors from PyTorch's casts."""
+"""The key under which `state_dict()` hides its tensors from PyTorch's casts."""
 
 BLOCKS = (256, 2048)
 

@@ -15,10 +15,10 @@ from optadamw.dialects.states.state_dict import is_state_dict
 
 
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
-    """Parameters by their paths, from a flat file of arrays or our own checkpoint.
+    """Read parameters by their paths, from a file of arrays or our own checkpoint.
 
     Raises:
-      OSError, ValueError: a file that cannot be read, or holds something else.
+      OSError, ValueError: a file that cannot be read, or that holds no parameters.
     """
     if Path(path).suffix == ".npz" and _is_checkpoint(path):
         found = checkpoints.params_in(checkpoint.load(path))

@@ -84,7 +84,7 @@ def from_flux(
 
 
 def _is_triple(node: Any) -> bool:
-    """Whether it is (m, v, (p1, p2)): the last a pair of numbers."""
+    """Whether a node is (m, v, (p1, p2)), with a pair of numbers last."""
     if not isinstance(node, Sequence) or isinstance(node, str) or len(node) != 3:
         return False
     pair = node[2]

@@ -123,7 +123,7 @@ def from_keras(
 
 
 def _growth(good: int | None, tx: Transformation | None, window: int) -> int | None:
-    """Keras's count of good gradients, or of steps for a `tx` that counts those."""
+    """Return Keras's count of good gradients, in steps for a `tx` that counts steps."""
     if good is None or tx is None:
         return good
     return good if _counts_gradients(tx) else good // window
@@ -140,7 +140,7 @@ def options_of(
     use_ema: bool | None,
     every: int | None,
 ) -> Options:
-    """The options of the saved optimizer, as far as the arguments or `tx` say them."""
+    """Return the options of the saved optimizer that the arguments or `tx` say."""
     for name, value in (("amsgrad", amsgrad), ("use_ema", use_ema)):
         if value is not None and not isinstance(value, bool):
             raise mistyped(name, "True, False or None", value)
@@ -166,7 +166,7 @@ def _window(every: Any) -> int | None:
 
 
 def _window_of(tx: Transformation | None) -> int | None:
-    """The gradients to a step by `tx`, if they are always as many."""
+    """Return the number of gradients to a step of `tx`; None if a schedule gives it."""
     accumulation = None if tx is None else tx.recipe.composition.control.accumulation
     if accumulation is None or isinstance(accumulation.every, Scheduled):
         return None
@@ -220,7 +220,7 @@ def stored(
     counter: Any,
     learning_rate: float | Literal["schedule"] | None,
 ) -> list[np.ndarray]:
-    """The variables of an optimizer, in their order."""
+    """Make the variables of an optimizer, in their order."""
     rate = _rate(leaving, learning_rate)
     accumulators: list[np.ndarray] = []
     every = 1
@@ -249,7 +249,7 @@ def stored(
 
 
 def numbered(variables: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The store that `save_own_variables` makes of variables."""
+    """Number variables as `save_own_variables` does."""
     return {str(i): array for i, array in enumerate(variables)}
 
 

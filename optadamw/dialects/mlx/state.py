@@ -89,7 +89,7 @@ def _is_record(node: Any) -> bool:
 
 
 def _unflattened(flat: Mapping[str, Any]) -> Any:
-    """A state whose keys are whole paths, nested as far as its moments."""
+    """Group a state whose keys are whole paths by parameter."""
     if not any(
         str(key).endswith((".m", ".v")) and not isinstance(value, Mapping)
         for key, value in flat.items()

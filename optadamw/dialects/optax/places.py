@@ -65,7 +65,7 @@ def in_place(
 
 
 def replaced(tree: Any, trees: Mapping[str, Any], counts: dict[str, int]) -> Any:
-    """Put these trees and counts into all records of `tree` that have such fields."""
+    """Put trees and counts into all fields of these names in the records of `tree`."""
     named = fields_of(tree)
     if isinstance(tree, tuple) and named is not None:
         fields = {}

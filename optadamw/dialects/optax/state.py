@@ -158,7 +158,7 @@ def _check_said(tx: Transformation | None, amsgrad: Maximum | None) -> None:
 
 
 def _only(tree: Any) -> Record:
-    """The one record of Adam."""
+    """Return the one record of Adam."""
     found = adams_in(tree)
     if len(found) == 1:
         return found[0]
@@ -175,7 +175,7 @@ def _only(tree: Any) -> Record:
 
 
 def _alone(saved: PyTree, adam: Record, drop: Collection[str]) -> Collection[str]:
-    """Refuse states beside Adam's that would be lost; what else is to be dropped."""
+    """Refuse states beside Adam's that `drop` does not name; return the rest of it."""
     others = foreign_in(saved, adam)
     for one in others:
         where = f"`saved` holds numbers of {one.kind} at '{one.path or '(the root)'}'"
@@ -199,7 +199,7 @@ def _by_path(tree: PyTree) -> dict[str, Any]:
 
 
 def _sum(mean: Any, count: int) -> Any:
-    """The sum of a window of `count`, of which Optax keeps the mean."""
+    """Return the sum of `count` gradients, of which Optax keeps the mean."""
     array = to_numpy("acc_grads", mean)
     if array.dtype.kind != "f":  # another's float: bfloat16, or none at all
         array = array.astype(np.float32)

@@ -113,14 +113,14 @@ def _value(one: Saved, key: str, step: int) -> Callable[[str], np.ndarray]:
 
 
 def times(array: np.ndarray, factor: float) -> np.ndarray:
-    """`array` times a double, in doubles, rounded once (float32 and wider)."""
+    """Multiply by a double, in doubles, and round once (float32 or wider)."""
     wide = np.result_type(array.dtype, np.float32)
     # An array still where it has no axes, of which arithmetic makes a scalar.
     return np.asarray(array.astype(np.float64) * factor, wide)
 
 
 def weight(beta: float, step: int) -> float:
-    """`1 - beta^t`, by which the corrected moment is less; of no gradient, 1."""
+    """Return `1 - beta^t`, the bias correction's factor; 1 before the first step."""
     if step == 0 or beta == 0:
         return 1.0
     return -math.expm1(step * math.log(beta))
@@ -196,7 +196,8 @@ _DEFAULTS: dict[str, Any] = {
     "gradient_release": False,
     "setup": True,
 }
-"""What optimi reads of a group at every step, as its constructor sets it."""
+"""The options that optimi reads from a group at every step, as its constructor sets
+them."""
 
 
 def _options(settings: Settings) -> dict[str, Any]:

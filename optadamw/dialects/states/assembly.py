@@ -1,4 +1,4 @@
-"""A State out of what another library saved: whole, or not at all."""
+"""Make a State of the contents of a saved state, or refuse them before any is made."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -34,17 +34,17 @@ OPTION = {
     "accumulator": "accumulate_steps",
     "loss_scale": "loss_scale",
 }
-"""What makes a transformation keep each field."""
+"""The option that makes a transformation keep each buffer."""
 
 AGREED = ("mu", "nu", "nu_max", "ema")
-"""The buffers that one side may not have without the other."""
+"""The buffers that `tx` and the saved state must both have, or neither."""
 
 
 def assembled(request: Request, contents: Contents) -> State:
-    """The State that goes on where `contents` were saved.
+    """Make the State that continues from `contents`.
 
     Raises:
-      TypeError, ValueError: something does not fit; nothing was made.
+      TypeError, ValueError: the contents do not fit the request; nothing is made.
     """
     _check_own(request, contents)
     fields = set(contents.fields) - set(request.drop)
@@ -66,7 +66,7 @@ def assembled(request: Request, contents: Contents) -> State:
 
 
 def _slots(tx: Transformation | None, fields: Collection[str]) -> dict[str, Slot]:
-    """How each buffer is kept: as `tx` does, or float32 (float64) without one."""
+    """Return the slots of `tx`, or without it one in float32 for each saved buffer."""
     if tx is None:
         return {f: Slot(f, Dense()) for f in BUFFERS if f in fields}
     return {slot.name: slot for slot in tx.recipe.composition.buffers}
@@ -78,7 +78,7 @@ def _buffer(
     slot: Slot,
     columns: dict[str, list[np.ndarray]],
 ) -> dict[str, Any]:
-    """One buffer as it was saved, or as it starts: the fields of State that hold it."""
+    """Make one buffer, saved or started: the fields of State that hold it."""
     leaves, name = request.leaves, slot.name
     start = _start(request, contents, slot, name in columns)
     shapes = leaves.treedef.unflatten(leaves.arrays)
@@ -95,7 +95,7 @@ def _buffer(
 
 
 def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
-    """A saved array in the form in which a leaf is kept, where its parameter is."""
+    """Put a saved array into the form of its store, on the devices of its parameter."""
     form = store.zeros(like)
     if not isinstance(form, Blocks):
         return fitted(where, array, form, cast=True)
@@ -107,7 +107,7 @@ def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
 def _start(
     request: Request, contents: Contents, slot: Slot, is_saved: bool
 ) -> Callable[[int, Any], Any] | None:
-    """How to make a buffer that is not taken from the saved state; None if it is."""
+    """Return a function that starts a buffer; None if the buffer was saved."""
     name = slot.name
     begins = name == "ema" and contents.averages_later
     closed = name == "accumulator" and not _filled(request, contents)
@@ -118,7 +118,7 @@ def _start(
         # The residual of parameters that were written exactly.
         made = _residual if name == "residual" else _copied
         return lambda i, store: made(request, params[i], i, store)
-    # An empty accumulator is negative zeros: what no sum of gradients is.
+    # An empty accumulator is negative zeros, which no sum of gradients is.
     empty = -0.0 if name == "accumulator" else 0.0
 
     def filled(i: int, store: Any) -> Any:
@@ -153,7 +153,7 @@ def _copied(request: Request, param: Any, i: int, store: Any) -> Any:
 
 
 def _counts(request: Request, contents: Contents) -> dict[str, Any]:
-    """The fields that are not trees."""
+    """Make the fields of State that are numbers for the whole tree."""
     control = None if request.tx is None else request.tx.recipe.composition.control
     counts: dict[str, Any] = {} if control is None else control.initial_scalars()
     counts["step"] = np.int32(contents.step)
@@ -174,7 +174,7 @@ def _filled(request: Request, contents: Contents) -> int:
 
 
 def _small(leaves: Leaves, value: Any) -> Any:
-    """A small array where the parameters live: on all of their mesh."""
+    """Put a small array on the mesh of the parameters, replicated."""
     if isinstance(value, dict):
         return {key: _small(leaves, entry) for key, entry in value.items()}
     for like in leaves.arrays:

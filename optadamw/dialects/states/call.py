@@ -101,7 +101,7 @@ class Call:
 
 
 def shapes_of(params: PyTree) -> Leaves:
-    """The leaves of `params` as shapes with dtype and sharding.
+    """Return the leaves of `params` as shapes with dtype and sharding.
 
     Raises:
       TypeError: a leaf that an optimizer cannot move.
@@ -134,7 +134,7 @@ def _shape(path: str, array: Any) -> jax.ShapeDtypeStruct:
 
 
 def check_collection(name: str, given: Any) -> None:
-    """Refuse what is no collection of names."""
+    """Refuse every argument but a collection of names."""
     if isinstance(given, str) or not isinstance(given, Collection):
         raise mistyped(name, "a tuple of names of buffers", given)
 

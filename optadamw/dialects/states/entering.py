@@ -18,10 +18,10 @@ NEVER_NEGATIVE = ("nu", "nu_max")
 
 
 def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]:
-    """The arrays of each field for every leaf, in the order of the tree.
+    """Return the arrays of each field for every leaf, in the order of the tree.
 
     Raises:
-      TypeError, ValueError: the first that does not fit, with its path.
+      TypeError, ValueError: an array that does not fit, with its path.
     """
     leaves, peer = request.leaves, request.peer
     request.check_complex("Start this parameter afresh, outside of what is converted.")
@@ -116,7 +116,7 @@ def _remedy(request: Request, found: tuple[int, ...], wanted: tuple[int, ...]) -
 def _check_maximum(
     request: Request, path: str, row: Row, columns: dict[str, list[np.ndarray]]
 ) -> None:
-    """Where position alone says what an array is, that it can be what it is."""
+    """Refuse a second moment above its maximum: one of the two is another buffer."""
     if "nu_max" not in columns:
         return
     nu, largest = columns["nu"][-1], columns["nu_max"][-1]
@@ -134,7 +134,7 @@ def _check_maximum(
 def _check_signs(
     request: Request, contents: Contents, places: Sequence[int | None]
 ) -> None:
-    """Leaf by leaf, that both take the moment of gradients of one sign."""
+    """Refuse a leaf if only one of `tx` and the saved run negates its gradients."""
     if request.tx is None or not contents.step or "mu" in request.afresh:
         return
     signs = negations(request.tx, request.leaves)

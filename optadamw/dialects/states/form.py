@@ -1,4 +1,4 @@
-"""What `optadamw convert` needs to know of each form, in one record with the peer."""
+"""The record of each peer for `optadamw convert`, which stands in its `state.py`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,21 +48,21 @@ class Form:
 
     peer: Peer
     reads: Callable[..., State]
-    """Its `from_` function."""
+    """The `from_` function of the peer."""
     writes: Callable[..., Any]
-    """Its `to_` function."""
+    """The `to_` function of the peer."""
     is_state_dict: bool = False
-    """Whether it is a state dict, with groups that hold numbers."""
+    """Whether the state is a state dict, whose groups hold numbers such as `lr`."""
     has_names: bool = False
-    """Whether its parameters have names; otherwise they have an order."""
+    """Whether the state has its parameters by name; otherwise they have an order."""
     needs_rate: bool = False
-    """Whether its optimizer cannot go on without a learning rate in its state."""
+    """Whether the optimizer needs the learning rate in its state."""
     opened: Callable[[Any], Any] = unchanged
-    """Makes what `reads` takes of what a file holds."""
+    """Converts the contents of a file to the first argument of `reads`."""
     to_read: Callable[[Plan], Mapping[str, Any]] = nothing
-    """The arguments that `reads` alone has."""
+    """The arguments that only this `from_` function has."""
     to_write: Callable[[Plan], Mapping[str, Any]] = nothing
-    """The arguments that `writes` alone has."""
+    """The arguments that only this `to_` function has."""
 
     @property
     def name(self) -> str:

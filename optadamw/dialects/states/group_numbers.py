@@ -8,12 +8,12 @@ from optadamw.dialects.states.arrays import scalar
 
 
 class Keys(NamedTuple):
-    """Where a group has a number."""
+    """The keys under which a group has a number."""
 
     key: str
     """The key of PyTorch and most of its relatives."""
     part: int | None
-    """The index of the number under that key; None: it stands alone."""
+    """The index of the number under that key; None if it stands alone."""
     optimi: str
     """The key of optimi."""
 
@@ -32,7 +32,7 @@ def number_in(group: Mapping[str, Any], place: Keys) -> float | None:
     """Return a number of a group; None if the group lacks it.
 
     Raises:
-      TypeError, ValueError: another value than a number there.
+      TypeError, ValueError: the value is no number.
     """
     value = group.get(place.key, group.get(place.optimi))
     if value is not None and place.part is not None and place.key in group:

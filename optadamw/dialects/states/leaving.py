@@ -1,4 +1,4 @@
-"""Arrays on their way out: the buffers of a State in the order of another library."""
+"""The arguments of a `to_` function, and the buffers of a State in the peer's order."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class Departure(Call):
 
     @cached_property
     def places(self) -> list[Place]:
-        """The parameters in the order of the other library."""
+        """The parameters in the order of the peer."""
         return ordered(self.names, self.paths)
 
     @cached_property
@@ -118,7 +118,7 @@ class Departure(Call):
 
     @cached_property
     def filled(self) -> int:
-        """The gradients in an open window, if it is to be kept."""
+        """The number of gradients in an open window that is not dropped."""
         micro_step = self.state.micro_step
         if micro_step is None or "accumulator" in self.drop:
             return 0
@@ -126,7 +126,7 @@ class Departure(Call):
 
     @property
     def scale(self) -> tuple[float, int] | None:
-        """The dynamic loss scale and its count of good steps."""
+        """The dynamic loss scale and its count of good steps; None if dropped."""
         if self.state.growth is None or "loss_scale" in self.drop:
             return None
         assert self.state.loss_scale is not None
@@ -134,20 +134,21 @@ class Departure(Call):
         return float(scale), int(on_host("growth", self.state.growth))
 
     def has(self, field: str) -> bool:
-        """Whether a buffer is there and is to be kept."""
+        """Whether the State has a buffer that is not dropped."""
         return getattr(self.state, field) is not None and field not in self.drop
 
     def columns(self) -> dict[str, list[np.ndarray | None]]:
-        """Adam's moments as `column` gives them, by the names of the other library."""
+        """Return the columns of Adam's moments by their names in the peer's state."""
         fields = [f for f in MOMENTS if f in self.peer.keys]
         kept = [f for f in fields if f != "nu_max" or self.has(f)]
         return {self.peer.keys[field]: self.column(field) for field in kept}
 
     def column(self, field: str) -> list[np.ndarray | None]:
-        """A buffer in the order of the other library; None: a parameter not ours.
+        """Return a buffer in the peer's order, None for parameters not in `params`.
 
         Raises:
-          ValueError: it is not there, not of the parameters, or not finite.
+          ValueError: the State lacks the buffer, or it is not that of `params`, or not
+            finite.
         """
         tree = getattr(self.state, field)
         if tree is None:
@@ -177,10 +178,10 @@ class Departure(Call):
         return array
 
     def every(self) -> int:
-        """The gradients of a window, as `tx` says.
+        """Return the number of gradients in a window of `tx`.
 
         Raises:
-          ValueError: it does not say, or not for the whole run.
+          ValueError: `tx` does not accumulate, or not with one number for the run.
         """
         control = None if self.tx is None else self.tx.recipe.composition.control
         accumulation = None if control is None else control.accumulation
@@ -199,7 +200,7 @@ class Departure(Call):
         return due.pop()
 
     def accumulators(self) -> list[np.ndarray]:
-        """The sums of an open window, or the zeros of an empty one."""
+        """Return the sums of an open window, or the zeros of an empty one."""
         if self.filled and self.state.weight is not None:
             weight = float(on_host("weight", self.state.weight))
             if weight != self.filled:
@@ -220,7 +221,7 @@ class Departure(Call):
                 raise invalid("names", "made of paths, without None", None)
 
     def _check_held(self) -> None:
-        """Refuse to lose what the other library has no place for."""
+        """Refuse to lose a buffer that the peer has no place for."""
         losses = {
             "ema": self.state.ema is not None,
             "residual": bool(jax.tree.leaves(self.state.residual)),
@@ -276,7 +277,7 @@ class Departure(Call):
 
 
 def _one_in(whole: PyTree) -> State:
-    """The one State in a tree, with plain numbers for codes of 8 bits."""
+    """Return the one State in a tree, with codes of 8 bits decoded."""
     found = states_in(whole)
     if len(found) != 1:
         raise invalid(

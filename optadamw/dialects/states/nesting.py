@@ -12,12 +12,12 @@ from optadamw.dialects.states.leaving import Departure
 def flattened(
     tree: Any, is_record: Callable[[Any], bool], path: str = ""
 ) -> dict[str, Any]:
-    """The records in a nested state, by their paths in the order in which they stand.
+    """Return the records in a nested state by their paths, in their order.
 
-    None stands for a parameter without state.
+    A parameter without state has None for a record.
 
     Raises:
-      TypeError: something that is no record, and no dict or list of them.
+      TypeError: a node that is no record, and no dict or list of records.
       ValueError: two records of one path.
     """
     if tree is None or is_record(tree):
@@ -41,7 +41,7 @@ def flattened(
 
 
 def nested(flat: Mapping[str, Any]) -> Any:
-    """Nested dicts of what stands under paths; lists where the keys are 0, 1, 2, ...
+    """Nest values by their paths, in dicts, or in lists if the keys are 0, 1, 2, ...
 
     Raises:
       ValueError: a path that is both a record and leads to others.
@@ -66,7 +66,7 @@ def _number(key: str) -> int:
 
 
 def moments_by_path(leaving: Departure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Both moments of each parameter, by the path that `names` gives it.
+    """Return both moments of each parameter, by the path that `names` gives it.
 
     Raises:
       TypeError: two parameters of one path.

@@ -1,4 +1,4 @@
-"""What another library keeps in its saved state, as far as it matters here."""
+"""The record of another library: the facts about its saved state that all code uses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The numbers of a transformation, as libraries with parameter groups spell them."""
+"""Read from a transformation the facts that other libraries keep in their states."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from optadamw.walk.plan import plan_of
 
 
 class Settings(NamedTuple):
-    """What one parameter is updated with."""
+    """The numbers and options with which one parameter is updated."""
 
     learning_rate: float | None = None
     b1: float | None = None
@@ -33,12 +33,12 @@ class Settings(NamedTuple):
     nesterov: bool | str = False
     decay_mode: str = "lr"
     peak: float | None = None
-    """The largest learning rate, where the decay mode takes one."""
+    """The largest learning rate, if the decay mode takes one."""
     peculiar: tuple[str, ...] = ()
-    """What stands in the chain and not in any AdamW of PyTorch's kind."""
+    """Options that no library with groups like PyTorch's can express."""
 
     def beyond(self, follows: Collection[str]) -> list[str]:
-        """What a library that knows only `follows` besides PyTorch's cannot do."""
+        """Return the options that a library cannot express, which knows `follows`."""
         own = {
             "caution": "caution=True" if self.caution else "",
             "nesterov": f"nesterov={self.nesterov!r}" if self.nesterov else "",
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
 
 
 def settings_of(tx: Transformation, leaves: Leaves, step: int) -> list[Settings]:
-    """For each leaf the numbers of the step after `step`."""
+    """Return for each leaf the settings of the step after `step`."""
     clock = Clock.at(jnp.int32(step))
     return [
         _settings(
@@ -64,7 +64,7 @@ def settings_of(tx: Transformation, leaves: Leaves, step: int) -> list[Settings]
 
 
 def betas_of(tx: Transformation | None, step: int) -> tuple[float, float] | None:
-    """The decays of the two moments in the step after `step`; None if `tx` has none."""
+    """Return b1 and b2 in the step after `step`; None if `tx` has no moments."""
     clock = Clock.at(jnp.int32(step))
     for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Moments):
@@ -73,7 +73,7 @@ def betas_of(tx: Transformation | None, step: int) -> tuple[float, float] | None
 
 
 def learning_rate_of(tx: Transformation | None) -> Hyperparameter | None:
-    """The learning rate of `tx`, as it was given; None if `tx` has none."""
+    """Return the learning rate of `tx`, as it was given; None if `tx` has none."""
     for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Rate):
             return rule.learning_rate
@@ -121,10 +121,10 @@ def _number(value: Hyperparameter, clock: Clock) -> float:
 
 
 def kind_of_maximum(tx: Transformation) -> Any:
-    """Which second moments `tx` takes the maximum of; None: it takes none.
+    """Return the kind of AMSGrad's maximum in `tx`; None if it takes none.
 
     Raises:
-      ValueError: its groups take different ones.
+      ValueError: the groups of `tx` take different kinds.
     """
     variants = tx.recipe.composition.variants
     kinds = {r.kind for rules in variants for r in rules if isinstance(r, Maximum)}
@@ -137,7 +137,7 @@ def kind_of_maximum(tx: Transformation) -> Any:
 
 
 def has_maximum(tx: Transformation, leaves: Leaves) -> list[bool]:
-    """For each leaf, whether its group takes a maximum."""
+    """Return for each leaf whether its group takes AMSGrad's maximum."""
     return [
         any(isinstance(rule, Maximum) for rule, _ in rules)
         for rules in rules_by_leaf(tx, leaves)
@@ -145,7 +145,7 @@ def has_maximum(tx: Transformation, leaves: Leaves) -> list[bool]:
 
 
 def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
-    """For each leaf, whether the first moment of `tx` is that of negated gradients."""
+    """Return for each leaf whether `tx` negates its gradients (maximize)."""
     variants = tx.recipe.composition.variants
     if not any(isinstance(rule, Maximize) for rules in variants for rule in rules):
         return [False] * len(leaves.paths)
@@ -158,7 +158,7 @@ def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
 def rules_by_leaf(
     tx: Transformation, leaves: Leaves
 ) -> list[list[tuple[Rule | None, bool]]]:
-    """For each leaf the rules of its group, and whether each applies to it."""
+    """Return for each leaf the rules of its group, and whether each applies to it."""
     composition = tx.recipe.composition
     shapes = leaves.treedef.unflatten(leaves.arrays)
     return [

@@ -28,7 +28,7 @@ RELATIVES = {
     "square_avg": "RMSprop or Adadelta",
     "exp_avg_sq_row": "Adafactor",
 }
-"""What other states are known by."""
+"""The keys by which states of other optimizers are known, and their names."""
 
 
 class Saved(NamedTuple):
@@ -37,19 +37,19 @@ class Saved(NamedTuple):
     label: str
     name: str | None
     entries: Mapping[str, Any]
-    """Its state; empty if it has none."""
+    """The state of the parameter; empty if it has none."""
     group: int
     options: Mapping[str, Any]
     """The options of its group."""
 
 
 def own_step(one: Saved) -> Any:
-    """The step of a parameter, which PyTorch keeps in its entries."""
+    """Return the step of a parameter, which PyTorch keeps in its entries."""
     return one.entries["step"]
 
 
 def as_saved(one: Saved, key: str, step: int) -> Any:
-    """An entry as it was saved."""
+    """Return an entry as it was saved."""
     del step
     return one.entries[key]
 
@@ -63,15 +63,16 @@ def contents_of(
     step_of: Callable[[Saved], Any] = own_step,
     value_of: Callable[[Saved, str, int], Any] = as_saved,
 ) -> Contents:
-    """The contents of a state dict whose entries `peer.keys` names.
+    """Read the contents of a state dict whose entries `peer.keys` names.
 
     Args:
       peer: the library.
-      found: its parameters, as `read` gives them.
+      found: the parameters, as `read` returns them.
       needed: entries that each parameter has besides its two moments.
-      beside: entries that it may have besides.
-      step_of: how many steps a parameter has taken; "step" by default.
-      value_of: the value of an entry at the common step, for `Row.buffers`.
+      beside: entries that a parameter may have besides.
+      step_of: the number of steps of a parameter; by default its entry "step".
+      value_of: the value of an entry at the common step, for `Row.buffers`; by default
+        the entry.
 
     Raises:
       ValueError: the state of another optimizer; parameters at different steps.
@@ -93,7 +94,7 @@ def contents_of(
 
 
 def _starts(found: Sequence[Saved]) -> tuple[str, ...]:
-    """The buffers that it would keep, if no parameter has taken a step yet."""
+    """Return the buffers that start as zeros, if no parameter has taken a step."""
     if any(one.entries for one in found):
         return ()
     has_maximum = any(one.options.get("amsgrad", False) for one in found)
@@ -101,10 +102,10 @@ def _starts(found: Sequence[Saved]) -> tuple[str, ...]:
 
 
 def read(title: str, saved: Any) -> list[Saved]:
-    """The parameters in their order.
+    """Return the parameters in their order.
 
     Raises:
-      TypeError, ValueError: it is no state dict, or contradicts itself.
+      TypeError, ValueError: `saved` is no state dict, or contradicts itself.
     """
     groups = groups_in(title, saved)
     states = {_key(key): value for key, value in saved["state"].items()}
@@ -141,10 +142,10 @@ def read(title: str, saved: Any) -> list[Saved]:
 
 
 def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
-    """The groups of a state dict.
+    """Return the groups of a state dict.
 
     Raises:
-      TypeError, ValueError: it is none.
+      TypeError, ValueError: `saved` is no state dict.
     """
     remedy = "Pass optimizer.state_dict(), or what torch.load gives of it."
     if not isinstance(saved, Mapping):
@@ -157,7 +158,7 @@ def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def is_state_dict(saved: Any) -> bool:
-    """Whether it has what each state dict of an optimizer has."""
+    """Whether an object has the two keys of every state dict of an optimizer."""
     return (
         isinstance(saved, Mapping)
         and isinstance(saved.get("state"), Mapping)
@@ -166,7 +167,7 @@ def is_state_dict(saved: Any) -> bool:
 
 
 def _check_decay(one: Saved) -> None:
-    """Refuse Adam with L2, which is told from AdamW by its group alone."""
+    """Refuse Adam with L2, which only its group tells from AdamW."""
     if one.options.get("decoupled_weight_decay", True):
         return
     where = f"weight_decay of group {one.group}"
@@ -184,7 +185,7 @@ def _check_decay(one: Saved) -> None:
 def _check_entries(
     title: str, one: Saved, needed: Collection[str], legal: Collection[str]
 ) -> None:
-    """Refuse the state of another optimizer, by what it keeps."""
+    """Refuse the state of another optimizer, which its entries tell."""
     for key in one.entries:
         if key not in legal:
             known = RELATIVES.get(str(key))
@@ -205,10 +206,10 @@ def _check_entries(
 
 
 def common_step(steps: Mapping[str, Any], title: str) -> int:
-    """The step at which all are; a State has one.
+    """Return the one step of all parameters.
 
     Raises:
-      ValueError: they are at different ones.
+      ValueError: parameters that have taken different numbers of steps.
     """
     counts = {
         label: whole(f"step of {unquoted(label)}", step)
@@ -252,7 +253,7 @@ def written(
 
 
 def moments_and_step(leaving: Departure) -> Callable[[int], dict[str, Any]]:
-    """The entries of each place as PyTorch has them: the step and the moments."""
+    """Return a function from a place to its entries in PyTorch: step and moments."""
     columns = leaving.columns()
 
     def entries(place: int) -> dict[str, Any]:
@@ -263,10 +264,10 @@ def moments_and_step(leaving: Departure) -> Callable[[int], dict[str, Any]]:
 
 
 def step_array(step: int) -> np.ndarray:
-    """A step as PyTorch keeps it: float32, which holds it up to 2**24.
+    """Return a step in float32, as PyTorch keeps it.
 
     Raises:
-      ValueError: it does not hold it.
+      ValueError: a step above 2**24, which float32 may not hold.
     """
     if step > 2**24:
         raise ValueError(

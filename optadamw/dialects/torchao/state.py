@@ -110,7 +110,7 @@ def _decoded(where: str, moment: Any) -> np.ndarray:
 
 
 def _blockwise(where: str, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Codes that are numbers themselves: float8."""
+    """Decode codes that are numbers themselves: float8."""
     if values.dtype.kind in "iub":
         raise at_leaf(
             where,
@@ -121,7 +121,7 @@ def _blockwise(where: str, values: np.ndarray, scales: np.ndarray) -> np.ndarray
 
 
 def _block(where: str, codes: np.ndarray, scales: np.ndarray) -> int:
-    """Torchao quantizes whole blocks only."""
+    """Return the size of a block; torchao quantizes whole blocks only."""
     if scales.size == 0 or codes.size % scales.size:
         raise at_leaf(
             where, f"its {codes.size} codes do not divide into {scales.size} blocks."
@@ -130,7 +130,7 @@ def _block(where: str, codes: np.ndarray, scales: np.ndarray) -> int:
 
 
 def _parts(moment: Any) -> Mapping[str, Any] | None:
-    """What a low-bit tensor holds; None for a plain one."""
+    """Return the arrays of a low-bit tensor; None for a plain tensor."""
     if isinstance(moment, Mapping):
         return moment
     if not hasattr(moment, "codes") or not hasattr(moment, "scale"):
