@@ -20,6 +20,7 @@ from optadamw.base.hyperparameters import Scheduled
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
+from optadamw.dialects.states.call import Call
 from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
@@ -99,7 +100,7 @@ def from_keras(
     found = sorted_out(PEER.title, variables, len(request.leaves.paths), made_with)
     accumulates = any("accumulator" in (row.buffers or ()) for row in found.rows)
     if accumulates and every is None:
-        every = _window_of(request.tx)
+        every = _window_of(request)
     if accumulates and every is None:
         raise ValueError(
             "The saved state accumulates, and of how many gradients a step is made is "
@@ -115,22 +116,20 @@ def from_keras(
             micro_step=micro_step,
             accumulates=accumulates,
             loss_scale=found.loss_scale,
-            growth=_growth(found.growth, request.tx, window),
+            growth=_growth(found.growth, request, window),
             averages_later=found.iteration == 0,
             orders_maximum=True,
         ),
     )
 
 
-def _growth(good: int | None, tx: Transformation | None, window: int) -> int | None:
+def _growth(good: int | None, request: Request, window: int) -> int | None:
     """Return Keras's count of good gradients, in steps for a `tx` that counts steps."""
-    if good is None or tx is None:
-        return good
-    return good if _counts_gradients(tx) else good // window
+    return good if good is None or _counts_gradients(request) else good // window
 
 
-def _counts_gradients(tx: Transformation | None) -> bool:
-    scale = None if tx is None else tx.recipe.composition.control.loss_scale
+def _counts_gradients(call: Call) -> bool:
+    scale = None if call.control is None else call.control.loss_scale
     return getattr(scale, "counts", "gradients") == "gradients"
 
 
@@ -165,9 +164,9 @@ def _window(every: Any) -> int | None:
     return int(every)
 
 
-def _window_of(tx: Transformation | None) -> int | None:
+def _window_of(request: Request) -> int | None:
     """Return the number of gradients to a step of `tx`; None if a schedule gives it."""
-    accumulation = None if tx is None else tx.recipe.composition.control.accumulation
+    accumulation = request.accumulation
     if accumulation is None or isinstance(accumulation.every, Scheduled):
         return None
     return int(to_numpy("accumulate_steps", accumulation.every.value))
@@ -233,7 +232,7 @@ def stored(
         # Its own counter and rate, which nothing reads, stand in front.
         outer = [np.array(0, counter), np.array(0.0, np.float32)]
         good = growth
-        if not _counts_gradients(leaving.tx):
+        if not _counts_gradients(leaving):
             good = growth * every + leaving.filled
         numbers = [np.array(good, counter), np.array(scale, np.float32)]
         head = [*outer, *numbers, *head]

@@ -154,7 +154,7 @@ def _copied(request: Request, param: Any, i: int, store: Any) -> Any:
 
 def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     """Make the fields of State that are numbers for the whole tree."""
-    control = None if request.tx is None else request.tx.recipe.composition.control
+    control = request.control
     counts: dict[str, Any] = {} if control is None else control.initial_scalars()
     counts["step"] = np.int32(contents.step)
     filled = _filled(request, contents)

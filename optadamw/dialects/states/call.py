@@ -13,6 +13,8 @@ import numpy as np
 from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
 from optadamw.base.tree import Leaves, check_parameters, dtype_of, flatten
 from optadamw.base.types import PyTree
+from optadamw.control.accumulation import Accumulation
+from optadamw.control.control import Control
 from optadamw.dialects.states.naming import Names
 from optadamw.dialects.states.peer import Peer
 from optadamw.transforms.transformation import Transformation
@@ -69,6 +71,16 @@ class Call:
     def leaves(self) -> Leaves:
         """The parameters as shapes and dtypes: nothing is computed with them."""
         return shapes_of(self.params)
+
+    @property
+    def control(self) -> Control | None:
+        """How `tx` controls its steps; None without `tx`."""
+        return None if self.tx is None else self.tx.recipe.composition.control
+
+    @property
+    def accumulation(self) -> Accumulation | None:
+        """How `tx` accumulates; None if it does not."""
+        return None if self.control is None else self.control.accumulation
 
     def check_complex(self, remedy: str) -> None:
         """Refuse complex parameters if the peer has one second moment for each."""

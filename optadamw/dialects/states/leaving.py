@@ -183,8 +183,7 @@ class Departure(Call):
         Raises:
           ValueError: `tx` does not accumulate, or not with one number for the run.
         """
-        control = None if self.tx is None else self.tx.recipe.composition.control
-        accumulation = None if control is None else control.accumulation
+        accumulation = self.accumulation
         if accumulation is None:
             raise ValueError(
                 "`state` accumulates, and of how many gradients a window is made is "

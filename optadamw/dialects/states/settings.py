@@ -55,12 +55,7 @@ class Settings(NamedTuple):
 def settings_of(tx: Transformation, leaves: Leaves, step: int) -> list[Settings]:
     """Return for each leaf the settings of the step after `step`."""
     clock = Clock.at(jnp.int32(step))
-    return [
-        _settings(
-            [rule for rule, applies in rules if rule is not None and applies], clock
-        )
-        for rules in rules_by_leaf(tx, leaves)
-    ]
+    return [_settings(rules, clock) for rules in rules_by_leaf(tx, leaves)]
 
 
 def betas_of(tx: Transformation | None, step: int) -> tuple[float, float] | None:
@@ -138,10 +133,8 @@ def kind_of_maximum(tx: Transformation) -> Any:
 
 def has_maximum(tx: Transformation, leaves: Leaves) -> list[bool]:
     """Return for each leaf whether its group takes AMSGrad's maximum."""
-    return [
-        any(isinstance(rule, Maximum) for rule, _ in rules)
-        for rules in rules_by_leaf(tx, leaves)
-    ]
+    rows = rules_by_leaf(tx, leaves)
+    return [any(isinstance(rule, Maximum) for rule in rules) for rules in rows]
 
 
 def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
@@ -149,19 +142,16 @@ def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
     variants = tx.recipe.composition.variants
     if not any(isinstance(rule, Maximize) for rules in variants for rule in rules):
         return [False] * len(leaves.paths)
-    return [
-        any(isinstance(rule, Maximize) and applies for rule, applies in rules)
-        for rules in rules_by_leaf(tx, leaves)
-    ]
+    rows = rules_by_leaf(tx, leaves)
+    return [any(isinstance(rule, Maximize) for rule in rules) for rules in rows]
 
 
-def rules_by_leaf(
-    tx: Transformation, leaves: Leaves
-) -> list[list[tuple[Rule | None, bool]]]:
-    """Return for each leaf the rules of its group, and whether each applies to it."""
+def rules_by_leaf(tx: Transformation, leaves: Leaves) -> list[list[Rule]]:
+    """Return for each leaf the rules of its group that apply to it."""
     composition = tx.recipe.composition
     shapes = leaves.treedef.unflatten(leaves.arrays)
-    return [
-        list(zip(composition.variants[row.group], row.applies, strict=True))
+    pairs = (
+        zip(composition.variants[row.group], row.applies, strict=True)
         for row in plan_of(composition, leaves, shapes).rows
-    ]
+    )
+    return [[rule for rule, yes in row if rule is not None and yes] for row in pairs]
