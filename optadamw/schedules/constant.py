@@ -2,7 +2,7 @@
 
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 
 def constant_schedule(value: Number) -> OptaxSchedule:
@@ -22,4 +22,4 @@ def constant_schedule(value: Number) -> OptaxSchedule:
       >>> schedules.constant_schedule(0.1)(100)
       0.1
     """
-    return optax_schedule("constant_schedule", value=number("value", value))
+    return OptaxSchedule.of("constant_schedule", value=number("value", value))

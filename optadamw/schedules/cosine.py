@@ -3,7 +3,7 @@
 from optadamw.base.hyperparameters import NON_NEGATIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, step_count
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 
 def cosine_decay_schedule(
@@ -39,7 +39,7 @@ def cosine_decay_schedule(
       >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20)]
       [1.0, 0.55, 0.1, 0.1]
     """
-    return optax_schedule(
+    return OptaxSchedule.of(
         "cosine_decay_schedule",
         init_value=number("init_value", init_value),
         decay_steps=step_count("decay_steps", decay_steps),

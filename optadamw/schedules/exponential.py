@@ -4,7 +4,7 @@ from optadamw.base.errors import mistyped
 from optadamw.base.hyperparameters import POSITIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 
 def exponential_decay(
@@ -45,7 +45,7 @@ def exponential_decay(
     """
     if not isinstance(staircase, bool):
         raise mistyped("staircase", "True or False", staircase)
-    return optax_schedule(
+    return OptaxSchedule.of(
         "exponential_decay",
         init_value=number("init_value", init_value),
         transition_steps=step_count("transition_steps", transition_steps),

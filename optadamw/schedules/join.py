@@ -6,7 +6,7 @@ from itertools import pairwise
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import Schedule
 from optadamw.schedules.arguments import step_count
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 
 def join_schedules(
@@ -53,7 +53,9 @@ def join_schedules(
     if not isinstance(boundaries, Iterable):
         raise mistyped("boundaries", "a list of steps", boundaries)
     boundaries = list(boundaries)
-    if not schedules or len(boundaries) != len(schedules) - 1:
+    if not schedules:
+        raise invalid("schedules", "at least one schedule", schedules)
+    if len(boundaries) != len(schedules) - 1:
         raise invalid(
             "boundaries",
             f"one for each of the {len(schedules)} schedules but the first",
@@ -65,4 +67,4 @@ def join_schedules(
     )
     if any(first >= second for first, second in pairwise(steps)):
         raise invalid("boundaries", "increasing", boundaries)
-    return optax_schedule("join_schedules", schedules=schedules, boundaries=steps)
+    return OptaxSchedule.of("join_schedules", schedules=schedules, boundaries=steps)

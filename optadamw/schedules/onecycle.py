@@ -6,7 +6,7 @@ from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import POSITIVE, Interval
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 _INSIDE = Interval(low=0.0, high=1.0, open_low=True, open_high=True)
 
@@ -50,7 +50,7 @@ def linear_onecycle_schedule(
     if final < start:
         raise invalid("pct_final", f">= pct_start, which is {start}", pct_final)
     _check_phases(transition_steps, [int(start * steps), int(final * steps), steps])
-    return optax_schedule(
+    return OptaxSchedule.of(
         "linear_onecycle_schedule",
         transition_steps=steps,
         peak_value=number("peak_value", peak_value),
@@ -95,7 +95,7 @@ def cosine_onecycle_schedule(
     steps = step_count("transition_steps", transition_steps)
     start = plain_number("pct_start", pct_start, _INSIDE)
     _check_phases(transition_steps, [int(start * steps), steps])
-    return optax_schedule(
+    return OptaxSchedule.of(
         "cosine_onecycle_schedule",
         transition_steps=steps,
         peak_value=number("peak_value", peak_value),

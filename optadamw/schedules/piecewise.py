@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from optadamw.base.errors import invalid
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, scales
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 _INTERPOLATIONS = ("linear", "cosine")
 
@@ -34,7 +34,7 @@ def piecewise_constant_schedule(
       >>> [round(float(rate(step)), 4) for step in (9, 10, 20)]
       [1.0, 0.5, 0.05]
     """
-    return optax_schedule(
+    return OptaxSchedule.of(
         "piecewise_constant_schedule",
         init_value=number("init_value", init_value),
         boundaries_and_scales=scales("boundaries_and_scales", boundaries_and_scales),
@@ -72,7 +72,7 @@ def piecewise_interpolate_schedule(
     if interpolate_type not in _INTERPOLATIONS:
         rule = "'linear' or 'cosine'"
         raise invalid("interpolate_type", rule, interpolate_type)
-    return optax_schedule(
+    return OptaxSchedule.of(
         "piecewise_interpolate_schedule",
         interpolate_type=interpolate_type,
         init_value=number("init_value", init_value),

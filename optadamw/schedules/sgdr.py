@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.schedules.value import OptaxSchedule, Table, optax_schedule
+from optadamw.schedules.value import OptaxSchedule, Table
 from optadamw.schedules.warmup import warmup_cosine_decay_schedule
 
 
@@ -45,4 +45,4 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> OptaxSchedule:
         cycles.append(Table(tuple(given.items())))
     if not cycles:
         raise invalid("cosine_kwargs", "at least one cycle", cycles)
-    return optax_schedule("sgdr_schedule", cosine_kwargs=tuple(cycles))
+    return OptaxSchedule.of("sgdr_schedule", cosine_kwargs=tuple(cycles))

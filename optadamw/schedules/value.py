@@ -8,7 +8,7 @@ the call itself is kept, and Optax's own function computes the number.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import optax
@@ -36,12 +36,22 @@ class OptaxSchedule:
     arguments: Table
     """The arguments of the call, by their names."""
 
+    @classmethod
+    def of(cls, name: str, **arguments: Any) -> Self:
+        """The schedule that `optax.schedules.<name>(**arguments)` makes."""
+        return cls(name, Table(tuple(arguments.items())))
+
     def __call__(self, step: Any) -> Any:
         """The value after `step` finished optimizer steps."""
-        schedule = getattr(optax.schedules, self.name)(**_given(self.arguments))
+        schedule = getattr(optax.schedules, self.name)(**self.given)
         # Optax multiplies integers and booleans with floats.
         with jax.numpy_dtype_promotion("standard"):
             return schedule(step)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments as Optax takes them."""
+        return {name: _given(value) for name, value in self.arguments.rows}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OptaxSchedule):
@@ -53,15 +63,10 @@ class OptaxSchedule:
 
     def __repr__(self) -> str:
         factory = getattr(optax.schedules, self.name)
-        return call_text(self.name, factory, _given(self.arguments))
+        return call_text(self.name, factory, self.given)
 
     def _key(self) -> tuple[Any, ...]:
         return self.name, _exact(self.arguments)
-
-
-def optax_schedule(name: str, **arguments: Any) -> OptaxSchedule:
-    """The schedule that `optax.schedules.<name>(**arguments)` makes, as a value."""
-    return OptaxSchedule(name, Table(tuple(arguments.items())))
 
 
 def call_text(

@@ -4,7 +4,7 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import NON_NEGATIVE, POSITIVE, Dynamic
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
-from optadamw.schedules.value import OptaxSchedule, optax_schedule
+from optadamw.schedules.value import OptaxSchedule
 
 
 def warmup_constant_schedule(
@@ -33,7 +33,7 @@ def warmup_constant_schedule(
       [0.0, 0.5, 1.0, 1.0]
     """
     remedy = "Without a warm-up use constant_schedule(peak_value)."
-    return optax_schedule(
+    return OptaxSchedule.of(
         "warmup_constant_schedule",
         init_value=number("init_value", init_value),
         peak_value=number("peak_value", peak_value),
@@ -94,7 +94,7 @@ def warmup_cosine_decay_schedule(
             peak_value,
             "Join linear_schedule and cosine_decay_schedule, which take a traced one.",
         )
-    return optax_schedule(
+    return OptaxSchedule.of(
         "warmup_cosine_decay_schedule",
         init_value=number("init_value", init_value),
         peak_value=peak,
@@ -147,7 +147,7 @@ def warmup_exponential_decay_schedule(
     """
     if not isinstance(staircase, bool):
         raise mistyped("staircase", "True or False", staircase)
-    return optax_schedule(
+    return OptaxSchedule.of(
         "warmup_exponential_decay_schedule",
         init_value=number("init_value", init_value),
         peak_value=number("peak_value", peak_value),

@@ -15,11 +15,14 @@ from optadamw.schedules.value import call_text
 Shape: TypeAlias = Literal["linear", "cosine", "1-sqrt"]
 
 _SHAPES = {
-    "linear": lambda u: 1 - u,
-    "cosine": lambda u: 0.5 * (1 + jnp.cos(jnp.pi * u)),
-    "1-sqrt": lambda u: 1 - jnp.sqrt(u),
+    "linear": lambda u: u,
+    "cosine": lambda u: 0.5 * (1 - jnp.cos(jnp.pi * u)),
+    "1-sqrt": jnp.sqrt,
 }
-"""What is left of the peak, for the fraction of the decay that is over."""
+"""How far the value has come from the peak to the end, when `u` of the decay is over.
+
+The functions are 1 - f: 0 for 0, so that the constant is the peak exactly.
+"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,21 +39,22 @@ class WarmupStableDecay:
 
     def __call__(self, step: Any) -> Array:
         """The value after `step` finished optimizer steps."""
-        # Integers are divided before they meet a float: below 2**24 both are exact.
-        step = jnp.asarray(step)
+        step, real = jnp.asarray(step), jnp.result_type(float)
         late = jnp.clip(
             step - self.warmup_steps - self.stable_steps, 0, self.decay_steps
         )
-        left = _SHAPES[self.decay](late / self.decay_steps)
+        fallen = _SHAPES[self.decay](late.astype(real) / self.decay_steps)
         # An array may be of another float than the computation.
         with jax.numpy_dtype_promotion("standard"):
             first, peak, last = map(
                 _known, (self.init_value, self.peak_value, self.end_value)
             )
-            value = last + (peak - last) * left
+            # Not left to rounding: a compiled division by 30 may end at 1.0000001.
+            is_over = late == self.decay_steps
+            value = jnp.where(is_over, last, peak - (peak - last) * fallen)
             if self.warmup_steps:
-                risen = jnp.clip(step, 0, self.warmup_steps) / self.warmup_steps
-                rising = first + (peak - first) * risen
+                early = jnp.clip(step, 0, self.warmup_steps).astype(real)
+                rising = first + (peak - first) * (early / self.warmup_steps)
                 value = jnp.where(step < self.warmup_steps, rising, value)
             return value
 
@@ -112,7 +116,8 @@ def warmup_stable_decay_schedule(
     warmup = step_count("warmup_steps", warmup_steps, least=0)
     stable = step_count("stable_steps", stable_steps, least=0)
     falling = step_count("decay_steps", decay_steps)
-    step_count("the sum of all steps", warmup + stable + falling)
+    whole = "warmup_steps + stable_steps + decay_steps"
+    step_count(whole, warmup + stable + falling)
     return WarmupStableDecay(
         init_value=number("init_value", init_value),
         peak_value=number("peak_value", peak_value),
