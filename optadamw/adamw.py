@@ -3,27 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import switched, whole_steps
 from optadamw.base.types import DTypeLike, Number, ScalarOrSchedule
 from optadamw.control.guard import OnBad
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.rules.adam import Corrected, EpsMode, Nesterov
 from optadamw.rules.decay import DecayMode
-from optadamw.store.dense import dense
 from optadamw.store.formats import Stored
-from optadamw.store.presets import Precision, forms
+from optadamw.store.presets import Precision
+from optadamw.transforms.build import Groups, built
 from optadamw.transforms.call import prints_as_call
-from optadamw.transforms.chain import chain
-from optadamw.transforms.multi_steps import multi_steps
-from optadamw.transforms.options import Groups, Settings
-from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite_around
-from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes_around
 from optadamw.transforms.transformation import Transformation
-from optadamw.transforms.with_commit import CommitName, with_commit
-from optadamw.transforms.with_loss_scale import with_loss_scale
-from optadamw.transforms.with_seed import with_seed
-from optadamw.transforms.with_stats import with_stats
+from optadamw.transforms.with_commit import CommitName
 
 
 @prints_as_call
@@ -181,129 +171,4 @@ def adamw(
       >>> int(state.step)
       1
     """
-    kept = forms(
-        precision,
-        mu_dtype=mu_dtype,
-        nu_dtype=nu_dtype,
-        ema_dtype=ema_dtype,
-        commit=commit,
-    )
-    if ema_decay is None:
-        kept["ema_dtype"] = ema_dtype  # that of a preset is for an average, if any
-    settings = Settings(
-        learning_rate=learning_rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        eps_root=eps_root,
-        mu_dtype=kept["mu_dtype"],
-        nu_dtype=kept["nu_dtype"],
-        weight_decay=weight_decay,
-        mask=mask,
-        nesterov=nesterov,
-        amsgrad=amsgrad,
-        bias_correction=bias_correction,
-        eps_mode=eps_mode,
-        clip_value=clip_value,
-        clip_norm=clip_norm,
-        clip_global_norm=clip_global_norm,
-        clip_eps=clip_eps,
-        ema_decay=ema_decay,
-        ema_overwrite_every=ema_overwrite_every,
-        ema_debias=ema_debias,
-        ema_warmup=ema_warmup,
-        ema_dtype=kept["ema_dtype"],
-        weight_decay_mode=weight_decay_mode,
-        max_learning_rate=max_learning_rate,
-        maximize=maximize,
-        caution=caution,
-    )
-    tx = settings.chained() if groups is None else settings.grouped(groups)
-    if update_dtype is not None:
-        tx = chain(tx, update_dtype=update_dtype)
-    if kept["commit"] is not None:
-        tx = with_commit(tx, kept["commit"])
-    if seed is not None:
-        tx = with_seed(tx, seed)
-    tx = _accumulated(tx, accumulate_steps, accumulator_dtype)
-    if loss_scale is not None:
-        tx = with_loss_scale(tx, loss_scale)
-    needs = _needs_guard(tx, loss_scale)
-    policy = {
-        "on_bad_micro_step": on_bad_micro_step,
-        "max_consecutive": max_consecutive,
-    }
-    tx = _guarded(tx, skip_nonfinite, skip_spikes, policy, needs)
-    return _recorded(tx, stats)
-
-
-def _accumulated(tx: Transformation, steps: Any, dtype: Any) -> Transformation:
-    if steps is not None:
-        dense("accumulator_dtype", dtype)  # checked under adamw's name for it
-        return multi_steps(tx, _every(steps), dtype=dtype)
-    if dtype is not None:
-        raise ValueError(
-            f"`accumulator_dtype` has no effect without `accumulate_steps`; got "
-            f"{dtype!r}. Give accumulate_steps, or leave it out."
-        )
-    return tx
-
-
-def _every(steps: Any) -> Any:
-    """Checked under adamw's name for it; the wrapper takes it as it is."""
-    if callable(steps) and not isinstance(steps, type):
-        return steps
-    return whole_steps("accumulate_steps", steps)
-
-
-def _needs_guard(tx: Transformation, loss_scale: Any) -> str:
-    """What cannot do without the check for what is not finite; empty: nothing."""
-    if isinstance(loss_scale, DynamicLossScale):
-        return "A dynamic `loss_scale` needs"
-    if tx.recipe.composition.needs_guard:
-        return "Moments in blocks of 8 bits need"
-    return ""
-
-
-def _guarded(
-    tx: Transformation,
-    nonfinite: Any,
-    spikes: Any,
-    policy: dict[str, Any],
-    needs: str,
-) -> Transformation:
-    if spikes is not None and spikes is not False:
-        if spikes is not True and not isinstance(spikes, Mapping):
-            raise mistyped("skip_spikes", "a bool, None or a mapping", spikes)
-        if nonfinite is False:
-            raise ValueError(
-                "`skip_spikes` skips gradients that are not finite too; got "
-                "skip_nonfinite=False. Leave one of them out."
-            )
-        settings = {} if spikes is True else dict(spikes)
-        return skip_spikes_around(tx, **(policy | settings))
-    if switched("skip_nonfinite", nonfinite):
-        return skip_nonfinite_around(tx, **policy)
-    if needs and nonfinite is False:
-        raise ValueError(
-            f"{needs} the check of skip_nonfinite; got skip_nonfinite=False. Leave it "
-            "out."
-        )
-    asked = {name: value for name, value in policy.items() if value is not None}
-    has_own = tx.recipe.composition.control.effective_guard is not None
-    if needs and (asked or not has_own):
-        return skip_nonfinite_around(tx, **policy)
-    for name, value in asked.items():
-        raise ValueError(
-            f"`{name}` has no effect without a guard; got {name}={value!r}. Give "
-            "skip_nonfinite=True, or leave it out."
-        )
-    return tx
-
-
-def _recorded(tx: Transformation, stats: Any) -> Transformation:
-    if stats is None or stats is False:
-        return tx
-    if stats is not True and stats != "norms":
-        raise invalid("stats", "True, False, None or 'norms'", stats)
-    return with_stats(tx, norms=stats == "norms")
+    return built(dict(locals()))

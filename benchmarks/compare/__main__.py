@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,22 +114,24 @@ def _report(rows: int, found: Sequence[Difference]) -> str:
     return "\n".join([f"{compared}, {differing} with differences", "", *lines])
 
 
-def _times(times: Sequence[clocks.Ratio]) -> str:
-    lines = ["| seconds of | old | new | new / old (quartiles) |", "|---|---|---|---|"]
-    lines += [
-        f"| {case}: {of} | {old:.4g} | {new:.4g} "
-        f"| {ratio.median:.3f} ({ratio.lower:.3f} to {ratio.upper:.3f}) |"
-        for case, of, old, new, ratio in times
-    ]
-    return "\n".join(lines)
+def _shown(times: Iterable[clocks.Ratio]) -> list[clocks.Ratio]:
+    """Print each ratio as soon as it is known, and return all."""
+    known = []
+    for case, of, old, new, ratio in times:
+        if not known:
+            print("\n| seconds of | old | new | new / old (quartiles) |")
+            print("|---|---|---|---|")
+        known.append(clocks.Ratio(case, of, old, new, ratio))
+        quartiles = f"{ratio.lower:.3f} to {ratio.upper:.3f}"
+        values = f"{old:.4g} | {new:.4g} | {ratio.median:.3f} ({quartiles})"
+        print(f"| {case}: {of} | {values} |", flush=True)
+    return known
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 1 if anything but a time differs."""
     parser = _parser()
     asked = parser.parse_args(arguments)
-    sizes = clocks.QUICK if asked.quick else clocks.Sizes()
-    times: list[clocks.Ratio] = []
     with Process(asked.old) as old, Process(asked.new) as new:
         tables = old.result("names"), new.result("names")
         names, found = _chosen(*tables, asked.rows, asked.quick)
@@ -137,16 +139,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no row has a name with any of {asked.rows} in it.")
         found += _compare(old, new, names, asked.hlo)
         print(_report(len(names), found), flush=True)
-        if asked.rounds:
-            often = asked.rounds, min(asked.rounds, asked.compile_rounds)
-            times += clocks.compilations(old, new, sizes, *often)
-        if asked.rounds and asked.time:
-            times += clocks.steps(old, new, sizes, 5 * asked.rounds)
-    if times:
-        print(f"\n{_times(times)}")
+        times = _shown(_timed(old, new, asked))
     if asked.json:
         asked.json.write_text(json.dumps(_record(names, found, times), indent=1) + "\n")
     return int(bool(found))
+
+
+def _timed(
+    old: Process, new: Process, asked: argparse.Namespace
+) -> Iterator[clocks.Ratio]:
+    sizes = clocks.QUICK if asked.quick else clocks.Sizes()
+    if asked.rounds:
+        often = asked.rounds, min(asked.rounds, asked.compile_rounds)
+        yield from clocks.compilations(old, new, sizes, *often)
+    if asked.rounds and asked.time:
+        yield from clocks.steps(old, new, sizes, 5 * asked.rounds)
 
 
 def _record(

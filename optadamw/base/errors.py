@@ -1,7 +1,9 @@
 """How this library words its errors: what is wrong, what was received, what to do."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 def invalid(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
@@ -38,6 +40,22 @@ def near(wanted: str, candidates: Iterable[str], most: int = 5) -> str:
     matches += [c for c in pool if c not in matches and bare and bare in c]
     chosen = matches[:most] or pool[:most]
     return ", ".join(f"'{c}'" for c in chosen)
+
+
+@contextmanager
+def speaking_of(names: Mapping[str, str]) -> Iterator[None]:
+    """Let the errors of a call inside name its arguments as an outer caller does.
+
+    Args:
+      names: for each argument of the inner call its name outside.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        told = re.sub(r"`(\w+)`", lambda m: f"`{names.get(m[1], m[1])}`", str(error))
+        if type(error) not in (TypeError, ValueError) or told == str(error):
+            raise
+        raise type(error)(told) from error
 
 
 def _sentence(what: str, remedy: str) -> str:

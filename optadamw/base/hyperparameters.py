@@ -264,7 +264,7 @@ def whole_steps(name: str, value: Any) -> Constant | Dynamic:
 
 
 def every_so_many(name: str, value: Any) -> Hyperparameter:
-    """The same, or a schedule of numbers of steps."""
+    """Check a step count as `whole_steps` does, or a schedule that returns one."""
     if isinstance(value, Scheduled):
         return value
     if callable(value) and not isinstance(value, type):

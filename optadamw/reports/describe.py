@@ -13,6 +13,7 @@ from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
+from optadamw.store.blockwise import BlockStorage
 from optadamw.store.dense import Dense
 from optadamw.store.formats import as_written
 from optadamw.store.slot import Slot
@@ -90,16 +91,14 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
 def _rule_lines(rules: Variant) -> list[str]:
     """One line for each atom; the two rules of Adam share theirs."""
     lines: list[tuple[str, list[str]]] = []
-    adam: list[str] = []
     for rule in rules:
         if rule is None:
             continue
         settings = _settings(rule)
-        if rule.stage == Stage.DIRECTION:
-            adam.extend(text for text in settings if text not in adam)
+        moments = [shown for verb, shown in lines if verb == rule.verb]
+        if rule.stage == Stage.DIRECTION and moments:
+            moments[-1].extend(text for text in settings if text not in moments[-1])
             continue
-        if rule.stage == Stage.MOMENTS:
-            adam = settings
         lines.append((rule.verb, settings))
     return [
         f"{i}. {verb}: {', '.join(settings)}" if settings else f"{i}. {verb}"
@@ -150,10 +149,11 @@ def _settings(rule: Rule) -> list[str]:
     shown = []
     for field in dataclasses.fields(rule):
         value = getattr(rule, field.name)
-        if field.name in slots:
+        if field.name in slots or isinstance(value, Dense | BlockStorage):
             # Without a form of its own a buffer has the one that its row shows.
             if value != Dense():
-                shown.append(f"{field.name}_dtype={as_written(value)}")
+                name = f"{field.name.removesuffix('_dtype')}_dtype"
+                shown.append(f"{name}={as_written(value)}")
         elif value is not None:
             shown.append(f"{field.name}={value!r}")
     return shown

@@ -18,6 +18,7 @@ from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Scheduled
 from optadamw.base.masks import Selector
 from optadamw.base.numerics import quotient
 from optadamw.base.types import Array
+from optadamw.rules.scalars import check_scalars
 from optadamw.store.slot import Slot
 
 Scalar = float | Array
@@ -93,6 +94,8 @@ class Rule:
     once: ClassVar[bool] = False
     """Whether a second one in a chain would undo or repeat the first."""
     needs_params: ClassVar[bool] = False
+    """Whether `apply` or `after_commit` reads the parameter, so that `update` without
+    parameters is refused."""
     reads_norm: ClassVar[bool] = False
     """Whether `norm_scalars` gets the global norm of the updates so far."""
     sums: ClassVar[bool] = False
@@ -104,6 +107,11 @@ class Rule:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
+        """The buffers that the rule keeps between steps; the default is none.
+
+        `leaf.buffers[name]` reads one as real numbers, whatever its form, and
+        `leaf.keeping(name=value)` writes it.
+        """
         return ()
 
     @property
@@ -126,9 +134,10 @@ class Rule:
         del before, after
 
     def scalars(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """What the leaves share in this step, computed once.
+        """The real scalars of this step, computed once for all parameters.
 
-        `shared(name)` is a scalar that another rule of the chain publishes.
+        `apply` and `after_commit` get them as arrays. `shared(name)` returns a scalar
+        that another rule of the chain publishes.
         """
         del clock, shared
         return {}
@@ -146,21 +155,37 @@ class Rule:
         return norm if self.keeps_norm else None
 
     def report(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """What statistics may record of this rule, by the name of the entry."""
+        """The rates of this step, for `with_stats` and for the guard.
+
+        Statistics record `learning_rate` and `weight_decay`; a guard refuses a step
+        in which any of the rates is negative or not finite.
+        """
         del clock, shared
         return {}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        """The rule itself."""
+        """Return the leaf after this rule; the default leaves it as it is.
+
+        It is called once per parameter and step, with the scalars of this step.
+        """
         del scalars
         return leaf
 
     def after_commit(
         self, target: Array, leaf: Leaf, scalars: Mapping[str, Array]
     ) -> tuple[Leaf, Overwrite | None]:
-        """What follows from the committed parameter: buffers, or an overwrite of it."""
+        """Change buffers after the parameter was written, or write it once more.
+
+        `target` is the parameter as it was written, rounding and all. An `Overwrite`
+        replaces the parameter; None leaves it.
+        """
         del target, scalars
         return leaf, None
+
+    @property
+    def follows_commit(self) -> bool:
+        """Whether the rule has an `after_commit` of its own."""
+        return type(self).after_commit is not Rule.after_commit
 
     @property
     def is_traced(self) -> bool:
@@ -193,7 +218,12 @@ class Shared:
     def of(self, index: int) -> dict[str, Scalar]:
         if index not in self._known:
             rule = self._rules[index]
-            known = {} if rule is None else rule.scalars(self._clock, self)
+            known: dict[str, Scalar] = {}
+            if rule is not None:
+                found = rule.scalars(self._clock, self)
+                known = dict(
+                    check_scalars(f"{rule.verb}: scalars", found, rule.publishes)
+                )
             self._known[index] = known
         return self._known[index]
 

@@ -1,29 +1,17 @@
-"""The arguments of `adamw` that concern its rules, and the chain that they ask for.
+"""The options of `adamw`: one table, which says once what each of them asks for.
 
-Apart from `adamw`, so that each group of parameters is the same arguments with some of
-them replaced, checked by the same code under the same names.
+A row is an atom or a wrapper. It names the option that asks for it, and for each of
+its arguments the option that gives it. `adamw`, its parameter groups, its errors,
+`describe` and docs/api.md read this table; a new option is a row here, a word in the
+signature of `adamw` and a line in its docstring.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import (
-    FRACTION,
-    NON_NEGATIVE,
-    POSITIVE,
-    Interval,
-    every_so_many,
-    hyperparameter,
-    switched,
-)
-from optadamw.rules.adam import EpsMode
-from optadamw.rules.decay import DecayMode
-from optadamw.rules.ema import LEGAL
-from optadamw.store.formats import average
+from optadamw.base.errors import invalid
+from optadamw.base.hyperparameters import switched
 from optadamw.transforms.add_decoupled_weight_decay import add_decoupled_weight_decay
 from optadamw.transforms.amsgrad_max import amsgrad_max
 from optadamw.transforms.cautious import cautious
@@ -33,205 +21,180 @@ from optadamw.transforms.clip_by_norm import clip_by_norm
 from optadamw.transforms.clip_by_value import clip_by_value
 from optadamw.transforms.ema_params import ema_params
 from optadamw.transforms.maximize import maximize
-from optadamw.transforms.param_groups import param_groups
+from optadamw.transforms.multi_steps import multi_steps
 from optadamw.transforms.scale_by_adam import scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
-from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.skip_nonfinite import skip_nonfinite
+from optadamw.transforms.skip_spikes import skip_spikes
+from optadamw.transforms.with_commit import with_commit
+from optadamw.transforms.with_loss_scale import with_loss_scale
+from optadamw.transforms.with_seed import with_seed
+from optadamw.transforms.with_stats import with_stats
 
-Groups = Mapping[Any, Mapping[str, Any]] | Sequence[tuple[Any, Mapping[str, Any]]]
 
-_COMMON = (
-    "mu_dtype",
-    "nu_dtype",
-    "ema_dtype",
-    "clip_global_norm",
+def _given(name: str, value: Any) -> Any:
+    del name
+    return value
+
+
+def _switch(name: str, value: Any) -> Any:
+    return True if switched(name, value) else None
+
+
+def _maximum(name: str, value: Any) -> Any:
+    if value is None or value is False:
+        return None
+    if value is True:
+        return "raw"
+    if not isinstance(value, str) or value not in ("raw", "corrected"):
+        raise invalid(name, "True, False, None, 'raw' or 'corrected'", value)
+    return value
+
+
+def _norms(name: str, value: Any) -> Any:
+    if value is None or value is False:
+        return None
+    if value is not True and value != "norms":
+        raise invalid(name, "True, False, None or 'norms'", value)
+    return value
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row: an atom or a wrapper of `adamw`."""
+
+    make: Callable[..., Any]
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    """For each option the argument of `make` that it gives."""
+    asked_by: str = ""
+    """The option without which the part is left out; empty: it is always there."""
+    read: Callable[[str, Any], Any] = _given
+    """Turns the value of that option into an argument; None: it was not asked for."""
+    example: str = ""
+    """A value of that option, for errors."""
+    is_common: bool = False
+    """Whether it concerns all parameters together, so that no group can change it."""
+
+    def is_asked(self, options: Mapping[str, Any]) -> bool:
+        """Whether the part belongs to what these options ask for."""
+        if not self.asked_by:
+            return True
+        return self.read(self.asked_by, options[self.asked_by]) is not None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of its options."""
+        own = (self.asked_by,) if self.asked_by else ()
+        return tuple(dict.fromkeys((*own, *self.arguments)))
+
+
+ATOMS = (
+    Part(maximize, asked_by="maximize", read=_switch),
+    Part(clip_by_value, {"clip_value": "limit"}, asked_by="clip_value"),
+    Part(clip_by_norm, {"clip_norm": "limit"}, asked_by="clip_norm"),
+    Part(
+        clip_by_global_norm,
+        {"clip_global_norm": "limit", "clip_eps": "eps"},
+        asked_by="clip_global_norm",
+        is_common=True,
+    ),
+    Part(
+        scale_by_adam,
+        {
+            "b1": "b1",
+            "b2": "b2",
+            "eps": "eps",
+            "eps_root": "eps_root",
+            "mu_dtype": "mu_dtype",
+            "nu_dtype": "nu_dtype",
+            "nesterov": "nesterov",
+            "bias_correction": "bias_correction",
+            "eps_mode": "eps_mode",
+        },
+    ),
+    Part(
+        amsgrad_max,
+        {"amsgrad": "kind", "nu_dtype": "dtype"},
+        asked_by="amsgrad",
+        read=_maximum,
+    ),
+    Part(cautious, asked_by="caution", read=_switch),
+    Part(
+        add_decoupled_weight_decay,
+        {
+            "weight_decay": "weight_decay",
+            "mask": "mask",
+            "weight_decay_mode": "mode",
+            "max_learning_rate": "max_learning_rate",
+        },
+    ),
+    Part(scale_by_learning_rate, {"learning_rate": "learning_rate"}),
+    Part(
+        ema_params,
+        {
+            "ema_decay": "decay",
+            "ema_overwrite_every": "overwrite_every",
+            "ema_debias": "debias",
+            "ema_warmup": "warmup",
+            "ema_dtype": "dtype",
+        },
+        asked_by="ema_decay",
+        example="for example 0.999, ",
+        is_common=True,
+    ),
+)
+"""The atoms of the chain, in their order."""
+
+WRAPPERS = (
+    Part(chain, {"update_dtype": "update_dtype"}, asked_by="update_dtype"),
+    Part(with_commit, {"commit": "commit"}, asked_by="commit"),
+    Part(with_seed, {"seed": "seed"}, asked_by="seed"),
+    Part(
+        multi_steps,
+        {"accumulate_steps": "every", "accumulator_dtype": "dtype"},
+        asked_by="accumulate_steps",
+    ),
+    Part(with_loss_scale, {"loss_scale": "loss_scale"}, asked_by="loss_scale"),
+)
+"""The wrappers around the chain, the innermost first; guard and statistics follow."""
+
+_POLICY = {
+    "on_bad_micro_step": "on_bad_micro_step",
+    "max_consecutive": "max_consecutive",
+}
+NONFINITE = Part(skip_nonfinite, _POLICY, asked_by="skip_nonfinite", read=_switch)
+SPIKES = Part(skip_spikes, _POLICY, asked_by="skip_spikes")
+"""The two guards, of which a step has one; 8-bit moments bring the first."""
+
+STATISTICS = Part(with_stats, {}, asked_by="stats", read=_norms)
+
+PARTS = (*ATOMS, *WRAPPERS, NONFINITE, SPIKES, STATISTICS)
+
+FORMS = ("mu_dtype", "nu_dtype")
+"""The forms of the state, which all parameters have in common."""
+
+WHOLE = ("precision", "groups")
+"""Options that stand for others, or for other values of them."""
+
+DEFAULTED = (
+    "nesterov",
+    "bias_correction",
+    "eps_mode",
     "clip_eps",
-    "ema_decay",
-    "ema_overwrite_every",
+    "weight_decay_mode",
     "ema_debias",
     "ema_warmup",
 )
-"""What all parameters have in common: one norm, one form of the state."""
+"""Options whose None is the default of the atom.
 
+Another None reaches the atom, which takes or refuses it: `b1=None` is an error.
+"""
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Settings:
-    """As `adamw` got them; its docstring says what they mean."""
-
-    learning_rate: Any
-    b1: Any
-    b2: Any
-    eps: Any
-    eps_root: Any
-    mu_dtype: Any
-    nu_dtype: Any
-    weight_decay: Any
-    mask: Any
-    nesterov: Any
-    amsgrad: Any
-    bias_correction: Any
-    eps_mode: Any
-    clip_value: Any
-    clip_norm: Any
-    clip_global_norm: Any
-    clip_eps: Any
-    ema_decay: Any
-    ema_overwrite_every: Any
-    ema_debias: Any
-    ema_warmup: Any
-    ema_dtype: Any
-    weight_decay_mode: Any
-    max_learning_rate: Any
-    maximize: Any
-    caution: Any
-
-    def chained(self) -> Transformation:
-        """The chain of the atoms that are asked for."""
-        return chain(
-            *([maximize()] if switched("maximize", self.maximize) else []),
-            *self._clips(),
-            self._adam(),
-            *_maximum(self.amsgrad, self.nu_dtype),
-            *([cautious()] if switched("caution", self.caution) else []),
-            add_decoupled_weight_decay(
-                self.weight_decay,
-                self.mask,
-                mode=_choice(
-                    "weight_decay_mode", self.weight_decay_mode, get_args(DecayMode)
-                ),
-                max_learning_rate=self.max_learning_rate,
-            ),
-            scale_by_learning_rate(self.learning_rate),
-            *self._average(),
-        )
-
-    def grouped(self, groups: Groups) -> Transformation:
-        """The chain, with some of its numbers replaced for some parameters."""
-        pairs = list(groups.items()) if isinstance(groups, Mapping) else groups
-        form = "a mapping {pattern: {argument: value}}, or a list of such pairs"
-        if not isinstance(pairs, list | tuple) or not pairs:
-            raise mistyped("groups", form, groups, "None: no groups.")
-        made = []
-        for pair in pairs:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise mistyped("groups", form, groups)
-            where, own = pair
-            if not isinstance(own, Mapping):
-                raise mistyped(f"groups[{where!r}]", "a mapping of arguments", own)
-            made.append((where, self._with(f"groups[{where!r}]", own)))
-        return param_groups(self.chained(), made)
-
-    def _with(self, name: str, own: Mapping[str, Any]) -> Transformation:
-        legal = [f.name for f in fields(self) if f.name not in _COMMON]
-        for argument in own:
-            if argument in legal:
-                continue
-            near = get_close_matches(str(argument), legal, 1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(
-                f"`{name}`: {argument!r} is no argument that concerns one parameter by "
-                f"itself.{hint} Those are: {', '.join(legal)}."
-            )
-        try:
-            return replace(self, **own).chained()
-        except (TypeError, ValueError) as error:
-            raise type(error)(re.sub("^`", f"`{name}`: `", str(error))) from error
-
-    def _adam(self) -> Transformation:
-        correction, nesterov = self.bias_correction, self.nesterov
-        return scale_by_adam(
-            self.b1,
-            self.b2,
-            self.eps,
-            self.eps_root,
-            self.mu_dtype,
-            nu_dtype=self.nu_dtype,
-            nesterov=False if nesterov is None else nesterov,
-            bias_correction=True if correction is None else correction,
-            eps_mode=_choice("eps_mode", self.eps_mode, get_args(EpsMode)),
-        )
-
-    def _clips(self) -> list[Transformation]:
-        clips = []
-        if self.clip_value is not None:
-            clips.append(clip_by_value(_limit("clip_value", self.clip_value)))
-        if self.clip_norm is not None:
-            clips.append(clip_by_norm(_limit("clip_norm", self.clip_norm)))
-        eps = self.clip_eps
-        if self.clip_global_norm is not None:
-            limit = _limit("clip_global_norm", self.clip_global_norm)
-            eps = _checked("clip_eps", 0.0 if eps is None else eps, NON_NEGATIVE)
-            clips.append(clip_by_global_norm(limit, eps=eps))
-        elif eps is not None:
-            raise ValueError(
-                f"`clip_eps` has no effect without `clip_global_norm`; got {eps!r}. "
-                "Give clip_global_norm, or leave it out."
-            )
-        return clips
-
-    def _average(self) -> list[Transformation]:
-        every, debias, warmup = (
-            self.ema_overwrite_every,
-            self.ema_debias,
-            self.ema_warmup,
-        )
-        for name, value in (
-            ("ema_overwrite_every", every),
-            ("ema_debias", debias),
-            ("ema_warmup", warmup),
-            ("ema_dtype", self.ema_dtype),
-        ):
-            asked = value is not None and value is not False
-            if asked and self.ema_decay is None:
-                raise ValueError(
-                    f"`{name}` has no effect without `ema_decay`; got {name}={value!r}."
-                    " Give ema_decay, for example 0.999, or leave it out."
-                )
-        debias, warmup = switched("ema_debias", debias), switched("ema_warmup", warmup)
-        if debias and warmup:
-            raise ValueError(
-                "`ema_debias` and `ema_warmup` are two answers to the same question; "
-                "got both as True. Choose one."
-            )
-        if self.ema_decay is None:
-            return []
-        if every is not None:
-            every = every_so_many("ema_overwrite_every", every)
-        average("ema_dtype", self.ema_dtype, LEGAL)  # under adamw's name for it
-        return [
-            ema_params(
-                _checked("ema_decay", self.ema_decay, FRACTION),
-                overwrite_every=every,
-                debias=debias,
-                warmup=warmup,
-                dtype=self.ema_dtype,
-            )
-        ]
-
-
-def _checked(name: str, value: Any, legal: Interval, remedy: str = "") -> Any:
-    """Checked under adamw's name for it; the atom takes it as it is."""
-    return hyperparameter(name, value, legal, remedy)
-
-
-def _limit(name: str, limit: Any) -> Any:
-    remedy = "Leave it out (None) to switch it off."
-    return _checked(name, limit, POSITIVE, remedy)
-
-
-def _maximum(amsgrad: Any, dtype: Any) -> list[Transformation]:
-    if amsgrad is None or amsgrad is False:
-        return []
-    if amsgrad is True:
-        amsgrad = "raw"
-    if not isinstance(amsgrad, str) or amsgrad not in ("raw", "corrected"):
-        raise invalid("amsgrad", "True, False, None, 'raw' or 'corrected'", amsgrad)
-    return [amsgrad_max(amsgrad, dtype=dtype)]  # type: ignore[arg-type]
-
-
-def _choice(name: str, value: Any, legal: tuple[str, ...]) -> Any:
-    if value is None:
-        return legal[0]
-    if not isinstance(value, str) or value not in legal:
-        raise invalid(name, f"one of {', '.join(map(repr, legal))}, or None", value)
-    return value
+OF_GROUPS = tuple(
+    name
+    for part in ATOMS
+    if not part.is_common
+    for name in part.options
+    if name not in FORMS
+)
+"""The options that a group of parameters may have of its own."""

@@ -15,6 +15,7 @@ import optax
 
 from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.types import PyTree
+from optadamw.rules.check import check_rule
 from optadamw.rules.rule import Rule
 from optadamw.store.state import State
 from optadamw.transforms.call import Call
@@ -196,7 +197,14 @@ def _transformation_of(
 
 
 def atom(*rules: Rule) -> Transformation:
-    """The transformation of one public rule, to be chained or used alone."""
+    """The transformation of one rule (Adam's has two), to be chained or used alone.
+
+    Raises:
+      TypeError, ValueError: a rule without a stage, with a slot that a state cannot
+        hold, or otherwise unfinished; the message names the attribute.
+    """
+    for rule in rules:
+        check_rule(rule)
     return transformation(Composition(rules))
 
 

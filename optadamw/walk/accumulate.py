@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,11 @@ class Intake:
     state: State
     clock: Clock
 
+    @cached_property
+    def inverse(self) -> Array | None:
+        """The factor that undoes the loss scale; None: there is none."""
+        return self.control.unscale(self.state, self.clock)
+
     def whole(self, extra: Mapping[str, Any]) -> Incoming:
         """Take in gradients that are a step by themselves.
 
@@ -51,8 +57,7 @@ class Intake:
             checks=() if loss is None else (loss,),
             bad=None if loss is None else loss.bad,
         )
-        scale = self.control.unscale(self.state, self.clock)
-        return Incoming(self.inputs, scale, arrival)
+        return Incoming(self.inputs, self.inverse, arrival)
 
     def partial_window(self, accumulators: list[Any], *, look: bool) -> Incoming:
         """Take the sums of a window that is not full, as if it were.
@@ -145,7 +150,7 @@ class Intake:
         """The accumulators with the gradients of this call in them."""
         assert self.control.accumulation is not None
         store = self.control.accumulation.store
-        factor = self.control.unscale(self.state, self.clock)
+        factor = self.inverse
         if weight is not None:
             wide = weight.astype(self.clock.dtype)
             factor = wide if factor is None else wide * factor

@@ -84,7 +84,10 @@ class Norms:
     ) -> Array:
         """The norms of the updates that reach rule `index`, and of groups of them."""
         inputs = self.inputs
-        only_gradients = all(r.stage == Stage.GRADIENT for r in self.rules[:index])
+        only_gradients = all(
+            rule.stage == Stage.GRADIENT and not rule.slots and not rule.needs_params
+            for rule in self.rules[:index]
+        )
         programs, leaves = [], []
         for i in inputs.moving:
             given, dtype, row = inputs.leaves[i], inputs.dtypes[i], inputs.row(i)

@@ -11,6 +11,7 @@ measure     statistics                                         (if asked for)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ class _Call:
     clock: Clock
     emit: Emit
 
-    @property
+    @cached_property
     def intake(self) -> Intake:
         control = self.composition.control
         return Intake(control, self.inputs, self.state, self.clock)
@@ -125,7 +126,7 @@ class _Call:
         norms = Norms(
             rules=(),
             inputs=self.inputs,
-            scale=control.unscale(self.state, self.clock),
+            scale=self.intake.inverse,
             given=_given_norm(given),
             rescued=control.loss_scale is not None,
         )

@@ -128,7 +128,8 @@ BAD_OPTIONS = [
     # Accumulation.
     (
         ValueError,
-        "`accumulator_dtype` has no effect without `accumulate_steps`; got 'float32'",
+        "`accumulator_dtype` has no effect without `accumulate_steps`; got "
+        "accumulator_dtype='float32'. Give accumulate_steps, or leave it out.",
         {"accumulator_dtype": "float32"},
     ),
     (

@@ -12,10 +12,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from optadamw.store.state import TREES
+from optadamw.store.state import SCALARS
 from tests.support import trees
 from tests.support.trajectories import assert_agree
-from tests.support.transformations import EVERYTHING, ROWS, over
+from tests.support.transformations import CUSTOM, EVERYTHING, ROWS, over
 
 KINDS = {
     "kernel": (jnp.float32, (8, 6)),
@@ -25,7 +25,7 @@ KINDS = {
 FLOATS = KINDS | {"bias": (jnp.float32, (16,))}
 SPECS = {"kernel": P("data", "model"), "bias": P(("data", "model")), "scale": P()}
 
-everything = over(EVERYTHING)
+everything = over((*EVERYTHING, *(row for row in CUSTOM if row.is_elementwise)))
 each_kind = pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 in_and_out = pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
 
@@ -61,7 +61,7 @@ def _assert_placed(state: Any, params: Any, mesh: jax.sharding.Mesh) -> None:
         for key, buffer in tree.items():
             wanted = params[key].sharding
             assert buffer.sharding.is_equivalent_to(wanted, buffer.ndim), (name, key)
-    small = [x for name, x in state._asdict().items() if name not in TREES]
+    small = [getattr(state, name) for name in SCALARS]
     for x in jax.tree.leaves(small):
         assert x.sharding.is_fully_replicated
         assert x.sharding.device_set == set(mesh.devices.flat)
