@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from optadamw.base.types import Array, PyTree
 
@@ -147,12 +147,23 @@ def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
     for param in params:
         if isinstance(param, jax.core.Tracer):
+            sharding = jax.typeof(param).sharding
+            if any(part is not None for part in sharding.spec):
+                return reshard(jnp.asarray(value), _everywhere(sharding.mesh, value))
             break
         sharding = getattr(param, "sharding", None)
         if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
-            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.device_put(value, everywhere)
+            return jax.device_put(value, _everywhere(sharding.mesh, value))
     return jnp.asarray(value)
+
+
+def _everywhere(mesh: Any, value: np.ndarray | Array) -> NamedSharding:
+    """Replicated over a mesh, as a compiled step writes it for its results.
+
+    On explicit axes JAX writes a None for each axis of the array, else none.
+    """
+    is_explicit = AxisType.Explicit in mesh.axis_types
+    return NamedSharding(mesh, PartitionSpec(*[None] * (value.ndim * is_explicit)))
 
 
 def states_in(tree: PyTree) -> list[State]:

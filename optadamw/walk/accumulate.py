@@ -160,7 +160,7 @@ class Intake:
         for i, (leaf, kept) in enumerate(zip(inputs.leaves, held, strict=True)):
             if leaf.grad is None:
                 # What an earlier window left must not reach a gradient to come.
-                empty = jax.tree.map(lambda x: jnp.where(first, emptied(x), x), kept)
+                empty = jax.tree.map(lambda x: jnp.where(first, _emptied(x), x), kept)
                 sums.append(empty)
                 continue
             store.check(leaves.paths[i], kept, leaf.like)
@@ -171,10 +171,8 @@ class Intake:
         return sums
 
 
-def emptied(buffer: Any) -> Any:
+def _emptied(buffer: Array) -> Array:
     """Negative zeros: no sum of gradients is -0.0, as those begin at +0.0."""
-    if isinstance(buffer, jax.ShapeDtypeStruct):
-        return buffer
     return -jnp.zeros_like(buffer)
 
 
