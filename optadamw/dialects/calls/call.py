@@ -1,91 +1,153 @@
-"""What a door says of itself: the one source of its page, its help and its tests."""
+"""The record of a peer's call: the source of its docstrings, its errors, its page."""
 
 import functools
+import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-import optax
-
-from optadamw.transforms.call import prints_as_call
+from optadamw.base.errors import speaking_of
+from optadamw.transforms.call import Printable, prints_as_call
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_T = TypeVar("_T", bound=optax.GradientTransformationExtraArgs)
+_T = TypeVar("_T", bound=Printable)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a peer's function."""
+
+    text: str
+    """Its description, in full sentences."""
+    options: tuple[str, ...]
+    """The options of `adamw` that it sets; `name=value` sets a fixed value.
+
+    A field of a record that is given to `adamw` is written `Record.field`.
+    """
+    is_ours: bool
+    """Whether this library adds the argument to those of the peer."""
+
+    def described(self) -> str:
+        """The description, with the options of `adamw` that the argument sets."""
+        options = ", ".join(f"`{option}`" for option in self.options)
+        return f"{self.text} Sets {options}." if options else self.text
+
+
+def argument(text: str, *options: str) -> Argument:
+    """An argument that the peer has too."""
+    return Argument(text, options, is_ours=False)
+
+
+def added(text: str, *options: str) -> Argument:
+    """An argument that this library adds to those of the peer."""
+    return Argument(text, options, is_ours=True)
+
+
+Arguments = Mapping[str, Argument]
+
+_REFUSED = argument("Arguments that the peer does not know are refused by name.")
+_RETURNS = "Returns:\n  A transformation."
+_RAISES = """Raises:
+  ValueError, TypeError: An argument has a value or a type that is refused. The message
+    names the argument, the value and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
-class Door:
-    """A peer, and how it is spoken here."""
+class PeerCall:
+    """A peer, and the call of its AdamW in this library."""
 
     module: str
     """The module of `optadamw.dialects`."""
     peer: str
-    """How people call the peer."""
+    """The usual name of the peer."""
     studied: str
-    """Its version whose sources and numbers this follows."""
-    function: Callable[..., Any]
-    """The door itself, of the peer's own name."""
+    """The version of the peer whose sources and numbers are followed."""
     formula: str
     """One step, in the peer's own order."""
-    arguments: Mapping[str, str]
-    """Every argument of the peer and what it is here."""
+    functions: Mapping[str, Arguments]
+    """Each public function of the module and its arguments; the AdamW comes first.
+
+    A function without arguments here describes them in its own docstring.
+    """
     differs: tuple[str, ...]
-    """Where the sane thing is not what the peer does."""
+    """The differences between the peer's AdamW and this one."""
     state: Mapping[str, str]
     """Keys of the peer's saved state and the fields of `State` that they become."""
-    ours: Mapping[str, str] = field(default_factory=dict)
-    """Arguments that the peer does not have, and why they are here."""
-    others: tuple[Callable[..., Any], ...] = ()
-    """What else stands in the module under a name of the peer's."""
 
-    def defaults(self) -> dict[str, Any]:
-        """The default of every argument; those without one are missing."""
-        parameters = inspect.signature(self.function).parameters
-        return {
-            name: parameter.default
-            for name, parameter in parameters.items()
-            if parameter.default is not inspect.Parameter.empty
+    @property
+    def name(self) -> str:
+        """The peer's name of AdamW."""
+        return next(iter(self.functions))
+
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments of the peer's AdamW."""
+        return self.functions[self.name]
+
+    def found(self) -> tuple[Callable[..., Any], ...]:
+        """The functions themselves, in the order of `functions`."""
+        module = importlib.import_module(f"optadamw.dialects.{self.module}")
+        return tuple(getattr(module, name) for name in self.functions)
+
+    def transformation(self, factory: Callable[_P, _T]) -> Callable[_P, _T]:
+        """As `function`, and the transformation that is returned prints as its call."""
+        return prints_as_call(self.function(factory), prefix=f"{self.module}.")
+
+    def function(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Add the described arguments to the docstring, and their names to errors."""
+        arguments = self.functions[function.__name__]
+        outer = {
+            option.rpartition(".")[2]: name
+            for name, argument in arguments.items()
+            for option in argument.options
         }
 
-
-def door(module: str, **renamed: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Make what a door returns print as its call, and errors speak of its arguments.
-
-    `renamed` says what the door calls an argument of ours.
-    """
-
-    def decorate(factory: Callable[_P, _T]) -> Callable[_P, _T]:
-        return prints_as_call(speaking(renamed)(factory), prefix=f"{module}.")
-
-    return decorate
-
-
-def speaking(
-    renamed: Mapping[str, str],
-) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Put the caller's name of an argument into the errors that begin with ours."""
-
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            try:
+            with speaking_of(outer):
                 return function(*args, **kwargs)
-            except (TypeError, ValueError) as error:
-                told = str(error)
-                first = re.match(r"(`groups\[.*?\]`: )?`(\w+)`", told)
-                ours = first[2] if first else ""
-                if first is None or ours not in renamed or type(error) not in _PLAIN:
-                    raise
-                start, end = first.span(2)
-                told = told[:start] + renamed[ours] + told[end:]
-                raise type(error)(told) from error
 
+        differs = self.differs if function.__name__ == self.name else ()
+        call.__doc__ = _documented(function, arguments, differs)
         return call
 
-    return decorate
+
+def _documented(
+    function: Callable[..., Any], arguments: Arguments, differs: tuple[str, ...]
+) -> str:
+    """The docstring with the sections that the record knows, in the usual order."""
+    titles = r"\n\n(?=(?:Returns|Raises|Example):\n)"
+    text, *written = re.split(titles, inspect.getdoc(function) or "")
+    sections = {section.partition(":")[0]: section for section in written}
+    told = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
+        entry = arguments.get(name, _REFUSED) if stars else arguments[name]
+        told.append(_wrapped(f"{stars}{name}: {entry.described()}", "    "))
+    lists = {
+        "Differs": [_wrapped(f"- {difference}", "    ") for difference in differs],
+        "Args": told,
+    }
+    parts = [
+        text,
+        *("\n".join([f"{title}:", *lines]) for title, lines in lists.items() if lines),
+        sections.get("Returns", _RETURNS),
+        sections.get("Raises", _RAISES),
+        sections.get("Example", ""),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-_PLAIN = (TypeError, ValueError)
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(
+        text,
+        width=88,
+        initial_indent="  ",
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,4 +1,4 @@
-"""What the optimizers of Keras 2, Keras 3 and R's keras3 have in common."""
+"""Arguments that the optimizers of Keras 2, Keras 3 and R's keras3 share."""
 
 from typing import Any
 
@@ -6,8 +6,82 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.dialects.calls.call import argument
 from optadamw.dialects.calls.callables import FirstCopy, schedule
 from optadamw.dialects.calls.checks import whole
+
+NAME = argument(
+    "Accepted and shown when the transformation is printed; it has no other effect."
+)
+
+MOMENTS = {
+    "beta_1": argument("Decay rate of the first moment, in [0, 1).", "b1"),
+    "beta_2": argument("Decay rate of the second moment, in [0, 1).", "b2"),
+    "epsilon": argument(
+        "Added to the root of the second moment, before its bias is corrected "
+        '("epsilon hat").',
+        *("eps", 'eps_mode="hat"'),
+    ),
+    "amsgrad": argument(
+        "Divide by the maximum of the second moments so far, taken before their bias "
+        "is corrected.",
+        "amsgrad",
+    ),
+}
+
+CLIPS = {
+    "clipnorm": argument(
+        "Limit on the norm of each parameter's gradient.", "clip_norm"
+    ),
+    "clipvalue": argument(
+        "Limit on the magnitude of each element of the gradients.", "clip_value"
+    ),
+    "global_clipnorm": argument(
+        "Limit on the norm of all gradients together. Only one of the three clips can "
+        "be set.",
+        "clip_global_norm",
+    ),
+}
+
+SHARED = {
+    "learning_rate": argument(
+        "A float (an integer is refused), a schedule `step -> rate` of the finished "
+        "optimizer steps, or a callable without arguments, which is called on the host "
+        "at every step.",
+        "learning_rate",
+    ),
+    "weight_decay": argument(
+        "Weight decay, multiplied by the learning rate. `exclude_from_weight_decay` "
+        "leaves parameters out.",
+        "weight_decay",
+    ),
+    **MOMENTS,
+    **CLIPS,
+    "use_ema": argument(
+        "Keep an exponential moving average of the parameters, for "
+        "`finalize_variable_values(state, params)` and `optadamw.ema_of(state)`."
+    ),
+    "ema_momentum": argument("Decay rate of the average, in [0, 1].", "ema_decay"),
+    "ema_overwrite_frequency": argument(
+        "Write the average into the parameters every so many optimizer steps; None "
+        "(default) never does.",
+        "ema_overwrite_every",
+    ),
+    "name": NAME,
+}
+"""Descriptions of the arguments of `AdamW`, by name."""
+
+EXCLUSION = {
+    "optimizer": argument("The transformation that `AdamW` returned."),
+    "var_list": argument(
+        'Exact paths of parameters without weight decay, such as `["dense/bias"]`.'
+    ),
+    "var_names": argument(
+        "Regular expressions; parameters whose path matches one of them anywhere have "
+        'no weight decay, such as `["bias"]`.'
+    ),
+}
+"""Descriptions of the arguments of `exclude_from_weight_decay`, by name."""
 
 
 def rate(value: Any) -> Any:
@@ -31,10 +105,10 @@ def rate(value: Any) -> Any:
 
 
 def clips(clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]:
-    """The clips for `adamw`; at most one of them.
+    """The clips for `adamw`, of which Keras takes one at most.
 
     Raises:
-      ValueError: more than one is given, as Keras has it.
+      ValueError: more than one is given, or one is 0 or below.
     """
     given = {
         "clipnorm": clipnorm,
@@ -67,7 +141,11 @@ def clips(clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]
 def average(
     use_ema: Any, momentum: Any, every: Any, *, first_copy: bool
 ) -> dict[str, Any]:
-    """The average for `adamw`: Keras 3's begins as a copy of the first result."""
+    """The average for `adamw`.
+
+    The average of Keras 3 begins as a copy of the parameters after the first step
+    (`first_copy`); that of Keras 2 begins as a copy of the initial parameters.
+    """
     if not isinstance(use_ema, bool):
         raise mistyped("use_ema", "True or False", use_ema)
     momentum = _momentum(momentum, use_ema)
@@ -99,7 +177,7 @@ def _momentum(value: Any, is_used: bool) -> float:
 
 
 def decay(weight_decay: Any, optimizer: str) -> Any:
-    """`weight_decay`, which Keras does not take as None."""
+    """Check that `weight_decay` is not None, which Keras refuses."""
     if weight_decay is None:
         raise mistyped(
             "weight_decay",

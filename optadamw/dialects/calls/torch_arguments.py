@@ -1,15 +1,63 @@
-"""What `torch.optim.AdamW` and those who copy its form have in common."""
+"""Arguments that `torch.optim.AdamW`, optimi and timm share."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from optadamw.base.errors import invalid, near
+from optadamw.dialects.calls.call import Argument, added, argument
 from optadamw.dialects.calls.callables import schedule
-from optadamw.dialects.calls.checks import pair, scalar
+from optadamw.dialects.calls.checks import flag, pair, scalar
 from optadamw.dialects.calls.selections import param_groups
+
+SHARED = {
+    "params": argument(
+        "None (default) for all parameters, or a list of param groups by path pattern, "
+        'such as `[{"params": "*/bias", "weight_decay": 0.0}]`. A parameter takes the '
+        "options of the first group that matches it; a parameter in no group takes the "
+        "options of the call.",
+        "groups",
+    ),
+    "lr": argument(
+        "Learning rate: a number, an array of one element, or a schedule "
+        "`step -> rate` of the finished steps, which replaces a scheduler.",
+        "learning_rate",
+    ),
+    "betas": argument(
+        "Decay rates of the first and the second moment, both floats or both arrays; "
+        "integers are refused.",
+        *("b1", "b2"),
+    ),
+    "eps": argument("Added to the root of the corrected second moment.", "eps"),
+    "weight_decay": argument(
+        "Weight decay, multiplied by the learning rate.", "weight_decay"
+    ),
+    "amsgrad": argument(
+        "Divide by the maximum of the second moments so far, taken before their bias "
+        "is corrected.",
+        "amsgrad",
+    ),
+    "maximize": argument("Ascend instead of descending.", "maximize"),
+    "foreach": argument(
+        "Accepted without effect: XLA always fuses what `foreach` batches."
+    ),
+    "capturable": argument(
+        "Accepted without effect: the step is always one compiled program."
+    ),
+    "clip_grad_norm": added(
+        "Limit on the norm of all gradients before the step, which "
+        "`torch.nn.utils.clip_grad_norm_` applies: g min(1, c / (norm + 1e-6)).",
+        *("clip_global_norm", "clip_eps=1e-6"),
+    ),
+}
+"""Descriptions of the arguments, by name."""
+
+
+def chosen(*names: str) -> dict[str, Argument]:
+    """The shared arguments of these names."""
+    return {name: SHARED[name] for name in names}
 
 
 def rate(name: str, value: Any) -> Any:
@@ -37,15 +85,48 @@ def clipped(norm: Any) -> dict[str, Any]:
     return {} if norm is None else {"clip_global_norm": norm, "clip_eps": 1e-6}
 
 
+def relative_decay(
+    name: str, word: str, mode: str, is_on: Any, lr: Any, max_lr: Any
+) -> dict[str, Any]:
+    """A decay relative to the largest learning rate, for `adamw`.
+
+    Args:
+      name: the argument that turns the decay on.
+      word: how errors call the decay.
+      mode: the `weight_decay_mode` that it sets.
+      is_on: the value of the argument, checked here.
+      lr: the learning rate.
+      max_lr: the largest learning rate; None takes `lr`, if that is a number.
+
+    Raises:
+      ValueError: `max_lr` is missing, or has no effect.
+    """
+    if not flag(name, is_on, none=False):
+        if max_lr is None:
+            return {}
+        raise ValueError(
+            f"`max_lr` has no effect without `{name}`; got {max_lr!r}. Leave it out."
+        )
+    # All groups take the rate of the call, whatever a group's own rate is.
+    peak = lr if max_lr is None and not callable(lr) else max_lr
+    if peak is None:
+        raise ValueError(
+            f"`max_lr` is missing: the {word} decay is relative to the largest "
+            f"learning rate, and `lr` is the schedule {lr!r}. Give it, for example "
+            "max_lr=1e-3."
+        )
+    return {"weight_decay_mode": mode, "max_learning_rate": peak}
+
+
 def grouped(
-    params: Any, names: Mapping[str, str], unchanging: Mapping[str, str]
+    params: Any, names: Mapping[str, str], unchanging: Collection[str]
 ) -> dict[str, Any]:
     """PyTorch's param groups as the `groups` of `adamw`.
 
     Args:
       params: None, or a list of dicts with "params" and options.
-      names: what each option of a group is called by `adamw`.
-      unchanging: options that a group may repeat and that change nothing here.
+      names: the option of `adamw` for each option of a group.
+      unchanging: options that a group may repeat and that have no effect.
 
     Raises:
       TypeError: an option that no group has.

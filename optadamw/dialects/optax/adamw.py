@@ -4,8 +4,8 @@ from typing import Any
 
 from optadamw.adamw import adamw as _adamw
 from optadamw.base.types import DTypeLike, ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
-from optadamw.dialects.calls.checks import flag
+from optadamw.dialects.calls.call import PeerCall, argument
+from optadamw.dialects.calls.checks import flags
 from optadamw.rules.adam import Corrected
 from optadamw.transforms.amsgrad_max import amsgrad_max
 from optadamw.transforms.chain import chain
@@ -13,8 +13,64 @@ from optadamw.transforms.scale_by_adam import scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
 from optadamw.transforms.transformation import Transformation
 
+_AMSGRAD = {
+    "learning_rate": argument("A number, an array or a schedule.", "learning_rate"),
+    "b1": argument("Decay rate of the first moment.", "b1"),
+    "b2": argument("Decay rate of the second moment.", "b2"),
+    "eps": argument("Added to the root of the corrected second moment.", "eps"),
+    "eps_root": argument(
+        "Added to the corrected second moment, under the root.", "eps_root"
+    ),
+    "mu_dtype": argument("The dtype in which the first moment is kept.", "mu_dtype"),
+}
+_ADAMW = {
+    **_AMSGRAD,
+    "weight_decay": argument(
+        "Weight decay, a number or a schedule, multiplied by the learning rate.",
+        "weight_decay",
+    ),
+    "mask": argument("The parameters that decay; None (default) is all.", "mask"),
+    "nesterov": argument("Look ahead by one step of momentum.", "nesterov"),
+}
 
-@door("optax")
+CALL = PeerCall(
+    module="optax",
+    peer="Optax",
+    studied="optax 0.2.8",
+    formula="p -= lr (m^ / (sqrt(v^ + eps_root) + eps) + wd p)",
+    functions={
+        "adamw": _ADAMW,
+        "nadamw": _ADAMW,
+        "amsgrad": {
+            **_AMSGRAD,
+            "bias_correction_mu": argument(
+                "Whether to divide the first moment by `1 - b1^t`."
+            ),
+            "bias_correction_nu": argument(
+                "Whether to divide the second moment by `1 - b2^t`."
+            ),
+        },
+    },
+    differs=(
+        "Bias corrections are exact to float32 rounding; Optax's are off by 1.3e-5 at "
+        "the first step.",
+        "Moments of 16-bit parameters are float32: in 16 bits a second moment freezes.",
+        "`learning_rate=None`, with which Optax ascends, is refused, and so are values "
+        "out of range.",
+        "Complex parameters are pairs of reals; Optax takes the magnitude.",
+    ),
+    state={
+        "ScaleByAdamState.count": "`step`",
+        "mu": "`mu`",
+        "nu": "`nu`",
+        "ScaleByAmsgradState.nu_max": "`nu_max`, of the corrected moments",
+        "MultiStepsState.acc_grads": "`accumulator`, times the micro-steps",
+        "MultiStepsState.mini_step": "`micro_step`, `weight`",
+    },
+)
+
+
+@CALL.transformation
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -32,26 +88,6 @@ def adamw(
         p = p - learning_rate * (m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * p)
 
     Source: optax 0.2.8, `optax/_src/alias.py`.
-    Differs: the powers of beta are exact to float32 rounding; moments of 16-bit
-    parameters are float32; None for the rate (which ascends there) and values out of
-    range are refused; complex parameters are pairs of reals.
-
-    Args:
-      learning_rate: a number, an array or a schedule.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: dtype in which the first moment is kept.
-      weight_decay: a number or a schedule, times the learning rate.
-      mask: which parameters are decayed.
-      nesterov: look ahead by one step of momentum.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
 
     Example:
       >>> from optadamw.dialects import optax
@@ -63,7 +99,7 @@ def adamw(
     )  # fmt: skip
 
 
-@door("optax")
+@CALL.transformation
 def nadamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -80,23 +116,6 @@ def nadamw(
 
     Source: optax 0.2.8, `optax/_src/alias.py`.
 
-    Args:
-      learning_rate: a number, an array or a schedule.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: dtype in which the first moment is kept.
-      weight_decay: a number or a schedule, times the learning rate.
-      mask: which parameters are decayed.
-      nesterov: look ahead by one step of momentum.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
-
     Example:
       >>> from optadamw.dialects import optax
       >>> tx = optax.nadamw(1e-3)
@@ -107,7 +126,7 @@ def nadamw(
     )  # fmt: skip
 
 
-@door("optax")
+@CALL.transformation
 def amsgrad(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -125,31 +144,15 @@ def amsgrad(
     Source: optax 0.2.8, `optax/_src/alias.py`, `transform.py`. With decay:
     `optadamw.adamw(..., amsgrad="corrected")`.
 
-    Args:
-      learning_rate: a number, an array or a schedule.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: dtype in which the first moment is kept.
-      bias_correction_mu: whether to divide the first moment by `1 - b1^t`.
-      bias_correction_nu: whether to divide the second by `1 - b2^t`.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
-
     Example:
       >>> from optadamw.dialects import optax
       >>> tx = optax.amsgrad(1e-3, bias_correction_nu=False)
     """
-    for name, value in (
-        ("bias_correction_mu", bias_correction_mu),
-        ("bias_correction_nu", bias_correction_nu),
-    ):
-        flag(name, value, none=False)
+    flags(
+        bias_correction_mu=bias_correction_mu,
+        bias_correction_nu=bias_correction_nu,
+        none=False,
+    )
     corrected: dict[tuple[bool, bool], Corrected] = {
         (True, True): True,
         (True, False): "mu",
@@ -166,39 +169,3 @@ def amsgrad(
     )
     rate = scale_by_learning_rate(learning_rate)
     return chain(adam, amsgrad_max("corrected"), rate)
-
-
-DOOR = Door(
-    module="optax",
-    peer="Optax",
-    studied="optax 0.2.8",
-    function=adamw,
-    formula="p -= lr (m^ / (sqrt(v^ + eps_root) + eps) + wd p)",
-    arguments={
-        "learning_rate": "`learning_rate`",
-        "b1": "`b1`",
-        "b2": "`b2`",
-        "eps": "`eps`",
-        "eps_root": "`eps_root`",
-        "mu_dtype": "`mu_dtype`",
-        "weight_decay": "`weight_decay`, times the learning rate",
-        "mask": "`mask`",
-        "nesterov": "`nesterov`",
-    },
-    differs=(
-        "Bias corrections are exact to float32 rounding; Optax's are off by 1.3e-5 at "
-        "the first step.",
-        "Moments of 16-bit parameters are float32: in 16 bits a second moment freezes.",
-        "`learning_rate=None`, which ascends there, is refused.",
-        "Complex parameters are pairs of reals; Optax takes the magnitude.",
-    ),
-    state={
-        "ScaleByAdamState.count": "`step`",
-        "mu": "`mu`",
-        "nu": "`nu`",
-        "ScaleByAmsgradState.nu_max": "`nu_max`, of the corrected moments",
-        "MultiStepsState.acc_grads": "`accumulator`, times the micro-steps",
-        "MultiStepsState.mini_step": "`micro_step`, `weight`",
-    },
-    others=(nadamw, amsgrad),
-)

@@ -5,23 +5,59 @@ from typing import Any
 from optadamw.adamw import adamw as _adamw
 from optadamw.base.errors import mistyped
 from optadamw.base.types import Number, ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects.calls.call import PeerCall, argument
 from optadamw.dialects.calls.callables import Times
 from optadamw.dialects.calls.checks import takes
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
 from optadamw.transforms.transformation import Transformation
 
+_ARGUMENTS = {
+    "alpha": argument(
+        "The initial learning rate, a number; `eta` is the schedule.",
+        *("learning_rate", "max_learning_rate"),
+    ),
+    "beta_1": argument("Decay rate of the first moment.", "b1"),
+    "beta_2": argument("Decay rate of the second moment.", "b2"),
+    "epsilon": argument("Added to the root of the second moment.", "eps"),
+    "lambda_": argument(
+        "Weight decay, a number or a schedule.",
+        *("weight_decay", 'weight_decay_mode="schedule"'),
+    ),
+    "eta": argument(
+        "The schedule multiplier, a schedule of the finished steps. None (default) "
+        "is 1."
+    ),
+}
 
-@door(
-    "paper",
-    learning_rate="alpha",
-    max_learning_rate="alpha",
-    b1="beta_1",
-    b2="beta_2",
-    eps="epsilon",
-    weight_decay="lambda_",
+CALL = PeerCall(
+    module="paper",
+    peer="the paper",
+    studied="arXiv 1711.05101v3",
+    formula="p -= eta_t (alpha m^ / (sqrt(v^) + epsilon) + lambda p)",
+    functions={
+        "adamw": _ARGUMENTS,
+        "authors_adamw": {
+            **_ARGUMENTS,
+            "epsilon": argument(
+                "Added to the root of the second moment, before its bias is corrected "
+                '("epsilon hat").',
+                *("eps", 'eps_mode="hat"'),
+            ),
+        },
+        "cosine_warm_restarts": {},
+        "normalized_weight_decay": {},
+    },
+    differs=(
+        "`authors_adamw` is the authors' code, whose epsilon stands elsewhere than in "
+        "their text. With their step-wise schedule the code forgets the decay; that is "
+        "not copied.",
+    ),
+    state={},
 )
+
+
+@CALL.transformation
 def adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -45,20 +81,6 @@ def adamw(
         eta = cosine_warm_restarts(steps, factor=2)
         lambda_ = normalized_weight_decay(0.05, restarts=eta)
 
-    Args:
-      alpha: the initial learning rate.
-      beta_1: decay of the first moment.
-      beta_2: decay of the second moment.
-      epsilon: added to the root.
-      lambda_: weight decay, a number or a schedule.
-      eta: the schedule multiplier, of the finished steps; None: 1.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
-
     Example:
       >>> from optadamw.dialects import paper
       >>> eta = paper.cosine_warm_restarts(1000, factor=2)
@@ -67,15 +89,7 @@ def adamw(
     return _algorithm(alpha, beta_1, beta_2, epsilon, lambda_, eta, "outside")
 
 
-@door(
-    "paper",
-    learning_rate="alpha",
-    max_learning_rate="alpha",
-    b1="beta_1",
-    b2="beta_2",
-    eps="epsilon",
-    weight_decay="lambda_",
-)
+@CALL.transformation
 def authors_adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -94,20 +108,6 @@ def authors_adamw(
     and its decay `normalized_weight_decay(0.0005, ...)`.
 
     Source: loshchil/AdamW-and-SGDW at 0ae5185b.
-
-    Args:
-      alpha: the initial learning rate.
-      beta_1: decay of the first moment.
-      beta_2: decay of the second moment.
-      epsilon: "epsilon hat".
-      lambda_: weight decay, a number or a schedule.
-      eta: the schedule multiplier, of the finished steps; None: 1.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
 
     Example:
       >>> from optadamw.dialects import paper
@@ -147,27 +147,3 @@ def _algorithm(
         max_learning_rate=alpha,
         eps_mode=eps_mode,
     )
-
-
-DOOR = Door(
-    module="paper",
-    peer="the paper",
-    studied="arXiv 1711.05101v3",
-    function=adamw,
-    formula="p -= eta_t (alpha m^ / (sqrt(v^) + epsilon) + lambda p)",
-    arguments={
-        "alpha": "`learning_rate`, and `max_learning_rate`",
-        "beta_1": "`b1`",
-        "beta_2": "`b2`",
-        "epsilon": "`eps`",
-        "lambda_": '`weight_decay` with `weight_decay_mode="schedule"`',
-        "eta": "`learning_rate` as a schedule, over `max_learning_rate`",
-    },
-    differs=(
-        "`authors_adamw` is the authors' code, whose epsilon stands elsewhere than in "
-        "their text; with their step-wise schedule it forgets the decay, which is not "
-        "copied.",
-    ),
-    state={},
-    others=(authors_adamw, cosine_warm_restarts, normalized_weight_decay),
-)
