@@ -1,13 +1,11 @@
 """The peers' calls as tables: docs/dialects.md and `optadamw dialects`."""
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from optadamw.dialects.calls import docstring
 from optadamw.dialects.calls.call import PeerCall
-
-_EMPTY = inspect.Parameter.empty
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Headings and rows."""
@@ -33,11 +31,11 @@ those whose numbers could be compared. [numbers.md](dialects/numbers.md) has the
 distance from the real package for every recorded configuration;
 `optadamw dialects torch` prints one peer in a terminal.
 
-This page is made from the records of the calls:
+This page is made from the records and docstrings of the calls:
 `optadamw dialects --markdown > docs/dialects.md`."""
 
-_ARGUMENTS = """An argument sets options of `optadamw.adamw`. Arguments marked (ours) are
-additions to those of the peer."""
+_ARGUMENTS = """An argument sets options of `optadamw.adamw`. Arguments marked (ours)
+are additions to those of the peer."""
 
 
 def page(calls: Mapping[str, PeerCall]) -> str:
@@ -46,7 +44,7 @@ def page(calls: Mapping[str, PeerCall]) -> str:
     guides = [f"[{call.peer}](dialects/{call.module}.md)" for call in peers]
     differences = [
         f"**{call.peer}** ({call.studied})\n\n"
-        + "\n".join(f"- {text}" for text in call.differs)
+        + "\n".join(f"- {text}" for text in docstring.differences(call.function))
         for call in peers
     ]
     sections = [
@@ -70,8 +68,9 @@ def shown(call: PeerCall) -> str:
     ]
     if call.state:
         parts.append(_plain(states([call])))
-    parts.append("\n".join(f"  - {text}" for text in call.differs))
-    _, *others = call.functions
+    listed = docstring.differences(call.function)
+    parts.append("\n".join(f"  - {text}" for text in listed))
+    others = [function.__name__ for function in call.others]
     if others:
         parts.append(f"  Also: {', '.join(others)}")
     return "\n\n".join(parts)
@@ -96,8 +95,7 @@ def defaults(calls: Iterable[PeerCall]) -> Table:
     }
     rows = []
     for call in calls:
-        known = _defaults(call.found()[0])
-        known = {n: v for n, v in known.items() if v is not None and v is not _EMPTY}
+        known = {n: v for n, v in _defaults(call.function).items() if v is not None}
         for first, second in (("beta_1", "beta_2"), ("b1", "b2")):
             if first in known:
                 known[first] = (known[first], known.pop(second))
@@ -113,32 +111,26 @@ def arguments(calls: Iterable[PeerCall]) -> Table:
     """Every argument of every function, its default and its description."""
     rows = []
     for call in calls:
-        for function in call.found():
-            recorded = call.functions[function.__name__]
-            of = "" if function.__name__ == call.name else f"`{function.__name__}`: "
-            defaults = _defaults(function)
-            for name, text in _described(function).items():
-                entry = recorded.get(name)
-                mark = " (ours)" if entry and entry.is_ours else ""
-                default = defaults[name]
-                value = "required" if default is _EMPTY else repr(default)
-                rows.append((call.peer, f"{of}`{name}`{mark}", f"`{value}`", text))
+        for function in (call.function, *call.others):
+            of = "" if function is call.function else f"`{function.__name__}`: "
+            described = docstring.arguments(function)
+            described.pop("kwargs", None)
+            known = _defaults(function)
+            for name, text in described.items():
+                mark = " (ours)" if name in call.ours else ""
+                default = repr(known[name]) if name in known else "required"
+                rows.append((call.peer, f"{of}`{name}`{mark}", f"`{default}`", text))
     return ("peer", "argument", "default", "description"), rows
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default of every argument that has one."""
     parameters = inspect.signature(function).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
-
-
-def _described(function: Callable[..., Any]) -> dict[str, str]:
-    """The description of each argument in a docstring, but for `**kwargs`."""
-    text = inspect.getdoc(function) or ""
-    found = re.search(r"^Args:\n(.*?)\n\n", text, re.M | re.S)
-    entries = re.findall(
-        r"^  (\w+): (.*?)(?=\n  \S|\Z)", found[1] if found else "", re.M | re.S
-    )
-    return {name: " ".join(told.split()) for name, told in entries}
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
 def states(calls: Iterable[PeerCall]) -> Table:

@@ -1,4 +1,4 @@
-"""Transformations of the peers' calls print, compare, hash, pickle and compile as values."""
+"""The peers' transformations print, compare, hash, pickle and compile as values."""
 
 import copy
 import functools

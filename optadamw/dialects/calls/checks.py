@@ -1,7 +1,7 @@
 """Checks that several calls share, in the words of their peers."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,19 +10,21 @@ import numpy as np
 from optadamw.base.errors import invalid, mistyped, near
 
 
-def refuse_unknown(call: str, given: Mapping[str, Any], legal: Iterable[str]) -> None:
-    """Refuse arguments that the peer does not know either.
+def refuse_unknown(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse arguments of `function` that the peer does not know either.
 
     Raises:
-      TypeError: for the first of them, with what to write instead.
+      TypeError: for the first of them, with the arguments whose names are near.
     """
+    *legal, _ = inspect.signature(function).parameters
     if not given.get("kwargs", True):
         # optax.inject_hyperparams binds the defaults, an empty `**kwargs` among them.
         given = {name: value for name, value in given.items() if name != "kwargs"}
     for name in given:
+        peer = function.__module__.split(".")[-2]
         raise TypeError(
-            f"Argument(s) not recognized by {call}: {name}={given[name]!r}. Near it: "
-            f"{near(name, legal)}."
+            f"Argument(s) not recognized by {peer}.{function.__name__}: "
+            f"{name}={given[name]!r}. Near it: {near(name, legal)}."
         )
 
 

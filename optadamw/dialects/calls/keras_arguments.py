@@ -6,82 +6,8 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.dialects.calls.call import argument
 from optadamw.dialects.calls.callables import FirstCopy, schedule
 from optadamw.dialects.calls.checks import whole
-
-NAME = argument(
-    "Accepted and shown when the transformation is printed; it has no other effect."
-)
-
-MOMENTS = {
-    "beta_1": argument("Decay rate of the first moment, in [0, 1).", "b1"),
-    "beta_2": argument("Decay rate of the second moment, in [0, 1).", "b2"),
-    "epsilon": argument(
-        "Added to the root of the second moment, before its bias is corrected "
-        '("epsilon hat").',
-        *("eps", 'eps_mode="hat"'),
-    ),
-    "amsgrad": argument(
-        "Divide by the maximum of the second moments so far, taken before their bias "
-        "is corrected.",
-        "amsgrad",
-    ),
-}
-
-CLIPS = {
-    "clipnorm": argument(
-        "Limit on the norm of each parameter's gradient.", "clip_norm"
-    ),
-    "clipvalue": argument(
-        "Limit on the magnitude of each element of the gradients.", "clip_value"
-    ),
-    "global_clipnorm": argument(
-        "Limit on the norm of all gradients together. Only one of the three clips can "
-        "be set.",
-        "clip_global_norm",
-    ),
-}
-
-SHARED = {
-    "learning_rate": argument(
-        "A float (an integer is refused), a schedule `step -> rate` of the finished "
-        "optimizer steps, or a callable without arguments, which is called on the host "
-        "at every step.",
-        "learning_rate",
-    ),
-    "weight_decay": argument(
-        "Weight decay, multiplied by the learning rate. `exclude_from_weight_decay` "
-        "leaves parameters out.",
-        "weight_decay",
-    ),
-    **MOMENTS,
-    **CLIPS,
-    "use_ema": argument(
-        "Keep an exponential moving average of the parameters, for "
-        "`finalize_variable_values(state, params)` and `optadamw.ema_of(state)`."
-    ),
-    "ema_momentum": argument("Decay rate of the average, in [0, 1].", "ema_decay"),
-    "ema_overwrite_frequency": argument(
-        "Write the average into the parameters every so many optimizer steps; None "
-        "(default) never does.",
-        "ema_overwrite_every",
-    ),
-    "name": NAME,
-}
-"""Descriptions of the arguments of `AdamW`, by name."""
-
-EXCLUSION = {
-    "optimizer": argument("The transformation that `AdamW` returned."),
-    "var_list": argument(
-        'Exact paths of parameters without weight decay, such as `["dense/bias"]`.'
-    ),
-    "var_names": argument(
-        "Regular expressions; parameters whose path matches one of them anywhere have "
-        'no weight decay, such as `["bias"]`.'
-    ),
-}
-"""Descriptions of the arguments of `exclude_from_weight_decay`, by name."""
 
 
 def rate(value: Any) -> Any:

@@ -7,57 +7,9 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import invalid, near
-from optadamw.dialects.calls.call import Argument, added, argument
 from optadamw.dialects.calls.callables import schedule
 from optadamw.dialects.calls.checks import flag, pair, scalar
 from optadamw.dialects.calls.selections import param_groups
-
-SHARED = {
-    "params": argument(
-        "None (default) for all parameters, or a list of param groups by path pattern, "
-        'such as `[{"params": "*/bias", "weight_decay": 0.0}]`. A parameter takes the '
-        "options of the first group that matches it; a parameter in no group takes the "
-        "options of the call.",
-        "groups",
-    ),
-    "lr": argument(
-        "Learning rate: a number, an array of one element, or a schedule "
-        "`step -> rate` of the finished steps, which replaces a scheduler.",
-        "learning_rate",
-    ),
-    "betas": argument(
-        "Decay rates of the first and the second moment, both floats or both arrays; "
-        "integers are refused.",
-        *("b1", "b2"),
-    ),
-    "eps": argument("Added to the root of the corrected second moment.", "eps"),
-    "weight_decay": argument(
-        "Weight decay, multiplied by the learning rate.", "weight_decay"
-    ),
-    "amsgrad": argument(
-        "Divide by the maximum of the second moments so far, taken before their bias "
-        "is corrected.",
-        "amsgrad",
-    ),
-    "maximize": argument("Ascend instead of descending.", "maximize"),
-    "foreach": argument(
-        "Accepted without effect: XLA always fuses what `foreach` batches."
-    ),
-    "capturable": argument(
-        "Accepted without effect: the step is always one compiled program."
-    ),
-    "clip_grad_norm": added(
-        "Limit on the norm of all gradients before the step, which "
-        "`torch.nn.utils.clip_grad_norm_` applies: g min(1, c / (norm + 1e-6)).",
-        *("clip_global_norm", "clip_eps=1e-6"),
-    ),
-}
-"""Descriptions of the arguments, by name."""
-
-
-def chosen(*names: str) -> dict[str, Argument]:
-    """The shared arguments of these names."""
-    return {name: SHARED[name] for name in names}
 
 
 def rate(name: str, value: Any) -> Any:

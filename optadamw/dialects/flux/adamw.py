@@ -4,65 +4,14 @@ from typing import Any
 
 from optadamw.adamw import adamw
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, argument
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import schedule
 from optadamw.dialects.calls.checks import flag, pair
 from optadamw.rules.decay import DecayMode
 from optadamw.transforms.transformation import Transformation
 
-_SHARED = {
-    "eta": argument(
-        "Learning rate: a number, or a schedule of the finished steps, which replaces "
-        "`adjust!` in a loop.",
-        "learning_rate",
-    ),
-    "beta": argument(
-        "Decay rates of the first and the second moment, a pair. `AdamW(eta, 0.01)`, "
-        "found in tutorials, gives one number and is an error, as in Julia.",
-        *("b1", "b2"),
-    ),
-}
 
-CALL = PeerCall(
-    module="flux",
-    peer="Flux / Optimisers.jl",
-    studied="Optimisers.jl 0.4.8",
-    formula="p -= eta (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + lambda p)",
-    functions={
-        "AdamW": {
-            **_SHARED,
-            "lambda_": argument(
-                "Weight decay; the underscore is there as `lambda` is a keyword of "
-                "Python.",
-                "weight_decay",
-            ),
-            "epsilon": argument("Added to the root of the second moment.", "eps"),
-            "couple": argument(
-                "Whether the decay is multiplied by eta. True is the default since "
-                "Optimisers 0.4; before that, and in old Flux (`old_AdamW`), the decay "
-                'was not multiplied. Sets `weight_decay_mode` to "lr", or to '
-                '"independent" for False.'
-            ),
-        },
-        "old_AdamW": {
-            **_SHARED,
-            "decay": argument(
-                "Share of each parameter that is taken off at each step.",
-                *("weight_decay", 'weight_decay_mode="independent"'),
-            ),
-        },
-    },
-    differs=(
-        "The powers of beta are exact to float32 rounding; Optimisers.jl keeps a "
-        "running product in the parameter's type.",
-        "Float16 parameters keep an epsilon of 1e-8, which Optimisers.jl rounds to 0.",
-        "Everything is range-checked; Optimisers.jl checks that eta is not negative.",
-    ),
-    state={"(mt, ...)": "`mu`", "(., vt, .)": "`nu`", "(..., beta_t)": "`step`"},
-)
-
-
-@CALL.transformation
+@call("flux")
 def AdamW(
     eta: ScalarOrSchedule = 0.001,
     beta: tuple[Any, Any] = (0.9, 0.999),
@@ -81,6 +30,25 @@ def AdamW(
 
     Source: Optimisers.jl 0.4.8, `src/rules.jl`.
 
+    Differs:
+      - The powers of beta are exact to float32 rounding; Optimisers.jl keeps a running
+        product in the parameter's type.
+      - Float16 parameters keep an epsilon of 1e-8, which Optimisers.jl rounds to 0.
+      - Everything is range-checked; Optimisers.jl checks that eta is not negative.
+
+    Args:
+      eta: Learning rate: a number, or a schedule of the finished steps, which replaces
+        `adjust!` in a loop. Sets `learning_rate`.
+      beta: Decay rates of the first and the second moment, a pair. `AdamW(eta, 0.01)`,
+        found in tutorials, gives one number and is an error, as in Julia. Sets `b1`,
+        `b2`.
+      lambda_: Weight decay; the underscore is there as `lambda` is a keyword of Python.
+        Sets `weight_decay`.
+      epsilon: Added to the root of the second moment. Sets `eps`.
+      couple: Whether the decay is multiplied by eta. True is the default since
+        Optimisers 0.4; before that, and in old Flux (`old_AdamW`), the decay was not
+        multiplied. Sets `weight_decay_mode` to "lr", or to "independent" for False.
+
     Example:
       >>> from optadamw.dialects import flux
       >>> flux.AdamW(3e-4, (0.9, 0.95), 0.1)
@@ -94,7 +62,7 @@ def AdamW(
     )
 
 
-@CALL.transformation
+@call("flux", like=AdamW)
 def old_AdamW(
     eta: ScalarOrSchedule = 0.001,
     beta: tuple[Any, Any] = (0.9, 0.999),
@@ -106,6 +74,10 @@ def old_AdamW(
 
     Source: Flux 0.13, `src/optimise/optimisers.jl`.
 
+    Args:
+      decay: Share of each parameter that is taken off at each step. Sets
+        `weight_decay`, `weight_decay_mode="independent"`.
+
     Example:
       >>> from optadamw.dialects import flux
       >>> tx = flux.old_AdamW(0.001, (0.9, 0.999), 1e-4)
@@ -114,3 +86,14 @@ def old_AdamW(
     return adamw(
         schedule(eta), b1, b2, weight_decay=decay, weight_decay_mode="independent"
     )
+
+
+CALL = PeerCall(
+    module="flux",
+    peer="Flux / Optimisers.jl",
+    studied="Optimisers.jl 0.4.8",
+    formula="p -= eta (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + lambda p)",
+    function=AdamW,
+    state={"(mt, ...)": "`mu`", "(., vt, .)": "`nu`", "(..., beta_t)": "`step`"},
+    others=(old_AdamW,),
+)

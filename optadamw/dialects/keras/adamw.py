@@ -6,19 +6,11 @@ from optadamw.adamw import adamw
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import PyTree, ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
-from optadamw.dialects.calls.call import PeerCall, added, argument
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import AtMicroSteps, FirstCopy, InWindows
 from optadamw.dialects.calls.checks import flags, label, refuse_unknown, whole
 from optadamw.dialects.calls.every_call import EveryCall, at_every_call
-from optadamw.dialects.calls.keras_arguments import (
-    EXCLUSION,
-    NAME,
-    SHARED,
-    average,
-    clips,
-    decay,
-    rate,
-)
+from optadamw.dialects.calls.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.calls.selections import decaying, leaving_out
 from optadamw.transforms.average import finalize
 from optadamw.transforms.ema_params import ema_params
@@ -26,93 +18,8 @@ from optadamw.transforms.skip_nonfinite import skip_nonfinite
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import with_loss_scale
 
-CALL = PeerCall(
-    module="keras",
-    peer="Keras 3",
-    studied="keras 3.15.1",
-    formula=(
-        "p -= wd lr p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)"
-    ),
-    functions={
-        "AdamW": {
-            **SHARED,
-            "loss_scale_factor": argument(
-                "The factor by which the loss was multiplied (`optadamw.scale_loss`); "
-                "gradients are divided by it.",
-                "loss_scale",
-            ),
-            "gradient_accumulation_steps": argument(
-                "Take one step with the mean of this many gradients, at least 2; None "
-                "(default) takes a step with every gradient.",
-                "accumulate_steps",
-            ),
-            "bug_compatible": added(
-                "Count as Keras counts under accumulation: schedules see gradient "
-                "calls, and the average moves and overwrites at every gradient call. "
-                "With an average the state is then a pair of States."
-            ),
-        },
-        "LossScaleOptimizer": {
-            "inner_optimizer": argument(
-                "The transformation that `AdamW` returned, without a "
-                "`loss_scale_factor`."
-            ),
-            "initial_scale": argument(
-                "The first scale, > 0.", "DynamicLossScale.initial"
-            ),
-            "dynamic_growth_steps": argument(
-                "Number of finite gradients in a row after which the scale doubles, a "
-                "whole number >= 1.",
-                "DynamicLossScale.growth_interval",
-            ),
-            "name": NAME,
-            "kwargs": argument(
-                "Other arguments are refused: they belong to `inner_optimizer`."
-            ),
-        },
-        "exclude_from_weight_decay": {
-            **EXCLUSION,
-            "bug_compatible": added(
-                "Search `var_names` in the last name of each path alone, as Keras does "
-                "on JAX and PyTorch, where the name of a layer matches nothing."
-            ),
-        },
-        "finalize_variable_values": {},
-    },
-    differs=(
-        "Schedules and the average count optimizer steps. Under accumulation Keras "
-        "counts gradient calls, so its average moves k times per step "
-        "(`bug_compatible=True`).",
-        "A callable learning rate is asked at every step; under `jit` Keras asks once.",
-        "bfloat16 parameters train, as hyperparameters stay float32. Keras rounds "
-        "beta_2=0.999 to 1.0 for them, and nothing moves.",
-        "Powers of beta are exact to float32 rounding.",
-        "An epsilon, clip, decay or rate below 0, a clip of 0 and accumulation of 0 "
-        "gradients are refused; Keras ignores them or computes nonsense.",
-        "A gradient that is not finite leaves the other parameters alone; Keras's "
-        "`global_clipnorm` turns all of them into NaN.",
-        "A parameter without a gradient keeps its average; Keras moves it on.",
-        "`finalize_variable_values` before the first step is refused; Keras writes "
-        "zeros into the model.",
-        "`exclude_from_weight_decay` searches whole paths; Keras searches the last "
-        "name of each.",
-        "Under accumulation a gradient that is None must be None in the whole window.",
-    ),
-    state={
-        "iteration": "`step` (times the accumulation steps, plus `micro_step`)",
-        "learning_rate": "not read: the rate is that of `tx`",
-        "*_momentum": "`mu`",
-        "*_velocity": "`nu`",
-        "*_velocity_hat": "`nu_max`",
-        "*_average": "`ema`",
-        "*_gradient_accumulator": "`accumulator`",
-        "dynamic_scale": "`loss_scale`",
-        "step_counter": "`growth`",
-    },
-)
 
-
-@CALL.transformation
+@call("keras")
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,
@@ -143,6 +50,57 @@ def AdamW(
 
     Source: keras 3.15.1, `base_optimizer.py`, `adam.py`, `adamw.py`.
 
+    Differs:
+      - Schedules and the average count optimizer steps. Under accumulation Keras counts
+        gradient calls, so its average moves k times per step (`bug_compatible=True`).
+      - A callable learning rate is asked at every step; under `jit` Keras asks once.
+      - bfloat16 parameters train, as hyperparameters stay float32. Keras rounds
+        beta_2=0.999 to 1.0 for them, and nothing moves.
+      - Powers of beta are exact to float32 rounding.
+      - An epsilon, clip, decay or rate below 0, a clip of 0 and accumulation of 0
+        gradients are refused; Keras ignores them or computes nonsense.
+      - A gradient that is not finite leaves the other parameters alone; Keras's
+        `global_clipnorm` turns all of them into NaN.
+      - A parameter without a gradient keeps its average; Keras moves it on.
+      - `finalize_variable_values` before the first step is refused; Keras writes zeros
+        into the model.
+      - `exclude_from_weight_decay` searches whole paths; Keras searches the last name
+        of each.
+      - Under accumulation a gradient that is None must be None in the whole window.
+
+    Args:
+      learning_rate: A float (an integer is refused), a schedule `step -> rate` of the
+        finished optimizer steps, or a callable without arguments, which is called on
+        the host at every step. Sets `learning_rate`.
+      weight_decay: Weight decay, multiplied by the learning rate.
+        `exclude_from_weight_decay` leaves parameters out. Sets `weight_decay`.
+      beta_1: Decay rate of the first moment, in [0, 1). Sets `b1`.
+      beta_2: Decay rate of the second moment, in [0, 1). Sets `b2`.
+      epsilon: Added to the root of the second moment, before its bias is corrected
+        ("epsilon hat"). Sets `eps`, `eps_mode="hat"`.
+      amsgrad: Divide by the maximum of the second moments so far, taken before their
+        bias is corrected. Sets `amsgrad`.
+      clipnorm: Limit on the norm of each parameter's gradient. Sets `clip_norm`.
+      clipvalue: Limit on the magnitude of each element of the gradients. Sets
+        `clip_value`.
+      global_clipnorm: Limit on the norm of all gradients together. Only one of the
+        three clips can be set. Sets `clip_global_norm`.
+      use_ema: Keep an exponential moving average of the parameters, for
+        `finalize_variable_values(state, params)` and `optadamw.ema_of(state)`.
+      ema_momentum: Decay rate of the average, in [0, 1]. Sets `ema_decay`.
+      ema_overwrite_frequency: Write the average into the parameters every so many
+        optimizer steps; None (default) never does. Sets `ema_overwrite_every`.
+      loss_scale_factor: The factor by which the loss was multiplied
+        (`optadamw.scale_loss`); gradients are divided by it. Sets `loss_scale`.
+      gradient_accumulation_steps: Take one step with the mean of this many gradients,
+        at least 2; None (default) takes a step with every gradient. Sets
+        `accumulate_steps`.
+      name: Accepted and shown when the transformation is printed; it has no other
+        effect.
+      bug_compatible: Count as Keras counts under accumulation: schedules see gradient
+        calls, and the average moves and overwrites at every gradient call. With an
+        average the state is then a pair of States.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from optadamw.dialects import keras
@@ -152,7 +110,7 @@ def AdamW(
       >>> tx
       keras.AdamW(0.01, global_clipnorm=1.0)
     """
-    refuse_unknown("keras.AdamW", kwargs, CALL.arguments)
+    refuse_unknown(AdamW, kwargs)
     flags(amsgrad=amsgrad, bug_compatible=bug_compatible, none=False)
     label("name", name)
     every = whole("gradient_accumulation_steps", gradient_accumulation_steps, 2, "is 1")
@@ -189,7 +147,7 @@ def _at_every_call(averaged: dict[str, Any], every: int) -> Transformation:
     )
 
 
-@CALL.transformation
+@call("keras")
 def LossScaleOptimizer(
     inner_optimizer: Transformation,
     initial_scale: float = 2.0**15,
@@ -207,6 +165,16 @@ def LossScaleOptimizer(
     Under accumulation a micro-batch that overflows is left out, and its window waits
     for another one. The scale stays a normal float32 number; Keras's can become 0 or
     infinite.
+
+    Args:
+      inner_optimizer: The transformation that `AdamW` returned, without a
+        `loss_scale_factor`.
+      initial_scale: The first scale, > 0. Sets `DynamicLossScale.initial`.
+      dynamic_growth_steps: Number of finite gradients in a row after which the scale
+        doubles, a whole number >= 1. Sets `DynamicLossScale.growth_interval`.
+      name: Accepted and shown when the transformation is printed; it has no other
+        effect.
+      **kwargs: Other arguments are refused: they belong to `inner_optimizer`.
 
     Example:
       >>> from optadamw.dialects import keras
@@ -248,7 +216,7 @@ def LossScaleOptimizer(
     return skip_nonfinite(tx, on_bad_micro_step="wait")
 
 
-@CALL.transformation
+@call("keras")
 def exclude_from_weight_decay(
     optimizer: Any,
     var_list: list[str] | None = None,
@@ -260,6 +228,15 @@ def exclude_from_weight_decay(
 
     Transformations are values, so this returns another one. A second call replaces the
     choice of the first, as in Keras.
+
+    Args:
+      optimizer: The transformation that `AdamW` returned.
+      var_list: Exact paths of parameters without weight decay, such as
+        `["dense/bias"]`.
+      var_names: Regular expressions; parameters whose path matches one of them anywhere
+        have no weight decay, such as `["bias"]`.
+      bug_compatible: Search `var_names` in the last name of each path alone, as Keras
+        does on JAX and PyTorch, where the name of a layer matches nothing.
 
     Example:
       >>> from optadamw.dialects import keras
@@ -295,3 +272,27 @@ def finalize_variable_values(state: PyTree, params: PyTree) -> PyTree:
       >>> params = keras.finalize_variable_values(state, params)
     """
     return finalize(state, params)
+
+
+CALL = PeerCall(
+    module="keras",
+    peer="Keras 3",
+    studied="keras 3.15.1",
+    formula=(
+        "p -= wd lr p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)"
+    ),
+    function=AdamW,
+    state={
+        "iteration": "`step` (times the accumulation steps, plus `micro_step`)",
+        "learning_rate": "not read: the rate is that of `tx`",
+        "*_momentum": "`mu`",
+        "*_velocity": "`nu`",
+        "*_velocity_hat": "`nu_max`",
+        "*_average": "`ema`",
+        "*_gradient_accumulator": "`accumulator`",
+        "dynamic_scale": "`loss_scale`",
+        "step_counter": "`growth`",
+    },
+    ours=("bug_compatible",),
+    others=(LossScaleOptimizer, exclude_from_weight_decay, finalize_variable_values),
+)

@@ -4,56 +4,13 @@ from typing import Any
 
 from optadamw.adamw import adamw
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, added, argument
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import schedule
 from optadamw.dialects.calls.checks import flag, pair
 from optadamw.transforms.transformation import Transformation
 
-CALL = PeerCall(
-    module="mlx",
-    peer="MLX",
-    studied="mlx 0.32.4",
-    formula="p -= lr wd p; p -= lr m / (sqrt(v) + eps), no bias correction by default",
-    functions={
-        "AdamW": {
-            "learning_rate": argument(
-                "A number, or a schedule of the finished steps.", "learning_rate"
-            ),
-            "betas": argument(
-                "Decay rates of the first and the second moment.", *("b1", "b2")
-            ),
-            "eps": argument("Added to the root of the second moment.", "eps"),
-            "weight_decay": argument(
-                "Weight decay, multiplied by the learning rate.", "weight_decay"
-            ),
-            "bias_correction": argument(
-                "Whether to divide the moments by `1 - beta^t`.", "bias_correction"
-            ),
-            "clip_grad_norm": added(
-                "Limit on the norm of all gradients before the step, which "
-                "`mlx.optimizers.clip_grad_norm(grads, value)` applies.",
-                *("clip_global_norm", "clip_eps=1e-6"),
-            ),
-        },
-    },
-    differs=(
-        "A parameter keeps its dtype; in MLX a float32 gradient makes a bfloat16 "
-        "parameter float32.",
-        "Moments are float32; in MLX they have the dtype of the gradients.",
-        "Negative rates and decays are refused.",
-        "A scheduled weight decay works.",
-        "Complex parameters are pairs of reals.",
-    ),
-    state={
-        "step": "`step`",
-        "learning_rate": "not read: the rate is that of `tx`",
-        "*.m": "`mu`",
-        "*.v": "`nu`",
-    },
-)
 
-
-@CALL.transformation
+@call("mlx")
 def AdamW(
     learning_rate: ScalarOrSchedule,
     betas: Any = (0.9, 0.999),
@@ -74,6 +31,26 @@ def AdamW(
 
     Source: mlx 0.32.4, `mlx/optimizers/optimizers.py`.
 
+    Differs:
+      - A parameter keeps its dtype; in MLX a float32 gradient makes a bfloat16
+        parameter float32.
+      - Moments are float32; in MLX they have the dtype of the gradients.
+      - Negative rates and decays are refused.
+      - A scheduled weight decay works.
+      - Complex parameters are pairs of reals.
+
+    Args:
+      learning_rate: A number, or a schedule of the finished steps. Sets
+        `learning_rate`.
+      betas: Decay rates of the first and the second moment. Sets `b1`, `b2`.
+      eps: Added to the root of the second moment. Sets `eps`.
+      weight_decay: Weight decay, multiplied by the learning rate. Sets `weight_decay`.
+      bias_correction: Whether to divide the moments by `1 - beta^t`. Sets
+        `bias_correction`.
+      clip_grad_norm: Limit on the norm of all gradients before the step, which
+        `mlx.optimizers.clip_grad_norm(grads, value)` applies. Sets `clip_global_norm`,
+        `clip_eps=1e-6`.
+
     Example:
       >>> from optadamw.dialects import mlx
       >>> tx = mlx.AdamW(learning_rate=1e-3, betas=[0.9, 0.95], weight_decay=0.1)
@@ -90,3 +67,19 @@ def AdamW(
         clip_global_norm=clip_grad_norm,
         clip_eps=None if clip_grad_norm is None else 1e-6,
     )
+
+
+CALL = PeerCall(
+    module="mlx",
+    peer="MLX",
+    studied="mlx 0.32.4",
+    formula="p -= lr wd p; p -= lr m / (sqrt(v) + eps), no bias correction by default",
+    function=AdamW,
+    state={
+        "step": "`step`",
+        "learning_rate": "not read: the rate is that of `tx`",
+        "*.m": "`mu`",
+        "*.v": "`nu`",
+    },
+    ours=("clip_grad_norm",),
+)

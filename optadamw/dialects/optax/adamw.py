@@ -4,7 +4,7 @@ from typing import Any
 
 from optadamw.adamw import adamw as _adamw
 from optadamw.base.types import DTypeLike, ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, argument
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flags
 from optadamw.rules.adam import Corrected
 from optadamw.transforms.amsgrad_max import amsgrad_max
@@ -13,64 +13,8 @@ from optadamw.transforms.scale_by_adam import scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
 from optadamw.transforms.transformation import Transformation
 
-_AMSGRAD = {
-    "learning_rate": argument("A number, an array or a schedule.", "learning_rate"),
-    "b1": argument("Decay rate of the first moment.", "b1"),
-    "b2": argument("Decay rate of the second moment.", "b2"),
-    "eps": argument("Added to the root of the corrected second moment.", "eps"),
-    "eps_root": argument(
-        "Added to the corrected second moment, under the root.", "eps_root"
-    ),
-    "mu_dtype": argument("The dtype in which the first moment is kept.", "mu_dtype"),
-}
-_ADAMW = {
-    **_AMSGRAD,
-    "weight_decay": argument(
-        "Weight decay, a number or a schedule, multiplied by the learning rate.",
-        "weight_decay",
-    ),
-    "mask": argument("The parameters that decay; None (default) is all.", "mask"),
-    "nesterov": argument("Look ahead by one step of momentum.", "nesterov"),
-}
 
-CALL = PeerCall(
-    module="optax",
-    peer="Optax",
-    studied="optax 0.2.8",
-    formula="p -= lr (m^ / (sqrt(v^ + eps_root) + eps) + wd p)",
-    functions={
-        "adamw": _ADAMW,
-        "nadamw": _ADAMW,
-        "amsgrad": {
-            **_AMSGRAD,
-            "bias_correction_mu": argument(
-                "Whether to divide the first moment by `1 - b1^t`."
-            ),
-            "bias_correction_nu": argument(
-                "Whether to divide the second moment by `1 - b2^t`."
-            ),
-        },
-    },
-    differs=(
-        "Bias corrections are exact to float32 rounding; Optax's are off by 1.3e-5 at "
-        "the first step.",
-        "Moments of 16-bit parameters are float32: in 16 bits a second moment freezes.",
-        "`learning_rate=None`, with which Optax ascends, is refused, and so are values "
-        "out of range.",
-        "Complex parameters are pairs of reals; Optax takes the magnitude.",
-    ),
-    state={
-        "ScaleByAdamState.count": "`step`",
-        "mu": "`mu`",
-        "nu": "`nu`",
-        "ScaleByAmsgradState.nu_max": "`nu_max`, of the corrected moments",
-        "MultiStepsState.acc_grads": "`accumulator`, times the micro-steps",
-        "MultiStepsState.mini_step": "`micro_step`, `weight`",
-    },
-)
-
-
-@CALL.transformation
+@call("optax")
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -89,6 +33,26 @@ def adamw(
 
     Source: optax 0.2.8, `optax/_src/alias.py`.
 
+    Differs:
+      - Bias corrections are exact to float32 rounding; Optax's are off by 1.3e-5 at the
+        first step.
+      - Moments of 16-bit parameters are float32: in 16 bits a second moment freezes.
+      - `learning_rate=None`, with which Optax ascends, is refused, and so are values
+        out of range.
+      - Complex parameters are pairs of reals; Optax takes the magnitude.
+
+    Args:
+      learning_rate: A number, an array or a schedule. Sets `learning_rate`.
+      b1: Decay rate of the first moment. Sets `b1`.
+      b2: Decay rate of the second moment. Sets `b2`.
+      eps: Added to the root of the corrected second moment. Sets `eps`.
+      eps_root: Added to the corrected second moment, under the root. Sets `eps_root`.
+      mu_dtype: The dtype in which the first moment is kept. Sets `mu_dtype`.
+      weight_decay: Weight decay, a number or a schedule, multiplied by the learning
+        rate. Sets `weight_decay`.
+      mask: The parameters that decay; None (default) is all. Sets `mask`.
+      nesterov: Look ahead by one step of momentum. Sets `nesterov`.
+
     Example:
       >>> from optadamw.dialects import optax
       >>> tx = optax.adamw(1e-3, weight_decay=0.1)
@@ -99,7 +63,7 @@ def adamw(
     )  # fmt: skip
 
 
-@CALL.transformation
+@call("optax", like=adamw)
 def nadamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -126,7 +90,7 @@ def nadamw(
     )  # fmt: skip
 
 
-@CALL.transformation
+@call("optax", like=adamw)
 def amsgrad(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -143,6 +107,10 @@ def amsgrad(
 
     Source: optax 0.2.8, `optax/_src/alias.py`, `transform.py`. With decay:
     `optadamw.adamw(..., amsgrad="corrected")`.
+
+    Args:
+      bias_correction_mu: Whether to divide the first moment by `1 - b1^t`.
+      bias_correction_nu: Whether to divide the second moment by `1 - b2^t`.
 
     Example:
       >>> from optadamw.dialects import optax
@@ -169,3 +137,21 @@ def amsgrad(
     )
     rate = scale_by_learning_rate(learning_rate)
     return chain(adam, amsgrad_max("corrected"), rate)
+
+
+CALL = PeerCall(
+    module="optax",
+    peer="Optax",
+    studied="optax 0.2.8",
+    formula="p -= lr (m^ / (sqrt(v^ + eps_root) + eps) + wd p)",
+    function=adamw,
+    state={
+        "ScaleByAdamState.count": "`step`",
+        "mu": "`mu`",
+        "nu": "`nu`",
+        "ScaleByAmsgradState.nu_max": "`nu_max`, of the corrected moments",
+        "MultiStepsState.acc_grads": "`accumulator`, times the micro-steps",
+        "MultiStepsState.mini_step": "`micro_step`, `weight`",
+    },
+    others=(nadamw, amsgrad),
+)

@@ -6,11 +6,11 @@ from typing import Any
 from optadamw.adamw import adamw
 from optadamw.base.errors import invalid
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, argument
+from optadamw.dialects import torch
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.torch_arguments import (
     both,
-    chosen,
     clipped,
     grouped,
     rate,
@@ -18,66 +18,8 @@ from optadamw.dialects.calls.torch_arguments import (
 )
 from optadamw.transforms.transformation import Transformation
 
-_FLAGS = {
-    **chosen("foreach"),
-    "triton": argument(
-        "Accepted without effect: the step is always one compiled program."
-    ),
-}
 
-CALL = PeerCall(
-    module="optimi",
-    peer="optimi",
-    studied="torch-optimi 0.3.3",
-    formula="p -= lr wd p [or lr / max_lr wd p]; p -= lr m^ / (sqrt(v^) + eps)",
-    functions={
-        "AdamW": {
-            **chosen("params", "lr", "betas", "eps"),
-            "weight_decay": argument(
-                "Weight decay, multiplied by the learning rate, or by `lr / max_lr` "
-                "with `decouple_lr=True`.",
-                "weight_decay",
-            ),
-            "decouple_lr": argument(
-                "Multiply the decay by `lr / max_lr` alone. A decay of 1e-3 or more is "
-                "large then, and a warning says so.",
-                'weight_decay_mode="schedule"',
-            ),
-            "max_lr": argument(
-                "The largest value of the schedule `lr`. None (default) takes `lr`, if "
-                "that is a number.",
-                "max_learning_rate",
-            ),
-            "kahan_sum": argument(
-                "True writes 16-bit parameters with Kahan compensation, and is refused "
-                "without such parameters. None (default) and False round to nearest.",
-                'commit="kahan"',
-            ),
-            "gradient_release": argument(
-                "Only False is accepted: a compiled step has all gradients at once."
-            ),
-            **_FLAGS,
-            **chosen("clip_grad_norm"),
-        },
-    },
-    differs=(
-        "16-bit parameters are rounded to nearest once unless `kahan_sum=True`, whose "
-        "compensation covers the decay too. In optimi compensation is the default and "
-        "does not cover the decay.",
-        "Gradients are left as they are; optimi writes into them.",
-        "All parameters have one count of steps. A parameter that gets its first "
-        "gradient late starts at that count, as in optimi.",
-        "The betas and eps are those of a float32 step.",
-    ),
-    state={
-        "step": "`step`",
-        "exp_avg": "`mu`, times 1 - b1^t",
-        "exp_avg_sq": "`nu`, times 1 - b2^t",
-    },
-)
-
-
-@CALL.transformation
+@call("optimi", like=torch.AdamW)
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule | None = None,
@@ -101,6 +43,29 @@ def AdamW(
     with the bias-corrected moments m^ and v^, which optimi also stores.
 
     Source: torch-optimi 0.3.3, `optimi/adamw.py`.
+
+    Differs:
+      - 16-bit parameters are rounded to nearest once unless `kahan_sum=True`, whose
+        compensation covers the decay too. In optimi compensation is the default and
+        does not cover the decay.
+      - Gradients are left as they are; optimi writes into them.
+      - All parameters have one count of steps. A parameter that gets its first gradient
+        late starts at that count, as in optimi.
+      - The betas and eps are those of a float32 step.
+
+    Args:
+      weight_decay: Weight decay, multiplied by the learning rate, or by `lr / max_lr`
+        with `decouple_lr=True`. Sets `weight_decay`.
+      decouple_lr: Multiply the decay by `lr / max_lr` alone. A decay of 1e-3 or more is
+        large then, and a warning says so. Sets `weight_decay_mode="schedule"`.
+      max_lr: The largest value of the schedule `lr`. None (default) takes `lr`, if that
+        is a number. Sets `max_learning_rate`.
+      kahan_sum: True writes 16-bit parameters with Kahan compensation, and is refused
+        without such parameters. None (default) and False round to nearest. Sets
+        `commit="kahan"`.
+      triton: Accepted without effect: the step is always one compiled program.
+      gradient_release: Only False is accepted: a compiled step has all gradients at
+        once.
 
     Example:
       >>> from optadamw.dialects import optimi
@@ -136,5 +101,20 @@ def AdamW(
         weight_decay=weight_decay,
         **options,
         **both(betas),
-        **grouped(params, names, _FLAGS),
+        **grouped(params, names, ("foreach", "triton")),
     )
+
+
+CALL = PeerCall(
+    module="optimi",
+    peer="optimi",
+    studied="torch-optimi 0.3.3",
+    formula="p -= lr wd p [or lr / max_lr wd p]; p -= lr m^ / (sqrt(v^) + eps)",
+    function=AdamW,
+    state={
+        "step": "`step`",
+        "exp_avg": "`mu`, times 1 - b1^t",
+        "exp_avg_sq": "`nu`, times 1 - b2^t",
+    },
+    ours=("clip_grad_norm",),
+)

@@ -5,59 +5,15 @@ from typing import Any
 from optadamw.adamw import adamw as _adamw
 from optadamw.base.errors import mistyped
 from optadamw.base.types import Number, ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, argument
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import Times
 from optadamw.dialects.calls.checks import takes
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
 from optadamw.transforms.transformation import Transformation
 
-_ARGUMENTS = {
-    "alpha": argument(
-        "The initial learning rate, a number; `eta` is the schedule.",
-        *("learning_rate", "max_learning_rate"),
-    ),
-    "beta_1": argument("Decay rate of the first moment.", "b1"),
-    "beta_2": argument("Decay rate of the second moment.", "b2"),
-    "epsilon": argument("Added to the root of the second moment.", "eps"),
-    "lambda_": argument(
-        "Weight decay, a number or a schedule.",
-        *("weight_decay", 'weight_decay_mode="schedule"'),
-    ),
-    "eta": argument(
-        "The schedule multiplier, a schedule of the finished steps. None (default) "
-        "is 1."
-    ),
-}
 
-CALL = PeerCall(
-    module="paper",
-    peer="the paper",
-    studied="arXiv 1711.05101v3",
-    formula="p -= eta_t (alpha m^ / (sqrt(v^) + epsilon) + lambda p)",
-    functions={
-        "adamw": _ARGUMENTS,
-        "authors_adamw": {
-            **_ARGUMENTS,
-            "epsilon": argument(
-                "Added to the root of the second moment, before its bias is corrected "
-                '("epsilon hat").',
-                *("eps", 'eps_mode="hat"'),
-            ),
-        },
-        "cosine_warm_restarts": {},
-        "normalized_weight_decay": {},
-    },
-    differs=(
-        "`authors_adamw` is the authors' code, whose epsilon stands elsewhere than in "
-        "their text. With their step-wise schedule the code forgets the decay; that is "
-        "not copied.",
-    ),
-    state={},
-)
-
-
-@CALL.transformation
+@call("paper")
 def adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -81,6 +37,22 @@ def adamw(
         eta = cosine_warm_restarts(steps, factor=2)
         lambda_ = normalized_weight_decay(0.05, restarts=eta)
 
+    Differs:
+      - `authors_adamw` is the authors' code, whose epsilon stands elsewhere than in
+        their text. With their step-wise schedule the code forgets the decay; that is
+        not copied.
+
+    Args:
+      alpha: The initial learning rate, a number; `eta` is the schedule. Sets
+        `learning_rate`, `max_learning_rate`.
+      beta_1: Decay rate of the first moment. Sets `b1`.
+      beta_2: Decay rate of the second moment. Sets `b2`.
+      epsilon: Added to the root of the second moment. Sets `eps`.
+      lambda_: Weight decay, a number or a schedule. Sets `weight_decay`,
+        `weight_decay_mode="schedule"`.
+      eta: The schedule multiplier, a schedule of the finished steps. None (default) is
+        1.
+
     Example:
       >>> from optadamw.dialects import paper
       >>> eta = paper.cosine_warm_restarts(1000, factor=2)
@@ -89,7 +61,7 @@ def adamw(
     return _algorithm(alpha, beta_1, beta_2, epsilon, lambda_, eta, "outside")
 
 
-@CALL.transformation
+@call("paper", like=adamw)
 def authors_adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -108,6 +80,10 @@ def authors_adamw(
     and its decay `normalized_weight_decay(0.0005, ...)`.
 
     Source: loshchil/AdamW-and-SGDW at 0ae5185b.
+
+    Args:
+      epsilon: Added to the root of the second moment, before its bias is corrected
+        ("epsilon hat"). Sets `eps`, `eps_mode="hat"`.
 
     Example:
       >>> from optadamw.dialects import paper
@@ -147,3 +123,14 @@ def _algorithm(
         max_learning_rate=alpha,
         eps_mode=eps_mode,
     )
+
+
+CALL = PeerCall(
+    module="paper",
+    peer="the paper",
+    studied="arXiv 1711.05101v3",
+    formula="p -= eta_t (alpha m^ / (sqrt(v^) + epsilon) + lambda p)",
+    function=adamw,
+    state={},
+    others=(authors_adamw, cosine_warm_restarts, normalized_weight_decay),
+)

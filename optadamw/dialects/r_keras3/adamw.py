@@ -7,29 +7,12 @@ import numpy as np
 from optadamw.base.errors import invalid
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import keras
-from optadamw.dialects.calls.call import PeerCall
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import refuse_unknown
 from optadamw.transforms.transformation import Transformation
 
-CALL = PeerCall(
-    module="r_keras3",
-    peer="R keras3",
-    studied="keras3 1.5.1 for R, on Keras 3",
-    formula=keras.CALL.formula,
-    functions={
-        "optimizer_adam_w": keras.CALL.arguments,
-        "optimizer_loss_scale": keras.CALL.functions["LossScaleOptimizer"],
-    },
-    differs=(
-        "Numbers of steps must be whole: 2 and 2L are accepted, 2.5 is refused; R cuts "
-        "it to 2.",
-        *keras.CALL.differs,
-    ),
-    state=keras.CALL.state,
-)
 
-
-@CALL.transformation
+@call("r_keras3", like=keras.AdamW)
 def optimizer_adam_w(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,
@@ -57,33 +40,43 @@ def optimizer_adam_w(
 
     Source: R keras3 1.5.1, `R/optimizers.R`.
 
+    Differs:
+      - Numbers of steps must be whole: 2 and 2L are accepted, 2.5 is refused; R cuts it
+        to 2.
+      - Schedules and the average count optimizer steps. Under accumulation Keras counts
+        gradient calls, so its average moves k times per step (`bug_compatible=True`).
+      - A callable learning rate is asked at every step; under `jit` Keras asks once.
+      - bfloat16 parameters train, as hyperparameters stay float32. Keras rounds
+        beta_2=0.999 to 1.0 for them, and nothing moves.
+      - Powers of beta are exact to float32 rounding.
+      - An epsilon, clip, decay or rate below 0, a clip of 0 and accumulation of 0
+        gradients are refused; Keras ignores them or computes nonsense.
+      - A gradient that is not finite leaves the other parameters alone; Keras's
+        `global_clipnorm` turns all of them into NaN.
+      - A parameter without a gradient keeps its average; Keras moves it on.
+      - `finalize_variable_values` before the first step is refused; Keras writes zeros
+        into the model.
+      - `exclude_from_weight_decay` searches whole paths; Keras searches the last name
+        of each.
+      - Under accumulation a gradient that is None must be None in the whole window.
+
     Example:
       >>> from optadamw.dialects import r_keras3
       >>> r_keras3.optimizer_adam_w(learning_rate=0.01, gradient_accumulation_steps=4.0)
       r_keras3.optimizer_adam_w(0.01, gradient_accumulation_steps=4.0)
     """
-    refuse_unknown("r_keras3.optimizer_adam_w", kwargs, CALL.arguments)
+    refuse_unknown(optimizer_adam_w, kwargs)
     return keras.AdamW(
-        learning_rate,
-        weight_decay,
-        beta_1,
-        beta_2,
-        epsilon,
-        amsgrad,
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
+        learning_rate, weight_decay, beta_1, beta_2, epsilon, amsgrad,
+        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         _as_integer("ema_overwrite_frequency", ema_overwrite_frequency),
         loss_scale_factor,
         _as_integer("gradient_accumulation_steps", gradient_accumulation_steps),
-        name,
-        bug_compatible=bug_compatible,
-    )
+        name, bug_compatible=bug_compatible,
+    )  # fmt: skip
 
 
-@CALL.transformation
+@call("r_keras3", like=keras.LossScaleOptimizer)
 def optimizer_loss_scale(
     inner_optimizer: Transformation,
     initial_scale: float = 32768.0,
@@ -114,3 +107,15 @@ def _as_integer(name: str, value: Any) -> Any:
             raise invalid(name, "a whole number", value, "R would cut it in silence.")
         return int(value)
     return value
+
+
+CALL = PeerCall(
+    module="r_keras3",
+    peer="R keras3",
+    studied="keras3 1.5.1 for R, on Keras 3",
+    formula=keras.CALL.formula,
+    function=optimizer_adam_w,
+    state=keras.CALL.state,
+    ours=("bug_compatible",),
+    others=(optimizer_loss_scale,),
+)

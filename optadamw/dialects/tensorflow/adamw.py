@@ -5,54 +5,17 @@ from typing import Any
 from optadamw.adamw import adamw
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import keras
-from optadamw.dialects.calls.call import PeerCall, argument
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flags, label, refuse_unknown
-from optadamw.dialects.calls.keras_arguments import (
-    EXCLUSION,
-    SHARED,
-    average,
-    clips,
-    decay,
-    rate,
-)
+from optadamw.dialects.calls.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.calls.selections import decaying, leaving_out
 from optadamw.dialects.keras import (
     finalize_variable_values as finalize_variable_values,
 )
 from optadamw.transforms.transformation import Transformation
 
-CALL = PeerCall(
-    module="tensorflow",
-    peer="TensorFlow (tf.keras 2)",
-    studied="TensorFlow 2.14",
-    formula=keras.CALL.formula,
-    functions={
-        "AdamW": {
-            **SHARED,
-            "jit_compile": argument(
-                "Accepted without effect: `jax.jit` decides whether a step is compiled."
-            ),
-        },
-        "exclude_from_weight_decay": EXCLUSION,
-        "finalize_variable_values": {},
-    },
-    differs=(
-        "A callable learning rate is asked at every step, also when compiled.",
-        "bfloat16 parameters train; there beta_2=0.999 becomes 1.0.",
-        "A clip of 0, rates and decays below 0, betas outside [0, 1) are refused.",
-        "A gradient that is not finite leaves the other parameters alone.",
-    ),
-    state={
-        "iteration": "`step`",
-        "*m*, momentums": "`mu`",
-        "*v*, velocities": "`nu`",
-        "velocity_hats": "`nu_max`",
-        "*_average": "`ema`",
-    },
-)
 
-
-@CALL.transformation
+@call("tensorflow", like=keras.AdamW)
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,
@@ -81,11 +44,21 @@ def AdamW(
 
     Source: tf.keras of TensorFlow 2.14, `keras/optimizers/adamw.py`.
 
+    Differs:
+      - A callable learning rate is asked at every step, also when compiled.
+      - bfloat16 parameters train; Keras 2 rounds beta_2=0.999 to 1.0 for them.
+      - A clip of 0, rates and decays below 0, betas outside [0, 1) are refused.
+      - A gradient that is not finite leaves the other parameters alone.
+
+    Args:
+      jit_compile: Accepted without effect: `jax.jit` decides whether a step is
+        compiled.
+
     Example:
       >>> from optadamw.dialects import tensorflow
       >>> tx = tensorflow.AdamW(learning_rate=0.01, use_ema=True)
     """
-    refuse_unknown("tensorflow.AdamW", kwargs, CALL.arguments)
+    refuse_unknown(AdamW, kwargs)
     label("name", name)
     flags(amsgrad=amsgrad, jit_compile=jit_compile, none=False)
     return adamw(
@@ -101,7 +74,7 @@ def AdamW(
     )
 
 
-@CALL.transformation
+@call("tensorflow", like=keras.exclude_from_weight_decay)
 def exclude_from_weight_decay(
     optimizer: Transformation,
     var_list: list[str] | None = None,
@@ -116,3 +89,20 @@ def exclude_from_weight_decay(
       ... )
     """
     return decaying(optimizer, leaving_out(var_list, var_names))
+
+
+CALL = PeerCall(
+    module="tensorflow",
+    peer="TensorFlow (tf.keras 2)",
+    studied="TensorFlow 2.14",
+    formula=keras.CALL.formula,
+    function=AdamW,
+    state={
+        "iteration": "`step`",
+        "*m*, momentums": "`mu`",
+        "*v*, velocities": "`nu`",
+        "velocity_hats": "`nu_max`",
+        "*_average": "`ema`",
+    },
+    others=(exclude_from_weight_decay, finalize_variable_values),
+)

@@ -7,72 +7,17 @@ from optadamw.adamw import adamw
 from optadamw.base.errors import invalid
 from optadamw.base.patterns import Excluded, Patterns
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, added, argument
+from optadamw.dialects import keras
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import InverseTime, schedule
 from optadamw.dialects.calls.checks import flags, label, refuse_unknown
-from optadamw.dialects.calls.keras_arguments import CLIPS, MOMENTS, NAME
 from optadamw.dialects.calls.selections import exactly, names, searched
 from optadamw.transforms.transformation import Transformation
 
 _RATE = 0.001
 
-CALL = PeerCall(
-    module="tensorflow_addons",
-    peer="TensorFlow Addons",
-    studied="tensorflow-addons 0.23",
-    formula="p -= wd p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)",
-    functions={
-        "AdamW": {
-            "weight_decay": argument(
-                "Weight decay, not multiplied by the learning rate. Like the learning "
-                "rate, the betas and epsilon it is a number, an array, a schedule of "
-                "the finished steps, or a callable without arguments.",
-                *("weight_decay", 'weight_decay_mode="independent"'),
-            ),
-            "learning_rate": argument("Learning rate.", "learning_rate"),
-            **MOMENTS,
-            "name": NAME,
-            "exclude_from_weight_decay": argument(
-                "Regular expressions; parameters whose path matches one of them "
-                "anywhere have no weight decay.",
-                "mask",
-            ),
-            "decay_var_list": argument(
-                "Exact paths of the only parameters that decay. If it is given, "
-                "`exclude_from_weight_decay` has no effect."
-            ),
-            "clipnorm": CLIPS["clipnorm"],
-            "clipvalue": argument(
-                "Limit on the magnitude of each element of the gradients, before the "
-                "norms.",
-                "clip_value",
-            ),
-            "global_clipnorm": argument(
-                "Limit on the norm of all gradients together; not with `clipnorm`.",
-                "clip_global_norm",
-            ),
-            "decay": argument(
-                "The learning rate becomes `learning_rate / (1 + decay * step)`."
-            ),
-            "lr": argument("Another name of `learning_rate`."),
-            "bug_compatible": added("Read an epsilon of 0 as 1e-7."),
-        },
-    },
-    differs=(
-        "Functions are asked at every step, also when compiled.",
-        "An epsilon of 0 is refused; TensorFlow Addons replaces it by 1e-7 "
-        "(`bug_compatible=True`).",
-        "An empty `decay_var_list` is refused; TensorFlow Addons ignores it and decays "
-        "everything.",
-        "All rows of a parameter decay; in TensorFlow Addons only the rows that a "
-        "sparse gradient names.",
-        "A clip of 0 is refused.",
-    ),
-    state={"iter": "`step`", "m": "`mu`", "v": "`nu`", "vhat": "`nu_max`"},
-)
 
-
-@CALL.transformation
+@call("tensorflow_addons", like=keras.AdamW)
 def AdamW(
     weight_decay: ScalarOrSchedule,
     learning_rate: ScalarOrSchedule = _RATE,
@@ -102,11 +47,39 @@ def AdamW(
     Source: TensorFlow Addons 0.23, `weight_decay_optimizers.py`, on the optimizers of
     `tf.keras.optimizers.legacy`.
 
+    Differs:
+      - Functions are asked at every step, also when compiled.
+      - An epsilon of 0 is refused; TensorFlow Addons replaces it by 1e-7
+        (`bug_compatible=True`).
+      - An empty `decay_var_list` is refused; TensorFlow Addons ignores it and decays
+        everything.
+      - All rows of a parameter decay; in TensorFlow Addons only the rows that a sparse
+        gradient names.
+      - A clip of 0 is refused.
+
+    Args:
+      weight_decay: Weight decay, not multiplied by the learning rate. Like the learning
+        rate, the betas and epsilon it is a number, an array, a schedule of the finished
+        steps, or a callable without arguments. Sets `weight_decay`,
+        `weight_decay_mode="independent"`.
+      learning_rate: Learning rate. Sets `learning_rate`.
+      exclude_from_weight_decay: Regular expressions; parameters whose path matches one
+        of them anywhere have no weight decay. Sets `mask`.
+      decay_var_list: Exact paths of the only parameters that decay. If it is given,
+        `exclude_from_weight_decay` has no effect.
+      clipvalue: Limit on the magnitude of each element of the gradients, before the
+        norms. Sets `clip_value`.
+      global_clipnorm: Limit on the norm of all gradients together; not with `clipnorm`.
+        Sets `clip_global_norm`.
+      decay: The learning rate becomes `learning_rate / (1 + decay * step)`.
+      lr: Another name of `learning_rate`.
+      bug_compatible: Read an epsilon of 0 as 1e-7.
+
     Example:
       >>> from optadamw.dialects import tensorflow_addons
       >>> tx = tensorflow_addons.AdamW(1e-4, learning_rate=1e-3)
     """
-    refuse_unknown("tensorflow_addons.AdamW", kwargs, CALL.arguments)
+    refuse_unknown(AdamW, kwargs)
     label("name", name)
     flags(amsgrad=amsgrad, bug_compatible=bug_compatible, none=False)
     if clipnorm is not None and global_clipnorm is not None:
@@ -161,3 +134,14 @@ def _mask(only: Any, but: Any) -> Any:
         expressions = searched("exclude_from_weight_decay", but)
         return Patterns(tuple(Excluded(expression) for expression in expressions))
     return None
+
+
+CALL = PeerCall(
+    module="tensorflow_addons",
+    peer="TensorFlow Addons",
+    studied="tensorflow-addons 0.23",
+    formula="p -= wd p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)",
+    function=AdamW,
+    state={"iter": "`step`", "m": "`mu`", "v": "`nu`", "vhat": "`nu_max`"},
+    ours=("bug_compatible",),
+)

@@ -5,11 +5,11 @@ from typing import Any
 from optadamw.adamw import adamw
 from optadamw.base.errors import invalid
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import PeerCall, added, argument
+from optadamw.dialects import torch
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.torch_arguments import (
     both,
-    chosen,
     clipped,
     grouped,
     rate,
@@ -17,56 +17,8 @@ from optadamw.dialects.calls.torch_arguments import (
 )
 from optadamw.transforms.transformation import Transformation
 
-_FLAGS = ("foreach", "capturable")
-_NADAMW = {
-    **chosen("params", "lr", "betas", "eps"),
-    "weight_decay": argument(
-        "Weight decay, multiplied by the learning rate, or by its square over the "
-        "largest with `corrected_weight_decay=True`.",
-        "weight_decay",
-    ),
-    "caution": argument(
-        "Set the step to zero wherever its sign is not that of the gradient.", "caution"
-    ),
-    "corrected_weight_decay": argument(
-        "Multiply the decay by `lr^2 / max_lr`.", 'weight_decay_mode="corrected"'
-    ),
-    **chosen("maximize", *_FLAGS),
-    "clipping_threshold": argument(
-        "Only None is accepted: the clip of StableAdamW is not here."
-    ),
-    "max_lr": added(
-        "The largest learning rate, which is the constructor's `lr` in timm. None "
-        "(default) takes `lr`; it must be given if `lr` is a schedule.",
-        "max_learning_rate",
-    ),
-    **chosen("clip_grad_norm"),
-}
 
-CALL = PeerCall(
-    module="timm",
-    peer="timm",
-    studied="timm 1.0.29 to 1.0.31",
-    formula=(
-        "p -= lr wd p [or lr^2 / max_lr wd p]; "
-        "p -= lr c m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)"
-    ),
-    functions={"AdamWLegacy": _NADAMW | chosen("amsgrad"), "NAdamW": _NADAMW},
-    differs=(
-        "All parameters have one count of steps, moments are float32, and a 16-bit "
-        "parameter is rounded once, as with `torch.AdamW`.",
-        "A negative weight decay is refused (`AdamWLegacy` of timm takes it).",
-    ),
-    state={
-        "step": "`step`, of all parameters alike",
-        "exp_avg": "`mu`",
-        "exp_avg_sq": "`nu`",
-        "max_exp_avg_sq": "`nu_max`",
-    },
-)
-
-
-@CALL.transformation
+@call("timm", like=torch.AdamW)
 def AdamWLegacy(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -92,6 +44,23 @@ def AdamWLegacy(
 
     Source: timm 1.0.29, `timm/optim/adamw.py`.
 
+    Differs:
+      - All parameters have one count of steps, moments are float32, and a 16-bit
+        parameter is rounded once, as with `torch.AdamW`.
+      - A negative weight decay is refused (`AdamWLegacy` of timm takes it).
+
+    Args:
+      weight_decay: Weight decay, multiplied by the learning rate, or by its square over
+        the largest with `corrected_weight_decay=True`. Sets `weight_decay`.
+      caution: Set the step to zero wherever its sign is not that of the gradient. Sets
+        `caution`.
+      corrected_weight_decay: Multiply the decay by `lr^2 / max_lr`. Sets
+        `weight_decay_mode="corrected"`.
+      clipping_threshold: Only None is accepted: the clip of StableAdamW is not here.
+      max_lr: The largest learning rate, which is the constructor's `lr` in timm. None
+        (default) takes `lr`; it must be given if `lr` is a schedule. Sets
+        `max_learning_rate`.
+
     Example:
       >>> from optadamw.dialects import timm
       >>> tx = timm.AdamWLegacy(lr=1e-3, caution=True, corrected_weight_decay=True)
@@ -104,7 +73,7 @@ def AdamWLegacy(
     )  # fmt: skip
 
 
-@CALL.transformation
+@call("timm", like=AdamWLegacy)
 def NAdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -176,6 +145,26 @@ def _timm(
         ),
         **clipped(clip_grad_norm),
         **both(betas),
-        **grouped(params, {name: name for name in names}, _FLAGS),
+        **grouped(params, {name: name for name in names}, ("foreach", "capturable")),
         **own,
     )
+
+
+CALL = PeerCall(
+    module="timm",
+    peer="timm",
+    studied="timm 1.0.29 to 1.0.31",
+    formula=(
+        "p -= lr wd p [or lr^2 / max_lr wd p]; "
+        "p -= lr c m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)"
+    ),
+    function=AdamWLegacy,
+    state={
+        "step": "`step`, of all parameters alike",
+        "exp_avg": "`mu`",
+        "exp_avg_sq": "`nu`",
+        "max_exp_avg_sq": "`nu_max`",
+    },
+    ours=("max_lr", "clip_grad_norm"),
+    others=(NAdamW,),
+)

@@ -6,81 +6,13 @@ from optadamw.adamw import adamw
 from optadamw.base.errors import mistyped
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
-from optadamw.dialects.calls.call import PeerCall, added, argument
+from optadamw.dialects.calls.call import PeerCall, call, described
 from optadamw.dialects.calls.checks import flag, flags, whole
-from optadamw.dialects.calls.torch_arguments import both, chosen, clipped, grouped, rate
+from optadamw.dialects.calls.torch_arguments import both, clipped, grouped, rate
 from optadamw.transforms.transformation import Transformation
 
-_FLAGS = {
-    **chosen("foreach", "capturable"),
-    "differentiable": argument(
-        "Accepted without effect: `update` always has finite gradients."
-    ),
-    "fused": argument(
-        "Accepted without effect: the step always computes in float32 and rounds once "
-        "at the end."
-    ),
-}
 
-CALL = PeerCall(
-    module="torch",
-    peer="PyTorch",
-    studied="torch 2.13.0",
-    formula="p -= lr wd p; p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)",
-    functions={
-        "AdamW": {
-            **chosen("params", "lr", "betas", "eps", "weight_decay"),
-            **chosen("amsgrad", "maximize"),
-            **_FLAGS,
-            **chosen("clip_grad_norm"),
-            "clip_grad_value": added(
-                "Limit on the magnitude of each element of the gradients, which "
-                "`torch.nn.utils.clip_grad_value_` applies, before `clip_grad_norm`.",
-                "clip_value",
-            ),
-            "grad_scaler": added(
-                "The loss scale that `GradScaler(...)` of this module returned.",
-                "loss_scale",
-            ),
-        },
-        "GradScaler": {
-            "device": argument(
-                "Accepted without effect: the scale is where the parameters are."
-            ),
-            "init_scale": argument("The first scale, > 0.", "DynamicLossScale.initial"),
-            "growth_factor": argument("Factor by which the scale grows, > 1."),
-            "backoff_factor": argument(
-                "Factor by which the scale shrinks at a gradient that is not finite, "
-                "in (0, 1)."
-            ),
-            "growth_interval": argument(
-                "Number of finite gradients in a row after which the scale grows."
-            ),
-            "enabled": argument("False turns loss scaling off."),
-        },
-    },
-    differs=(
-        "All parameters have one count of steps. PyTorch counts for each parameter, "
-        "which matters if a parameter gets its first gradient late.",
-        "A parameter in no group takes the options of the call; PyTorch does not train "
-        "it.",
-        "16-bit parameters have float32 moments and the arithmetic of `fused=True`. "
-        "PyTorch's other two implementations round after every operation, and in "
-        "float16 they divide by zero at eps=1e-8.",
-        "A gradient of None leaves a parameter alone and a gradient of zeros decays "
-        "it, as in PyTorch.",
-    ),
-    state={
-        "step": "`step`, of all parameters alike",
-        "exp_avg": "`mu`",
-        "exp_avg_sq": "`nu`",
-        "max_exp_avg_sq": "`nu_max`",
-        "param_groups": "not read but for `maximize`: the numbers are those of `tx`",
-    },
-)
-
-
-@CALL.transformation
+@call("torch")
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -111,6 +43,45 @@ def AdamW(
 
     Source: PyTorch 2.13.0, `torch/optim/adam.py`, `adamw.py`.
 
+    Differs:
+      - All parameters have one count of steps. PyTorch counts for each parameter, which
+        matters if a parameter gets its first gradient late.
+      - A parameter in no group takes the options of the call; PyTorch does not train
+        it.
+      - 16-bit parameters have float32 moments and the arithmetic of `fused=True`.
+        PyTorch's other two implementations round after every operation, and in float16
+        they divide by zero at eps=1e-8.
+      - A gradient of None leaves a parameter alone and a gradient of zeros decays it,
+        as in PyTorch.
+
+    Args:
+      params: None (default) for all parameters, or a list of param groups by path
+        pattern, such as `[{"params": "*/bias", "weight_decay": 0.0}]`. A parameter
+        takes the options of the first group that matches it; a parameter in no group
+        takes the options of the call. Sets `groups`.
+      lr: Learning rate: a number, an array of one element, or a schedule `step -> rate`
+        of the finished steps, which replaces a scheduler. Sets `learning_rate`.
+      betas: Decay rates of the first and the second moment, both floats or both arrays;
+        integers are refused. Sets `b1`, `b2`.
+      eps: Added to the root of the corrected second moment. Sets `eps`.
+      weight_decay: Weight decay, multiplied by the learning rate. Sets `weight_decay`.
+      amsgrad: Divide by the maximum of the second moments so far, taken before their
+        bias is corrected. Sets `amsgrad`.
+      maximize: Ascend instead of descending. Sets `maximize`.
+      foreach: Accepted without effect: XLA always fuses what `foreach` batches.
+      capturable: Accepted without effect: the step is always one compiled program.
+      differentiable: Accepted without effect: `update` always has finite gradients.
+      fused: Accepted without effect: the step always computes in float32 and rounds
+        once at the end.
+      clip_grad_norm: Limit on the norm of all gradients before the step, which
+        `torch.nn.utils.clip_grad_norm_` applies: g min(1, c / (norm + 1e-6)). Sets
+        `clip_global_norm`, `clip_eps=1e-6`.
+      clip_grad_value: Limit on the magnitude of each element of the gradients, which
+        `torch.nn.utils.clip_grad_value_` applies, before `clip_grad_norm`. Sets
+        `clip_value`.
+      grad_scaler: The loss scale that `GradScaler(...)` of this module returned. Sets
+        `loss_scale`.
+
     Example:
       >>> from optadamw.dialects import torch
       >>> torch.AdamW(lr=3e-4, weight_decay=0.1, clip_grad_norm=1.0)
@@ -136,11 +107,11 @@ def AdamW(
         loss_scale=grad_scaler,
         **clipped(clip_grad_norm),
         **both(betas),
-        **grouped(params, names, _FLAGS),
+        **grouped(params, names, ("foreach", "capturable", "differentiable", "fused")),
     )
 
 
-@CALL.function
+@described()
 def GradScaler(
     device: str = "cuda",
     init_scale: float = 2.0**16,
@@ -156,6 +127,15 @@ def GradScaler(
     float32 number.
 
     Source: PyTorch 2.13.0, `torch/amp/grad_scaler.py`.
+
+    Args:
+      device: Accepted without effect: the scale is where the parameters are.
+      init_scale: The first scale, > 0. Sets `DynamicLossScale.initial`.
+      growth_factor: Factor by which the scale grows, > 1.
+      backoff_factor: Factor by which the scale shrinks at a gradient that is not
+        finite, in (0, 1).
+      growth_interval: Number of finite gradients in a row after which the scale grows.
+      enabled: False turns loss scaling off.
 
     Returns:
       A `DynamicLossScale`, or None.
@@ -180,3 +160,21 @@ def GradScaler(
         minimum=SMALLEST,
         maximum=LARGEST,
     )
+
+
+CALL = PeerCall(
+    module="torch",
+    peer="PyTorch",
+    studied="torch 2.13.0",
+    formula="p -= lr wd p; p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)",
+    function=AdamW,
+    state={
+        "step": "`step`, of all parameters alike",
+        "exp_avg": "`mu`",
+        "exp_avg_sq": "`nu`",
+        "max_exp_avg_sq": "`nu_max`",
+        "param_groups": "not read but for `maximize`: the numbers are those of `tx`",
+    },
+    ours=("clip_grad_norm", "clip_grad_value", "grad_scaler"),
+    others=(GradScaler,),
+)
