@@ -11,7 +11,7 @@ from optadamw.dialects.calls.checks import whole
 
 
 def rate(value: Any) -> Any:
-    """`learning_rate` as Keras takes it: a float, a schedule, or a callable.
+    """Check `learning_rate` as Keras does: a float, a schedule, or a callable.
 
     Raises:
       TypeError: an integer (1 where 1.0 is meant is a common slip), None, a string.

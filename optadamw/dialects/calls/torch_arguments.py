@@ -13,15 +13,15 @@ from optadamw.dialects.calls.selections import param_groups
 
 
 def rate(name: str, value: Any) -> Any:
-    """A learning rate: a number, a one-element array, a schedule."""
+    """Check a learning rate: a number, an array of one element, or a schedule."""
     return schedule(scalar(name, value))
 
 
 def both(betas: Any) -> dict[str, Any]:
-    """`betas` for `adamw`.
+    """Turn `betas` into options of `adamw`.
 
     Raises:
-      ValueError: an integer, or one float and one array, as PyTorch has it.
+      ValueError: one is an integer, or one is a float and the other an array.
     """
     b1, b2 = (scalar("betas", beta) for beta in pair("betas", betas))
     arrays = [isinstance(beta, np.ndarray | jax.Array) for beta in (b1, b2)]
@@ -33,7 +33,7 @@ def both(betas: Any) -> dict[str, Any]:
 
 
 def clipped(norm: Any) -> dict[str, Any]:
-    """`clip_grad_norm_` before the step, for `adamw`."""
+    """Turn a limit of `clip_grad_norm_` into options of `adamw`."""
     return {} if norm is None else {"clip_global_norm": norm, "clip_eps": 1e-6}
 
 
@@ -73,7 +73,7 @@ def relative_decay(
 def grouped(
     params: Any, names: Mapping[str, str], unchanging: Collection[str]
 ) -> dict[str, Any]:
-    """PyTorch's param groups as the `groups` of `adamw`.
+    """Turn PyTorch's param groups into the `groups` of `adamw`.
 
     Args:
       params: None, or a list of dicts with "params" and options.

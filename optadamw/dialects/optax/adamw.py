@@ -27,7 +27,7 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> Transformation:
-    r"""`optax.adamw`; `optadamw.adamw` takes the same call and more.
+    r"""`optax.adamw`; every argument is an option of `optadamw.adamw`, which has more.
 
         p = p - learning_rate * (m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * p)
 
@@ -42,16 +42,16 @@ def adamw(
       - Complex parameters are pairs of reals; Optax takes the magnitude.
 
     Args:
-      learning_rate: A number, an array or a schedule. Sets `learning_rate`.
-      b1: Decay rate of the first moment. Sets `b1`.
-      b2: Decay rate of the second moment. Sets `b2`.
-      eps: Added to the root of the corrected second moment. Sets `eps`.
-      eps_root: Added to the corrected second moment, under the root. Sets `eps_root`.
-      mu_dtype: The dtype in which the first moment is kept. Sets `mu_dtype`.
+      learning_rate: A number, an array or a schedule.
+      b1: Decay rate of the first moment.
+      b2: Decay rate of the second moment.
+      eps: Added to the root of the corrected second moment.
+      eps_root: Added to the corrected second moment, under the root.
+      mu_dtype: The dtype in which the first moment is kept.
       weight_decay: Weight decay, a number or a schedule, multiplied by the learning
-        rate. Sets `weight_decay`.
-      mask: The parameters that decay; None (default) is all. Sets `mask`.
-      nesterov: Look ahead by one step of momentum. Sets `nesterov`.
+        rate.
+      mask: The parameters that decay; None (default) is all.
+      nesterov: Look ahead by one step of momentum.
 
     Example:
       >>> from optadamw.dialects import optax

@@ -43,22 +43,7 @@ def optimizer_adam_w(
     Differs:
       - Numbers of steps must be whole: 2 and 2L are accepted, 2.5 is refused; R cuts it
         to 2.
-      - Schedules and the average count optimizer steps. Under accumulation Keras counts
-        gradient calls, so its average moves k times per step (`bug_compatible=True`).
-      - A callable learning rate is asked at every step; under `jit` Keras asks once.
-      - bfloat16 parameters train, as hyperparameters stay float32. Keras rounds
-        beta_2=0.999 to 1.0 for them, and nothing moves.
-      - Powers of beta are exact to float32 rounding.
-      - An epsilon, clip, decay or rate below 0, a clip of 0 and accumulation of 0
-        gradients are refused; Keras ignores them or computes nonsense.
-      - A gradient that is not finite leaves the other parameters alone; Keras's
-        `global_clipnorm` turns all of them into NaN.
-      - A parameter without a gradient keeps its average; Keras moves it on.
-      - `finalize_variable_values` before the first step is refused; Keras writes zeros
-        into the model.
-      - `exclude_from_weight_decay` searches whole paths; Keras searches the last name
-        of each.
-      - Under accumulation a gradient that is None must be None in the whole window.
+      - All differences between `optadamw.dialects.keras.AdamW` and Keras.
 
     Example:
       >>> from optadamw.dialects import r_keras3

@@ -35,12 +35,9 @@ def AdamW(
 ) -> Transformation:
     r"""`tf.keras.optimizers.AdamW` of TensorFlow 2.11 to 2.15 (Keras 2).
 
-    The formulas of `keras.AdamW`, except that the average starts as a copy of the
-    initial parameters:
-
-        p = p - weight_decay * learning_rate * p
-        p = p - learning_rate * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)
-        average = ema_momentum * average + (1 - ema_momentum) p
+    The formulas are those of `keras.AdamW`, except that the average starts as a copy of
+    the initial parameters. This optimizer has no loss scaling and no accumulation;
+    `optadamw.adamw` has both.
 
     Source: tf.keras of TensorFlow 2.14, `keras/optimizers/adamw.py`.
 

@@ -138,9 +138,6 @@ def GradScaler(
       enabled: False turns loss scaling off.
 
     Returns:
-      A `DynamicLossScale`, or None.
-
-    Returns:
       A `DynamicLossScale`, or None if `enabled` is False.
 
     Example:
