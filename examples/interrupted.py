@@ -1,7 +1,7 @@
 """Kill a training with bad gradients again and again; its result keeps every bit.
 
-    python examples/interrupted.py                     2,000 steps, 10 kills, 5 % faults
-    python examples/interrupted.py --kills 100         2,000 steps, 100 kills, 5 % faults
+    python examples/interrupted.py                  2,000 steps, 10 kills, 5 % faults
+    python examples/interrupted.py --kills 100      2,000 steps, 100 kills, 5 % faults
 
 The script trains the demo's network on handwritten digits, with accumulation over three
 weighted micro-batches, a dynamic loss scale, the guard, a clip and an average of the
