@@ -36,8 +36,8 @@ def check_order(rules: Sequence[Rule]) -> None:
         for earlier in before:
             if earlier.stage > rule.latest:
                 raise misplaced(
-                    f"{rule.verb} stands after {earlier.verb} in this chain, where it "
-                    "would not mean what it says.",
+                    f"{rule.verb} stands after {earlier.verb} in this chain, which "
+                    "would change its meaning.",
                     _ORDER,
                 )
 
