@@ -243,7 +243,7 @@ class _Call:
     def _all_leaves(
         self, inputs: Inputs, outcome: Outcome
     ) -> tuple[list[Any], dict[str, Sequence[Any]]]:
-        """Return outputs and buffers of all leaves, also of leaves without gradients."""
+        """Return outputs and buffers of all leaves, also those without gradient."""
         outputs: list[Any] = []
         columns: dict[str, Any] = {slot.name: [] for slot in self.composition.slots}
         for i, leaf in enumerate(inputs.leaves):
