@@ -54,6 +54,7 @@ from optadamw.transforms.with_stats import with_stats as with_stats
 
 if _TYPE_CHECKING:
     from optadamw import checkpoint as checkpoint
+    from optadamw import custom as custom
     from optadamw import dialects as dialects
     from optadamw import integrations as integrations
     from optadamw import interchange as interchange
@@ -78,6 +79,7 @@ __all__ = [
     "clip_by_norm",
     "clip_by_value",
     "cosine_warm_restarts",
+    "custom",
     "dequantize",
     "describe",
     "dialects",
@@ -115,6 +117,7 @@ __getattr__, __dir__ = _lazily(
     __name__,
     {
         "checkpoint": "optadamw.checkpoint",
+        "custom": "optadamw.custom",
         "dialects": "optadamw.dialects",
         "integrations": "optadamw.integrations",
         "interchange": "optadamw.interchange",

@@ -9,8 +9,16 @@ from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.rules.adam import Corrected, EpsMode, Nesterov
 from optadamw.rules.decay import DecayMode
 from optadamw.store.formats import Stored
-from optadamw.store.presets import Precision
-from optadamw.transforms.build import Groups, built
+from optadamw.store.presets import Precision, forms
+from optadamw.transforms.build import (
+    Groups,
+    Values,
+    chained,
+    grouped,
+    refuse_unused,
+    with_guard,
+    wrapped,
+)
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import CommitName
@@ -27,37 +35,37 @@ def adamw(
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: Any = None,
     *,
-    nu_dtype: Stored | None = None,
-    nesterov: Nesterov = False,
-    amsgrad: bool | Literal["raw", "corrected"] | None = None,
-    bias_correction: Corrected | None = None,
-    eps_mode: EpsMode | None = None,
-    clip_value: ScalarOrSchedule | None = None,
-    clip_norm: ScalarOrSchedule | None = None,
+    groups: Groups | None = None,
     clip_global_norm: ScalarOrSchedule | None = None,
     clip_eps: ScalarOrSchedule | None = None,
-    ema_decay: ScalarOrSchedule | None = None,
-    ema_overwrite_every: ScalarOrSchedule | None = None,
-    ema_debias: bool | None = None,
-    ema_warmup: bool | None = None,
-    ema_dtype: Stored | None = None,
-    weight_decay_mode: DecayMode | None = None,
-    max_learning_rate: ScalarOrSchedule | None = None,
-    maximize: bool | None = None,
-    caution: bool | None = None,
-    groups: Groups | None = None,
-    update_dtype: DTypeLike | None = None,
-    precision: Precision | None = None,
-    commit: CommitName | None = None,
-    seed: Number | None = None,
+    clip_norm: ScalarOrSchedule | None = None,
+    clip_value: ScalarOrSchedule | None = None,
     accumulate_steps: Any = None,
     accumulator_dtype: DTypeLike | None = None,
+    precision: Precision | None = None,
+    commit: CommitName | None = None,
+    nu_dtype: Stored | None = None,
+    seed: Number | None = None,
+    update_dtype: DTypeLike | None = None,
+    loss_scale: Number | DynamicLossScale | None = None,
     skip_nonfinite: bool | None = None,
     skip_spikes: bool | Mapping[str, Any] | None = None,
     on_bad_micro_step: OnBad | None = None,
     max_consecutive: int | None = None,
-    loss_scale: Number | DynamicLossScale | None = None,
     stats: bool | Literal["norms"] | None = None,
+    ema_decay: ScalarOrSchedule | None = None,
+    ema_debias: bool | None = None,
+    ema_warmup: bool | None = None,
+    ema_overwrite_every: ScalarOrSchedule | None = None,
+    ema_dtype: Stored | None = None,
+    weight_decay_mode: DecayMode | None = None,
+    max_learning_rate: ScalarOrSchedule | None = None,
+    nesterov: Nesterov = False,
+    amsgrad: bool | Literal["raw", "corrected"] | None = None,
+    caution: bool | None = None,
+    maximize: bool | None = None,
+    bias_correction: Corrected | None = None,
+    eps_mode: EpsMode | None = None,
 ) -> Transformation:
     r"""AdamW: Adam with decoupled weight decay.
 
@@ -68,98 +76,131 @@ def adamw(
         d = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t) + eps_root) + eps)
         p = p - learning_rate * d - learning_rate * weight_decay * p
 
-    in float32 (float64 for float64 parameters), whatever the parameters' dtype; the
-    new parameter is rounded once. It is `optadamw.chain` of `maximize`, the clips,
-    `scale_by_adam`, `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`,
-    `scale_by_learning_rate` and `ema_params`, in this order, without those that are
-    not asked for, inside the wrappers `multi_steps`, `with_loss_scale`,
-    `skip_nonfinite` or `skip_spikes`, and `with_stats` where asked for. Each of their
-    docstrings gives its formulas.
+    A step is computed in float32 (float64 for float64 parameters), whatever dtype the
+    parameters have, and the new parameter is rounded once. `adamw` is the
+    `optadamw.chain` of the atoms that its options ask for, in this order: `maximize`,
+    `clip_by_value`, `clip_by_norm`, `clip_by_global_norm`, `scale_by_adam`,
+    `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
+    `ema_params`. Around the chain stand the wrappers that the options ask for:
+    `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
+    `skip_spikes`, and `with_stats`. The docstring of each atom and wrapper gives its
+    formulas.
 
-    Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, with the decay times
-    the learning rate, as all libraries have it (`weight_decay_mode="schedule"` is the
-    paper's own).
-    Differs from `optax.adamw`, whose positions, defaults and numbers it has: bias
-    corrections are accurate (Optax's, in float32, are off by 1.3e-5 at t = 1);
-    moments of 16-bit parameters are float32, and a 16-bit `mu` is rounded only where
-    it is kept; bad values are refused.
+    Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
+    learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;
+    `weight_decay_mode="schedule"` is the paper's own decay.
+    Differs from `optax.adamw`, whose positions, defaults and formula `adamw` keeps:
+    bias corrections are accurate (Optax's are off by 1.3e-5 at t = 1, in float32);
+    moments of 16-bit parameters are float32, and a 16-bit `mu` is rounded only when it
+    is stored; hyperparameters out of range are refused.
 
-    Every hyperparameter is a number, a 0-d array (also traced: build `adamw(rate)`
-    inside `jit` or `vmap`) or a schedule of the finished optimizer steps. Options that
-    choose structure default to None, so that `optax.inject_hyperparams(adamw)` leaves
-    them alone.
+    Every hyperparameter is a number, a 0-d array or a schedule. An array may be traced:
+    `adamw(rate)` may be built inside `jit` or `vmap`. A schedule is called with the
+    number of finished optimizer steps. Options that choose structure default to None,
+    so that `optax.inject_hyperparams(adamw)` does not make arrays of them.
+
+    The arguments of `optax.adamw` come first. The other options follow in the order in
+    which most users need them: groups, clipping, accumulation, precision, protection
+    against bad gradients, the average of the parameters, and variants of the update.
 
     Args:
-      learning_rate: >= 0.
+      learning_rate: size of a step, >= 0.
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
-      eps: added to the root; in units of the gradient, >= 0.
-      eps_root: added under the root; in units of the squared gradient, >= 0.
-      mu_dtype: how the first moment is kept: a dtype, `stochastic("bfloat16")` or
-        `blockwise()`, 8 bits, which brings `skip_nonfinite`; None: float32.
-      weight_decay: >= 0. The default is Optax's; PyTorch's is 1e-2, Keras's 4e-3.
-      mask: which parameters are decayed: a pattern such as `"*/kernel"`, a list of
-        patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`, or a
-        tree of bools. None: all.
-      nu_dtype: the same for the second moment, and for AMSGrad's maximum of it.
-      nesterov: look ahead by one step of momentum (NAdamW): True as Optax, "current"
-        as timm.
-      amsgrad: divide by the maximum of the second moments: True or "raw" as PyTorch
-        and Keras, "corrected" as Optax.
-      bias_correction: False leaves out the divisions by `1 - beta^t` (MLX's default);
-        "mu" or "nu" keeps that of one moment.
-      eps_mode: "outside" (None), or "hat" as Keras and TensorFlow.
-      clip_value: limit on each element of the gradients, > 0.
-      clip_norm: limit on the norm of each parameter's gradient, > 0.
-      clip_global_norm: limit on the norm of all gradients, > 0. Clips combine, in
-        this order.
-      clip_eps: added to the norm of all gradients, >= 0: 1e-6 in PyTorch and MLX.
-      ema_decay: keep a running average of the parameters, in [0, 1]; read it with
-        `ema_of(state)`.
-      ema_overwrite_every: write the average into the parameters every so many steps,
-        a number or a schedule.
-      ema_debias: average from the first written parameter on, forgetting the initial.
-      ema_warmup: average faster at first, by min(decay, (1 + t) / (10 + t)).
-      ema_dtype: how the average is kept: "float32", "float64" or
-        `stochastic("bfloat16")`; None: float32.
-      weight_decay_mode: "lr" (None), "schedule", "independent" or "corrected".
-      max_learning_rate: peak of the schedule, for modes "schedule" and "corrected".
-      maximize: ascend.
-      caution: zero the direction where its sign is not the gradient's.
-      groups: parameters with numbers of their own, `{pattern: {argument: value}}`, as
-        PyTorch's param groups: `{"*/bias": {"weight_decay": 0.0}}`. Arguments that
-        concern one parameter by itself, from `learning_rate` to `caution`; the first
-        group that matches counts. See `param_groups`.
-      update_dtype: dtype of the updates of `update`; None: the parameters'.
-      precision: one word for the forms in which everything is kept. "full" (None):
-        moments and average in float32. "mixed", for bfloat16 parameters: that, and
+      eps: added to the root, in units of the gradient, >= 0.
+      eps_root: added under the root, in units of the squared gradient, >= 0.
+      mu_dtype: dtype of the first moment in the state. None: float32. Else a dtype
+        (rounded to nearest), `stochastic("bfloat16")` or `blockwise()`, which stores 8
+        bits per number and turns `skip_nonfinite` on.
+      weight_decay: decay of the parameters per unit of learning rate, >= 0. The default
+        is Optax's; PyTorch's is 1e-2, Keras's 4e-3.
+      mask: which parameters decay. None: all. Else a pattern such as `"*/kernel"`, a
+        list of patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`,
+        or a tree of bools.
+      groups: other options for some parameters, as PyTorch's param groups:
+        `{pattern: {option: value}}`, for example `{"*/bias": {"weight_decay": 0.0}}`.
+        The first group whose pattern matches a parameter counts. A group may set the
+        options of the chain, except `mu_dtype`, `nu_dtype`, `clip_global_norm`,
+        `clip_eps` and those of the average, which all parameters share. None: no
+        groups. See `param_groups`.
+      clip_global_norm: largest norm of all gradients together, > 0. None: no limit.
+        `clip_value` is applied first, then `clip_norm`, then `clip_global_norm`.
+      clip_eps: added to the norm of all gradients before the limit is divided by it,
+        >= 0. None: 0. PyTorch and MLX have 1e-6.
+      clip_norm: largest norm of each parameter's gradient, > 0. None: no limit.
+      clip_value: largest absolute value of each element of a gradient, > 0. None: no
+        limit.
+      accumulate_steps: number of gradients whose mean makes one step (a weighted mean
+        with `step(..., weight=w)`): a whole number, an array or a schedule. None: each
+        gradient makes a step. See `multi_steps`.
+      accumulator_dtype: dtype of the sum of the accumulated gradients. None: float32.
+      precision: preset for the dtypes of everything that is stored. "full" (also None):
+        moments and average in float32. "mixed", for bfloat16 parameters: "full" and
         commit="master". "compact", for bfloat16 parameters: commit="stochastic",
-        `blockwise()` for both moments and `stochastic("bfloat16")` for the average, 4.1
-        bytes per parameter with the parameter. Arguments that are given count instead.
-      commit: how parameters below float32 are written: "nearest" (None), "stochastic",
-        "kahan" or "master"; see `with_commit`.
-      seed: of the random bits where something is rounded at random; None: 0.
-      accumulate_steps: one step for every so many gradients, with their mean weighted
-        by `step(..., weight=w)`: a whole number, an array or a schedule; `multi_steps`.
-      accumulator_dtype: dtype of their sum; None: float32.
-      skip_nonfinite: leave everything as it is where a gradient is not finite.
-      skip_spikes: and where its norm leaps; a mapping gives the settings of the
-        wrapper of this name, such as {"sigmas": 4.0, "of": ("grad_norm", "loss")}.
-      on_bad_micro_step: "drop" (None) it, "wait" for another, "abort" its window.
-      max_consecutive: so many bad gradients in a row are reported as a stall.
-      loss_scale: what the loss was multiplied by, see `scale_loss`: a number, or a
-        `DynamicLossScale`, which brings `skip_nonfinite`.
-      stats: True records rates and gradient norms for `stats_of(state)`, "norms" those
-        of update and parameters too.
+        `blockwise()` for both moments and `stochastic("bfloat16")` for the average;
+        parameter and state together take 4.1 bytes per parameter. An option that you
+        give yourself overrides the preset.
+      commit: how parameters below float32 are rounded when they are written: "nearest"
+        (also None), "stochastic", "kahan" or "master". See `with_commit`.
+      nu_dtype: dtype of the second moment in the state, and of AMSGrad's maximum of it:
+        None or a value as for `mu_dtype`. A dtype in which the moment would freeze,
+        such as "bfloat16", is refused.
+      seed: seed of the random bits of stochastic rounding, in [0, 2**32). None: 0.
+      update_dtype: dtype of the updates that `update` returns. None: the parameters'
+        dtype.
+      loss_scale: factor by which you multiplied the loss (see `scale_loss`); gradients
+        are divided by it. A number, or a `DynamicLossScale`, which adapts the factor
+        and turns `skip_nonfinite` on. None: 1.
+      skip_nonfinite: True skips a step whose gradient has a NaN or an infinity, and
+        leaves parameters and state as they are. None: off, unless `mu_dtype`,
+        `nu_dtype` or `loss_scale` turns it on.
+      skip_spikes: True also skips steps whose gradient norm is far above its recent
+        mean. A mapping gives arguments of the wrapper `skip_spikes`, for example
+        {"sigmas": 4.0, "of": ("grad_norm", "loss")}. None: off.
+      on_bad_micro_step: what a bad micro-batch does while gradients accumulate: "drop"
+        (also None) leaves it out of the mean, "wait" also waits for a replacement,
+        "abort" discards the window.
+      max_consecutive: set `stats_of(state).stalled` after this many bad gradients in a
+        row. None: never.
+      stats: True records learning rate, weight decay and gradient norms for
+        `stats_of(state)`; "norms" also records the norms of update and parameters.
+        None: no records.
+      ema_decay: keep a running average of the parameters with this decay, in [0, 1].
+        Read the average with `ema_of(state)`. None: no average.
+      ema_debias: True forgets the initial parameters: the average starts from the first
+        parameters that a step writes. None: False.
+      ema_warmup: True lowers the decay at first, to min(decay, (1 + t) / (10 + t)).
+        None: False.
+      ema_overwrite_every: copy the average into the parameters every so many steps, a
+        whole number or a schedule. None: never.
+      ema_dtype: dtype of the average: "float32", "float64" or
+        `stochastic("bfloat16")`. None: float32.
+      weight_decay_mode: what the weight decay is multiplied by. "lr" (also None): the
+        learning rate. "schedule": the learning rate over its peak, as in the paper.
+        "independent": nothing. "corrected": the learning rate, times itself over its
+        peak. See `add_decoupled_weight_decay`.
+      max_learning_rate: peak of the learning rate's schedule, > 0, for the modes
+        "schedule" and "corrected". None: the learning rate, if it is a plain number.
+      nesterov: True looks ahead by one step of momentum (NAdamW) as Optax does,
+        "current" as timm does. False: off.
+      amsgrad: divide by the maximum of the second moments so far: True or "raw" as
+        PyTorch and Keras do, "corrected" as Optax does. None: off.
+      caution: True zeroes the direction of elements where its sign is not the
+        gradient's, and scales the others up. None: off.
+      maximize: True ascends the gradient. None: descend.
+      bias_correction: False leaves out the divisions by `1 - beta^t`, as MLX does by
+        default; "mu" or "nu" corrects that moment only. None: both.
+      eps_mode: "outside" (also None) adds `eps` to the root of the corrected moment;
+        "hat" to the root of the uncorrected one, as Keras and TensorFlow do.
 
     Returns:
-      A transformation; its state is one `State` with `step`, `mu`, `nu`, and what was
-      asked for.
+      A transformation. Its state is one `State` with `step`, `mu`, `nu`, and the
+      buffers of the options that were given.
 
     Raises:
-      ValueError, TypeError: at construction, for a value out of its range, of a wrong
-        type, or options that contradict each other; when traced, for parameters or
-        gradients that do not fit, with the leaf's path.
+      ValueError, TypeError: at construction, for a value out of its range or of a wrong
+        type, for options that contradict each other and for one that has no effect;
+        when traced, for parameters or gradients that do not fit, with the leaf's path.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -171,4 +212,9 @@ def adamw(
       >>> int(state.step)
       1
     """
-    return built(dict(locals()))
+    given = dict(locals())  # every option by its name: transforms/options.py lists them
+    values: Values = given | forms(**given)
+    tx = chained(values) if groups is None else grouped(values, groups)
+    values = with_guard(values, tx)
+    refuse_unused(given, values)
+    return wrapped(tx, values)

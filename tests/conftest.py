@@ -1,12 +1,27 @@
-"""A test that is skipped for a reason that is not listed here fails.
+"""What holds for all tests: skips are listed, and programs are compiled once.
 
-A version check or a missing package can switch tests off in silence; here it cannot.
+A test that is skipped for a reason that is not listed here fails: a version check or a
+missing package can switch tests off in silence elsewhere.
+
+XLA takes most of the time of this suite, and many tests compile a program that another
+test, another worker or a process of its own compiled before. All of one run share one
+folder of compiled programs, which is made anew for each run and removed after it.
 """
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+OWN_CACHE = CACHE not in os.environ
+if OWN_CACHE:  # JAX reads these when it is imported, here and in the workers
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="optadamw-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # An assertion of a helper, too, says which values it compared.
 FOLDERS = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
@@ -51,6 +66,11 @@ ALLOWED_SKIPS = {
     ("dialects/test_guides.py", "optimi is not installed"),
     ("dialects/test_guides.py", "timm is not installed"),
 }
+
+
+def pytest_unconfigure() -> None:
+    if OWN_CACHE:  # the process that made it, and not one of its workers
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -46,19 +46,26 @@ def near(wanted: str, candidates: Iterable[str], most: int = 5) -> str:
 
 
 @contextmanager
-def speaking_of(names: Mapping[str, str]) -> Iterator[None]:
-    """Rename the arguments in the errors of an inner call to those of the outer call.
+def reworded(reword: Callable[[str], str]) -> Iterator[None]:
+    """Pass the message of a TypeError or ValueError raised inside through `reword`.
 
-    Args:
-      names: maps each argument of the inner call to its name in the outer call.
+    A function that hands its arguments on under other names uses it with `renamed`, so
+    that the function below checks them and the message has the caller's names.
     """
     try:
         yield
     except (TypeError, ValueError) as error:
-        told = re.sub(r"`(\w+)`", lambda m: f"`{names.get(m[1], m[1])}`", str(error))
-        if type(error) not in (TypeError, ValueError) or told == str(error):
-            raise
-        raise type(error)(told) from error
+        # JAX has subclasses of TypeError that hold more than their message.
+        if type(error) in (TypeError, ValueError):
+            error.args = (reword(str(error)),)
+        raise
+
+
+def renamed(message: str, names: Mapping[str, str]) -> str:
+    """Put `names[x]` in the place of every `x` that stands in backticks."""
+    return re.sub(
+        r"`(\w+)`", lambda found: f"`{names.get(found[1], found[1])}`", message
+    )
 
 
 def _sentence(what: str, remedy: str) -> str:

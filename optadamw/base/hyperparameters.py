@@ -63,6 +63,8 @@ class Interval:
         return above and below
 
     def __str__(self) -> str:
+        if math.isinf(self.low):
+            return "finite" if math.isinf(self.high) else f"<= {self.high:g}"
         if math.isinf(self.high):
             return f"finite and {'>' if self.open_low else '>='} {self.low:g}"
         left = "(" if self.open_low else "["

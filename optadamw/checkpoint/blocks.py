@@ -1,4 +1,4 @@
-"""Moments that are kept in 8 bits, or were: one buffer in two arrays."""
+"""Buffers in 8 bits: one buffer in two arrays, its codes and its scales."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from optadamw.base.errors import at_leaf
 from optadamw.checkpoint.names import Name
 from optadamw.store.block_code import Blocks, decoded, encoded
 from optadamw.store.dequantize import UNSIGNED
-from optadamw.store.state import SCALES
+from optadamw.store.state import is_buffer, scales_of
 
 
 class Form(NamedTuple):
@@ -20,27 +20,24 @@ class Form(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What it is, for reports and errors."""
+        """The name of the form, for reports and errors."""
         if self.scales is None:
             return str(self.array.dtype)
         return f"8 bits in blocks of {self.array.shape[-1] // self.scales.shape[-1]}"
 
 
-def is_scales(name: Name) -> bool:
-    """Whether a leaf is the scales of another."""
-    return name.field in SCALES.values()
-
-
-def scales_of(name: Name) -> Name | None:
-    """The name of the scales of a buffer, if it can have any."""
-    field = SCALES.get(name.field)
-    return None if field is None else name._replace(field=field)
+def scales_beside(name: Name) -> Name | None:
+    """The name of the scales of a buffer; None for a leaf that can have none."""
+    if not is_buffer(name.field):
+        return None
+    return name._replace(field=scales_of(name.field))
 
 
 def saved_scales(name: Name, taken: str) -> str:
     """The name of the scales of the saved buffer `taken`, of the field of `name`."""
     stem = str(Name(name.scope, name.field, ""))
-    return str(Name(name.scope, SCALES[name.field], "")) + taken.removeprefix(stem)
+    scales = str(Name(name.scope, scales_of(name.field), ""))
+    return scales + taken.removeprefix(stem)
 
 
 def reformed(name: Name, saved: Form, like: Form, *, cast: bool) -> Form:

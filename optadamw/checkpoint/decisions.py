@@ -6,7 +6,7 @@ from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.window import WINDOW, OnPartial, starts_afresh
-from optadamw.store.state import SCALES
+from optadamw.store.state import is_custom, is_scales
 
 REMEDY = {
     "mu": "Restore with the sign it had, or start the moments afresh with "
@@ -30,12 +30,12 @@ STARTS = {
     "history": "the spike guard starts without history",
     "stats": "statistics are zero until the next step",
 }
-"""How a field starts that was not saved."""
+"""For each field, the note of the report if the field was not saved."""
 
 
 @dataclass
 class Decisions:
-    """The fields that start afresh, and what there is to say about it."""
+    """The fields that start afresh, and the notes that the report gives on them."""
 
     fresh: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -63,8 +63,8 @@ def decided(
     """
     decisions = Decisions()
     old, step = saved.meaning.get(scope), saved.steps[scope]
-    present = set(saved.fields[scope]) - set(SCALES.values())
-    fields = tuple(name for name in fields if name not in SCALES.values())
+    present = {name for name in saved.fields[scope] if not is_scales(name)}
+    fields = tuple(name for name in fields if not is_scales(name))
     for name in afresh:
         if name in fields:
             decisions.start(name, f"{_start(name, step)}, as asked")
@@ -87,6 +87,13 @@ def _start(name: str, step: int) -> str:
     if name in ("mu", "nu") and step:
         text += f", and bias correction takes it for the mean of {step:,} gradients"
     return text
+
+
+def _remedy(name: str) -> str:
+    return (
+        "Call one of the two slots otherwise, or start the buffer afresh with "
+        f"afresh=({name!r},)."
+    )
 
 
 def _unknown(old: Meaning | None, new: Meaning | None) -> str:
@@ -126,7 +133,8 @@ def _decide_meaning(
     decisions: Decisions,
 ) -> None:
     old, present = saved.meaning[scope], set(saved.fields[scope])
-    for name, remedy in REMEDY.items():
+    custom = {name: _remedy(name) for name in fields if is_custom(name)}
+    for name, remedy in (REMEDY | custom).items():
         both = name in fields and name in present and name not in decisions.fresh
         if both and old.get(name) != new.get(name):
             raise ValueError(

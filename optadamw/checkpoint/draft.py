@@ -1,4 +1,4 @@
-"""A restore on its way: what is taken, and what is to be said of it."""
+"""A restore on its way: the leaves taken so far, and the notes for its report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import at_leaf
-from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_of
+from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_beside
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
 from optadamw.checkpoint.matching import is_around, left_over
@@ -17,12 +17,12 @@ from optadamw.checkpoint.packed import counters
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
 from optadamw.checkpoint.report import Report, grouped
-from optadamw.store.state import SCALES
+from optadamw.store.state import is_buffer
 
 
 @dataclass
 class Draft:
-    """A restore on its way: what is taken, and what the report will say of it."""
+    """The leaves that a restore has taken so far, and the notes for its report."""
 
     source: Saved
     decisions: Mapping[str, Decisions]
@@ -37,7 +37,7 @@ class Draft:
     """Moments that are fresh where others of their buffer are not."""
 
     def leaf(self, name: Name, form: Form, taken: str | None) -> Form:
-        """What stands in the new state under `name`, in the form that it has there."""
+        """The leaf of the new state called `name`, in the form of `form`."""
         spelled, like = str(name), form.array
         if taken is None or self._is_stale(name, taken, like):
             if isinstance(like, jax.ShapeDtypeStruct):
@@ -52,7 +52,7 @@ class Draft:
             return form
         array, scales = self.source.arrays[taken], None
         self.used.append(taken)
-        if name.field in SCALES:
+        if is_buffer(name.field):
             array, scales = self._reformed(name, form, taken)
         if name.field == "events":
             array = self._counters(name, array, like)
@@ -66,12 +66,11 @@ class Draft:
         self._note_around(name, placed, like)
         if scales is None:
             return Form(placed)
-        return Form(
-            placed, fitted(str(scales_of(name)), scales, form.scales, cast=False)
-        )
+        beside = str(scales_beside(name))
+        return Form(placed, fitted(beside, scales, form.scales, cast=False))
 
     def _reformed(self, name: Name, form: Form, taken: str) -> Form:
-        """A moment, from 8 bits or to them where one of both is in them."""
+        """A saved buffer, converted from 8 bits or to 8 bits if its form differs."""
         beside = saved_scales(name, taken)
         scales = self.source.arrays.get(beside)
         if scales is not None:
@@ -83,7 +82,7 @@ class Draft:
         return made
 
     def _is_stale(self, name: Name, taken: str, like: Any) -> bool:
-        """Whether it is an accumulator of another dtype, in which nothing counts."""
+        """Whether a saved leaf is an empty accumulator of another dtype."""
         if name.field != "accumulator" or self.decisions[name.scope].filled:
             return False
         return self.source.arrays[taken].dtype != dtype_of(like)

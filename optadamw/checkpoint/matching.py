@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from optadamw.base.errors import at_leaf, near
 from optadamw.checkpoint.names import AROUND, PARAMS, Name
 from optadamw.checkpoint.rename import Renaming, old_paths
-from optadamw.store.state import BUFFERS
+from optadamw.store.state import is_buffer
 
 
 def matched(
@@ -52,7 +52,7 @@ def matched(
 
 def is_renamable(name: Name) -> bool:
     """Whether the path of a leaf is that of a parameter."""
-    return name.scope == PARAMS or name.field in BUFFERS
+    return name.scope == PARAMS or is_buffer(name.field)
 
 
 def _check_form(name: str, saved: Collection[str]) -> None:

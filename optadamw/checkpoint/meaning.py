@@ -24,6 +24,7 @@ from optadamw.rules.maximize import Maximize
 from optadamw.store.blockwise import BlockStorage
 from optadamw.store.dense import Dense
 from optadamw.store.formats import as_written
+from optadamw.store.state import is_custom
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 
@@ -46,6 +47,10 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
         meaning["residual"] = f"what commit={composition.commit.name!r} keeps"
     if "nu_max" in slots:
         meaning["nu_max"] = _by_group(composition, _maximum)
+    for rule in composition.rules:
+        for slot in rule.slots:
+            if is_custom(slot.name):
+                meaning[slot.name] = f"a buffer of {rule.verb}"
     if control.accumulation is not None:
         meaning["window"] = _window(control.accumulation, step)
         if guard is not None:

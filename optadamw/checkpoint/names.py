@@ -2,7 +2,8 @@
 
 step                        a field of the State
 mu/dense/kernel             a leaf of a field, its path as patterns spell it
-around/0/count              a leaf of what Optax wrapped around the State
+slow/dense/kernel           a leaf of `State.custom["slow"]`, a buffer of a user's rule
+around/0/count              a leaf of an Optax wrapper around the State
 states/1/mu/dense/kernel    a leaf of the second of several States
 params/dense/kernel         a parameter
 """
@@ -25,7 +26,7 @@ class Name(NamedTuple):
     scope: str
     """Empty for the State if there is one, "states/1", "around" or "params"."""
     field: str
-    """The field of the State; empty elsewhere."""
+    """The field of the State, or the key of its `custom`; empty elsewhere."""
     path: str
     """The path below."""
 
@@ -40,14 +41,14 @@ class Named(NamedTuple):
     leaves: tuple[Any, ...]
     treedef: Any
     fields: dict[str, tuple[str, ...]]
-    """The fields that each State has, by its scope."""
+    """The fields and the keys of `custom` that each State has, by its scope."""
 
     def unflatten(self, leaves: Sequence[Any]) -> PyTree:
         return self.treedef.unflatten(leaves)
 
 
 def named_state(state: PyTree, what: str = "state") -> Named:
-    """The leaves of a state, by name.
+    """Name the leaves of a state.
 
     Args:
       state: a State, anything that Optax wrapped around one or more, or the nested
@@ -109,16 +110,18 @@ def _is_state(node: Any) -> bool:
 
 
 def _fields(state: Any) -> tuple[str, ...]:
-    pairs = state.items() if isinstance(state, Mapping) else state._asdict().items()
-    present = {name for name, value in pairs if value is not None}
-    return tuple(name for name in State._fields if name in present)
+    held = state if isinstance(state, Mapping) else state._asdict()
+    present = {name for name, value in held.items() if value is not None} - {"custom"}
+    custom = held.get("custom") or {}
+    return (*(name for name in State._fields if name in present), *sorted(custom))
 
 
 def _name(keys: Keys, scopes: dict[Keys, str]) -> Name:
     for length in range(len(keys) + 1):
         scope = scopes.get(keys[:length])
         if scope is not None:
-            return Name(scope, keys[length], "/".join(keys[length + 1 :]))
+            below = keys[length + 1 :] if keys[length] == "custom" else keys[length:]
+            return Name(scope, below[0], "/".join(below[1:]))
     return Name(AROUND, "", "/".join(keys))
 
 

@@ -29,7 +29,7 @@ from optadamw.checkpoint.record import (
     Record,
     unpacked,
 )
-from optadamw.store.state import SCALES
+from optadamw.store.state import is_scales
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class Saved:
         """The names of what belongs to other arrays: the scales of 8-bit codes."""
         stems = [
             str(Name(scope, field, ""))
-            for scope in self.fields
-            for field in SCALES.values()
+            for scope, fields in self.fields.items()
+            for field in fields
+            if is_scales(field)
         ]
         return frozenset(
             name

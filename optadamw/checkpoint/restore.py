@@ -7,7 +7,7 @@ import optax
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import PyTree
-from optadamw.checkpoint.blocks import Form, is_scales, scales_of
+from optadamw.checkpoint.blocks import Form, scales_beside
 from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
 from optadamw.checkpoint.matching import matched
@@ -17,7 +17,7 @@ from optadamw.checkpoint.rename import Renaming
 from optadamw.checkpoint.report import Report
 from optadamw.checkpoint.source import source_of
 from optadamw.checkpoint.window import OnPartial, check_choice
-from optadamw.store.state import SCALES, State
+from optadamw.store.state import State, is_custom, is_scales
 
 
 def restore(
@@ -50,7 +50,8 @@ def restore(
       cast: whether a leaf may take another dtype of its kind.
       partial_window: what becomes of an open window of accumulation if it would be
         counted otherwise now: "refuse", "keep" and go on with it, or "drop" it.
-      afresh: fields of State that start afresh whatever was saved.
+      afresh: fields of State that start afresh whatever was saved, or names of the
+        buffers in `State.custom`.
       expect_step: the step that must come out, if you know it.
       made_by: the transformation that made `saved`, where it cannot say so itself:
         a bare state, or what Orbax gave back.
@@ -79,11 +80,11 @@ def restore(
       (('step', 'mu/w', 'nu/w'), ('ema/w',))
     """
     check_choice(partial_window)
-    fields = _check_fields(afresh)
     source = source_of(saved, made_by)
     _check_step(source, expect_step)
     target = named_state(tx.init(params), "tx.init(params)")
     _check_scopes(source, target)
+    fields = _check_fields(afresh, source, target)
     new = meanings(tx if inner is None else inner, source.steps)
     decisions = {
         scope: decided(scope, kept, source, new.get(scope), partial_window, fields)
@@ -92,7 +93,7 @@ def restore(
     draft = Draft(source, decisions, cast)
     places = {name: i for i, name in enumerate(target.names)}
     # Scales go with the codes that they belong to.
-    names = [name for name in target.names if not is_scales(name)]
+    names = [name for name in target.names if not is_scales(name.field)]
     sources = matched(
         names,
         [name for name in source.arrays if name not in source.scales],
@@ -104,7 +105,7 @@ def restore(
         # Each fresh leaf is given up before the next is taken up: two whole states
         # might not find room beside the parameters.
         at = places[name]
-        scales = scales_of(name)
+        scales = scales_beside(name)
         beside = None if scales is None else places.get(scales)
         like = Form(leaves[at], None if beside is None else leaves[beside])
         made = draft.leaf(name, like, taken)
@@ -114,14 +115,22 @@ def restore(
     return target.unflatten(leaves), draft.report(new)
 
 
-def _check_fields(afresh: Any) -> tuple[str, ...]:
+def _check_fields(afresh: Any, source: Saved, target: Named) -> tuple[str, ...]:
+    """The argument `afresh`, of names that a State can have here."""
     if isinstance(afresh, str) or not isinstance(afresh, Collection):
         raise mistyped("afresh", "a tuple of fields of State", afresh)
+    of_rules = {
+        name
+        for fields in (*source.fields.values(), *target.fields.values())
+        for name in fields
+        if is_custom(name)
+    }
+    named = [name for name in State._fields if name not in ("step", "custom")]
+    legal = [*(name for name in named if not is_scales(name)), *sorted(of_rules)]
     for name in afresh:
-        if name not in State._fields or name == "step" or name in SCALES.values():
-            others = ("step", *SCALES.values())
-            legal = ", ".join(f for f in State._fields if f not in others)
-            raise invalid("afresh", f"made of fields of State ({legal})", name)
+        if name not in legal:
+            text = f"made of fields of State ({', '.join(legal)})"
+            raise invalid("afresh", text, name)
     return tuple(afresh)
 
 

@@ -22,6 +22,7 @@ from optadamw.base.numerics import (
 )
 from optadamw.base.types import Array
 from optadamw.leaf.barrier import finish_first, materialized
+from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.rules.rule import Leaf
 from optadamw.store.store import Store
@@ -35,22 +36,24 @@ def run_leaf(program: Program, given: LeafInput) -> LeafOutput:
 
 def compute(program: Program, given: LeafInput) -> LeafOutput:
     """Take one parameter through the rules, write it, and keep its buffers."""
-    leaf = apply_rules(program, given)
+    start = decode(program, given)
+    leaf = apply_rules(program, given, start)
     like = given.like
     update = committed = leaf.value()
     if given.param is None:
         output = from_reals(update, kind_of(program.update_dtype, like.dtype))
     else:
         output, leaf, committed = write_parameter(program, leaf, given)
-    output, buffers = _encode(program, given, leaf, output)
+    check_written(program.rules, start.buffers, leaf.buffers)
+    output, buffers = encode(program, given, leaf, output)
     squares = None
     if program.measures:
         squares = jnp.stack([sum_of_squares(update), sum_of_squares(committed)])
     return LeafOutput(output, buffers, squares)
 
 
-def apply_rules(program: Program, given: LeafInput) -> Leaf:
-    """The leaf after its rules, before it is committed."""
+def decode(program: Program, given: LeafInput) -> Leaf:
+    """The leaf before its first rule: arrays of real numbers."""
     like, param = given.like, given.param
     buffers = {
         s.name: s.store.decode(given.buffers[s.name], like) for s in program.slots
@@ -58,7 +61,7 @@ def apply_rules(program: Program, given: LeafInput) -> Leaf:
     gradient = as_reals(given.grad, compute_dtype(like.dtype))
     if given.scale is not None:
         gradient = gradient * given.scale
-    leaf = Leaf(
+    return Leaf(
         numerator=gradient,
         denominator=None,
         drift=None,
@@ -69,8 +72,12 @@ def apply_rules(program: Program, given: LeafInput) -> Leaf:
         buffers=buffers,
         is_bounded=program.is_bounded,
     )
+
+
+def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
+    """The leaf after its rules, before it is committed."""
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
-        leaf = rule.apply(leaf, scalars)
+        leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
     return leaf
 
 
@@ -80,7 +87,7 @@ def measure_leaf(program: Program, given: LeafInput, squares: Array | None) -> A
     if given.grad.dtype.itemsize < 4:
         # Or XLA converts once for this and the step, into a float32 array in memory.
         given = given._replace(grad=lax.optimization_barrier(given.grad))
-    update = apply_rules(program, given).value()
+    update = apply_rules(program, given, decode(program, given)).value()
     if squares is None:
         return sum_of_squares(update)
     return rescaled_norm(update, squares)
@@ -112,7 +119,8 @@ def write_parameter(
     overwrites = []
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
         target = commit.read(written, leaf.buffers)
-        leaf, overwrite = rule.after_commit(target, leaf, scalars)
+        made = rule.after_commit(target, leaf, scalars)
+        leaf, overwrite = checked_commit(rule, leaf, made)
         if overwrite is not None:
             overwrites.append(overwrite.when)
             target = jnp.where(overwrite.when, overwrite.value, target)
@@ -133,7 +141,7 @@ def write_parameter(
     return output, leaf, committed
 
 
-def _encode(
+def encode(
     program: Program, given: LeafInput, leaf: Leaf, output: Array
 ) -> tuple[Array, dict[str, Any]]:
     """The buffers as their stores keep them, and the output, which is formed first."""
@@ -151,7 +159,8 @@ def _encode(
                 (output, encoded), (given.grad, old)
             )
             given = given._replace(grad=grad, buffers={**given.buffers, **old})
-            value = apply_rules(program, given).buffers[name]
+            again = apply_rules(program, given, decode(program, given))
+            value = again.buffers[name]
         encoded[name] = slot.store.encode(value, given.like, sites[name])
     return output, encoded
 

@@ -26,7 +26,7 @@ Kernel = Literal["compiled", "interpreted"]
 
 @dataclass(frozen=True)
 class Program:
-    """What a leaf function does, without any number: its compilation key."""
+    """The compilation key of a leaf function: everything that it does, no numbers."""
 
     rules: tuple[Rule, ...]
     slots: tuple[Slot, ...]
@@ -37,14 +37,16 @@ class Program:
     measures: bool = False
     is_bounded: bool = False
     kernel: Kernel | None = None
-    """How it is run in tiles where it can be; None: as a whole."""
+    """How leaves that can be cut into tiles are run; None (default): as a whole."""
     is_tiled: bool = False
-    """Whether it is run inside such a kernel, on a part of a leaf."""
+    """Whether the function runs inside such a kernel, on one tile of a leaf."""
 
     @property
     def rounded(self) -> tuple[str, ...]:
-        """The buffers that are kept rounded and that the parameter sees unrounded."""
-        rules = [rule for rule in self.rules if rule.stage < Stage.COMMITTED]
+        """The buffers that are rounded when kept, after the parameter used them."""
+        # Those of rules that follow the commit are not known before it.
+        before = Stage.COMMITTED
+        rules = [r for r in self.rules if r.stage < before and not r.follows_commit]
         moved = [slot.name for rule in rules for slot in rule.slots]
         lossy = [slot.name for slot in self.slots if slot.store.is_lossy]
         return tuple(name for name in lossy if name in moved)
@@ -67,7 +69,7 @@ class LeafInput(NamedTuple):
     scalars: tuple[Mapping[str, Array], ...] = ()
     """The scalars of each rule of the program."""
     scale: Array | None = None
-    """What the gradient is multiplied by before the first rule; None: by nothing."""
+    """The factor of the gradient before the first rule; None (default): 1."""
     site: Site | None = None
     """Where the leaf stands, for random rounding; None: the program draws nothing."""
 
@@ -78,7 +80,7 @@ class LeafInput(NamedTuple):
 
 
 class LeafOutput(NamedTuple):
-    """What the leaf function returns."""
+    """The results of the leaf function of one parameter."""
 
     output: Any
     """The new parameter, or the update that leads to it."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import optax
 from optadamw.base.errors import mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
+from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
+from optadamw.store.blockwise import BlockStorage
 from optadamw.store.dense import Dense
 from optadamw.store.formats import as_written
 from optadamw.store.slot import Slot
+from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, plan_of
@@ -46,7 +50,7 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       <BLANKLINE>
       1. scale_by_adam: b1=0.9, b2=0.999, \
 bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=False
-      2. add_decoupled_weight_decay: weight_decay=0.1, mode='lr', where='*/kernel'
+      2. add_decoupled_weight_decay: weight_decay=0.1, mode='lr', mask='*/kernel'
       3. scale_by_learning_rate: learning_rate=0.001
       <BLANKLINE>
       parameter     shape  dtype    weight decay  buffers                 bytes
@@ -90,16 +94,14 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
 def _rule_lines(rules: Variant) -> list[str]:
     """One line for each atom; the two rules of Adam share theirs."""
     lines: list[tuple[str, list[str]]] = []
-    adam: list[str] = []
     for rule in rules:
         if rule is None:
             continue
         settings = _settings(rule)
-        if rule.stage == Stage.DIRECTION:
-            adam.extend(text for text in settings if text not in adam)
+        moments = [shown for verb, shown in lines if verb == rule.verb]
+        if rule.stage == Stage.DIRECTION and moments:
+            moments[-1].extend(text for text in settings if text not in moments[-1])
             continue
-        if rule.stage == Stage.MOMENTS:
-            adam = settings
         lines.append((rule.verb, settings))
     return [
         f"{i}. {verb}: {', '.join(settings)}" if settings else f"{i}. {verb}"
@@ -127,35 +129,45 @@ def _group_lines(composition: Composition, plan: Sequence[LeafPlan]) -> list[str
 
 
 def _control_lines(composition: Composition) -> list[str]:
-    """One line for each part around the rules, in the order in which they act."""
+    """One line for each wrapper, in the order in which its part acts in a step."""
     control = composition.control
-    parts = {
-        "loss scale": control.loss_scale,
-        "guard": control.effective_guard,
-        "spikes": control.spikes,
-        "accumulation": control.accumulation,
-        "statistics": control.statistics,
-    }
+    guard = "skip_nonfinite" if control.spikes is None else "skip_spikes"
+    parts: list[tuple[str, tuple[Any, ...]]] = [
+        ("with_loss_scale", (control.loss_scale,)),
+        (guard, (control.effective_guard, control.spikes)),
+        ("multi_steps", (control.accumulation,)),
+        ("with_stats", (control.statistics,)),
+    ]
     lines = []
-    for name, part in parts.items():
-        if part is not None:
-            fields = [(f.name, getattr(part, f.name)) for f in dataclasses.fields(part)]
-            shown = [f"{key}={value!r}" for key, value in fields if value is not None]
-            lines.append(f"-  {name}: {', '.join(shown)}" if shown else f"-  {name}")
+    for wrapper, records in parts:
+        found = [record for record in records if record is not None]
+        shown = [text for record in found for text in _arguments(wrapper, record)]
+        if found:
+            lines.append(f"-  {wrapper}: {', '.join(shown)}".removesuffix(": "))
     return lines
 
 
 def _settings(rule: Rule) -> list[str]:
-    slots = {slot.name for slot in rule.slots}
+    return _arguments(rule.verb, rule)
+
+
+def _arguments(maker: str, record: Any) -> list[str]:
+    """The fields of a record as arguments of the atom or wrapper that makes it."""
+    if isinstance(record, DynamicLossScale):
+        return [f"loss_scale={record!r}"]
     shown = []
-    for field in dataclasses.fields(rule):
-        value = getattr(rule, field.name)
-        if field.name in slots:
+    slots = {slot.name for slot in getattr(record, "slots", ())}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        name = argument_name(maker, field.name)
+        if field.name in slots or isinstance(value, Dense | BlockStorage):
             # Without a form of its own a buffer has the one that its row shows.
             if value != Dense():
-                shown.append(f"{field.name}_dtype={as_written(value)}")
+                if name == field.name:  # a rule that the table does not know
+                    name = f"{name.removesuffix('_dtype')}_dtype"
+                shown.append(f"{name}={as_written(value)}")
         elif value is not None:
-            shown.append(f"{field.name}={value!r}")
+            shown.append(f"{name}={value!r}")
     return shown
 
 

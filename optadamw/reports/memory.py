@@ -12,7 +12,7 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.blockwise import BlockStore
-from optadamw.store.state import SCALES, TREES, State
+from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.plan import plan_of
 
@@ -219,14 +219,13 @@ def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def _buffers(state: State) -> dict[str, Share]:
-    fields = state._asdict()
-    shares = {}
-    for name in TREES:
-        if name not in SCALES.values() and fields[name] is not None:
-            arrays = jax.tree.leaves((fields[name], fields.get(SCALES.get(name, ""))))
-            shares[name] = _share(arrays)
-    small = [tree for name, tree in fields.items() if name not in TREES]
-    arrays = jax.tree.leaves(small)
+    held = buffers_in(state)
+    shares = {
+        name: _share(jax.tree.leaves((buffer, held.get(scales_of(name)))))
+        for name, buffer in held.items()
+        if not is_scales(name)
+    }
+    arrays = jax.tree.leaves([getattr(state, name) for name in SCALARS])
     total = sum(x.size * x.dtype.itemsize for x in arrays)
     return shares | {"counters": Share(total, total)}
 

@@ -17,6 +17,7 @@ from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Scheduled
 from optadamw.base.masks import Selector
 from optadamw.base.numerics import quotient
 from optadamw.base.types import Array
+from optadamw.rules.scalars import check_scalars
 from optadamw.store.slot import Slot
 
 Scalar = float | Array
@@ -99,7 +100,10 @@ class Rule:
     once: ClassVar[bool] = False
     """Whether a chain may hold only one such rule; default: False."""
     needs_params: ClassVar[bool] = False
-    """Whether `update` needs the parameters for this rule; default: False."""
+    """Whether `apply` or `after_commit` reads the parameter; default: False.
+
+    `update` without parameters is then refused.
+    """
     reads_norm: ClassVar[bool] = False
     """Whether `norm_scalars` gets the norm of all updates so far; default: False."""
     sums: ClassVar[bool] = False
@@ -114,7 +118,11 @@ class Rule:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The buffers that the rule keeps for each parameter; default: none."""
+        """The buffers that the rule keeps between steps; default: none.
+
+        `leaf.buffers[name]` reads a buffer as real numbers, whatever its form, and
+        `leaf.keeping(name=value)` writes it.
+        """
         return ()
 
     @property
@@ -137,9 +145,10 @@ class Rule:
         del before, after
 
     def scalars(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """Return the scalars that all leaves share in this step, by name.
+        """Return the real scalars of this step by name, computed once for all leaves.
 
-        The call `shared(name)` gives a scalar that another rule publishes.
+        `apply` and `after_commit` get these scalars as arrays. `shared(name)` returns a
+        scalar that another rule of the chain publishes.
         """
         del clock, shared
         return {}
@@ -157,24 +166,37 @@ class Rule:
         return norm if self.keeps_norm else None
 
     def report(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """Return the values that `with_stats` records of this rule; default: none."""
+        """Return the rates of this step, for `with_stats` and for the guard.
+
+        Statistics record `learning_rate` and `weight_decay`; a guard refuses a step
+        in which any of the rates is negative or not finite. Default: no rates.
+        """
         del clock, shared
         return {}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        """Return the leaf after this rule."""
+        """Return the leaf after this rule; the default leaves it unchanged.
+
+        It is called once per parameter and step, with the scalars of this step.
+        """
         del scalars
         return leaf
 
     def after_commit(
         self, target: Array, leaf: Leaf, scalars: Mapping[str, Array]
     ) -> tuple[Leaf, Overwrite | None]:
-        """Return the leaf after the new parameter `target` was committed.
+        """Change buffers after the parameter was written, or write it once more.
 
-        A rule may change buffers here, and may return an `Overwrite` of the parameter.
+        `target` is the parameter as it was written, after rounding. An `Overwrite`
+        replaces the parameter; None leaves it unchanged.
         """
         del target, scalars
         return leaf, None
+
+    @property
+    def follows_commit(self) -> bool:
+        """Whether the rule has an `after_commit` of its own."""
+        return type(self).after_commit is not Rule.after_commit
 
     @property
     def is_traced(self) -> bool:
@@ -208,7 +230,12 @@ class Shared:
         """Return the scalars of the rule at this index of the chain."""
         if index not in self._known:
             rule = self._rules[index]
-            known = {} if rule is None else rule.scalars(self._clock, self)
+            known: dict[str, Scalar] = {}
+            if rule is not None:
+                found = rule.scalars(self._clock, self)
+                known = dict(
+                    check_scalars(f"{rule.verb}: scalars", found, rule.publishes)
+                )
             self._known[index] = known
         return self._known[index]
 

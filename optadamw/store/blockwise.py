@@ -16,7 +16,7 @@ from optadamw.base.random_bits import Site, bits_at
 from optadamw.base.tree import Leaves
 from optadamw.base.types import Array, PyTree
 from optadamw.store.block_code import Blocks, block_of, decoded, encoded, in_blocks
-from optadamw.store.dense import Dense
+from optadamw.store.dense import Dense, tied
 
 Rounding = Literal["nearest", "stochastic"]
 
@@ -119,11 +119,8 @@ class BlockStore:
             )
         codes = Dense(np.dtype(np.uint8)).zeros(param)
         if isinstance(param, jax.core.Tracer):
-            # As Dense.zeros: the parameter's sharding passes through, then it folds.
-            never = jnp.zeros((), bool)
-            view = in_blocks(codes, self.block(shape))
-            empty = jnp.zeros(coarse, jnp.uint8)
-            return Blocks(codes, jnp.where(never, view.max(-1), empty))
+            largest = in_blocks(codes, self.block(shape)).max(-1)
+            return Blocks(codes, tied(jnp.zeros_like(largest), largest))
         scales = jnp.zeros(coarse, jnp.uint8)
         if isinstance(param.sharding, NamedSharding):
             scales = jax.device_put(scales, _coarse(param.sharding, coarse))
@@ -175,12 +172,16 @@ class BlockStore:
 
 
 def _coarse(sharding: Any, shape: tuple[int, ...]) -> Any:
-    """The sharding of the scales: the parameter's, where it divides them."""
+    """The sharding of the scales: the parameter's, if it divides them.
+
+    It is written as the parameter's is: for JAX's cache of compiled programs
+    P("data", None) is another sharding than P("data").
+    """
     if not isinstance(sharding, NamedSharding):
         return sharding
-    spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    spec = list(sharding.spec)
     try:
-        NamedSharding(sharding.mesh, PartitionSpec(*spec)).shard_shape(shape)
+        sharding.shard_shape(shape)
     except ValueError:
         spec[-1] = None
     kind = sharding.memory_kind

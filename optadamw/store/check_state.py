@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from optadamw.store.state import TREES, State, buffer_in
+from optadamw.store.state import SCALARS, State, buffer_in
 
 
 def check_fields(state: Any, kept: Sequence[str]) -> None:
@@ -27,11 +27,7 @@ def check_fields(state: Any, kept: Sequence[str]) -> None:
         present = buffer_in(state, name) is not None
         if present != (name in kept):
             has = "holds" if present else "lacks"
-            what = (
-                f"the buffer `{name}`"
-                if name in TREES or name not in State._fields
-                else f"`{name}`"
-            )
+            what = f"`{name}`" if name in SCALARS else f"the buffer `{name}`"
             raise ValueError(
                 f"`state` {has} {what}, which this transformation "
                 f"{'does not keep' if present else 'keeps'}: it is the state of "

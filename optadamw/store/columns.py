@@ -6,7 +6,7 @@ from typing import Any
 from optadamw.base.tree import Leaves, match_leaves
 from optadamw.store.block_code import Blocks
 from optadamw.store.slot import Slot
-from optadamw.store.state import State, buffer_in, scales_of
+from optadamw.store.state import State, buffer_in, place_of, scales_of
 
 
 def column_of(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
@@ -26,14 +26,14 @@ def column_of(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
 
 
 def _matched(name: str, state: State, leaves: Leaves) -> list[Any]:
-    return match_leaves(buffer_in(state, name), leaves, f"state.{name}")
+    return match_leaves(buffer_in(state, name), leaves, place_of(name))
 
 
 def trees_of(slot: Slot, column: Sequence[Any]) -> dict[str, list[Any]]:
-    """The inverse of `column_of`: the leaves of each tree of State, by its name.
+    """Undo `column_of`: the leaves of each tree of State, by the name of the tree.
 
-    Codes and scales are trees of their own, each like the parameters' with an array at
-    every leaf: what wraps a parameter (a Flax Variable, a sharding by path) wraps them.
+    Codes and scales are two trees, each with one array for each parameter, so that
+    whatever wraps a parameter (a Flax Variable, a sharding by path) can wrap them too.
     """
     codes = [b.codes if isinstance(b, Blocks) else b for b in column]
     if not slot.store.has_scales:

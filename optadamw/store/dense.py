@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.base.numerics import (
@@ -51,12 +52,7 @@ class Dense:
         if isinstance(param, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(param.shape, dtype, sharding=param.sharding)
         if isinstance(param, jax.core.Tracer):
-            # Zeros that depend on nothing land on one device under jit. This select
-            # folds to plain zeros, but only after the parameter's sharding has
-            # passed through it (seen on jax 0.10 and 0.12, Auto and Explicit axes).
-            never = jnp.zeros((), bool)
-            empty = jnp.zeros_like(param, dtype=dtype)
-            return jnp.where(never, param.astype(dtype), empty)
+            return tied(jnp.zeros_like(param, dtype=dtype), param)
         return jnp.zeros_like(param, dtype=dtype)
 
     def copy(self, param: Any) -> Any:
@@ -106,6 +102,18 @@ class Dense:
     def dtype_for(self, param: Any) -> np.dtype:
         real = self.dtype or compute_dtype(param.dtype)
         return complex_of(real) if is_complex(param.dtype) else real
+
+
+def tied(made: Array, like: Array) -> Array:
+    """Return `made` unchanged, which under `jit` is then sharded as `like` is.
+
+    Zeros depend on nothing, so XLA would put a whole copy of them on every device. The
+    selection lets the sharding of `like` reach them. Its predicate stands behind a
+    barrier, because XLA for TPU and GPU removes a selection by a known predicate
+    before it gives shardings to what is left (libtpu 0.0.42 and 0.0.50, CUDA 13).
+    """
+    never = lax.optimization_barrier(jnp.zeros((), bool))
+    return jnp.where(never, like.astype(made.dtype), made)
 
 
 def dense(name: str, dtype: DTypeLike | None) -> Dense:

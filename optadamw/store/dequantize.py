@@ -5,18 +5,30 @@ import jax
 from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
 from optadamw.store.block_code import Blocks, decoded
-from optadamw.store.state import SCALES, State, refuse_swapped
+from optadamw.store.state import (
+    State,
+    buffers_in,
+    is_scales,
+    place_of,
+    refuse_swapped,
+    scales_of,
+    state_replacing,
+)
 
 UNSIGNED = ("nu", "nu_max")
-"""The buffers that hold no negative number, whose codes have no sign."""
+"""The buffers that hold no negative number, whose codes have no sign.
+
+The codes of all others have one, also those of the buffers in `State.custom`: a state
+does not say it, so it must follow from the name.
+"""
 
 
 def dequantize(state: PyTree) -> PyTree:
-    """The same state with arrays of float32 for blocks of 8 bits.
+    """Return the state with arrays of float32 in place of blocks of 8 bits.
 
-    To look at moments, or to convert them. Buffers in 16 bits are arrays already. A
-    transformation that keeps blocks does not take the result; `checkpoint.restore` puts
-    the numbers of one form into the other.
+    Use it to look at moments, or to convert them. Buffers in 16 bits are arrays already
+    and stay as they are. A transformation that keeps blocks does not take the result;
+    `checkpoint.restore` puts the numbers of one form into the other.
 
     Args:
       state: the state of a transformation, of an `optax.chain`, of a wrapper.
@@ -43,16 +55,19 @@ def dequantize(state: PyTree) -> PyTree:
 
 
 def _plain(state: State) -> State:
-    for name, field in SCALES.items():
-        if getattr(state, field) is not None:
-            leaves = flatten(getattr(state, name))
-            scales = match_leaves(getattr(state, field), leaves, f"state.{field}")
-            numbers = [
-                codes
-                if scale is None
-                else decoded(Blocks(codes, scale), signed=name not in UNSIGNED)
-                for codes, scale in zip(leaves.arrays, scales, strict=True)
-            ]
-            tree = leaves.treedef.unflatten(numbers)
-            state = state._replace(**{name: tree, field: None})
-    return state
+    held = buffers_in(state)
+    plain: dict[str, PyTree] = {}
+    for name, buffer in held.items():
+        beside = scales_of(name)
+        if is_scales(name) or beside not in held:
+            continue
+        leaves = flatten(buffer)
+        scales = match_leaves(held[beside], leaves, place_of(beside))
+        numbers = [
+            codes
+            if scale is None
+            else decoded(Blocks(codes, scale), signed=name not in UNSIGNED)
+            for codes, scale in zip(leaves.arrays, scales, strict=True)
+        ]
+        plain |= {name: leaves.treedef.unflatten(numbers), beside: None}
+    return state_replacing(state, plain)

@@ -1,4 +1,4 @@
-"""In which form a buffer is kept: what the user says, and the storage it asks for."""
+"""The forms of a buffer that a user may ask for, and the storage of each."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +136,31 @@ def blockwise(
     )
 
 
+def storage(name: str, given: Stored, *, signed: bool = True) -> Any:
+    """The storage of a buffer, in any form that a user may ask for.
+
+    Whether the numbers move in that form is not checked: `moment`, `maximum` and
+    `average` do that for the buffers that they are for.
+
+    Args:
+      name: the argument that the user gave, for errors.
+      given: a dtype, `stochastic(...)`, `blockwise(...)`, or None for float32 (float64
+        for float64 parameters).
+      signed: whether the buffer may hold negative numbers. Only the buffers `nu` and
+        `nu_max` may be kept in 8 bits without a sign.
+
+    Raises:
+      TypeError, ValueError: what is no form.
+    """
+    if isinstance(given, Blockwise):
+        return BlockStorage(given, signed)
+    if isinstance(given, Stochastic):
+        return Dense(given.kept_as, draws=True)
+    if callable(given) and given in (blockwise, stochastic):
+        raise mistyped(name, "a dtype or a storage", given, "Call it: blockwise().")
+    return dense(name, given)
+
+
 def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
     """The storage of a running mean with the decay `beta`.
 
@@ -143,7 +168,7 @@ def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
       TypeError, ValueError: what is no form for it, or one in which it would freeze.
     """
     is_square = name == "nu_dtype"
-    found = _storage(name, given, signed=not is_square)
+    found = storage(name, given, signed=not is_square)
     if is_square:
         _check_range(name, found)
     _check_moves(name, found, beta, must_know=is_square)
@@ -151,13 +176,13 @@ def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
 
 
 def maximum(name: str, given: Stored) -> Storage:
-    """The storage of a maximum: rounded to nearest, as it would climb at random."""
+    """The storage of a maximum, rounded to nearest: at random it would climb."""
     if isinstance(given, Blockwise):
         how = Blockwise(given.block_size, given.min_size, given.keep, "nearest")
         return BlockStorage(how, signed=False)
     if isinstance(given, Stochastic):
         given = given.kept_as
-    found = _storage(name, given, signed=False)
+    found = storage(name, given, signed=False)
     _check_range(name, found)
     return found
 
@@ -175,7 +200,7 @@ def average(name: str, given: Stored, legal: str) -> Dense:
             given,
             "3 bits of mantissa are no model: its weights would be off by 6 percent.",
         )
-    found = _storage(name, given, signed=True)
+    found = storage(name, given, signed=True)
     assert isinstance(found, Dense)
     if found.dtype is not None and found.dtype.itemsize < 4 and not found.draws:
         raise invalid(
@@ -195,16 +220,6 @@ def as_written(kept: Storage) -> str:
     if not isinstance(kept, Dense) or kept.dtype is None:
         return "None"
     return repr(Stochastic(kept.dtype)) if kept.draws else repr(kept.dtype.name)
-
-
-def _storage(name: str, given: Stored, *, signed: bool) -> Any:
-    if isinstance(given, Blockwise):
-        return BlockStorage(given, signed)
-    if isinstance(given, Stochastic):
-        return Dense(given.kept_as, draws=True)
-    if callable(given) and given in (blockwise, stochastic):
-        raise mistyped(name, "a dtype or a storage", given, "Call it: blockwise().")
-    return dense(name, given)
 
 
 def _check_range(name: str, kept: Any) -> None:

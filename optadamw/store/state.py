@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from optadamw.base.types import Array, PyTree
 
 
 class State(NamedTuple):
-    """What a transformation carries from step to step.
+    """The state of a transformation: everything that it keeps from step to step.
 
-    The fields are the same whatever the chain and whether a hyperparameter is a
-    number or a schedule; what the chain does not keep is None and holds no arrays.
-    Buffers are trees like the parameters, float32 unless an option says otherwise
-    (float64 for float64 parameters).
+    Every chain has the same fields, whether its hyperparameters are numbers or
+    schedules. A field that the chain does not need is None and holds no arrays. Buffers
+    are trees like the parameters, float32 unless an option says otherwise (float64 for
+    float64 parameters).
     """
 
     step: Array
@@ -30,15 +30,15 @@ class State(NamedTuple):
     nu_max: PyTree = None
     """AMSGrad: the largest second moment so far."""
     mu_scales: PyTree = None
-    """Where `mu` is kept in 8 bits: the scale of each block, None for other leaves."""
+    """If `mu` is kept in 8 bits, the scale of each block; None for other leaves."""
     nu_scales: PyTree = None
-    """Where `nu` is kept in 8 bits: the scale of each block."""
+    """If `nu` is kept in 8 bits, the scale of each block; None for other leaves."""
     nu_max_scales: PyTree = None
-    """Where `nu_max` is kept in 8 bits: the scale of each block."""
+    """If `nu_max` is kept in 8 bits, the scale of each block; None for others."""
     ema: PyTree = None
     """The running average of the parameters."""
     residual: PyTree = None
-    """What a 16-bit parameter lacks of the number that rules see; see `with_commit`."""
+    """What `with_commit` keeps of a 16-bit parameter beyond its 16 bits."""
     accumulator: PyTree = None
     """Accumulation: the weighted sum of this window's gradients, unscaled."""
     micro_step: Array | None = None
@@ -56,7 +56,8 @@ class State(NamedTuple):
     stats: dict[str, Array] | None = None
     """Statistics of the last step taken, float32, packed; `stats_of` names them."""
     custom: dict[str, PyTree] | None = None
-    """Buffers of rules from outside this library, by the names of their slots."""
+    """The buffers of rules of your own, by the names of their slots, with the scales of
+    those in 8 bits (docs/extending.md)."""
 
 
 class Swapped(NamedTuple):
@@ -69,18 +70,41 @@ export.register_namedtuple_serialization(State, serialized_name="optadamw.State"
 export.register_namedtuple_serialization(Swapped, serialized_name="optadamw.Swapped")
 
 SCALES = {name: f"{name}_scales" for name in ("mu", "nu", "nu_max")}
-"""The field of the scales of each buffer that may be kept in blocks."""
+"""The field of the scales of each buffer of this library that may be in blocks."""
 
 BUFFERS = ("mu", "nu", "nu_max", "ema", "residual", "accumulator")
 """The fields that hold numbers for every parameter."""
 
 TREES = (*BUFFERS, *SCALES.values())
-"""The fields that are trees like the parameters; the others are scalars."""
+"""The fields that are trees like the parameters; `custom` is a dict of such trees."""
+
+SCALARS = tuple(name for name in State._fields if name not in (*TREES, "custom"))
+"""The fields that hold a number or a small array for the whole tree."""
 
 
 def scales_of(name: str) -> str:
     """The name under which the scales of a buffer in blocks are kept."""
     return f"{name}_scales"
+
+
+def is_scales(name: str) -> bool:
+    """Whether the scales of a buffer are kept under this name."""
+    return name.endswith(scales_of(""))
+
+
+def is_custom(name: str) -> bool:
+    """Whether a buffer of this name is kept in `State.custom`."""
+    return name.isidentifier() and name not in State._fields and not is_scales(name)
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a State may hold a buffer of this name, in a field or in `custom`."""
+    return name in BUFFERS or is_custom(name)
+
+
+def place_of(name: str) -> str:
+    """Where a State holds a buffer or its scales, as a user writes it."""
+    return f"state.{name}" if name in State._fields else f"state.custom[{name!r}]"
 
 
 def buffer_in(state: State, name: str) -> PyTree | None:
@@ -91,7 +115,7 @@ def buffer_in(state: State, name: str) -> PyTree | None:
 
 
 def buffers_in(state: State) -> dict[str, PyTree]:
-    """All buffers and scales that the state holds, by name."""
+    """All buffers and scales that the state holds, by name; those of `custom` last."""
     held = {name: getattr(state, name) for name in TREES}
     return {k: v for k, v in (held | (state.custom or {})).items() if v is not None}
 
@@ -99,26 +123,47 @@ def buffers_in(state: State) -> dict[str, PyTree]:
 def state_of(fields: Mapping[str, Any]) -> State:
     """The State of these fields; buffers that State does not name go to `custom`."""
     named = {name: value for name, value in fields.items() if name in State._fields}
-    custom = {name: fields[name] for name in sorted(fields.keys() - named.keys())}
+    custom = {
+        name: fields[name]
+        for name in sorted(fields.keys() - named.keys())
+        if fields[name] is not None
+    }
     return State(**named)._replace(custom=custom or None)
 
 
-def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
-    """A small array on the devices of the parameters.
+def state_replacing(state: State, buffers: Mapping[str, PyTree | None]) -> State:
+    """The state with these buffers or scales in place of its own; None removes one."""
+    fields = {k: v for k, v in state._asdict().items() if k != "custom"}
+    return state_of(fields | (state.custom or {}) | dict(buffers))
 
-    With parameters on a mesh it is replicated over that mesh, so that it has one
-    sharding before and after the first step.
+
+def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
+    """Put a small array on the devices of the parameters.
+
+    If the parameters are on a mesh, the array is replicated over that mesh, so that its
+    sharding is the same before and after the first step.
     """
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in params):
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
     for param in params:
         if isinstance(param, jax.core.Tracer):
+            sharding = jax.typeof(param).sharding
+            if any(part is not None for part in sharding.spec):
+                return reshard(jnp.asarray(value), _everywhere(sharding.mesh, value))
             break
         sharding = getattr(param, "sharding", None)
         if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
-            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.device_put(value, everywhere)
+            return jax.device_put(value, _everywhere(sharding.mesh, value))
     return jnp.asarray(value)
+
+
+def _everywhere(mesh: Any, value: np.ndarray | Array) -> NamedSharding:
+    """Replicated over a mesh, as a compiled step writes it for its results.
+
+    On explicit axes JAX writes a None for each axis of the array, else none.
+    """
+    is_explicit = AxisType.Explicit in mesh.axis_types
+    return NamedSharding(mesh, PartitionSpec(*[None] * (value.ndim * is_explicit)))
 
 
 def states_in(tree: PyTree) -> list[State]:

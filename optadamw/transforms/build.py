@@ -1,128 +1,47 @@
-"""What the options of `adamw` ask for, built from their table."""
+"""From the options of `adamw` to a transformation: what reads `transforms.options`."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from optadamw.base.errors import mistyped, speaking_of
-from optadamw.base.hyperparameters import Scheduled
+from optadamw.base.errors import invalid, mistyped, renamed, reworded
+from optadamw.base.hyperparameters import Scheduled, switch
 from optadamw.control.loss_scale import DynamicLossScale
-from optadamw.rules.rule import Rule
-from optadamw.store.presets import forms
 from optadamw.transforms.chain import chain
 from optadamw.transforms.options import (
     ATOMS,
-    DEFAULTED,
-    NONFINITE,
-    OF_GROUPS,
-    SPIKES,
-    STATISTICS,
+    SEVERAL,
+    SWITCH,
     WRAPPERS,
+    Option,
     Part,
+    group_options,
 )
 from optadamw.transforms.param_groups import param_groups
-from optadamw.transforms.transformation import Transformation, transformation
+from optadamw.transforms.transformation import (
+    Init,
+    Recipe,
+    Transformation,
+    Update,
+)
 
 Groups = Mapping[Any, Mapping[str, Any]] | Sequence[tuple[Any, Mapping[str, Any]]]
-Options = Mapping[str, Any]
-"""The arguments of `adamw` by name, all of them."""
+Values = Mapping[str, Any]
+"""The value of every option of `adamw`, by its name."""
 
 
-def built(options: Options) -> Transformation:
-    """The transformation that the options of `adamw` ask for.
+def chained(values: Values) -> Transformation:
+    """Chain the atoms that the options ask for."""
+    return chain(*(_made(part, values) for part in ATOMS if _is_asked(part, values)))
+
+
+def grouped(values: Values, groups: Groups) -> Transformation:
+    """Chain the atoms once for each group, with the group's own options.
 
     Raises:
-      ValueError, TypeError: an option out of its range, of a wrong type, without
-        effect, or in contradiction to another one.
+      ValueError, TypeError: groups of another form, or an option that no group sets.
     """
-    options = _with_precision(options)
-    if options["groups"] is None:
-        tx = _chained(options)
-    else:
-        tx = _grouped(options, options["groups"])
-    for part in WRAPPERS:
-        tx = _made(part, options, tx) if part.is_asked(options) else tx
-        _refuse_unused(part, options)
-    tx = _guarded(tx, options)
-    if STATISTICS.is_asked(options):
-        tx = STATISTICS.make(tx, norms=options["stats"] == "norms")
-    return tx
-
-
-def _with_precision(options: Options) -> Options:
-    """The options, with the forms that `precision` stands for if none is given."""
-    names = ("mu_dtype", "nu_dtype", "ema_dtype", "commit")
-    chosen = forms(options["precision"], **{name: options[name] for name in names})
-    if options["ema_decay"] is None:
-        chosen["ema_dtype"] = options["ema_dtype"]  # a preset's is for an average
-    return {**options, **chosen}
-
-
-def _chained(options: Options) -> Transformation:
-    """The chain of the atoms that are asked for."""
-    atoms = []
-    for part in ATOMS:
-        if part.is_asked(options):
-            atoms.append(_made(part, options))
-        else:
-            _refuse_unused(part, options)
-    return chain(*atoms)
-
-
-def _made(part: Part, options: Options, *inner: Transformation) -> Transformation:
-    """The atom or wrapper of one row, whose errors speak of `adamw`'s options."""
-    arguments = {}
-    for name, argument in part.arguments.items():
-        value = options[name]
-        if name == part.asked_by:
-            value = part.read(name, value)
-        if value is not None or name not in DEFAULTED:
-            arguments[argument] = value
-    names = {argument: name for name, argument in part.arguments.items()}
-    with speaking_of(names):
-        return _renamed(part.make(*inner, **arguments), names)
-
-
-def _renamed(tx: Transformation, names: Mapping[str, str]) -> Transformation:
-    """`tx` whose schedules, when traced, are called what `adamw` calls them."""
-    composition = tx.recipe.composition
-
-    def renamed(rule: Rule) -> Rule:
-        held = {f.name: getattr(rule, f.name) for f in fields(rule)}
-        changed = {
-            key: replace(value, name=names[value.name])
-            for key, value in held.items()
-            if isinstance(value, Scheduled) and value.name in names
-        }
-        return replace(rule, **changed) if changed else rule
-
-    rules = tuple(renamed(rule) for rule in composition.rules)
-    if all(one is other for one, other in zip(rules, composition.rules, strict=True)):
-        return tx
-    return transformation(replace(composition, rules=rules), tx.recipe.call)
-
-
-def _refuse_unused(part: Part, options: Options) -> None:
-    """Refuse an option of a part that was not asked for, as it would do nothing."""
-    if part.is_asked(options):
-        return
-    others = (other for other in ATOMS if not other.asked_by)
-    used = {name for other in others for name in other.arguments}
-    for name in part.options:
-        value = options[name]
-        is_given = value is not None and value is not False
-        if name != part.asked_by and name not in used and is_given:
-            raise ValueError(
-                f"`{name}` has no effect without `{part.asked_by}`; got "
-                f"{name}={value!r}. Give {part.asked_by}, {part.example}or leave it "
-                "out."
-            )
-
-
-def _grouped(options: Options, groups: Groups) -> Transformation:
-    """The chain, with some of its options replaced for some parameters."""
     pairs = list(groups.items()) if isinstance(groups, Mapping) else groups
     form = "a mapping {pattern: {argument: value}}, or a list of such pairs"
     if not isinstance(pairs, list | tuple) or not pairs:
@@ -132,66 +51,183 @@ def _grouped(options: Options, groups: Groups) -> Transformation:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise mistyped("groups", form, groups)
         where, own = pair
+        name = f"groups[{where!r}]"
         if not isinstance(own, Mapping):
-            raise mistyped(f"groups[{where!r}]", "a mapping of arguments", own)
-        made.append((where, _of_group(f"groups[{where!r}]", options, own)))
-    return param_groups(_chained(options), made)
+            raise mistyped(name, "a mapping of arguments", own)
+        _check_own(name, own)
+        made.append((where, _chained_for(name, {**values, **own})))
+    return param_groups(chained(values), made)
 
 
-def _of_group(name: str, options: Options, own: Options) -> Transformation:
-    for argument in own:
-        if argument in OF_GROUPS:
-            continue
-        close = get_close_matches(str(argument), OF_GROUPS, 1)
-        hint = f" Did you mean `{close[0]}`?" if close else ""
-        raise ValueError(
-            f"`{name}`: {argument!r} is no argument that concerns one parameter by "
-            f"itself.{hint} Those are: {', '.join(OF_GROUPS)}."
-        )
-    try:
-        return _chained({**options, **own})
-    except (TypeError, ValueError) as error:
-        raise type(error)(re.sub("^`", f"`{name}`: `", str(error))) from error
+def _chained_for(group: str, values: Values) -> Transformation:
+    with reworded(lambda message: f"`{group}`: {message}"):
+        return chained(values)
 
 
-def _guarded(tx: Transformation, options: Options) -> Transformation:
-    """`tx` in the guard that is asked for, or that its parts cannot do without."""
-    nonfinite, spikes = options["skip_nonfinite"], options["skip_spikes"]
-    policy = {argument: options[name] for name, argument in NONFINITE.arguments.items()}
-    if spikes is not None and spikes is not False:
-        if spikes is not True and not isinstance(spikes, Mapping):
-            raise mistyped("skip_spikes", "a bool, None or a mapping", spikes)
-        if nonfinite is False:
+def wrapped(tx: Transformation, values: Values) -> Transformation:
+    """Put the wrappers that the options ask for around a chain."""
+    for part in WRAPPERS:
+        if _is_asked(part, values):
+            tx = _made(part, values, tx)
+    return tx
+
+
+def with_guard(values: Values, tx: Transformation) -> Values:
+    """Ask for `skip_nonfinite` where 8-bit moments or a loss scale need it.
+
+    Raises:
+      ValueError: skip_nonfinite=False, where something needs it.
+    """
+    is_off = values["skip_nonfinite"] is False
+    if values["skip_spikes"] is not None and values["skip_spikes"] is not False:
+        if is_off:
             raise ValueError(
                 "`skip_spikes` skips gradients that are not finite too; got "
                 "skip_nonfinite=False. Leave one of them out."
             )
-        settings = {} if spikes is True else dict(spikes)
-        return SPIKES.make(tx, **(policy | settings))
-    if NONFINITE.is_asked(options):
-        return NONFINITE.make(tx, **policy)
-    needs = _needs_guard(tx, options["loss_scale"])
-    if needs and nonfinite is False:
+        # `skip_spikes` refuses what is not finite too, and a chain has one guard.
+        return {**values, "skip_nonfinite": None}
+    scales_itself = isinstance(values["loss_scale"], DynamicLossScale)
+    has_blocks = tx.recipe.composition.needs_guard
+    if is_off and (scales_itself or has_blocks):
+        needs = (
+            "A dynamic `loss_scale` needs"
+            if scales_itself
+            else "Moments in blocks of 8 bits need"
+        )
         raise ValueError(
             f"{needs} the check of skip_nonfinite; got skip_nonfinite=False. Leave it "
             "out."
         )
-    asked = {name: value for name, value in policy.items() if value is not None}
-    has_own = tx.recipe.composition.control.effective_guard is not None
-    if needs and (asked or not has_own):
-        return NONFINITE.make(tx, **policy)
-    for name, value in asked.items():
-        raise ValueError(
-            f"`{name}` has no effect without a guard; got {name}={value!r}. Give "
-            "skip_nonfinite=True, or leave it out."
-        )
-    return tx
+    has_policy = any(
+        values[name] is not None for name in ("on_bad_micro_step", "max_consecutive")
+    )
+    # A dynamic loss scale has a guard of its own unless it is told of a policy.
+    needs_wrapper = has_policy if scales_itself else has_blocks
+    if values["skip_nonfinite"] is None and needs_wrapper:
+        return {**values, "skip_nonfinite": True}
+    return values
 
 
-def _needs_guard(tx: Transformation, loss_scale: Any) -> str:
-    """The part that needs a guard, for an error; empty if none does."""
-    if isinstance(loss_scale, DynamicLossScale):
-        return "A dynamic `loss_scale` needs"
-    if tx.recipe.composition.needs_guard:
-        return "Moments in blocks of 8 bits need"
-    return ""
+def refuse_unused(given: Values, values: Values) -> None:
+    """Refuse an option that the user gave for a part that nothing asks for.
+
+    Args:
+      given: the options as the user gave them.
+      values: the options with those that `precision` and the guard add.
+
+    Raises:
+      ValueError: the option would have no effect.
+    """
+    parts = (*ATOMS, *WRAPPERS)
+    taken = {
+        option.name
+        for part in parts
+        if _is_asked(part, values)
+        for option in part.options
+    }
+    for part in parts:
+        for option in part.options:
+            value = given[option.name]
+            is_given = value is not None and value is not False and not option.asks
+            if is_given and option.name not in taken:
+                raise _unused(option.name, value)
+
+
+def _unused(name: str, value: Any) -> ValueError:
+    askers = [
+        part.asked_by
+        for part in (*ATOMS, *WRAPPERS)
+        if part.asked_by and any(option.name == name for option in part.options)
+    ]
+    missing = " or ".join(f"`{asker.name}`" for asker in askers)
+    remedies = " or ".join(asker.remedy for asker in askers)
+    return ValueError(
+        f"`{name}` has no effect without {missing}; got {name}={value!r}. Give "
+        f"{remedies}, or leave it out."
+    )
+
+
+def _check_own(name: str, own: Mapping[str, Any]) -> None:
+    """Refuse options that concern more than one group, and misspelled ones."""
+    legal = group_options()
+    for option in own:
+        if option not in legal:
+            near = get_close_matches(str(option), legal, 1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(
+                f"`{name}`: {option!r} is no argument that concerns one parameter by "
+                f"itself.{hint} Those are: {', '.join(legal)}."
+            )
+
+
+def _is_asked(part: Part, values: Values) -> bool:
+    """Whether the options ask for a part; the asking option is checked for its form."""
+    asker = part.asked_by
+    if asker is None:
+        return True
+    value = values[asker.name]
+    if value is None:
+        return False
+    if asker.argument == SWITCH:
+        return bool(switch(asker.name, value))
+    if asker.argument == SEVERAL:
+        if not isinstance(value, bool | Mapping):
+            raise mistyped(asker.name, "a bool, None or a mapping", value)
+        return value is not False
+    if asker.words:
+        # 1 equals True, and is none of the words.
+        is_word = isinstance(value, str | bool) and value in asker.words
+        if not is_word and value is not False:
+            raise invalid(asker.name, _listed(asker), value)
+        return is_word
+    return True
+
+
+def _listed(option: Option) -> str:
+    words = [word for word in option.words if word is not True]
+    *most, last = ["True", "False", "None", *map(repr, words)]
+    return f"{', '.join(most)} or {last}"
+
+
+def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
+    """An atom, or a wrapper around `inner`, with its arguments from the options."""
+    arguments: dict[str, Any] = {}
+    for option in part.options:
+        value = values[option.name]
+        if option.argument == SEVERAL:
+            arguments |= {} if value is True else value
+        elif option.argument != SWITCH and (value is not None or option.is_needed):
+            value = option.words[value] if option.words else value
+            arguments[option.argument] = value
+    with reworded(lambda message: renamed(message, part.names)):
+        tx = part.make(*inner, **arguments)
+    return _with_names(tx, part.names)
+
+
+def _with_names(tx: Transformation, names: Mapping[str, str]) -> Transformation:
+    """Let the schedules' errors, which come when a step is traced, say `names` too."""
+    composition = tx.recipe.composition
+    rules = tuple(_renamed(rule, names) for rule in composition.rules)
+    accumulation = composition.control.accumulation
+    if accumulation is not None:
+        accumulation = _renamed(accumulation, names)
+    control = replace(composition.control, accumulation=accumulation)
+    # Not by `transformation`: a name has no part in equality, and the transformation
+    # that it keeps for all equal ones has the names of the first.
+    recipe = Recipe(replace(composition, rules=rules, control=control))
+    return Transformation(Init(recipe), Update(recipe))
+
+
+def _renamed(record: Any, names: Mapping[str, str]) -> Any:
+    """A rule or a control with its schedules renamed."""
+    schedules = {
+        f.name: value
+        for f in fields(record)
+        if isinstance(value := getattr(record, f.name), Scheduled)
+    }
+    changed = {
+        key: replace(schedule, name=names.get(schedule.name, schedule.name))
+        for key, schedule in schedules.items()
+    }
+    return replace(record, **changed) if changed else record

@@ -1,17 +1,16 @@
-"""The options of `adamw`: one table, which says once what each of them asks for.
+"""The options of `adamw`: one table of the parts that take them.
 
-A row is an atom or a wrapper. It names the option that asks for it, and for each of
-its arguments the option that gives it. `adamw`, its parameter groups, its errors,
-`describe` and docs/api.md read this table; a new option is a row here, a word in the
-signature of `adamw` and a line in its docstring.
+A row is an atom of the chain or a wrapper around it, with the options that become its
+arguments. `transforms.build` makes the parts from the rows; the legal words of
+`groups=`, the names in errors and in `describe`, the API page and the test of `adamw`'s
+signature and docstring read the same rows. A new option is one line here, one
+parameter of `adamw` and one entry of its docstring.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import switched
 from optadamw.transforms.add_decoupled_weight_decay import add_decoupled_weight_decay
 from optadamw.transforms.amsgrad_max import amsgrad_max
 from optadamw.transforms.cautious import cautious
@@ -26,175 +25,192 @@ from optadamw.transforms.scale_by_adam import scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
 from optadamw.transforms.skip_nonfinite import skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes
+from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import with_commit
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
 
 
-def _given(name: str, value: Any) -> Any:
-    del name
-    return value
+@dataclass(frozen=True)
+class Option:
+    """An option of `adamw` and the argument of an atom or wrapper that it becomes."""
+
+    name: str
+    argument: str
+    """SWITCH for a bool that only asks for the part; SEVERAL for True or a mapping of
+    arguments of the part."""
+    asks: bool = False
+    """Whether the part is built only if this option is given."""
+    is_common: bool = False
+    """Whether the option concerns all parameters at once, so that no group sets it."""
+    is_needed: bool = False
+    """Whether None is refused. Otherwise None leaves the argument at its default."""
+    words: Mapping[Any, Any] = field(default_factory=dict)
+    """The legal values besides None and False, and the argument's value for each;
+    empty: the value is passed on, and the part checks it."""
+    example: str = ""
+    """A value for the error that recommends the option; empty: True."""
+
+    @property
+    def remedy(self) -> str:
+        """How an error recommends the option."""
+        if not self.example:
+            return f"{self.name}=True"
+        return f"{self.name}, for example {self.example}"
 
 
-def _switch(name: str, value: Any) -> Any:
-    return True if switched(name, value) else None
-
-
-def _maximum(name: str, value: Any) -> Any:
-    if value is None or value is False:
-        return None
-    if value is True:
-        return "raw"
-    if not isinstance(value, str) or value not in ("raw", "corrected"):
-        raise invalid(name, "True, False, None, 'raw' or 'corrected'", value)
-    return value
-
-
-def _norms(name: str, value: Any) -> Any:
-    if value is None or value is False:
-        return None
-    if value is not True and value != "norms":
-        raise invalid(name, "True, False, None or 'norms'", value)
-    return value
+SWITCH = ""
+SEVERAL = "**"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One row: an atom or a wrapper of `adamw`."""
+    """An atom of the chain or a wrapper around it, and the options that it takes."""
 
-    make: Callable[..., Any]
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    """For each option the argument of `make` that it gives."""
-    asked_by: str = ""
-    """The option without which the part is left out; empty: it is always there."""
-    read: Callable[[str, Any], Any] = _given
-    """Turns the value of that option into an argument; None: it was not asked for."""
-    example: str = ""
-    """A value of that option, for errors."""
-    is_common: bool = False
-    """Whether it concerns all parameters together, so that no group can change it."""
-
-    def is_asked(self, options: Mapping[str, Any]) -> bool:
-        """Whether the part belongs to what these options ask for."""
-        if not self.asked_by:
-            return True
-        return self.read(self.asked_by, options[self.asked_by]) is not None
+    make: Callable[..., Transformation]
+    options: tuple[Option, ...]
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Arguments of `make`, by the fields of its record that have another name."""
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """The names of its options."""
-        own = (self.asked_by,) if self.asked_by else ()
-        return tuple(dict.fromkeys((*own, *self.arguments)))
+    def asked_by(self) -> Option | None:
+        """The option without which the part is not built; None: it always is."""
+        return next((option for option in self.options if option.asks), None)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of `adamw`'s options, by the names of the part's arguments."""
+        named = [option for option in self.options if option.argument.isidentifier()]
+        return {option.argument: option.name for option in named}
 
 
 ATOMS = (
-    Part(maximize, asked_by="maximize", read=_switch),
-    Part(clip_by_value, {"clip_value": "limit"}, asked_by="clip_value"),
-    Part(clip_by_norm, {"clip_norm": "limit"}, asked_by="clip_norm"),
+    Part(maximize, (Option("maximize", SWITCH, asks=True),)),
+    Part(clip_by_value, (Option("clip_value", "limit", asks=True),)),
+    Part(clip_by_norm, (Option("clip_norm", "limit", asks=True),)),
     Part(
         clip_by_global_norm,
-        {"clip_global_norm": "limit", "clip_eps": "eps"},
-        asked_by="clip_global_norm",
-        is_common=True,
+        (
+            Option(
+                "clip_global_norm", "limit", asks=True, is_common=True, example="1.0"
+            ),
+            Option("clip_eps", "eps", is_common=True),
+        ),
     ),
     Part(
         scale_by_adam,
-        {
-            "b1": "b1",
-            "b2": "b2",
-            "eps": "eps",
-            "eps_root": "eps_root",
-            "mu_dtype": "mu_dtype",
-            "nu_dtype": "nu_dtype",
-            "nesterov": "nesterov",
-            "bias_correction": "bias_correction",
-            "eps_mode": "eps_mode",
-        },
+        (
+            Option("b1", "b1", is_needed=True),
+            Option("b2", "b2", is_needed=True),
+            Option("eps", "eps", is_needed=True),
+            Option("eps_root", "eps_root", is_needed=True),
+            Option("mu_dtype", "mu_dtype", is_common=True),
+            Option("nu_dtype", "nu_dtype", is_common=True),
+            Option("nesterov", "nesterov"),
+            Option("bias_correction", "bias_correction"),
+            Option("eps_mode", "eps_mode"),
+        ),
+        fields={"mu": "mu_dtype", "nu": "nu_dtype"},
     ),
     Part(
         amsgrad_max,
-        {"amsgrad": "kind", "nu_dtype": "dtype"},
-        asked_by="amsgrad",
-        read=_maximum,
+        (
+            Option(
+                "amsgrad",
+                "kind",
+                asks=True,
+                words={True: "raw", "raw": "raw", "corrected": "corrected"},
+            ),
+            Option("nu_dtype", "dtype", is_common=True),
+        ),
+        fields={"nu_max": "dtype"},
     ),
-    Part(cautious, asked_by="caution", read=_switch),
+    Part(cautious, (Option("caution", SWITCH, asks=True),)),
     Part(
         add_decoupled_weight_decay,
-        {
-            "weight_decay": "weight_decay",
-            "mask": "mask",
-            "weight_decay_mode": "mode",
-            "max_learning_rate": "max_learning_rate",
-        },
+        (
+            Option("weight_decay", "weight_decay", is_needed=True),
+            Option("mask", "mask"),
+            Option("weight_decay_mode", "mode"),
+            Option("max_learning_rate", "max_learning_rate"),
+        ),
+        fields={"where": "mask"},
     ),
-    Part(scale_by_learning_rate, {"learning_rate": "learning_rate"}),
+    Part(
+        scale_by_learning_rate,
+        (Option("learning_rate", "learning_rate", is_needed=True),),
+    ),
     Part(
         ema_params,
-        {
-            "ema_decay": "decay",
-            "ema_overwrite_every": "overwrite_every",
-            "ema_debias": "debias",
-            "ema_warmup": "warmup",
-            "ema_dtype": "dtype",
-        },
-        asked_by="ema_decay",
-        example="for example 0.999, ",
-        is_common=True,
+        (
+            Option("ema_decay", "decay", asks=True, is_common=True, example="0.999"),
+            Option("ema_overwrite_every", "overwrite_every", is_common=True),
+            Option("ema_debias", "debias", is_common=True),
+            Option("ema_warmup", "warmup", is_common=True),
+            Option("ema_dtype", "dtype", is_common=True),
+        ),
+        fields={"ema": "dtype"},
     ),
 )
-"""The atoms of the chain, in their order."""
+"""The parts of the chain, in its order."""
 
 WRAPPERS = (
-    Part(chain, {"update_dtype": "update_dtype"}, asked_by="update_dtype"),
-    Part(with_commit, {"commit": "commit"}, asked_by="commit"),
-    Part(with_seed, {"seed": "seed"}, asked_by="seed"),
+    Part(chain, (Option("update_dtype", "update_dtype", asks=True),)),
+    Part(with_commit, (Option("commit", "commit", asks=True),)),
+    Part(with_seed, (Option("seed", "seed", asks=True),)),
     Part(
         multi_steps,
-        {"accumulate_steps": "every", "accumulator_dtype": "dtype"},
-        asked_by="accumulate_steps",
+        (
+            Option("accumulate_steps", "every", asks=True, example="8"),
+            Option("accumulator_dtype", "dtype"),
+        ),
+        fields={"store": "dtype"},
     ),
-    Part(with_loss_scale, {"loss_scale": "loss_scale"}, asked_by="loss_scale"),
+    Part(
+        with_loss_scale,
+        (Option("loss_scale", "loss_scale", asks=True),),
+        fields={"scale": "loss_scale"},
+    ),
+    Part(
+        skip_nonfinite,
+        (
+            Option("skip_nonfinite", SWITCH, asks=True),
+            Option("on_bad_micro_step", "on_bad_micro_step"),
+            Option("max_consecutive", "max_consecutive"),
+        ),
+        fields={"on_bad": "on_bad_micro_step"},
+    ),
+    Part(
+        skip_spikes,
+        (
+            Option("on_bad_micro_step", "on_bad_micro_step"),
+            Option("max_consecutive", "max_consecutive"),
+            # Last, so that the mapping counts more than the options above.
+            Option("skip_spikes", SEVERAL, asks=True),
+        ),
+        fields={"on_bad": "on_bad_micro_step"},
+    ),
+    Part(
+        with_stats,
+        (Option("stats", "norms", asks=True, words={True: False, "norms": True}),),
+    ),
 )
-"""The wrappers around the chain, the innermost first; guard and statistics follow."""
+"""The parts around the chain, the innermost first. No group sets their options."""
 
-_POLICY = {
-    "on_bad_micro_step": "on_bad_micro_step",
-    "max_consecutive": "max_consecutive",
-}
-NONFINITE = Part(skip_nonfinite, _POLICY, asked_by="skip_nonfinite", read=_switch)
-SPIKES = Part(skip_spikes, _POLICY, asked_by="skip_spikes")
-"""The two guards, of which a step has one; 8-bit moments bring the first."""
+CHANGE_OTHERS = ("precision", "groups")
+"""Options that give values to the other options and are no argument of a part."""
 
-STATISTICS = Part(with_stats, {}, asked_by="stats", read=_norms)
 
-PARTS = (*ATOMS, *WRAPPERS, NONFINITE, SPIKES, STATISTICS)
+def group_options() -> list[str]:
+    """The options that `groups=` may set for some parameters, in the chain's order."""
+    options = [option for part in ATOMS for option in part.options]
+    return [option.name for option in options if not option.is_common]
 
-FORMS = ("mu_dtype", "nu_dtype")
-"""The forms of the state, which all parameters have in common."""
 
-WHOLE = ("precision", "groups")
-"""Options that stand for others, or for other values of them."""
-
-DEFAULTED = (
-    "nesterov",
-    "bias_correction",
-    "eps_mode",
-    "clip_eps",
-    "weight_decay_mode",
-    "ema_debias",
-    "ema_warmup",
-)
-"""Options whose None is the default of the atom.
-
-Another None reaches the atom, which takes or refuses it: `b1=None` is an error.
-"""
-
-OF_GROUPS = tuple(
-    name
-    for part in ATOMS
-    if not part.is_common
-    for name in part.options
-    if name not in FORMS
-)
-"""The options that a group of parameters may have of its own."""
+def argument_name(maker: str, record_field: str) -> str:
+    """What the atom or wrapper called `maker` calls a field of its record."""
+    for part in (*ATOMS, *WRAPPERS):
+        if part.make.__name__ == maker:
+            return part.fields.get(record_field, record_field)
+    return record_field

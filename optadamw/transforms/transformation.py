@@ -15,6 +15,7 @@ import optax
 
 from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.types import PyTree
+from optadamw.rules.check import check_rule
 from optadamw.rules.rule import Rule
 from optadamw.store.state import State
 from optadamw.transforms.call import Call
@@ -199,7 +200,14 @@ def _transformation_of(
 
 
 def atom(*rules: Rule) -> Transformation:
-    """Make the transformation of one or more rules, to be chained or used alone."""
+    """Make the transformation of one rule (Adam has two), to be chained or used alone.
+
+    Raises:
+      TypeError, ValueError: a rule has no stage, has a slot that a state cannot hold,
+        or is otherwise unfinished; the message names the attribute.
+    """
+    for rule in rules:
+        check_rule(rule)
     return transformation(Composition(rules))
 
 

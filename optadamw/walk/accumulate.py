@@ -167,7 +167,7 @@ class Intake:
         for i, (leaf, total) in enumerate(zip(inputs.leaves, old, strict=True)):
             if leaf.grad is None:
                 # The sum of an earlier window must not reach a later gradient.
-                empty = jax.tree.map(lambda x: jnp.where(first, emptied(x), x), total)
+                empty = jax.tree.map(lambda x: jnp.where(first, _emptied(x), x), total)
                 sums.append(empty)
                 continue
             store.check(leaves.paths[i], total, leaf.like)
@@ -178,13 +178,11 @@ class Intake:
         return sums
 
 
-def emptied(buffer: Any) -> Any:
+def _emptied(buffer: Array) -> Array:
     """Return negative zeros, which mark an accumulator without a gradient.
 
     A sum of gradients is never -0.0, because it begins at +0.0.
     """
-    if isinstance(buffer, jax.ShapeDtypeStruct):
-        return buffer
     return -jnp.zeros_like(buffer)
 
 

@@ -134,7 +134,9 @@ def if_update(
 
 def no_update(like: Any, dtype: np.dtype | None) -> Array:
     """Return an update of negative zeros, which changes no parameter, not even -0.0."""
-    return jnp.full(like.shape, -0.0, kind_of(dtype, like.dtype))
+    # Like the leaf, and not of its shape alone: on explicit axes both branches of a
+    # condition must have one sharding.
+    return jnp.full_like(like, -0.0, dtype=kind_of(dtype, like.dtype))
 
 
 def _norms(key: Pass, squares: Sequence[Array | None]) -> Array | None:

@@ -9,7 +9,6 @@ from optadamw.base.types import PyTree
 from optadamw.rules.order import check_order
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, beside, state_of
-from optadamw.walk.accumulate import emptied
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
 
@@ -34,7 +33,7 @@ def init(composition: Composition, params: PyTree) -> State:
             for store, array in zip(stores, leaves.arrays, strict=True)
         ]
         if slot.name == "accumulator":
-            column = [emptied(buffer) for buffer in column]
+            column = [_negated(buffer) for buffer in column]
         for name, values in trees_of(slot, column).items():
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(
@@ -42,3 +41,8 @@ def init(composition: Composition, params: PyTree) -> State:
         composition.control.initial_scalars(),
     )
     return state_of(fields | scalars)
+
+
+def _negated(zeros: Any) -> Any:
+    """Negative zeros, which no sum of gradients is; sharded as `zeros` are."""
+    return zeros if isinstance(zeros, jax.ShapeDtypeStruct) else -zeros

@@ -85,7 +85,10 @@ class Norms:
     ) -> Array:
         """Measure the norm of the updates before the rule at `index`, and of groups."""
         inputs = self.inputs
-        only_gradients = all(r.stage == Stage.GRADIENT for r in self.rules[:index])
+        only_gradients = all(
+            rule.stage == Stage.GRADIENT and not rule.slots and not rule.needs_params
+            for rule in self.rules[:index]
+        )
         programs, leaves = [], []
         for i in inputs.moving:
             given, dtype, row = inputs.leaves[i], inputs.dtypes[i], inputs.row(i)

@@ -1,13 +1,14 @@
 """The scalars of one step: rates, bias corrections, clip factors, computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
 from optadamw.rules.groups import Variant
-from optadamw.rules.rule import Shared
+from optadamw.rules.rule import Scalar, Shared
+from optadamw.rules.scalars import check_scalars
 from optadamw.walk.norms import Norms, Scalars
 
 
@@ -26,13 +27,14 @@ def scalars_of(
     scalars: Scalars = {key: [] for key in sorted(used, key=str)}
     read = []
     for i, rule in enumerate(norms.rules):
-        of_norm = {}
+        of_norm: Mapping[str, Scalar] = {}
         if rule.reads_norm and used:
             norm = norms.before(i, scalars)
             read.append(norm)
-            of_norm = rule.norm_scalars(norm.astype(clock.dtype), shared[0].of(i))
+            made = rule.norm_scalars(norm.astype(clock.dtype), shared[0].of(i))
+            of_norm = check_scalars(f"{rule.verb}: norm_scalars", made)
         for (dtype, group), rows in scalars.items():
-            row = shared[group].of(i) | of_norm
+            row = {**shared[group].of(i), **of_norm}
             rows.append({k: jnp.asarray(v, dtype) for k, v in row.items()})
     return scalars, read
 

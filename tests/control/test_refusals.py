@@ -129,7 +129,7 @@ BAD_OPTIONS = [
     (
         ValueError,
         "`accumulator_dtype` has no effect without `accumulate_steps`; got "
-        "accumulator_dtype='float32'. Give accumulate_steps, or leave it out.",
+        "accumulator_dtype='float32'. Give accumulate_steps, for example 8, or leave",
         {"accumulator_dtype": "float32"},
     ),
     (

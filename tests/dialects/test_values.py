@@ -83,8 +83,8 @@ VALUES = {
 }
 
 NAMES = MODULES | {
-    "CosineWarmRestarts": optadamw.schedules.CosineWarmRestarts,
-    "NormalizedWeightDecay": optadamw.schedules.NormalizedWeightDecay,
+    "cosine_warm_restarts": optadamw.cosine_warm_restarts,
+    "normalized_weight_decay": optadamw.normalized_weight_decay,
     "DynamicLossScale": optadamw.DynamicLossScale,
     "halving": halving,
     "a_tenth": a_tenth,

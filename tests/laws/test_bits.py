@@ -40,7 +40,7 @@ the sum of two products is contracted one way or the other."""
 IN_A_SCAN = {
     name: "the sum of two products, rate * gradient and decay * parameter, is "
     "contracted one way or the other"
-    for name in ("add_decoupled_weight_decay-independent",)
+    for name in ("add_decoupled_weight_decay-independent", "custom-momentum")
     if jax.__version_info__ >= (0, 12)
 } | {
     row.name: "b * m + (1 - b) * g, formed for the parameter and again for the buffer, "
@@ -48,6 +48,10 @@ IN_A_SCAN = {
     for row in ROWS
     if row.name.startswith("adamw-16-bit") and jax.__version_info__ >= (0, 12)
 }
+if jax.__version_info__ >= (0, 12):
+    IN_A_SCAN["custom-lookahead"] = (
+        "keep * slow + take * parameter is contracted one way or the other"
+    )
 UNROLLED = {
     row.name: "b * m + (1 - b) * g is contracted one way or the other, depending on "
     "what uses the products besides"

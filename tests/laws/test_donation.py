@@ -27,6 +27,10 @@ TEMPORARIES = {
     "scale_by_adam-options": 0.0 if HEEDED else 0.5,
     "adamw-mu_dtype": 0.0 if HEEDED else 0.5,
     "adamw-everything_elementwise": 0.0 if HEEDED else 0.5,
+    # The old velocity and its scales, as for a first moment in 8 bits.
+    "custom-momentum-8-bit": 0.05 if HEEDED else 0.3,
+    # An overwrite is the number before it is rounded, beside the one that is kept.
+    "custom-lookahead-16-bit": 1.5,
     # XLA's CPU backend keeps what a mean or a norm has yet to be taken of.
     "cautious": 1.0,
     "adamw-caution": 1.0,

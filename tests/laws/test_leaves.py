@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import optadamw
+from optadamw.store.state import state_replacing
 from tests.support import trees
 from tests.support.transformations import EVERYTHING, WIDE, Row, over
 
@@ -113,7 +114,7 @@ def test_no_gradient_leaves_a_parameter_and_its_buffers_as_they_are(row, absent)
     for moved, kept in ((applied, after), tx.step(missing, state, params)):
         trees.assert_same_bits(moved["bias"], params["bias"])
         for name, before in trees.buffers_of(state).items():
-            trees.assert_same_bits(getattr(kept, name)["bias"], before["bias"])
+            trees.assert_same_bits(trees.buffers_of(kept)[name]["bias"], before["bias"])
         if not row.waits:
             assert int(kept.step) == int(state.step) + 1
             assert np.any(np.asarray(moved["kernel"] != params["kernel"])) or (
@@ -142,7 +143,7 @@ def test_a_jitted_step_leaves_them_to_the_bit(row):
     )
     trees.assert_same_bits(moved["bias"], params["bias"])
     for name, before in trees.buffers_of(state).items():
-        trees.assert_same_bits(getattr(kept, name)["bias"], before["bias"])
+        trees.assert_same_bits(trees.buffers_of(kept)[name]["bias"], before["bias"])
 
 
 def test_no_gradient_counts_nothing_in_the_norm():
@@ -173,4 +174,5 @@ def _in_the_middle(row: Row) -> tuple[Any, Any, Any]:
         name: jax.tree.map(lambda x: x + jnp.asarray(0.375, x.dtype), buffer)
         for name, buffer in trees.buffers_of(state).items()
     }
-    return params, state._replace(step=jnp.int32(4), **filled), grads
+    state = state_replacing(state, filled)
+    return params, state._replace(step=jnp.int32(4)), grads

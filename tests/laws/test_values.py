@@ -13,6 +13,8 @@ import pytest
 import optadamw
 from tests.support import trees
 from tests.support.compilations import Compilations
+from tests.support.lookahead import lookahead
+from tests.support.momentum import scale_by_momentum
 from tests.support.transformations import ROWS, cooling, is_kernel, over, with_arrays
 
 each_row = over(ROWS)
@@ -63,7 +65,8 @@ def test_a_pickled_state_is_the_state(row):
 @over(PLAIN)
 def test_repr_is_the_call(row):
     tx = row.make()
-    again = eval(repr(tx), {"__builtins__": {}}, vars(optadamw))
+    own = {"lookahead": lookahead, "scale_by_momentum": scale_by_momentum}
+    again = eval(repr(tx), {"__builtins__": {}}, vars(optadamw) | own)
     assert again == tx
     assert repr(again) == repr(tx)
 

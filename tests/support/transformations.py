@@ -25,6 +25,8 @@ from optadamw import (
     scale_by_adam,
     scale_by_learning_rate,
 )
+from tests.support.lookahead import lookahead
+from tests.support.momentum import scale_by_momentum
 
 
 class Row(NamedTuple):
@@ -438,7 +440,35 @@ STORED = tuple(
 )
 """Every form of the moments with every way of writing the parameters."""
 
-ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED, *STORED)
+CUSTOM = (
+    _chain(
+        "custom-lookahead",
+        *(_adam, _decay, _rate, lookahead(2, 0.4)),
+        averages=True,
+        overwrites=True,
+    ),
+    _chain(
+        "custom-lookahead-16-bit",
+        *(_adam, _rate, lookahead(2, 0.4, _SIXTEEN)),
+        averages=True,
+        overwrites=True,
+        draws=True,
+    ),
+    _chain("custom-momentum", scale_by_momentum(0.8), _decay, _rate),
+    Row(
+        "custom-momentum-8-bit",
+        partial(
+            optadamw.skip_nonfinite,
+            optadamw.chain(scale_by_momentum(0.8, _EIGHT), _rate),
+        ),
+        sums=("tree",),
+        draws=True,
+        is_plain=False,
+    ),
+)
+"""Rules as users write them, with buffers that `State` does not name."""
+
+ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED, *STORED, *CUSTOM)
 WIDE = tuple(row for row in ROWS if not row.is_narrow)
 """Those that move a tree of float32 alone; of the others `test_commit` has more."""
 NO_FAULTS: Mapping[str, str] = {}

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.store.state import is_scales
+
 Kinds = dict[str, tuple[Any, tuple[int, ...]]]
 
 PAIR: Kinds = {"kernel": (jnp.float32, (16, 25)), "bias": (jnp.bfloat16, (60,))}
@@ -81,6 +83,7 @@ def _bits(x: np.ndarray) -> np.ndarray:
 def buffers_of(state: Any) -> dict[str, Any]:
     """The trees like the parameters that a state keeps from step to step."""
     named = {name: getattr(state, name) for name in ("mu", "nu", "nu_max", "ema")}
+    named |= {k: v for k, v in (state.custom or {}).items() if not is_scales(k)}
     return {name: tree for name, tree in named.items() if tree is not None}
 
 
