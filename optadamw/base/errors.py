@@ -62,7 +62,7 @@ def reworded(reword: Callable[[str], str]) -> Iterator[None]:
 
 
 def renamed(message: str, names: Mapping[str, str]) -> str:
-    """Put `names[x]` in the place of every `x` that stands in backticks."""
+    """Replace every `x` in backticks by `names[x]`."""
     return re.sub(
         r"`(\w+)`", lambda found: f"`{names.get(found[1], found[1])}`", message
     )

@@ -44,5 +44,5 @@ def init(composition: Composition, params: PyTree) -> State:
 
 
 def _negated(zeros: Any) -> Any:
-    """Negative zeros, which no sum of gradients is; sharded as `zeros` are."""
+    """Return negative zeros, sharded as `zeros` are; no sum of gradients is -0.0."""
     return zeros if isinstance(zeros, jax.ShapeDtypeStruct) else -zeros
