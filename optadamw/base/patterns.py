@@ -124,7 +124,7 @@ def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patter
         if _out(pattern):
             raise ValueError(
                 f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
-                "Its name says which way they are meant."
+                "`only` chooses the matches, and `exclude` leaves them out."
             )
     return checked
 

@@ -101,7 +101,7 @@ def _start(name: str, step: int) -> str:
 
 def _remedy(name: str) -> str:
     return (
-        "Call one of the two slots otherwise, or start the buffer afresh with "
+        "Give one of the two slots another name, or start the buffer afresh with "
         f"afresh=({name!r},)."
     )
 

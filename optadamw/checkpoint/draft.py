@@ -98,7 +98,9 @@ class Draft:
         old = self.source.meaning.get(name.scope)
         array, lost = counters(array, old, like, keep_history=has_history)
         if lost:
-            self.notes.append(f"counters that are no more: {', '.join(lost)}")
+            self.notes.append(
+                f"counters that this version does not have: {', '.join(lost)}"
+            )
         return array
 
     def _note_fresh(self, name: Name, like: Any) -> None:

@@ -45,8 +45,8 @@ def _check_keys(rename: Mapping[str, str | None], paths: list[str]) -> None:
             raise mistyped("rename", _FORMS, key)
         if not any(path == key or path.startswith(f"{key}/") for path in paths):
             raise ValueError(
-                f"`rename` speaks of '{key}', which is no parameter and no subtree of "
-                "them. Its keys are paths as they are now; near it: "
+                f"`rename` has the key '{key}', which is neither a parameter nor a "
+                "subtree. Its keys are present paths; near it: "
                 f"{near(key, paths)}."
             )
 

@@ -148,7 +148,8 @@ def _check_step(source: Saved, expected: int | None) -> None:
             where = f" of the State at '{scope}'" if scope else ""
             raise ValueError(
                 f"`expect_step` is {expected}, and the saved state{where} has taken "
-                f"{step} steps. It is another checkpoint than you think."
+                f"{step} steps. Pass the checkpoint of step {expected}, or leave "
+                "`expect_step` out."
             )
 
 

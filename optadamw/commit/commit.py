@@ -1,4 +1,4 @@
-"""How the new value of a parameter is written into its dtype.
+"""Commits write the new value of a parameter into its dtype.
 
 `Nearest` rounds to nearest. A commit may keep buffers of its own (a compensation, a
 full-precision copy). A commit that draws random bits sets `draws` and receives a

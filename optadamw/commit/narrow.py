@@ -96,9 +96,9 @@ class NarrowCommit(Commit):
             raise ValueError(
                 f"commit={self.name!r} is for 16-bit parameters, and there are none: "
                 f"'{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to bfloat16, "
-                "or leave it out: float32 is written exactly. (precision='mixed' and "
-                "'compact' bring it; 8-bit moments alone are mu_dtype=nu_dtype="
-                "blockwise().)"
+                "or leave `commit` out: float32 is written exactly. (precision='mixed' "
+                "and 'compact' set `commit`; for 8-bit moments alone use "
+                "mu_dtype=nu_dtype=blockwise().)"
             )
 
 

@@ -43,7 +43,7 @@ class Program:
     @property
     def rounded(self) -> tuple[str, ...]:
         """The buffers that are rounded when kept, after the parameter used them."""
-        # Those of rules that follow the commit are not known before it.
+        # Buffers of rules that follow the commit are not known before it.
         before = Stage.COMMITTED
         rules = [r for r in self.rules if r.stage < before and not r.follows_commit]
         moved = [slot.name for rule in rules for slot in rule.slots]

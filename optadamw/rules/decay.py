@@ -57,8 +57,8 @@ class Decay(Rule):
         if scaled and not known:
             raise ValueError(
                 f"`max_learning_rate` is missing: the decay mode {self.mode!r} divides "
-                f"by the peak of the learning rate, which {rate!r} does not tell. Give "
-                "it, for example max_learning_rate=1e-3."
+                f"by the peak of the learning rate, which is unknown for {rate!r}. "
+                "Give it, for example max_learning_rate=1e-3."
             )
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:

@@ -89,7 +89,7 @@ def _check_common(rule: Rule, own: Sequence[tuple[str, Rule | None]]) -> None:
             )
         if other.slots != first.slots:
             raise misplaced(
-                f"{rule.verb} keeps its buffers otherwise in {first_name} than in "
-                f"{name}.",
-                "The state has one form: give all groups the same dtypes.",
+                f"{rule.verb} stores its buffers in another format in {first_name} "
+                f"than in {name}.",
+                "All groups share one state: give them the same dtypes.",
             )

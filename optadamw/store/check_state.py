@@ -31,8 +31,8 @@ def check_fields(state: Any, kept: Sequence[str]) -> None:
             raise ValueError(
                 f"`state` {has} {what}, which this transformation "
                 f"{'does not keep' if present else 'keeps'}: it is the state of "
-                "another one. Use the state that this tx.init(params) returned, or "
-                "carry the old one over by name with checkpoint.restore."
+                "another transformation. Use the state that this tx.init(params) "
+                "returned, or restore the old state by name with checkpoint.restore."
             )
 
 

@@ -207,7 +207,7 @@ def average(name: str, given: Stored, legal: str) -> Dense:
             name,
             legal,
             given,
-            "3 bits of mantissa are no model: its weights would be off by 6 percent.",
+            "With 3 bits of mantissa the averaged weights would be off by 6 percent.",
         )
     found = storage(name, given, signed=True)
     assert isinstance(found, Dense)

@@ -68,8 +68,8 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
         if len(transformations) > 1 and not only.is_bare:
             raise misplaced(
                 f"{part!r} has groups, or decides when a step is taken or how it is "
-                "written, and stands inside a chain, whose other parts would not "
-                "follow it.",
+                "written, and cannot be one of several parts of a chain: it would "
+                "apply to itself alone.",
                 "Wrap the whole chain: multi_steps(chain(...), every); give groups to "
                 "adamw, or param_groups whole chains.",
             )

@@ -79,8 +79,7 @@ def ema_params(
     debias, warmup = switch("debias", debias), switch("warmup", warmup)
     if debias and warmup:
         raise ValueError(
-            "`debias` and `warmup` are two answers to the same question; got both as "
-            "True. Choose one."
+            "`debias` and `warmup` exclude each other; got True for both. Choose one."
         )
     return atom(
         Average(

@@ -79,9 +79,10 @@ def param_groups(
         composition = tx.recipe.composition
         if not composition.is_bare or composition.update_dtype is not None:
             raise misplaced(
-                f"{tx!r} decides more than the rules of its parameters, and is the "
-                f"{name} of param_groups.",
-                "Give plain chains, and wrap or chain the result.",
+                f"{tx!r} is more than a chain of rules, and is the {name} of "
+                "param_groups.",
+                "Give plain chains, and put wrappers and update_dtype around the "
+                "result.",
             )
     rules, variants = aligned(
         [(name, tx.recipe.composition.rules) for name, tx in parts]

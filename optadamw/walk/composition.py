@@ -97,6 +97,5 @@ class Composition:
             raise ValueError(
                 f"`{names[0]}` is kept in blocks of 8 bits, where one number that is "
                 "not finite spoils its whole block, and no guard refuses such "
-                "gradients. Put skip_nonfinite(...) around the chain, as adamw does by "
-                "itself."
+                "gradients. Put skip_nonfinite(...) around the chain, as adamw does."
             )
