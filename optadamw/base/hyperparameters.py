@@ -94,10 +94,7 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Dynamic:
-    """A 0-d array, concrete or traced.
-
-    Concrete arrays are equal if value and dtype are; a tracer equals only itself.
-    """
+    """A 0-d array; equal if value and dtype are, a tracer only if it is the same."""
 
     value: Array
 
@@ -250,8 +247,7 @@ def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
 def whole_steps(name: str, value: Any) -> Constant | Dynamic:
     """Check a number of steps: a whole number of at least 1.
 
-    A 0-d array is legal too, because `optax.inject_hyperparams` turns every number
-    into an array.
+    A 0-d array is legal too: `optax.inject_hyperparams` makes one of every number.
     """
     rule = "a whole number of steps >= 1"
     if isinstance(value, Constant | Dynamic):
