@@ -1,1 +1,1 @@
-"""What every room stands on: errors, types, numbers, trees, masks and random bits."""
+"""Base: errors, types, numbers, trees, masks and random bits, used by all folders."""

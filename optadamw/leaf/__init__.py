@@ -1,1 +1,1 @@
-"""Run: one parameter's way through decode, rules, commit and encode."""
+"""Run: one parameter goes through decode, rules, commit and encode."""

@@ -22,5 +22,6 @@ functions that compute them in `optadamw/`:
     12    theta in its dtype                        commit/commit.py:Commit.write
 
 Lines 3, 13 and 14, the loop, are the user's. The learning rate that a user gives is
-eta alpha, and by default the decay is times it too (`weight_decay_mode`).
+eta alpha. By default the weight decay is multiplied by this learning rate too
+(`weight_decay_mode`).
 """

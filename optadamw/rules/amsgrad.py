@@ -16,7 +16,7 @@ from optadamw.store.store import Storage
 
 @dataclass(frozen=True)
 class Maximum(Rule):
-    """The direction divides by the largest second moment seen so far."""
+    """Let the direction divide by the largest second moment so far."""
 
     kind: Literal["raw", "corrected"]
     nu_max: Storage

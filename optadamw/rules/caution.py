@@ -13,7 +13,7 @@ from optadamw.rules.rule import Leaf, Rule, Stage
 
 @dataclass(frozen=True)
 class Caution(Rule):
-    """Keep the part of the direction whose sign the gradient shares."""
+    """Zero the elements of the direction whose sign differs from the gradient's."""
 
     stage: ClassVar[Stage] = Stage.CAUTION
     sums: ClassVar[bool] = True
@@ -35,5 +35,5 @@ class Caution(Rule):
         agrees = jnp.sign(leaf.numerator) * jnp.sign(leaf.gradient) > 0
         share = jnp.mean(agrees.astype(leaf.numerator.dtype))
         scale = 1 / jnp.maximum(share, 1e-3)
-        kept = jnp.where(agrees, leaf.numerator * scale, 0)
-        return leaf._replace(numerator=kept)
+        cautious = jnp.where(agrees, leaf.numerator * scale, 0)
+        return leaf._replace(numerator=cautious)

@@ -1,7 +1,7 @@
 """Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2).
 
 The shrinkage is added as `-s p` and never multiplied as `p (1 - s)`: the factor
-rounds, and over 1e4 steps with s = 1e-5 float32 drifts by 1.4e-4 that way.
+`1 - s` is rounded, and over 1e4 steps with s = 1e-5 float32 drifts by 1.4e-4.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ DecayMode = Literal["lr", "schedule", "independent", "corrected"]
 
 @dataclass(frozen=True)
 class Decay(Rule):
-    """Pull a parameter towards zero, beside the gradient and not through it."""
+    """Shrink a parameter towards zero, without a change to gradient or moments."""
 
     weight_decay: Hyperparameter
     mode: DecayMode
@@ -57,14 +57,15 @@ class Decay(Rule):
         if scaled and not known:
             raise ValueError(
                 f"`max_learning_rate` is missing: the decay mode {self.mode!r} divides "
-                f"by the peak of the learning rate, which {rate!r} does not tell. Give "
-                "it, for example max_learning_rate=1e-3."
+                f"by the peak of the learning rate, which is unknown for {rate!r}. "
+                "Give it, for example max_learning_rate=1e-3."
             )
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         weight_decay = self.weight_decay.at(clock)
         if not shared.has("learning_rate"):
-            # Alone, in mode "lr": what follows multiplies by -learning_rate.
+            # Mode "lr" without a rate in this chain: the part that follows in
+            # optax.chain multiplies by -learning_rate.
             return {"drift": weight_decay}
         learning_rate = shared("learning_rate")
         match self.mode:
@@ -91,7 +92,7 @@ class Decay(Rule):
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         assert leaf.param is not None
-        # No decay adds negative zero, which leaves a parameter of -0.0 as it is.
+        # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
         shrinkage = scalars["drift"]
         drift = jnp.where(shrinkage == 0, -0.0, shrinkage * leaf.param)
         return leaf._replace(drift=drift if leaf.drift is None else leaf.drift + drift)

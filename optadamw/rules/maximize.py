@@ -1,4 +1,4 @@
-"""Ascend instead of descending."""
+"""Ascent: maximize the objective instead of minimizing it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
 
 @dataclass(frozen=True)
 class Rate(Rule):
-    """Step against the direction."""
+    """Multiply the direction by `-learning_rate`."""
 
     learning_rate: Hyperparameter
 

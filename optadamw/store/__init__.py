@@ -1,1 +1,1 @@
-"""Kept: how a buffer of the optimizer lives between two steps."""
+"""Kept: how a buffer of the optimizer is stored between two steps."""

@@ -23,7 +23,7 @@ Rounding = Literal["nearest", "stochastic"]
 
 @dataclass(frozen=True)
 class Blockwise:
-    """Eight bits for large leaves; `blockwise` makes it from what a user says."""
+    """The checked arguments of `blockwise`: 8 bits for large leaves."""
 
     block_size: int | None = None
     min_size: int = 4096
@@ -39,7 +39,7 @@ class Blockwise:
 
 @dataclass(frozen=True)
 class BlockStorage:
-    """The blocks of one slot: which leaves have them."""
+    """The 8-bit format of one slot: large leaves have blocks, others are float32."""
 
     how: Blockwise
     signed: bool
@@ -58,7 +58,7 @@ class BlockStorage:
         store = BlockStore(self.signed, self.draws, how.block_size)
         found: list[BlockStore | Dense] = []
         for path, array, is_kept in zip(leaves.paths, leaves.arrays, kept, strict=True):
-            # Without parameters a gradient may be None, and nothing is kept for it.
+            # Without parameters the leaf is a gradient, which may be None.
             shape = () if array is None else array.shape
             is_small = math.prod(shape) < max(how.min_size, 1)
             if is_kept or is_small or shape == ():
@@ -71,16 +71,18 @@ class BlockStorage:
 
 @dataclass(frozen=True)
 class BlockStore:
-    """Blocks of 8 bits."""
+    """The store of one buffer in blocks of 8 bits."""
 
     signed: bool
+    """Whether the codes have a sign."""
     draws: bool
+    """Whether numbers are rounded at random."""
     block_size: int | None
-    """None: chosen for each leaf by its last axis."""
+    """Numbers that share a scale; None: `block_of` chooses it for each leaf."""
     is_lossy: ClassVar[bool] = True
 
     def check_leaf(self, name: str, path: str, array: Any) -> None:
-        """Refuse a leaf that has no such blocks."""
+        """Refuse a leaf that cannot be stored in these blocks."""
         is_wide = is_complex(array.dtype) or jnp.dtype(array.dtype).itemsize > 4
         if is_wide:
             raise kind_at_leaf(
@@ -99,11 +101,11 @@ class BlockStore:
             )
 
     def block(self, shape: tuple[int, ...]) -> int:
-        """How many numbers of a leaf of this shape share a scale."""
+        """Return how many numbers share a scale in a leaf of this shape."""
         return self.block_size or block_of(shape)
 
     def shapes(self, param: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the codes and of the scales."""
+        """Return the shape of the codes and the shape of the scales."""
         *front, last = param.shape
         return tuple(param.shape), (*front, last // self.block(param.shape))
 

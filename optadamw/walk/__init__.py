@@ -1,1 +1,1 @@
-"""Walked once, stepped in place: the only room that maps rules over the tree."""
+"""Walked once, stepped in place: the only folder that maps rules over the tree."""

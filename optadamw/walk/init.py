@@ -1,4 +1,4 @@
-"""The state before the first step."""
+"""`init` makes the state before the first step."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from optadamw.walk.plan import plan_of
 
 
 def init(composition: Composition, params: PyTree) -> State:
-    """Make the state of these parameters, which may be shapes.
+    """Make the first state of these parameters, which may be `jax.ShapeDtypeStruct`s.
 
     Raises:
-      ValueError, TypeError: a chain in an order that would not mean what it says, a
-        parameter that cannot be moved, a choice of parameters that chooses none.
+      ValueError, TypeError: a rule stands where its meaning would change, a parameter
+        is no floating or complex array, or a pattern matches no parameter.
     """
     check_order(composition.rules)
     leaves = parameters(params)
@@ -44,5 +44,5 @@ def init(composition: Composition, params: PyTree) -> State:
 
 
 def _negated(zeros: Any) -> Any:
-    """Negative zeros, which no sum of gradients is; sharded as `zeros` are."""
+    """Return negative zeros, sharded as `zeros` are; no sum of gradients is -0.0."""
     return zeros if isinstance(zeros, jax.ShapeDtypeStruct) else -zeros

@@ -316,8 +316,8 @@ FAULTS = [
     Fault(
         "a parameter without a gradient loses its moments",
         "walk/step.py",
-        "output, kept = leaf.param, leaf.buffers",
-        "output, kept = leaf.param, {k: 0 * v for k, v in leaf.buffers.items()}",
+        "output, buffers = leaf.param, leaf.buffers",
+        "output, buffers = leaf.param, {k: 0 * v for k, v in leaf.buffers.items()}",
         "rules/test_knobs.py::test_a_missing_gradient_touches_nothing",
     ),
     Fault(

@@ -1,1 +1,1 @@
-"""`optadamw convert`: a saved state of one library as that of another."""
+"""`optadamw convert`: convert a saved state from one library to another."""
