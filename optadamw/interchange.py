@@ -1,8 +1,9 @@
-"""Saved optimizer states of other libraries: from them, and to them.
+"""Convert saved optimizer states from and to other libraries.
 
-`from_<library>(saved, params, tx=tx)` makes of what was saved there the State with
-which `tx` goes on; `to_<library>(state, params, tx=tx)` makes what its load function
-takes. Both are about plain mappings of arrays, and import no framework.
+`from_<library>(saved, params, tx=tx)` makes the State with which `tx` continues a run
+of that library; `to_<library>(state, params, tx=tx)` makes the object that the
+library's load function takes. Both work on plain mappings of arrays, and import no
+framework.
 """
 
 from optadamw.dialects.bitsandbytes.state import from_bitsandbytes as from_bitsandbytes

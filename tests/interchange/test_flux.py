@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
-from optadamw.dialects.states.powers import products, step_of
+from optadamw.dialects.flux.powers import products, step_of
 from tests.interchange import cases
 from tests.interchange.saving import refused, saved_by, torch_state
 from tests.support import trees

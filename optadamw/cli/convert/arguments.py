@@ -7,8 +7,8 @@ SUMMARY = (
     "Convert a saved optimizer state: between PyTorch, Keras, TensorFlow, MLX, Optax, "
     "Flux, optimi, torchao, bitsandbytes and optadamw."
 )
-# Module to look for -> package that provides it. What a kind of file needs beyond
-# NumPy, it says itself.
+# Module to look for -> package that provides it: none, as a kind of file that needs
+# more than NumPy says so when it is read or written.
 REQUIRES: dict[str, str] = {}
 
 FORMS = (
@@ -19,7 +19,7 @@ BUFFERS = ("nu_max", "ema", "residual", "accumulator", "loss_scale", "kahan_comp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is converted, how, and where to."""
+    """Add the arguments of the command."""
     parser.add_argument(
         "source", choices=FORMS, metavar="FROM", help=f"one of {', '.join(FORMS)}"
     )
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to-names",
         type=Path,
         metavar="FILE.json",
-        help="the same for TO (default: the order of FROM)",
+        help="a list or mapping as for --names, for TO (default: the order of FROM)",
     )
     parser.add_argument(
         "--transpose",
@@ -79,13 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="the same on the way out",
+        help="transpose arrays of matching parameters on the way out; may be given "
+        "again",
     )
     parser.add_argument(
         "--missing",
         choices=("error", "zeros"),
         default="error",
-        help="parameters that have no state in FROM (default: error)",
+        help="what happens to parameters that have no state in FROM (default: error)",
     )
     parser.add_argument(
         "--drop",

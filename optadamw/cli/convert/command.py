@@ -12,16 +12,16 @@ from typing import Any
 from optadamw.base.errors import invalid
 from optadamw.cli.convert.arguments import BUFFERS
 from optadamw.dialects.conversion import (
-    Plan,
     check_patterns,
     open_state,
-    read_params,
     read_state,
     summary,
     with_numbers,
     write_state,
 )
 from optadamw.dialects.files.files import check_writable
+from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.states.form import Plan
 
 
 def run(options: Namespace) -> int:
@@ -103,7 +103,7 @@ def _failed(message: str, status: int) -> int:
     return status
 
 
-# --- What errors say to do: options of the command in place of arguments -------------
+# --- Remedies of errors: options of the command in place of arguments ----------------
 
 _NAME = r"['\"]([^'\"]+)['\"]"
 
@@ -154,12 +154,12 @@ PHRASES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 
 def for_command(message: str, is_leaving: bool = False) -> str:
-    """A message with the options of the command in place of arguments.
+    """Reword a message: the command's options in place of a function's arguments.
 
     Args:
-      message: as a function has it.
-      is_leaving: whether it is about what is written: then names and transposing have
-        options of their own.
+      message: the message of a function.
+      is_leaving: whether the message is about the file that is written, for which the
+        options are --to-names and --to-transpose.
     """
     for pattern, replacement in PHRASES:
         message = re.sub(pattern, replacement, message)

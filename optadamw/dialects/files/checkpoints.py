@@ -1,4 +1,4 @@
-"""Our own checkpoints as one of the forms that are converted."""
+"""Read and write a State in our own checkpoints, for `optadamw convert`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,29 +23,29 @@ from optadamw.store.state import BUFFERS, SCALES, State
 
 
 class Bare(NamedTuple):
-    """A State whose transformation is not at hand, and what is known of it."""
+    """A State without its transformation, and the facts that are known of that."""
 
     state: State
     maximum: Maximum | None = None
-    """Of which second moments `nu_max` is the maximum."""
+    """Which second moments `nu_max` is the maximum of."""
     negated: bool = False
     """Whether `mu` is that of negated gradients (maximize)."""
     every: int | None = None
-    """How many gradients make a step."""
+    """The number of gradients to a step; None if it is not known."""
     counts: Counts = "steps"
-    """What a dynamic loss scale counts until it grows."""
+    """Whether a dynamic loss scale counts steps or gradients until it grows."""
 
 
 def loaded(path: str | os.PathLike[str], params: Mapping[str, Any]) -> Bare:
-    """The State in a file that `optadamw.checkpoint.save` wrote.
+    """Read the State in a file that `optadamw.checkpoint.save` wrote.
 
     Args:
       path: the file.
       params: the parameters, by their paths.
 
     Raises:
-      DamagedCheckpoint: something of it is missing or altered.
-      ValueError: it holds several States, or buffers of other parameters.
+      DamagedCheckpoint: a part of the file is missing or altered.
+      ValueError: the file holds several States, or buffers of other parameters.
     """
     saved = checkpoint.load(path)
     if list(saved.fields) != [""]:
@@ -94,7 +94,7 @@ def _tree(
 
 
 def params_in(saved: checkpoint.Saved) -> dict[str, np.ndarray]:
-    """The parameters that were saved with a State, by their paths."""
+    """Return the parameters that were saved with a State, by their paths."""
     prefix = "params/"
     return {
         name.removeprefix(prefix): array
@@ -111,11 +111,11 @@ def stored(
 ) -> None:
     """Write a State and its parameters as `optadamw.checkpoint` does.
 
-    `optadamw.checkpoint.restore` takes it up with any transformation; what the numbers
-    mean is recorded, so that what does not fit is refused there.
+    `optadamw.checkpoint.restore` restores the file for any transformation. The meaning
+    of the numbers is recorded in it, and `restore` refuses numbers of another meaning.
 
     Raises:
-      OSError: the file cannot be written; the one before it stays.
+      OSError: the file cannot be written; a file that was there before stays.
     """
     named = [*_pairs(named_state(bare.state)), *_pairs(named_params(dict(params)))]
     arrays = {name: to_numpy(name, leaf) for name, leaf in named}

@@ -1,4 +1,4 @@
-"""Reading and writing the files in which states are kept, by their suffix.
+"""Read and write the files in which states are kept, by their suffix.
 
 .pt .pth                   PyTorch, if it is installed
 .safetensors               read and written here
@@ -10,7 +10,8 @@ a folder                   Orbax, if it is installed
 import io
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,12 +30,12 @@ SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".keras", ".h5")
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """What a file holds, as the `from_` functions take it.
+    """Read a file into the mapping or list that a `from_` function takes.
 
     Raises:
       OSError: there is no such file, or it cannot be read.
-      DamagedFile: it is not whole, or of another format than its name says.
-      MissingPackage: it takes a package that is not installed.
+      DamagedFile: the file is not whole, or not of the format that its name says.
+      MissingPackage: reading it takes a package that is not installed.
       ValueError: a name without a known suffix.
     """
     path = Path(path)
@@ -46,11 +47,11 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 def write(path: str | os.PathLike[str], saved: Any) -> None:
-    """Write a state: the file appears whole under its name, or not at all.
+    """Write a state to a file, which appears whole under its name, or not at all.
 
     Raises:
-      OSError: it cannot be written; the file that was there stays.
-      MissingPackage: it takes a package that is not installed.
+      OSError: the file cannot be written; a file that was there before stays.
+      MissingPackage: writing it takes a package that is not installed.
       ValueError, TypeError: a state that such a file cannot hold.
     """
     path = Path(path)
@@ -73,33 +74,42 @@ def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a name that no file can be written under, before anything is read.
+    """Refuse a name of a file that cannot be written, before anything is read.
 
     Raises:
-      ValueError: it ends in nothing that is known.
+      ValueError: a name without a known suffix.
     """
     if path.suffix:
         _by_suffix(path, WRITERS)
 
 
 def _brief(error: Exception) -> str:
-    """The first line of what another package says."""
+    """Return the first line of another package's error."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _refusing(what: str, remedy: str = "") -> Iterator[None]:
+    """Raise a DamagedFile for every error but that of a file that cannot be read."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # pickle, zip, zlib, NumPy: more than can be listed
+        raise DamagedFile(f"{what} ({_brief(error)}).{remedy}") from error
 
 
 # --- NumPy and safetensors -----------------------------------------------------------
 
 
 def _read_npz(path: Path) -> Any:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is one array")
-            arrays = {name: archive[name] for name in archive.files}
-    except OSError:
-        raise
-    except Exception as error:  # zip, NumPy: more kinds than can be listed
-        raise DamagedFile(f"'{path}' is no whole .npz file ({error}).") from error
+    with (
+        _refusing(f"'{path}' is no whole .npz file"),
+        np.load(path, allow_pickle=False) as archive,
+    ):
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is one array")
+        arrays = {name: archive[name] for name in archive.files}
     outline = arrays.pop(packing.ENTRY, None)
     if outline is None:
         return arrays
@@ -132,16 +142,10 @@ def _write_safetensors(file: BinaryIO, saved: Any) -> None:
 
 def _read_torch(path: Path) -> Any:
     torch = needed("torch", "torch", f"Reading '{path}'")
-    try:
+    what = f"'{path}' is no file of PyTorch that can be read safely, with "
+    remedy = " Save optimizer.state_dict() alone, of plain tensors."
+    with _refusing(f"{what}weights_only=True", remedy):
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # pickle, zip and its own: more than can be listed
-        raise DamagedFile(
-            f"'{path}' is no file of PyTorch that can be read safely, with "
-            f"weights_only=True ({_brief(error)}). Save "
-            "optimizer.state_dict() alone, of plain tensors."
-        ) from error
 
 
 def _write_torch(file: BinaryIO, saved: Any) -> None:
@@ -173,21 +177,17 @@ def _write_torch(file: BinaryIO, saved: Any) -> None:
 # --- Keras ---------------------------------------------------------------------------
 
 INSIDE = "model.weights.h5"
-"""The weights in a .keras file."""
+"""The entry of a .keras file with the weights."""
 
 
 def _read_keras(path: Path) -> Any:
     if path.suffix.lower() == ".h5":
         return _read_h5(path, path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = archive.read(INSIDE)
-    except OSError:
-        raise
-    except Exception as error:  # zip, zlib: more kinds than can be listed
-        raise DamagedFile(
-            f"'{path}' is no whole .keras file ({_brief(error)})."
-        ) from error
+    with (
+        _refusing(f"'{path}' is no whole .keras file"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        data = archive.read(INSIDE)
     return _read_h5(path, io.BytesIO(data))
 
 
@@ -211,7 +211,7 @@ def _read_h5(path: Path, source: Any) -> Any:
 
 
 def _variables(file: Any) -> dict[str, np.ndarray] | None:
-    """The variables of the optimizer in a file of HDF5; None: it has none."""
+    """Return the variables of the optimizer in a file of HDF5; None without."""
     if "optimizer_weights" in file:  # a whole model in the old format
         group = file["optimizer_weights"]
         names = [_text(name) for name in group.attrs["weight_names"]]

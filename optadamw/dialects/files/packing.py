@@ -1,7 +1,7 @@
-"""Nested dicts, lists and records as a flat mapping of arrays, and back.
+"""Flatten nested dicts, lists and records into a mapping of arrays, and back.
 
-Files of arrays (.npz, .safetensors) are flat. Beside the arrays, named by their paths,
-stands an outline in JSON: the containers, and what is no array.
+Files of arrays (.npz, .safetensors) are flat. They hold the arrays by their paths, and
+an outline in JSON with the containers and the values that are no arrays.
 """
 
 import json
@@ -20,17 +20,17 @@ FORMAT = 1
 
 
 class Packed(NamedTuple):
-    """A nested state, flat."""
+    """A nested state as flat arrays and an outline."""
 
     arrays: dict[str, np.ndarray]
     outline: str
 
 
 def packed(saved: Any) -> Packed:
-    """Arrays by their paths, and the outline of the rest.
+    """Flatten a state into arrays by their paths and an outline of the rest.
 
     Raises:
-      TypeError: something that is neither an array nor of JSON.
+      TypeError: a value that is neither an array nor one of JSON.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = _outlined(saved, "", arrays)
@@ -64,7 +64,7 @@ def _key(key: Any) -> Any:
 
 
 def unpacked(arrays: Mapping[str, np.ndarray], outline: str) -> Any:
-    """What was packed; tuples come back as lists, records as dicts.
+    """Undo `packed`, with lists for tuples and dicts for records.
 
     Raises:
       ValueError: an outline that is damaged, or arrays that are missing.

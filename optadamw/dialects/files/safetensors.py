@@ -40,7 +40,7 @@ DTYPES = {
 SPELLED = {name: code for code, name in DTYPES.items()}
 
 _LARGEST_HEADER = 100_000_000
-"""As the format has it."""
+"""The limit that the format sets, in bytes."""
 
 
 class DamagedFile(ValueError):
@@ -48,11 +48,11 @@ class DamagedFile(ValueError):
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a file, by name, and its metadata.
+    """Read the arrays of a file, by name, and its metadata.
 
     Raises:
       OSError: there is no such file, or it cannot be read.
-      DamagedFile: it is not whole, or not of this format.
+      DamagedFile: the file is not whole, or not of this format.
     """
     data = Path(path).read_bytes()
     name = os.fspath(path)
@@ -118,7 +118,7 @@ def _are_counts(value: Any) -> bool:
 
 
 def _check_cover(name: str, entries: Mapping[str, _Entry], length: int) -> None:
-    """The arrays must cover the file, without gaps and without overlaps."""
+    """Refuse arrays that do not cover the file, or that leave gaps or overlap."""
     at = 0
     for key, (_, _, begin, end) in sorted(entries.items(), key=lambda e: e[1][2:]):
         if begin != at:

@@ -8,70 +8,55 @@
 | `mu`, `nu` | the first and the second of the triple |
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
-from optadamw.base.errors import at_leaf, kind_at_leaf, mistyped
+from optadamw.base.errors import at_leaf, mistyped
 from optadamw.base.types import PyTree
+from optadamw.dialects.flux.powers import products, step_of
 from optadamw.dialects.states.arrays import scalar, to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
-from optadamw.dialects.states.nesting import flattened, nested
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.powers import products, step_of
-from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import betas_of
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import common_step
 from optadamw.store.state import State
-from optadamw.transforms.transformation import Transformation
 
-PEER = Peer(title="Flux", keys={"mu": "m", "nu": "v"})
+PEER = Peer(name="flux", title="Flux", keys={"mu": "m", "nu": "v"})
 
 
+@reads(PEER)
 def from_flux(
     saved: Any,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
     betas: tuple[float, float] | None = None,
     step: int | None = None,
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where AdamW of Flux (Optimisers.jl) was saved.
+    """Make the State that continues the run of an AdamW of Flux (Optimisers.jl).
 
-    The state holds no step but the betas to the power of t + 1, of which t is found
-    exactly. Where both have become zero (b2 = 0.999 in float32 after 87,000 steps), say
-    which `step` it was. Arrays of Julia are column-major: how they arrive depends on
-    the file, and `layout` turns them.
+    Flux keeps no step but the betas to the power of t + 1, from which t is found
+    exactly. If both powers have become zero (b2 = 0.999 in float32 after 87,000 steps),
+    pass `step`. Arrays of Julia are column-major: their axes may come reversed from a
+    file, and `layout` turns them.
 
     Args:
       saved: nested dicts and lists with a triple `(m, v, (p1, p2))` for each
         parameter, None (`nothing`) for those without state; or a list of triples.
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on; None: a bare State.
-      names: a mapping from paths of `params` to those in `saved`, or paths in the order
-        in which it has them.
-      layout: `(path, array) -> array`, applied to each array that is read.
-      missing: "zeros" starts parameters without state there, "error" refuses them.
-      drop: buffers there that are left behind.
-      afresh: buffers of `tx` that start anew.
-      betas: those of the AdamW that was saved; None: those of `tx`.
-      step: the steps that were taken; None: found from the powers.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
+      betas: The betas of the AdamW that was saved. None (default) takes those of `tx`.
+      step: The number of steps that were taken. None (default) finds it from the
+        powers.
 
     Raises:
-      TypeError, ValueError: no triples, powers that are not of these betas, names or
-        shapes that do not fit, options that differ. Nothing is made.
+      ValueError: powers that are not those of `betas`, or that do not tell the step.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, optadamw
@@ -82,7 +67,7 @@ def from_flux(
       >>> int(from_flux(saved, params, tx=optadamw.adamw(1e-3)).step)
       1
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    request = Request.of(PEER, params, options)
     rows: list[Row] = []
     triples = {}
     for path, triple in flattened(saved, _is_triple).items():
@@ -93,13 +78,13 @@ def from_flux(
         if triple is not None:
             triples[label] = triple
     if step is None:
-        step = _step(triples, betas or (betas_of(tx, 0) if tx is not None else None))
+        step = _step(triples, betas or betas_of(request.tx, 0))
     contents = Contents(rows=rows, step=whole("step", step))
     return assembled(request, contents)
 
 
 def _is_triple(node: Any) -> bool:
-    """Whether it is (m, v, (p1, p2)): the last a pair of numbers."""
+    """Whether a node is (m, v, (p1, p2)), with a pair of numbers last."""
     if not isinstance(node, Sequence) or isinstance(node, str) or len(node) != 3:
         return False
     pair = node[2]
@@ -140,33 +125,26 @@ def _checked(betas: Any) -> tuple[float, float]:
     return float(betas[0]), float(betas[1])
 
 
+@writes(PEER)
 def to_flux(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
     betas: tuple[float, float] | None = None,
-    drop: Collection[str] = (),
+    **options: Unpack[ToOptions],
 ) -> Any:
-    """The triples with which AdamW of Flux (Optimisers.jl) goes on.
+    """Make the triples with which AdamW of Flux (Optimisers.jl) continues the run.
 
     Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it.
-      names: a mapping from paths to those there; None: our paths.
-      layout: `(path, array) -> array`, the inverse of that of `from_flux`.
-      betas: those of the AdamW that goes on; None: those of `tx`.
-      drop: buffers that are lost, such as ("ema",).
+      names: A mapping from paths of `params` to the paths in Flux. None (default) keeps
+        the paths.
+      betas: The betas of the AdamW that continues. None (default) takes those of `tx`.
 
     Returns:
-      Nested dicts, and lists where the names are numbers, of `(m, v, (p1, p2))`.
+      Nested dicts, and lists if the names are numbers, of `(m, v, (p1, p2))`.
 
     Raises:
-      TypeError, ValueError: a buffer that Flux has no place for, no betas, names that
-        do not fit.
+      ValueError: neither `betas` nor `tx`.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, optadamw
@@ -176,19 +154,24 @@ def to_flux(
       >>> [float(p) for p in powers] == [np.float32(0.9), np.float32(0.999)]
       True
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop)
-    if betas is None:
-        betas = None if tx is None else betas_of(tx, leaving.step)
+    leaving = Departure.of(PEER, state, params, options)
+    betas = betas or betas_of(leaving.tx, leaving.step)
     if betas is None:
         raise ValueError("Flux keeps powers of the betas. Pass betas=(b1, b2) or `tx`.")
     pair = _checked(betas)
-    columns = leaving.column("mu"), leaving.column("nu")
     flat = {}
-    for (leaf, name), m, v in zip(leaving.places, *columns, strict=True):
-        assert leaf is not None and m is not None
-        path = leaving.paths[leaf] if name is None else name.replace(".", "/")
+    for path, (m, v) in moments_by_path(leaving).items():
         powers = tuple(products(beta, leaving.step + 1, m.dtype)[-1] for beta in pair)
-        if path in flat:
-            raise kind_at_leaf(path, "`names` calls two parameters so.")
         flat[path] = (m, v, powers)
     return nested(flat)
+
+
+FORM = Form(
+    PEER,
+    from_flux,
+    to_flux,
+    has_names=True,
+    to_read=lambda plan: (
+        {} if plan.b1 is None or plan.b2 is None else {"betas": (plan.b1, plan.b2)}
+    ),
+)

@@ -10,8 +10,8 @@
 | `loss_scale`, `growth` | `dynamic_scale`, `step_counter` |
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
@@ -21,16 +21,18 @@ from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Maximum, Peer
-from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.variables import Options, listed, sorted_out
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
+    name="keras",
     title="Keras",
     keys={
         "mu": "momentum",
@@ -44,56 +46,42 @@ PEER = Peer(
 )
 
 
+@reads(PEER)
 def from_keras(
     saved: Mapping[str, Any] | Sequence[Any],
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
     amsgrad: bool | None = None,
     use_ema: bool | None = None,
     gradient_accumulation_steps: int | None = None,
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where an optimizer of Keras was saved.
+    """Make the State that continues the run of an optimizer of Keras.
 
-    Keras saves a list of arrays of which positions alone say what they are: amsgrad's
-    maxima look like averages. What the optimizer was made with comes from the three
-    options, from `tx`, or from the names where `saved` has them. Without names the
-    parameters are in the order of `model.trainable_variables`, which is to be that of
-    `jax.tree.leaves(params)` (it sorts the keys of a dict), or is given by `names`.
+    Keras saves a list of arrays whose positions alone tell them apart: AMSGrad's maxima
+    look like averages. The options of the optimizer come from the last three arguments,
+    from `tx`, or from the names if `saved` has them. Without names the parameters are
+    in the order of `model.trainable_variables`, which must be that of
+    `jax.tree.leaves(params)` (it sorts the keys of a dict) or be given by `names`.
 
-    Keras counts gradients, also those that only accumulate, in `iteration` and in the
-    good ones since the loss scale changed; a `DynamicLossScale` of `tx` that counts
-    optimizer steps gets as many as those gradients make. Keras's average begins at the
-    first step; before it, that is a copy of the parameters here.
+    Keras's `iteration` counts gradients, also those that only accumulate, and so does
+    its count of good steps since the loss scale changed; for a `DynamicLossScale` of
+    `tx` that counts optimizer steps, that count is converted. Keras's average begins at
+    the first step; if it was saved before, the average here is a copy of the
+    parameters.
 
     Args:
       saved: `optimizer.variables`, a list of their values, the store that
         `save_own_variables` filled (keys "0", "1", ...), or a mapping from
         `variable.path`. With a `LossScaleOptimizer`, its own.
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on. Without it the result is a State with
-        what was saved, in float32 (float64 for float64 parameters).
-      names: paths of `params` in the order of `model.trainable_variables`, or a mapping
-        from paths to the variables' names or indices.
-      layout: `(path, array) -> array`, applied to each array that is read.
-      missing: "zeros" starts parameters that are not there, "error" refuses them.
-      drop: buffers there that are left behind, such as ("ema", "loss_scale").
-      afresh: buffers of `tx` that start anew, such as ("ema",).
-      amsgrad: whether the optimizer had it; None: as `tx`, else no.
-      use_ema: the same.
-      gradient_accumulation_steps: the same; the number of gradients to a step.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
+      amsgrad: Whether the optimizer has AMSGrad. None (default) asks the names of the
+        variables, or `tx`; without either it has none.
+      use_ema: Whether the optimizer keeps an average. None (default) asks likewise.
+      gradient_accumulation_steps: The number of gradients to a step. None (default)
+        asks likewise; without either the optimizer does not accumulate.
 
     Raises:
-      TypeError, ValueError: another number of variables, shapes or names that do not
-        fit, numbers that are not finite, options that differ. Nothing is made.
+      ValueError: another number of variables than these options make.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, optadamw
@@ -104,14 +92,14 @@ def from_keras(
       >>> int(state.step), state.mu[0].tolist()
       (7, [1.0, 1.0])
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    request = Request.of(PEER, params, options)
     every = _window(gradient_accumulation_steps)
-    options = _options(tx, amsgrad, use_ema, every)
+    made_with = options_of(request.tx, amsgrad, use_ema, every)
     variables = listed(PEER.title, saved)
-    found = sorted_out(PEER.title, variables, len(request.leaves.paths), options)
+    found = sorted_out(PEER.title, variables, len(request.leaves.paths), made_with)
     accumulates = any("accumulator" in (row.buffers or ()) for row in found.rows)
     if accumulates and every is None:
-        every = _window_of(tx)
+        every = _window_of(request.tx)
     if accumulates and every is None:
         raise ValueError(
             "The saved state accumulates, and of how many gradients a step is made is "
@@ -127,7 +115,7 @@ def from_keras(
             micro_step=micro_step,
             accumulates=accumulates,
             loss_scale=found.loss_scale,
-            growth=_growth(found.growth, tx, window),
+            growth=_growth(found.growth, request.tx, window),
             averages_later=found.iteration == 0,
             orders_maximum=True,
         ),
@@ -135,7 +123,7 @@ def from_keras(
 
 
 def _growth(good: int | None, tx: Transformation | None, window: int) -> int | None:
-    """Keras's count of good gradients, or of steps for a `tx` that counts those."""
+    """Return Keras's count of good gradients, in steps for a `tx` that counts steps."""
     if good is None or tx is None:
         return good
     return good if _counts_gradients(tx) else good // window
@@ -146,13 +134,13 @@ def _counts_gradients(tx: Transformation | None) -> bool:
     return getattr(scale, "counts", "gradients") == "gradients"
 
 
-def _options(
+def options_of(
     tx: Transformation | None,
     amsgrad: bool | None,
     use_ema: bool | None,
     every: int | None,
 ) -> Options:
-    """What the optimizer was made with, as far as it is said."""
+    """Return the options of the saved optimizer that the arguments or `tx` say."""
     for name, value in (("amsgrad", amsgrad), ("use_ema", use_ema)):
         if value is not None and not isinstance(value, bool):
             raise mistyped(name, "True, False or None", value)
@@ -178,52 +166,43 @@ def _window(every: Any) -> int | None:
 
 
 def _window_of(tx: Transformation | None) -> int | None:
-    """The gradients to a step by `tx`, if they are always as many."""
+    """Return the number of gradients to a step of `tx`; None if a schedule gives it."""
     accumulation = None if tx is None else tx.recipe.composition.control.accumulation
     if accumulation is None or isinstance(accumulation.every, Scheduled):
         return None
     return int(to_numpy("accumulate_steps", accumulation.every.value))
 
 
+@writes(PEER)
 def to_keras(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
     learning_rate: float | Literal["schedule"] | None = None,
-    drop: Collection[str] = (),
     amsgrad: Maximum | None = None,
+    **options: Unpack[ToOptions],
 ) -> dict[str, np.ndarray]:
-    """The store from which an optimizer of Keras goes on.
+    """Make the store from which an optimizer of Keras continues the run.
 
         optimizer.build(model.trainable_variables)
         optimizer.load_own_variables(store)
         assert optimizer.iterations == store["0"]
 
-    Keras loads nothing, with a warning, where it has another number of variables: make
-    the optimizer with the same `amsgrad`, `use_ema` and `gradient_accumulation_steps`
-    as `tx`, in a `LossScaleOptimizer` where the loss scale is dynamic.
+    If Keras has another number of variables it warns and loads nothing: make the
+    optimizer with the `amsgrad`, `use_ema` and `gradient_accumulation_steps` of `tx`,
+    and in a `LossScaleOptimizer` if the loss scale is dynamic. `names` is about the
+    order of `model.trainable_variables`. `tx` is needed if the state accumulates.
 
     Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it; needed where it accumulates.
-      names: paths in the order of `model.trainable_variables`, or a mapping from paths
-        to indices there.
-      layout: `(path, array) -> array`, the inverse of that of `from_keras`.
-      learning_rate: which Keras keeps among its variables; "schedule" where it has a
-        schedule and keeps none; None: that of `tx`.
-      drop: buffers that are lost, such as ("ema", "accumulator").
-      amsgrad: the kind of `nu_max` where there is no `tx` to tell.
+      learning_rate: The learning rate that Keras keeps among its variables;
+        "schedule" if Keras has a schedule and keeps none. None (default) takes that of
+        `tx`.
 
     Returns:
       A mapping from "0", "1", ... to arrays, in the order of `optimizer.variables`.
 
     Raises:
-      TypeError, ValueError: amsgrad's maximum of the wrong kind, an open window of
-        weighted gradients, no learning rate, names that do not fit.
+      ValueError: an open window of weighted gradients; no learning rate.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -232,7 +211,7 @@ def to_keras(
       >>> list(to_keras(tx.init(params), params, tx=tx))
       ['0', '1', '2', '3']
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop, amsgrad)
+    leaving = Departure.of(PEER, state, params, options, amsgrad)
     return numbered(stored(leaving, np.int32, learning_rate))
 
 
@@ -241,7 +220,7 @@ def stored(
     counter: Any,
     learning_rate: float | Literal["schedule"] | None,
 ) -> list[np.ndarray]:
-    """The variables of an optimizer, in their order."""
+    """Make the variables of an optimizer, in their order."""
     rate = _rate(leaving, learning_rate)
     accumulators: list[np.ndarray] = []
     every = 1
@@ -270,7 +249,7 @@ def stored(
 
 
 def numbered(variables: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The store that `save_own_variables` makes of variables."""
+    """Number variables as `save_own_variables` does."""
     return {str(i): array for i, array in enumerate(variables)}
 
 
@@ -280,7 +259,7 @@ def _rate(
     if given == "schedule":
         return []
     if given is None:
-        known = None if leaving.tx is None else learning_rate_of(leaving.tx)
+        known = learning_rate_of(leaving.tx)
         if known is None:
             raise ValueError(
                 "Keras keeps the learning rate among its variables, and it is not "
@@ -290,3 +269,18 @@ def _rate(
             return []
         return [np.array(to_numpy("learning_rate", known.value), np.float32)]
     return [np.array(scalar("learning_rate", given), np.float32)]
+
+
+FORM = Form(
+    PEER,
+    from_keras,
+    to_keras,
+    to_read=lambda plan: {
+        "amsgrad": plan.amsgrad == "raw",
+        "use_ema": plan.use_ema,
+        "gradient_accumulation_steps": plan.accumulate or 1,
+    },
+    to_write=lambda plan: (
+        {"learning_rate": "schedule"} if plan.learning_rate is None else {}
+    ),
+)

@@ -8,10 +8,9 @@
 | `mu`, `nu` | `m`, `v`, in the dtype of the gradients |
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,32 +20,27 @@ from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
-from optadamw.dialects.states.nesting import flattened, nested
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
-from optadamw.transforms.transformation import Transformation
 
-PEER = Peer(title="MLX", keys={"mu": "m", "nu": "v"})
+PEER = Peer(name="mlx", title="MLX", keys={"mu": "m", "nu": "v"})
 
 RESERVED = ("step", "learning_rate")
 
 
+@reads(PEER)
 def from_mlx(
     saved: Mapping[str, Any],
     params: PyTree,
-    *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where an optimizer of MLX was saved.
+    """Make the State that continues the run of an optimizer of MLX.
 
     Parameters are matched by their names, which MLX's state has. Whether MLX corrected
     the bias (it does not by default) changes the steps and not the state.
@@ -54,21 +48,6 @@ def from_mlx(
     Args:
       saved: `optimizer.state`, nested, or flat as `mlx.utils.tree_flatten` makes it
         ("layers.0.weight.m").
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on; None: a bare State in float32.
-      names: a mapping from paths of `params` to MLX's names ("layers.0.weight"), or
-        paths in the order in which the state has them.
-      layout: `(path, array) -> array`, applied to each array that is read.
-      missing: "zeros" starts parameters without state there, "error" refuses them.
-      drop: buffers there that are left behind.
-      afresh: buffers of `tx` that start anew.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
-
-    Raises:
-      TypeError, ValueError: the state of another optimizer, names or shapes that do
-        not fit, numbers that are not finite, options that differ. Nothing is made.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -78,7 +57,7 @@ def from_mlx(
       >>> int(from_mlx(saved, {"w": jnp.zeros(2)}).step)
       7
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    request = Request.of(PEER, params, options)
     remedy = "Pass optimizer.state."
     if not isinstance(saved, Mapping):
         raise mistyped("saved", "the state of an optimizer of MLX", saved, remedy)
@@ -110,7 +89,7 @@ def _is_record(node: Any) -> bool:
 
 
 def _unflattened(flat: Mapping[str, Any]) -> Any:
-    """A state whose keys are whole paths, nested as far as its moments."""
+    """Group a state whose keys are whole paths by parameter."""
     if not any(
         str(key).endswith((".m", ".v")) and not isinstance(value, Mapping)
         for key, value in flat.items()
@@ -123,37 +102,31 @@ def _unflattened(flat: Mapping[str, Any]) -> Any:
     return records
 
 
+@writes(PEER)
 def to_mlx(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
     learning_rate: float | None = None,
-    drop: Collection[str] = (),
+    **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
-    """The state with which AdamW of MLX goes on.
+    """Make the state with which AdamW of MLX continues the run.
 
     It holds NumPy arrays; MLX wants its own:
 
         optimizer.state = mlx.utils.tree_map(mx.array, saved)
 
     Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it.
-      names: a mapping from paths to MLX's names; None: our paths are its names.
-      layout: `(path, array) -> array`, the inverse of that of `from_mlx`.
-      learning_rate: what MLX keeps in its state; None: that of `tx` in the next step.
-      drop: buffers that are lost, such as ("ema",).
+      names: A mapping from paths of `params` to MLX's names. None (default) keeps the
+        paths.
+      learning_rate: The learning rate in MLX's state. None (default) takes that of `tx`
+        in the next step.
 
     Returns:
-      Nested dicts, and lists where the names are numbers.
+      Nested dicts, and lists if the names are numbers.
 
     Raises:
-      TypeError, ValueError: a buffer that MLX has no place for, no learning rate, names
-        that do not fit.
+      ValueError: no learning rate; a parameter called "step" or "learning_rate".
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -162,14 +135,9 @@ def to_mlx(
       >>> to_mlx(tx.init(params), params, tx=tx)["layers"][0]["w"]["m"].tolist()
       [0.0, 0.0]
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop)
+    leaving = Departure.of(PEER, state, params, options)
     rate = _rate(leaving) if learning_rate is None else learning_rate
-    flat = {}
-    mu, nu = leaving.column("mu"), leaving.column("nu")
-    for (leaf, name), m, v in zip(leaving.places, mu, nu, strict=True):
-        assert leaf is not None
-        path = leaving.paths[leaf] if name is None else name.replace(".", "/")
-        flat[path] = {"m": m, "v": v}
+    flat = {p: {"m": m, "v": v} for p, (m, v) in moments_by_path(leaving).items()}
     for path in flat:
         if not path or path.partition("/")[0] in RESERVED:
             raise at_leaf(
@@ -188,11 +156,13 @@ def to_mlx(
 
 
 def _rate(leaving: Departure) -> Any:
-    known = None if leaving.tx is None else learning_rate_of(leaving.tx)
+    known = learning_rate_of(leaving.tx)
     if known is None:
         raise ValueError(
             "MLX keeps the learning rate in its state, and it is not known. Pass `tx` "
             "or learning_rate=."
         )
-    step, wide = leaving.step, jax.dtypes.canonicalize_dtype(np.float64)
-    return known.at(Clock(jnp.int32(step), jnp.int32(step + 1), jnp.dtype(wide)))
+    return known.at(Clock.at(jnp.int32(leaving.step)))
+
+
+FORM = Form(PEER, from_mlx, to_mlx, has_names=True, needs_rate=True)

@@ -11,95 +11,87 @@
 `optax.ema` averages updates and not parameters: it is no `ema` of ours.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Unpack
 
 import numpy as np
 import optax
 
-from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.errors import mistyped
 from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
-from optadamw.checkpoint.fitting import fitted
-from optadamw.dialects.states.arrays import to_numpy, whole
-from optadamw.dialects.states.assembly import assembled
-from optadamw.dialects.states.contents import Contents, Row
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
-from optadamw.dialects.states.peer import DIFFERENCE, Maximum, Peer, check_maximum
-from optadamw.dialects.states.records import (
+from optadamw.dialects.optax.places import check_places, filled, in_place, replaced
+from optadamw.dialects.optax.records import (
     Record,
     adams_in,
-    fields_of,
     foreign_in,
     lookalikes_in,
     windows_in,
 )
-from optadamw.dialects.states.request import (
-    Layout,
-    Request,
-    check_collection,
-    kind_of_maximum,
+from optadamw.dialects.states.arrays import to_numpy, whole
+from optadamw.dialects.states.assembly import assembled
+from optadamw.dialects.states.call import check_collection
+from optadamw.dialects.states.contents import Contents, Row
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import (
+    DIFFERENCE,
+    MOMENTS,
+    Maximum,
+    Peer,
+    check_maximum,
 )
+from optadamw.dialects.states.request import FromOptions, Request
+from optadamw.dialects.states.settings import kind_of_maximum
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
+    name="optax",
     title="Optax",
     keys={"mu": "mu", "nu": "nu", "nu_max": "nu_max", "accumulator": "acc_grads"},
     maximum="corrected",
 )
 
 
+@reads(PEER)
 def from_optax(
     saved: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
     amsgrad: Maximum | None = None,
     use_grad_mean: bool = True,
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where a chain of Optax was saved.
+    """Make the State that continues the run of a chain of Optax.
 
-    Adam's part is found wherever it stands: in chains, in `MultiSteps`, in
-    `inject_hyperparams`, `apply_if_finite` and `masked` (a parameter that is hidden
-    from it has no state). Parameters are matched by their paths.
+    Adam's part is found in chains, in `MultiSteps`, in `inject_hyperparams`,
+    `apply_if_finite` and `masked` (a parameter that is hidden from it has no state).
+    Parameters are matched by their paths.
 
     Other states with numbers of their own, such as a trace, an average of the updates
-    or a factor on the rate, are refused: a State has no place for them. Counts of
-    schedules and injected hyperparameters are `tx`'s to know. Only the class tells
-    Adam from optimizers with the same fields (`adabelief`), and Orbax loses it; and
-    `radam`, `yogi`, `adamax`, `adamaxw`, `lamb` and `contrib.adopt` keep an Adam's
-    class, so they cannot be told from it at all: do not pass theirs.
+    or a factor on the rate, are refused, as a State has no place for them. Counts of
+    schedules and injected hyperparameters are left out: `tx` has its own. Only the
+    class tells Adam from optimizers with the same fields (`adabelief`), and Orbax loses
+    the class; `radam`, `yogi`, `adamax`, `adamaxw`, `lamb` and `contrib.adopt` keep an
+    Adam's class, so they cannot be told from it at all: do not pass theirs.
 
     Args:
       saved: the state, or the nested dicts and lists that Orbax makes of one.
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on. Without it the result is a State with
-        what was saved, in float32 (float64 for float64 parameters).
-      names: a mapping from paths of `params` to those that were saved.
-      layout: `(path, array) -> array`, applied to each array that is read.
-      missing: "zeros" starts parameters without state there, "error" refuses them.
-      drop: buffers there that are left behind, and paths of other transformations'
-        states, such as "1" of the second in a chain.
-      afresh: buffers of `tx` that start anew.
-      amsgrad: "corrected" says, where there is no `tx` to say it, that the maximum of
-        Optax's amsgrad is meant: that of the corrected second moments, which is not
-        that of PyTorch and Keras.
-      use_grad_mean: False where `MultiSteps` was made so: it then keeps the sum.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
+      names: A mapping from paths of `params` to those that were saved. None (default)
+        takes them as equal.
+      drop: Saved buffers to leave behind, and paths of other transformations' states,
+        such as "1" for the second in a chain. The default leaves none.
+      amsgrad: "corrected" accepts the maximum of Optax's AMSGrad if there is no `tx`:
+        it is that of the corrected second moments, and not that of PyTorch and Keras.
+        None (default) refuses it then.
+      use_grad_mean: Whether `MultiSteps` keeps the mean of the gradients (default
+        True), as its argument of this name says; False takes their sum.
 
     Raises:
-      TypeError, ValueError: no Adam in it or more than one, names or shapes that do
-        not fit, numbers that are not finite, amsgrad's maximum where another is meant,
-        options that differ. Nothing is made.
+      ValueError: no Adam in the state or more than one; numbers that would be lost;
+        AMSGrad's maximum if `tx` keeps the raw one.
 
     Example:
       >>> import jax.numpy as jnp, optax, optadamw
@@ -112,18 +104,18 @@ def from_optax(
     check_maximum("amsgrad", amsgrad)
     if not isinstance(use_grad_mean, bool):
         raise mistyped("use_grad_mean", "True or False", use_grad_mean)
+    drop = options.get("drop", ())
     check_collection("drop", drop)
     found = _only(saved)
     adam = found.fields
-    drop = _alone(saved, found, drop)
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    options["drop"] = _alone(saved, found, drop)
+    request = Request.of(PEER, params, options)
     windows = windows_in(saved)
     if len(windows) > 1:
         raise ValueError("`saved` holds several MultiSteps, one inside another.")
-    fields = {name: adam[name] for name in ("mu", "nu", "nu_max") if name in adam}
-    left = {*request.drop, *request.afresh}
-    if "nu_max" in fields and "nu_max" not in left:
-        _check_said(tx, amsgrad)
+    fields = {name: adam[name] for name in MOMENTS if name in adam}
+    if "nu_max" in fields and "nu_max" not in request.left:
+        _check_said(request.tx, amsgrad)
     micro_step = 0
     if windows:
         micro_step = whole("mini_step", windows[0]["mini_step"])
@@ -166,7 +158,7 @@ def _check_said(tx: Transformation | None, amsgrad: Maximum | None) -> None:
 
 
 def _only(tree: Any) -> Record:
-    """The one record of Adam."""
+    """Return the one record of Adam."""
     found = adams_in(tree)
     if len(found) == 1:
         return found[0]
@@ -183,7 +175,7 @@ def _only(tree: Any) -> Record:
 
 
 def _alone(saved: PyTree, adam: Record, drop: Collection[str]) -> Collection[str]:
-    """Refuse states beside Adam's that would be lost; what else is to be dropped."""
+    """Refuse states beside Adam's that `drop` does not name; return the rest of it."""
     others = foreign_in(saved, adam)
     for one in others:
         where = f"`saved` holds numbers of {one.kind} at '{one.path or '(the root)'}'"
@@ -207,50 +199,45 @@ def _by_path(tree: PyTree) -> dict[str, Any]:
 
 
 def _sum(mean: Any, count: int) -> Any:
-    """The sum of a window of `count`, of which Optax keeps the mean."""
+    """Return the sum of `count` gradients, of which Optax keeps the mean."""
     array = to_numpy("acc_grads", mean)
     if array.dtype.kind != "f":  # another's float: bfloat16, or none at all
         array = array.astype(np.float32)
     return array * array.dtype.type(count)
 
 
+@writes(PEER)
 def to_optax(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
     into: optax.GradientTransformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    drop: Collection[str] = (),
     amsgrad: Maximum | None = None,
     use_grad_mean: bool = True,
+    **options: Unpack[ToOptions],
 ) -> PyTree:
-    """The state with which a transformation of Optax goes on.
+    """Make the state with which a transformation of Optax continues the run.
 
     The moments take their places in `into.init(params)`, in the dtypes that they have
     there (those of the parameters, so in 16 bits they are rounded), and so does the
-    step in every `count`: schedules go on where they were.
+    step in every `count`: schedules continue.
 
     Args:
-      state: a State, or what holds one.
-      params: its parameters; shapes will not do, as Optax initializes its state.
-      tx: the transformation that made it.
-      into: the transformation of Optax: `adamw`, `amsgrad`, a chain with one of them,
-        in `MultiSteps(...).gradient_transformation()` or `inject_hyperparams`. None:
-        `optax.adamw` with a constant rate; `optax.amsgrad` where there is a maximum.
-      names: a mapping from paths to those of `into.init(params)`, where they differ.
-      layout: `(path, array) -> array`, the inverse of that of `from_optax`.
-      drop: buffers that are lost, such as ("ema",).
-      amsgrad: the kind of `nu_max` where there is no `tx` to tell.
-      use_grad_mean: False where `MultiSteps` is made so: it then keeps the sum.
+      params: The parameters; shapes will not do, as Optax initializes its state.
+      names: A mapping from paths of `params` to those of `into.init(params)`. None
+        (default) takes them as equal.
+      into: The transformation of Optax: `adamw`, `amsgrad`, a chain with one of them,
+        in `MultiSteps(...).gradient_transformation()` or `inject_hyperparams`. None
+        (default) takes `optax.adamw` with a constant rate, or `optax.amsgrad` if the
+        state has a maximum.
+      use_grad_mean: Whether `MultiSteps` keeps the mean of the gradients (default
+        True); False writes their sum.
 
     Returns:
       A state of `into`.
 
     Raises:
-      TypeError, ValueError: buffers that `into` has no place for or lacks, the maximum
-        of raw moments, an open window of weighted gradients.
+      ValueError: buffers that `into` lacks; an open window of weighted gradients.
 
     Example:
       >>> import jax.numpy as jnp, optax, optadamw
@@ -260,7 +247,7 @@ def to_optax(
       >>> type(saved[0]).__name__, int(saved[0].count)
       ('ScaleByAdamState', 0)
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop, amsgrad)
+    leaving = Departure.of(PEER, state, params, options, amsgrad)
     if into is None:
         into = optax.amsgrad(0.0) if leaving.has("nu_max") else optax.adamw(0.0)
     if not callable(getattr(into, "init", None)):
@@ -268,9 +255,10 @@ def to_optax(
     made = into.init(params)
     adam = _only(made).fields
     windows = windows_in(made)
-    _check_places(leaving, adam, bool(windows))
-    fields = [name for name in ("mu", "nu", "nu_max") if name in adam]
-    trees = {name: _filled(leaving, name, adam[name]) for name in fields}
+    check_places(leaving, adam, bool(windows))
+    trees = {
+        name: filled(leaving, name, adam[name]) for name in MOMENTS if name in adam
+    }
     if windows:
         divisor = max(leaving.filled, 1) if use_grad_mean else 1
         like = windows[0]["acc_grads"]
@@ -279,81 +267,19 @@ def to_optax(
             sums = [
                 array / array.dtype.type(divisor) for array in leaving.accumulators()
             ]
-            trees["acc_grads"] = _in_place(leaving, "acc_grads", sums, like)
+            trees["acc_grads"] = in_place(leaving, "acc_grads", sums, like)
     counts = {
         "count": leaving.step,
         "gradient_step": leaving.step,
         "mini_step": leaving.filled,
     }
-    return _replaced(made, trees, counts)
+    return replaced(made, trees, counts)
 
 
-def _check_places(
-    leaving: Departure, adam: Mapping[str, Any], accumulates: bool
-) -> None:
-    if leaving.has("nu_max") != ("nu_max" in adam):
-        has, lacks = ("state", "into") if leaving.has("nu_max") else ("into", "state")
-        raise ValueError(
-            f"`{has}` keeps the maximum of the second moments and `{lacks}` does not: "
-            "they differ in amsgrad. Give both the same, or lose it with "
-            "drop=('nu_max',)."
-        )
-    if leaving.filled and not accumulates:
-        raise ValueError(
-            f"`state` holds an open window of {leaving.filled} gradients, and `into` "
-            "does not accumulate. Wrap it in optax.MultiSteps, or lose the window with "
-            "drop=('accumulator',)."
-        )
-
-
-def _filled(leaving: Departure, field: str, like: PyTree) -> PyTree:
-    column = [array for array in leaving.column(field) if array is not None]
-    return _in_place(leaving, field, column, like)
-
-
-def _in_place(
-    leaving: Departure, field: str, column: list[np.ndarray], like: PyTree
-) -> PyTree:
-    """The tree `like` with the arrays of our leaves, found by path."""
-    paths = [place.name or leaving.paths[place.leaf or 0] for place in leaving.places]
-    arrays = dict(zip(paths, column, strict=True))
-    leaves = flatten(like)
-    made = []
-    for path, old in zip(leaves.paths, leaves.arrays, strict=True):
-        if path not in arrays:
-            raise at_leaf(
-                path,
-                "`into` keeps moments of it, and `state` has none.",
-                "Say with `names` what each is called in into.init(params).",
-            )
-        array = arrays.pop(path)
-        made.append(fitted(f"{field}/{path}", array, old, cast=True))
-    for path, array in arrays.items():
-        if np.any(array):
-            raise at_leaf(
-                path,
-                f"`state` keeps `{field}` of it, and `into` has no place for it.",
-                "Make `into` without the mask.",
-            )
-    return leaves.treedef.unflatten(made)
-
-
-def _replaced(tree: Any, trees: Mapping[str, PyTree], counts: dict[str, int]) -> Any:
-    """`tree` with these fields in all its records."""
-    named = fields_of(tree)
-    if isinstance(tree, tuple) and named is not None:
-        fields = {}
-        for name, value in named.items():
-            if name in trees:
-                fields[name] = trees[name]
-            elif name in counts and np.shape(value) == ():
-                whole_count = np.asarray(counts[name])
-                fields[name] = fitted(name, whole_count, value, cast=True)
-            else:
-                fields[name] = _replaced(value, trees, counts)
-        return type(tree)(**fields)
-    if isinstance(tree, tuple | list):
-        return type(tree)(_replaced(child, trees, counts) for child in tree)
-    if isinstance(tree, dict):
-        return {key: _replaced(child, trees, counts) for key, child in tree.items()}
-    return tree
+FORM = Form(
+    PEER,
+    from_optax,
+    to_optax,
+    has_names=True,
+    to_read=lambda plan: {"amsgrad": plan.amsgrad},
+)

@@ -11,8 +11,9 @@ a moment may move by an ulp.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -20,69 +21,52 @@ from optadamw.base.errors import at_leaf
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import numbers, scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
-from optadamw.dialects.states.contents import Contents, Row
-from optadamw.dialects.states.grouping import groups_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.grouping import Groups, groups_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
     Saved,
-    check_entries,
-    common_step,
+    as_saved,
+    contents_of,
     read,
-    starts,
     written,
 )
 from optadamw.store.state import State
-from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
+    name="optimi",
     title="optimi",
     keys={"mu": "exp_avg", "nu": "exp_avg_sq", "kahan_comp": "kahan_comp"},
-    is_pairwise=False,
     has_gaps=True,
+    follows=("schedule",),
 )
 
 
+@reads(PEER)
 def from_optimi(
     saved: Mapping[str, Any],
     params: PyTree,
-    *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where AdamW of optimi was saved.
+    """Make the State that continues the run of an AdamW of optimi.
 
-    optimi keeps the moments after the correction of their bias; ours are before it.
-    Its betas are read from its groups. A parameter that had its first gradient late
-    counts as old there, and so it does here.
+    optimi keeps the moments after their bias is corrected, a State before; the betas
+    that tell one from the other are read from the groups. optimi has one step for all
+    parameters of a group, also for those whose first gradient came late, and so has the
+    State.
 
     Args:
       saved: `optimizer.state_dict()`, of tensors or arrays.
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on; None: a bare State in float32.
-      names: paths of `params` in the saved order (None for one that is not there), or
-        a mapping from paths to names or indices; see `from_torch`.
-      layout: `(path, array) -> array`, applied to each array that is read.
-      missing: "zeros" starts parameters without state there, "error" refuses them.
-      drop: buffers there that are left behind. ("kahan_comp",) gives up the low bits of
-        16-bit parameters that optimi keeps apart; add them to float32 parameters first
-        to keep them.
-      afresh: buffers of `tx` that start anew.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
+      drop: Saved buffers to leave behind. ("kahan_comp",) gives up the low bits of
+        16-bit parameters that optimi keeps apart; to keep them, add them to float32
+        parameters first. The default leaves none.
 
     Raises:
-      TypeError, ValueError: another kind of state, groups at different steps, names or
-        shapes that do not fit, a compensation that would be lost, options that differ.
-        Nothing is made.
+      ValueError: groups at different steps; a Kahan compensation that would be lost.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -94,26 +78,18 @@ def from_optimi(
       >>> state.mu[0].tolist(), state.nu[0].tolist()
       ([0.25, 0.25], [0.5, 0.5])
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
-    found, groups = read(PEER.title, saved)
-    kept = [one for one in found if one.entries is not None]
-    steps = {one.label: _step(one, groups[one.group]) for one in kept}
-    step = common_step(steps, PEER.title)
-    is_compensated = any(_is_compensated(one) for one in kept)
-    return assembled(
-        request,
-        Contents(
-            rows=[_row(one, groups[one.group], step) for one in found],
-            step=step,
-            own=("kahan_comp",) if is_compensated else (),
-            starts=starts(found, groups),
-        ),
+    request = Request.of(PEER, params, options)
+    found = read(PEER.title, saved)
+    contents = contents_of(
+        PEER, found, needed=(), beside=("step", "group"), step_of=_step, value_of=_value
     )
+    if any(_is_compensated(one) for one in found):
+        contents = replace(contents, own=("kahan_comp",))
+    return assembled(request, contents)
 
 
-def _step(one: Saved, group: Mapping[str, Any]) -> Any:
-    assert one.entries is not None
-    step = one.entries.get("step", group.get("step"))
+def _step(one: Saved) -> Any:
+    step = one.entries.get("step", one.options.get("step"))
     if step is None:
         raise at_leaf(
             one.label,
@@ -123,45 +99,34 @@ def _step(one: Saved, group: Mapping[str, Any]) -> Any:
     return step
 
 
-def _row(one: Saved, group: Mapping[str, Any], step: int) -> Row:
-    if one.entries is None:
-        return Row(one.label, one.name, None)
-    needed = ("exp_avg", "exp_avg_sq")
-    check_entries(PEER.title, one, needed, (*needed, "kahan_comp", "step", "group"))
-    for key in ("beta1", "beta2"):
-        if key not in group:
-            raise at_leaf(
-                one.label,
-                f"its group has no '{key}': {', '.join(map(str, group))}.",
-                "It is not the state of optimi's AdamW.",
-            )
-    buffers = {}
-    for field, key, beta in (("mu", needed[0], "beta1"), ("nu", needed[1], "beta2")):
-        factor = weight(scalar(f"'{beta}' of {one.label}", group[beta]), step)
-        buffers[field] = _scaled(one.entries[key], factor)
-    return Row(one.label, one.name, buffers)
-
-
-def _scaled(value: Any, factor: float) -> Callable[[str], np.ndarray]:
-    return lambda where: times(numbers(where, value), factor)
+def _value(one: Saved, key: str, step: int) -> Callable[[str], np.ndarray]:
+    beta = "beta1" if key == PEER.keys["mu"] else "beta2"
+    if beta not in one.options:
+        raise at_leaf(
+            one.label,
+            f"its group has no '{beta}': {', '.join(map(str, one.options))}.",
+            "It is not the state of optimi's AdamW.",
+        )
+    factor = weight(scalar(f"'{beta}' of {one.label}", one.options[beta]), step)
+    moment = as_saved(one, key, step)
+    return lambda where: times(numbers(where, moment), factor)
 
 
 def times(array: np.ndarray, factor: float) -> np.ndarray:
-    """`array` times a double, in doubles, rounded once (float32 and wider)."""
+    """Multiply by a double, in doubles, and round once (float32 or wider)."""
     wide = np.result_type(array.dtype, np.float32)
     # An array still where it has no axes, of which arithmetic makes a scalar.
     return np.asarray(array.astype(np.float64) * factor, wide)
 
 
 def weight(beta: float, step: int) -> float:
-    """`1 - beta^t`, by which the corrected moment is less; of no gradient, 1."""
+    """Return `1 - beta^t`, the bias correction's factor; 1 before the first step."""
     if step == 0 or beta == 0:
         return 1.0
     return -math.expm1(step * math.log(beta))
 
 
 def _is_compensated(one: Saved) -> bool:
-    assert one.entries is not None
     kept = one.entries.get("kahan_comp")
     if kept is None:
         return False
@@ -170,34 +135,21 @@ def _is_compensated(one: Saved) -> bool:
     return array.dtype.kind not in "iub" and bool(np.any(array))
 
 
+@writes(PEER)
 def to_optimi(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    groups: Sequence[Mapping[str, Any]] | None = None,
-    drop: Collection[str] = (),
+    groups: Groups = None,
+    **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
-    """The state dict with which AdamW of optimi goes on, as NumPy arrays.
+    """Make the state dict with which AdamW of optimi continues the run.
 
-    Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it.
-      names: paths in optimi's order, or a mapping; see `to_torch`.
-      layout: `(path, array) -> array`, the inverse of that of `from_optimi`.
-      groups: options of each group instead of those of `tx`, with its paths under
-        "params"; they need "lr", "beta1" and "beta2".
-      drop: buffers that are lost, such as ("ema",).
+    Groups that are given with `groups` need "lr", "beta1" and "beta2".
 
     Returns:
-      What `load_state_dict` takes, with arrays in place of tensors; see `to_torch`.
-
-    Raises:
-      TypeError, ValueError: a buffer that optimi has no place for, a `tx` that it
-        cannot follow, names that do not fit.
+      What `load_state_dict` takes, with arrays in place of tensors; `to_torch` says how
+      to make tensors of them.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -207,30 +159,29 @@ def to_optimi(
       >>> int(saved["param_groups"][0]["step"])
       0
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop)
+    leaving = Departure.of(PEER, state, params, options)
     chosen = []
     betas: dict[int, tuple[float, float]] = {}
-    chosen_groups = groups_of(leaving, groups, PEER.title, _options, ("schedule",))
-    for given, members in chosen_groups:
+    for given, members in groups_of(leaving, groups, _options):
         for key in ("lr", "beta1", "beta2"):
             if key not in given:
                 raise ValueError(f"`groups` lack '{key}', without which optimi stops.")
-        options: dict[str, Any] = _DEFAULTS | given
-        options["step"] = np.array(leaving.step, np.int32)
-        chosen.append((options, members))
-        pair = scalar("beta1", options["beta1"]), scalar("beta2", options["beta2"])
+        group: dict[str, Any] = _DEFAULTS | given
+        group["step"] = np.array(leaving.step, np.int32)
+        chosen.append((group, members))
+        pair = scalar("beta1", group["beta1"]), scalar("beta2", group["beta2"])
         betas.update(dict.fromkeys(members, pair))
-    columns = leaving.column("mu"), leaving.column("nu")
+    columns = leaving.columns()
 
     def entries(place: int) -> dict[str, Any]:
-        scaled = []
-        for column, beta in zip(columns, betas[place], strict=True):
+        scaled: dict[str, Any] = {}
+        for (key, column), beta in zip(columns.items(), betas[place], strict=True):
             array = column[place]
             assert array is not None
-            scaled.append(times(array, 1 / weight(beta, leaving.step)))
-        return {"exp_avg": scaled[0], "exp_avg_sq": scaled[1], "kahan_comp": None}
+            scaled[key] = times(array, 1 / weight(beta, leaving.step))
+        return {**scaled, "kahan_comp": None}
 
-    return written(leaving.places, entries, chosen)
+    return written(leaving, chosen, entries)
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -245,7 +196,8 @@ _DEFAULTS: dict[str, Any] = {
     "gradient_release": False,
     "setup": True,
 }
-"""What optimi reads of a group at every step, as its constructor sets it."""
+"""The options that optimi reads from a group at every step, as its constructor sets
+them."""
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -260,3 +212,6 @@ def _options(settings: Settings) -> dict[str, Any]:
         peak = settings.learning_rate if settings.peak is None else settings.peak
         options |= {"decouple_lr": True, "max_lr": peak}
     return _DEFAULTS | options
+
+
+FORM = Form(PEER, from_optimi, to_optimi, is_state_dict=True, needs_rate=True)

@@ -1,1 +1,1 @@
-"""What the peers' saved states share: naming, matching and assembling their arrays."""
+"""The code that the peers' saved states share: match, check and assemble arrays."""

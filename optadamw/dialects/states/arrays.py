@@ -1,4 +1,4 @@
-"""Anything that is an array, of whatever framework, as NumPy; none is imported."""
+"""Convert arrays of any framework to NumPy, without importing the framework."""
 
 import math
 import sys
@@ -13,14 +13,14 @@ from optadamw.checkpoint.arrays import on_host
 
 
 def to_numpy(where: str, value: Any) -> np.ndarray:
-    """The numbers of `value` in the host's memory; `where` is for errors.
+    """Copy the numbers of `value` to the host; errors say `where`.
 
-    Arrays of JAX and NumPy, tensors of PyTorch (on a device, with gradients, in
-    bfloat16), of TensorFlow and MLX, Keras variables, numbers and lists of numbers.
+    It takes arrays of JAX and NumPy, tensors of PyTorch (on a device, with gradients,
+    in bfloat16), of TensorFlow and MLX, Keras variables, numbers and lists of numbers.
 
     Raises:
-      TypeError: it is no array of numbers.
-      ValueError: its values are not known, or not all here.
+      TypeError: `value` is no array of numbers.
+      ValueError: its values are not known, or not all on this host.
     """
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return on_host(where, value)
@@ -47,7 +47,7 @@ def to_numpy(where: str, value: Any) -> np.ndarray:
 
 
 def _check_torch(where: str, tensor: Any) -> None:
-    """Refuse a tensor without numbers, or with some of them."""
+    """Refuse a meta tensor, which has no numbers, and a sparse one."""
     if getattr(tensor, "is_meta", False):
         raise at_leaf(
             where,
@@ -77,11 +77,11 @@ def _of_mlx(array: Any) -> np.ndarray:
 
 
 def numbers(where: str, value: Any) -> np.ndarray:
-    """An array of floating or complex numbers, all of them finite.
+    """Return an array of floating or complex numbers, all of them finite.
 
     Raises:
-      TypeError: of integers, or no array.
-      ValueError: NaN or infinite, which a run cannot be taken up with.
+      TypeError: an array of integers, or no array.
+      ValueError: a NaN or an infinity: the run was broken.
     """
     array = to_numpy(where, value)
     if not jnp.issubdtype(array.dtype, jnp.inexact):
@@ -101,7 +101,7 @@ def numbers(where: str, value: Any) -> np.ndarray:
 
 
 def scalar(where: str, value: Any) -> float:
-    """One finite real number, whatever holds it."""
+    """Return one finite real number out of an array, tensor or variable."""
     array = to_numpy(where, value)
     if array.size != 1 or array.dtype.kind in "cb":
         raise at_leaf(
@@ -114,7 +114,7 @@ def scalar(where: str, value: Any) -> float:
 
 
 def whole(where: str, value: Any) -> int:
-    """A count: whole, not negative, and within int32, in which we count."""
+    """Return a count: whole, not negative, and within int32, as `State.step` is."""
     if isinstance(value, int) and not isinstance(value, bool):
         number: float = value
     else:
@@ -125,7 +125,7 @@ def whole(where: str, value: Any) -> int:
 
 
 def widened(array: np.ndarray) -> np.ndarray:
-    """A copy of its own, in a dtype that every framework reads without a word.
+    """Copy an array into a dtype that every framework reads.
 
     16-bit floats become float32: PyTorch and TensorFlow do not know the bfloat16 that
     JAX registers with NumPy.

@@ -1,6 +1,6 @@
-"""A State out of what another library saved: whole, or not at all."""
+"""Make a State of the contents of a saved state, or refuse them before any is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,13 @@ from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.entering import entered
 from optadamw.dialects.states.peer import DIFFERENCE
-from optadamw.dialects.states.request import (
-    Request,
-    kind_of_maximum,
-    slots_of,
-)
+from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.settings import kind_of_maximum
 from optadamw.store.block_code import Blocks
 from optadamw.store.columns import trees_of
+from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
-from optadamw.store.state import State
+from optadamw.store.state import BUFFERS, State, state_of
 from optadamw.transforms.transformation import Transformation
 
 OPTION = {
@@ -36,17 +34,17 @@ OPTION = {
     "accumulator": "accumulate_steps",
     "loss_scale": "loss_scale",
 }
-"""What makes a transformation keep each field."""
+"""The option that makes a transformation keep each buffer."""
 
 AGREED = ("mu", "nu", "nu_max", "ema")
-"""The buffers that one side may not have without the other."""
+"""The buffers that `tx` and the saved state must both have, or neither."""
 
 
 def assembled(request: Request, contents: Contents) -> State:
-    """The State that goes on where `contents` were saved.
+    """Make the State that continues from `contents`.
 
     Raises:
-      TypeError, ValueError: something does not fit; nothing was made.
+      TypeError, ValueError: the contents do not fit the request; nothing is made.
     """
     _check_own(request, contents)
     fields = set(contents.fields) - set(request.drop)
@@ -58,13 +56,20 @@ def assembled(request: Request, contents: Contents) -> State:
         _check_scale(request, request.tx, contents)
     columns = entered(request, contents)
     buffers: dict[str, Any] = {}
-    for slot in slots_of(request.tx, fields).values():
+    for slot in _slots(request.tx, fields).values():
         buffers |= _buffer(request, contents, slot, columns)
     small = {
         name: _small(request.leaves, value)
         for name, value in _counts(request, contents).items()
     }
-    return State(**{**buffers, **small})
+    return state_of(buffers | small)
+
+
+def _slots(tx: Transformation | None, fields: Collection[str]) -> dict[str, Slot]:
+    """Return the slots of `tx`, or without it one in float32 for each saved buffer."""
+    if tx is None:
+        return {f: Slot(f, Dense()) for f in BUFFERS if f in fields}
+    return {slot.name: slot for slot in tx.recipe.composition.buffers}
 
 
 def _buffer(
@@ -73,9 +78,9 @@ def _buffer(
     slot: Slot,
     columns: dict[str, list[np.ndarray]],
 ) -> dict[str, Any]:
-    """One buffer as it was saved, or as it starts: the fields of State that hold it."""
+    """Make one buffer, saved or started: the fields of State that hold it."""
     leaves, name = request.leaves, slot.name
-    start = _start(request, contents, name, name in columns)
+    start = _start(request, contents, slot, name in columns)
     shapes = leaves.treedef.unflatten(leaves.arrays)
     stores = slot.store.resolved(name, leaves, shapes)
     made = []
@@ -90,7 +95,7 @@ def _buffer(
 
 
 def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
-    """A saved array in the form in which a leaf is kept, where its parameter is."""
+    """Put a saved array into the form of its store, on the devices of its parameter."""
     form = store.zeros(like)
     if not isinstance(form, Blocks):
         return fitted(where, array, form, cast=True)
@@ -100,21 +105,20 @@ def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
 
 
 def _start(
-    request: Request, contents: Contents, name: str, is_saved: bool
+    request: Request, contents: Contents, slot: Slot, is_saved: bool
 ) -> Callable[[int, Any], Any] | None:
-    """How a buffer starts that is not taken from what was saved; None: it is."""
+    """Return a function that starts a buffer; None if the buffer was saved."""
+    name = slot.name
     begins = name == "ema" and contents.averages_later
-    dropped = name in request.drop or name in request.afresh
     closed = name == "accumulator" and not _filled(request, contents)
-    if is_saved and not (begins or dropped or closed):
+    if is_saved and not (begins or closed or name in request.left):
         return None
-    if name == "ema":
+    if slot.start == "param" or name == "residual":
         params = flatten(request.params).arrays
-        return lambda i, store: _copied(request, params[i], i, store)
-    if name == "residual":  # as if the parameters had been written exactly
-        params = flatten(request.params).arrays
-        return lambda i, store: _residual(request, params[i], i, store)
-    # An empty accumulator is negative zeros: what no sum of gradients is.
+        # The residual of parameters that were written exactly.
+        made = _residual if name == "residual" else _copied
+        return lambda i, store: made(request, params[i], i, store)
+    # An empty accumulator is negative zeros, which no sum of gradients is.
     empty = -0.0 if name == "accumulator" else 0.0
 
     def filled(i: int, store: Any) -> Any:
@@ -149,7 +153,7 @@ def _copied(request: Request, param: Any, i: int, store: Any) -> Any:
 
 
 def _counts(request: Request, contents: Contents) -> dict[str, Any]:
-    """The fields that are not trees."""
+    """Make the fields of State that are numbers for the whole tree."""
     control = None if request.tx is None else request.tx.recipe.composition.control
     counts: dict[str, Any] = {} if control is None else control.initial_scalars()
     counts["step"] = np.int32(contents.step)
@@ -158,8 +162,7 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     if "micro_step" in counts or (control is None and windowed):
         counts["micro_step"] = np.int32(filled)
         counts["weight"] = np.float32(filled)
-    left = {*request.drop, *request.afresh}
-    scaled = contents.loss_scale is not None and "loss_scale" not in left
+    scaled = contents.loss_scale is not None and "loss_scale" not in request.left
     if scaled and ("loss_scale" in counts or control is None):
         counts["loss_scale"] = np.float32(contents.loss_scale)
         counts["growth"] = np.int32(contents.growth or 0)
@@ -167,12 +170,11 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
 
 
 def _filled(request: Request, contents: Contents) -> int:
-    dropped = {"accumulator"} & (set(request.drop) | set(request.afresh))
-    return 0 if dropped else contents.micro_step
+    return 0 if "accumulator" in request.left else contents.micro_step
 
 
 def _small(leaves: Leaves, value: Any) -> Any:
-    """A small array where the parameters live: on all of their mesh."""
+    """Put a small array on the mesh of the parameters, replicated."""
     if isinstance(value, dict):
         return {key: _small(leaves, entry) for key, entry in value.items()}
     for like in leaves.arrays:
@@ -211,6 +213,12 @@ def _check_agreed(request: Request, tx: Transformation, fields: set[str]) -> Non
                 f"it: they differ in the option `{option}`. Make tx without it, or "
                 f"start the buffer afresh with afresh=({name!r},)."
             )
+    for name in request.custom:
+        if name not in request.afresh:
+            raise ValueError(
+                f"`tx` keeps `{name}`, a buffer of a rule of your own, which no saved "
+                f"state of {title} holds. Start it afresh with afresh=({name!r},)."
+            )
 
 
 def _check_meaning(
@@ -241,9 +249,7 @@ def _check_window(request: Request, tx: Transformation, contents: Contents) -> N
         )
     if not accumulation.use_grad_mean:
         raise ValueError(f"{inside}, to be averaged, and `tx` sums them. {remedy}")
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(jnp.int32(contents.step), jnp.int32(contents.step + 1), wide)
-    every = int(accumulation.due(clock))
+    every = int(accumulation.due(Clock.at(jnp.int32(contents.step))))
     if filled >= every:
         raise ValueError(
             f"{inside}, and a window of `tx` holds {every}: they differ in the option "
@@ -254,7 +260,7 @@ def _check_window(request: Request, tx: Transformation, contents: Contents) -> N
 def _check_scale(request: Request, tx: Transformation, contents: Contents) -> None:
     scale = contents.loss_scale
     dynamic = tx.recipe.composition.control.loss_scale
-    if "loss_scale" in (*request.drop, *request.afresh):
+    if "loss_scale" in request.left:
         return
     if scale is None:
         is_lacking = "loss_scale" in request.peer.keys

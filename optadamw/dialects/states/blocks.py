@@ -1,4 +1,4 @@
-"""Moments in 8 and 4 bits: codes, a table of what they mean, a scale for each block."""
+"""Decode moments of 8 and 4 bits: codes, a table of numbers, a scale for each block."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from optadamw.dialects.states.arrays import numbers, to_numpy
 
 
 def decoded(where: str, codes: Any, table: Any, scales: Any, block: int) -> np.ndarray:
-    """`table[code] * scale`, in the shape of the codes, float32.
+    """Return `table[code] * scale`, in the shape of the codes, float32.
 
     Consecutive elements share a scale; the last block may be short.
 
     Raises:
-      TypeError, ValueError: codes that are none, a table or scales that do not fit.
+      TypeError, ValueError: codes that are not uint8; tables or scales that do not fit.
     """
     found = to_numpy(f"codes of {where}", codes)
     if found.dtype != np.uint8:
@@ -31,10 +31,10 @@ def decoded(where: str, codes: Any, table: Any, scales: Any, block: int) -> np.n
 
 
 def scaled(where: str, values: np.ndarray, scales: Any, block: int) -> np.ndarray:
-    """`values` times the scale of their block, float32.
+    """Return `values` times the scale of their block, float32.
 
     Raises:
-      ValueError: another number of scales than of blocks.
+      ValueError: the numbers of scales and of blocks differ.
     """
     each = numbers(f"scales of {where}", scales).reshape(-1).astype(np.float32)
     flat = values.reshape(-1)
@@ -49,5 +49,5 @@ def scaled(where: str, values: np.ndarray, scales: Any, block: int) -> np.ndarra
 
 
 def nibbles(packed: np.ndarray) -> np.ndarray:
-    """Two codes of each byte, the even one from its high half."""
+    """Return the two codes of each byte, first that of its high half."""
     return np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)

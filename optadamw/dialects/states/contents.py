@@ -1,4 +1,4 @@
-"""What a saved state holds, before it is a State: rows of arrays and a few counts."""
+"""The contents of a saved state: a row of arrays for each parameter, and counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from optadamw.dialects.states.peer import Maximum
 
 
 class Row(NamedTuple):
-    """One parameter of the other library, and what is kept for it."""
+    """One parameter of the other library, and its buffers."""
 
     label: str
-    """How messages call it."""
+    """The name of the parameter in messages."""
     name: str | None
-    """What the saved state calls it, if it does."""
+    """The name of the parameter in the saved state; None if it has none."""
     buffers: Mapping[str, Any] | None
-    """Its arrays by our field, or functions `name for errors -> array`, called one at
-    a time so that not all are decoded at once; None: it has no state."""
+    """Its arrays by the field of State, or functions `name for errors -> array`, which
+    are called one at a time so that not all are decoded at once; None: no state."""
     negated: bool = False
     """Whether its first moment is that of negated gradients (maximize)."""
 
@@ -27,32 +27,33 @@ class Contents:
 
     rows: Sequence[Row]
     step: int
-    """Optimizer steps taken."""
+    """The number of optimizer steps taken."""
     micro_step: int = 0
-    """Gradients in the window that is open."""
+    """The number of gradients in the open window."""
     accumulates: bool = False
-    """Whether it was saved with accumulation."""
+    """Whether the optimizer accumulated gradients."""
     loss_scale: float | None = None
     growth: int | None = None
     maximum: Maximum = "raw"
     """Which second moments `nu_max` is the maximum of."""
     starts: tuple[str, ...] = ()
-    """The buffers that it would keep, where no step was taken and none is there."""
+    """The buffers that start as zeros, if the state was saved before the first step."""
     own: tuple[str, ...] = ()
-    """What it keeps and no State has; left behind only if asked."""
+    """The buffers that no State has, which `drop` must name."""
     averages_later: bool = False
-    """Whether its average is not begun yet: the parameters take its place."""
+    """Whether the average has not begun; then it starts as a copy of the parameters."""
     orders_maximum: bool = False
-    """Whether a second moment above its maximum would prove them confused."""
+    """Whether to refuse a second moment above its maximum, which shows that buffers are
+    confused; True if only their positions tell them apart."""
 
     @property
     def fields(self) -> frozenset[str]:
-        """The buffers that are there."""
+        """The names of the buffers that were saved, or that start as zeros."""
         rows = [row.buffers for row in self.rows if row.buffers is not None]
         kept = frozenset(field for buffers in rows for field in buffers)
         return kept or frozenset(self.starts)
 
 
 def unquoted(label: str) -> str:
-    """A label for inside of quotes."""
+    """Return a label without quotes, to stand inside of quotes."""
     return label.replace("'", "")

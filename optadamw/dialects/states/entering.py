@@ -1,4 +1,4 @@
-"""Arrays on their way in: each turned as asked, and checked before it is believed."""
+"""Arrays on their way in: each turned by `layout` and checked before it is used."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,27 +11,27 @@ from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.dialects.states.arrays import numbers
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.naming import Theirs, matched
-from optadamw.dialects.states.request import Request, has_maximum, negations, turned
+from optadamw.dialects.states.request import Request
+from optadamw.dialects.states.settings import has_maximum, negations
 
 NEVER_NEGATIVE = ("nu", "nu_max")
 
 
 def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]:
-    """The arrays of each field for every leaf, in the order of the tree.
+    """Return the arrays of each field for every leaf, in the order of the tree.
 
     Raises:
-      TypeError, ValueError: the first that does not fit, with its path.
+      TypeError, ValueError: an array that does not fit, with its path.
     """
     leaves, peer = request.leaves, request.peer
-    _check_complex(request)
+    request.check_complex("Start this parameter afresh, outside of what is converted.")
     theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
     places = matched(request.names, leaves.paths, theirs, request.missing)
     _check_signs(request, contents, places)
     columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
     grows = [True] * len(places)
     if request.tx is not None and "nu_max" in contents.fields:
-        shapes = leaves.treedef.unflatten(leaves.arrays)
-        grows = has_maximum(request.tx, leaves, shapes)
+        grows = has_maximum(request.tx, leaves)
     for i, (path, place) in enumerate(zip(leaves.paths, places, strict=True)):
         like = leaves.arrays[i]
         row = None if place is None else contents.rows[place]
@@ -77,7 +77,7 @@ def _entered(
         array = array.reshape(like.shape) if array.size == like.size else array
     shape = array.shape
     if request.layout is not None:
-        array = numbers(where, turned(request.layout, path, array))
+        array = numbers(where, request.turned(path, array))
     if array.shape != like.shape:
         made = f" ({array.shape} by `layout`)" if array.shape != shape else ""
         raise at_leaf(
@@ -116,7 +116,7 @@ def _remedy(request: Request, found: tuple[int, ...], wanted: tuple[int, ...]) -
 def _check_maximum(
     request: Request, path: str, row: Row, columns: dict[str, list[np.ndarray]]
 ) -> None:
-    """Where position alone says what an array is, that it can be what it is."""
+    """Refuse a second moment above its maximum: one of the two is another buffer."""
     if "nu_max" not in columns:
         return
     nu, largest = columns["nu"][-1], columns["nu_max"][-1]
@@ -134,7 +134,7 @@ def _check_maximum(
 def _check_signs(
     request: Request, contents: Contents, places: Sequence[int | None]
 ) -> None:
-    """Leaf by leaf, that both take the moment of gradients of one sign."""
+    """Refuse a leaf if only one of `tx` and the saved run negates its gradients."""
     if request.tx is None or not contents.step or "mu" in request.afresh:
         return
     signs = negations(request.tx, request.leaves)
@@ -149,20 +149,6 @@ def _check_signs(
             "is that of gradients of the other sign.",
             "Make tx as it was.",
         )
-
-
-def _check_complex(request: Request) -> None:
-    if request.peer.is_pairwise:
-        return
-    for path, like in zip(request.leaves.paths, request.leaves.arrays, strict=True):
-        if jnp.issubdtype(like.dtype, jnp.complexfloating):
-            raise at_leaf(
-                path,
-                f"it is complex, and {request.peer.title} keeps one second moment for "
-                "a complex number where we keep two, of its real and imaginary parts: "
-                "the one does not tell the two.",
-                "Start this parameter afresh, outside of what is converted.",
-            )
 
 
 def _dtype(like: jax.ShapeDtypeStruct) -> np.dtype:

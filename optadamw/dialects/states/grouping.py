@@ -1,75 +1,85 @@
 """Parameter groups: which parameters share their options."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.settings import Settings, settings_of
 
+Groups = Sequence[Mapping[str, Any]] | None
 Group = tuple[dict[str, Any], Sequence[int]]
-"""Options, and the places of its parameters."""
+"""The options of a group, and the places of its parameters."""
 
 
 def groups_of(
     leaving: Departure,
-    given: Sequence[Mapping[str, Any]] | None,
-    title: str,
+    groups: Groups,
     options_of: Callable[[Settings], dict[str, Any]],
-    follows: Collection[str] = (),
 ) -> list[Group]:
-    """The groups as the caller gave them, or as `tx` says.
+    """Make the groups that the caller gave, or else those of `tx`.
+
+    Args:
+      leaving: the other arguments of the `to_` function.
+      groups: The options of each parameter group, with the paths of its parameters
+        under "params"; one group without "params" takes all parameters. None (default)
+        takes the options from `tx`.
+      options_of: the options of a group with these settings.
 
     Raises:
       TypeError, ValueError: groups that do not fit the parameters, neither groups nor
         `tx`, or a `tx` that the other library cannot follow.
     """
-    if given is not None:
-        return _given(leaving, given)
+    if groups is not None:
+        return _given(leaving, groups)
     if leaving.tx is None:
         raise ValueError(
-            f"The options of {title}'s groups are not known. Pass tx=<the "
+            f"The options of {leaving.peer.title}'s groups are not known. Pass tx=<the "
             "transformation that made `state`>, or groups=[{...}]."
         )
-    rows = settings_of(leaving.tx, leaving.params, leaving.step)
-    groups: list[tuple[dict[str, Any], list[int]]] = []
+    rows = settings_of(leaving.tx, leaving.leaves, leaving.step)
+    made: list[tuple[dict[str, Any], list[int]]] = []
     gaps = []
     for place, (leaf, _) in enumerate(leaving.places):
         if leaf is None:
             gaps.append(place)
             continue
-        _check_followed(leaving, leaf, rows[leaf], title, follows)
+        _check_followed(leaving.peer, leaving.paths[leaf], rows[leaf])
         options = options_of(rows[leaf])
-        members = next((m for o, m in groups if o == options), None)
+        members = next((m for o, m in made if o == options), None)
         if members is None:
-            groups.append((options, [place]))
+            made.append((options, [place]))
         else:
             members.append(place)
-    if gaps and groups:
-        groups[0][1].extend(gaps)  # without a state, their options do not matter
-        groups[0][1].sort()
-    return list(groups)
+    if gaps and made:
+        made[0][1].extend(gaps)  # without a state, their options do not matter
+        made[0][1].sort()
+    return list(made)
 
 
-def _check_followed(
-    leaving: Departure,
-    leaf: int,
-    settings: Settings,
-    title: str,
-    follows: Collection[str],
-) -> None:
-    where = leaving.paths[leaf]
-    beyond = settings.beyond(follows)
+def _check_followed(peer: Peer, path: str, settings: Settings) -> None:
+    beyond = settings.beyond(peer.follows)
     if beyond:
         raise ValueError(
-            f"`tx` has {', '.join(beyond)} for '{where}', which {title} "
+            f"`tx` has {', '.join(beyond)} for '{path}', which {peer.title} "
             "cannot follow. Give the options it is to go on with as groups=[{...}]."
         )
     if None in (settings.learning_rate, settings.b1, settings.eps):
         raise ValueError(
-            f"`tx` has no learning rate or no Adam in it, so the options of {title}'s "
-            "groups are not known. Give them as groups=[{...}]."
+            "`tx` has no learning rate or no Adam in it, so the options of "
+            f"{peer.title}'s groups are not known. Give them as groups=[{{...}}]."
         )
+
+
+def numbers_of(settings: Settings) -> dict[str, Any]:
+    """The four numbers of a group, under the names of PyTorch and its relatives."""
+    return {
+        "lr": settings.learning_rate,
+        "betas": (settings.b1, settings.b2),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
 
 
 def _given(leaving: Departure, given: Any) -> list[Group]:

@@ -1,9 +1,9 @@
-"""Arrays on their way out: what a State holds, in the order of another library."""
+"""The arguments of a `to_` function, and the buffers of a State in the peer's order."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -11,77 +11,98 @@ import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid
 from optadamw.base.hyperparameters import Clock
-from optadamw.base.tree import Leaves, match_leaves
+from optadamw.base.tree import match_leaves
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
 from optadamw.dialects.states.arrays import numbers, widened
+from optadamw.dialects.states.call import Call, Layout, check_fields
 from optadamw.dialects.states.naming import Names, Place, ordered
-from optadamw.dialects.states.peer import DIFFERENCE, Maximum, Peer, check_maximum
-from optadamw.dialects.states.request import (
-    Layout,
-    check_fields,
-    check_layout,
-    check_tx,
-    kind_of_maximum,
-    negations,
-    shapes_of,
-    turned,
+from optadamw.dialects.states.peer import (
+    DIFFERENCE,
+    MOMENTS,
+    Maximum,
+    Peer,
+    check_maximum,
 )
+from optadamw.dialects.states.settings import kind_of_maximum, negations
 from optadamw.store.dequantize import dequantize
 from optadamw.store.state import BUFFERS, State, states_in
 from optadamw.transforms.transformation import Transformation
 
 
-@dataclass(frozen=True)
-class Departure:
-    """The arguments that all `to_` functions share, checked."""
+class ToOptions(TypedDict, total=False):
+    """The keyword arguments of every `to_` function, for type checkers."""
 
-    peer: Peer
-    whole: PyTree
-    params: PyTree
     tx: Transformation | None
     names: Names
     layout: Layout | None
     drop: Collection[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Departure(Call):
+    """The arguments that all `to_` functions share, checked.
+
+    Args:
+      state: A `State`, or the state of a chain or wrapper with one.
+      params: The parameters here, or their shapes (`jax.ShapeDtypeStruct`).
+      tx: The transformation that made the state. None (default) if the peer
+        needs no number of it that is not given by another argument.
+      names: Paths of `params` in the order of the peer (None for a parameter
+        of a state dict that `params` does not have), or a mapping from paths to its
+        names or indices. None (default) keeps the order of `jax.tree.leaves(params)`.
+      layout: `(path, array) -> array`, applied to each array that is written: the
+        inverse of the `layout` of the `from_` function. None (default) writes the
+        arrays as they are.
+      drop: Buffers to lose, such as ("ema",). The default loses none.
+      amsgrad: Which second moments `nu_max` is the maximum of, "raw" or "corrected".
+        None (default) asks `tx`.
+
+    Raises:
+      TypeError, ValueError: the state has a buffer that the peer has no
+        place for, or another kind of `nu_max`; `names` do not fit; the peer
+        cannot follow `tx`.
+    """
+
+    state: State
     amsgrad: Maximum | None = None
-    negates_too: bool = False
-    """Whether the other library can maximize as well."""
+
+    @classmethod
+    def of(
+        cls,
+        peer: Peer,
+        state: PyTree,
+        params: PyTree,
+        options: ToOptions,
+        amsgrad: Maximum | None = None,
+    ) -> "Departure":
+        """Check the arguments of `to_<peer>`."""
+        cls.check_names(f"to_{peer.name}", options, ToOptions)
+        own = {"peer": peer, "params": params, "amsgrad": amsgrad}
+        return cls(state=_one_in(state), **own, **options)
 
     def __post_init__(self) -> None:
-        check_tx(self.tx)
-        check_layout(self.layout)
-        check_fields("drop", self.drop, (*BUFFERS, "loss_scale"))
+        super().__post_init__()
+        check_fields("drop", self.drop, (*BUFFERS, "loss_scale", *self.custom))
         check_maximum("amsgrad", self.amsgrad)
         self._check_places()
         self._check_held()
         self._check_maximum()
         self._check_sign()
-        self._check_complex()
-
-    @cached_property
-    def leaves(self) -> Leaves:
-        return shapes_of(self.params)
+        self.check_complex("Leave such parameters out.")
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         return self.leaves.paths
 
-    @cached_property
-    def state(self) -> State:
-        """The one State that is converted."""
-        found = states_in(self.whole)
-        if len(found) != 1:
-            raise invalid(
-                "state",
-                "a State of this library, or hold one",
-                type(self.whole).__name__,
-                f"It holds {len(found)}: convert them one by one.",
-            )
-        return dequantize(found[0])
+    @property
+    def custom(self) -> tuple[str, ...]:
+        """The buffers of rules of the user's own, which no peer has a place for."""
+        return tuple(self.state.custom or ())
 
     @cached_property
     def places(self) -> list[Place]:
-        """The parameters in the order of the other library."""
+        """The parameters in the order of the peer."""
         return ordered(self.names, self.paths)
 
     @cached_property
@@ -97,7 +118,7 @@ class Departure:
 
     @cached_property
     def filled(self) -> int:
-        """The gradients in an open window, if it is to be kept."""
+        """The number of gradients in an open window that is not dropped."""
         micro_step = self.state.micro_step
         if micro_step is None or "accumulator" in self.drop:
             return 0
@@ -105,7 +126,7 @@ class Departure:
 
     @property
     def scale(self) -> tuple[float, int] | None:
-        """The dynamic loss scale and its count of good steps."""
+        """The dynamic loss scale and its count of good steps; None if dropped."""
         if self.state.growth is None or "loss_scale" in self.drop:
             return None
         assert self.state.loss_scale is not None
@@ -113,14 +134,21 @@ class Departure:
         return float(scale), int(on_host("growth", self.state.growth))
 
     def has(self, field: str) -> bool:
-        """Whether a buffer is there and is to be kept."""
+        """Whether the State has a buffer that is not dropped."""
         return getattr(self.state, field) is not None and field not in self.drop
 
+    def columns(self) -> dict[str, list[np.ndarray | None]]:
+        """Return the columns of Adam's moments by their names in the peer's state."""
+        fields = [f for f in MOMENTS if f in self.peer.keys]
+        kept = [f for f in fields if f != "nu_max" or self.has(f)]
+        return {self.peer.keys[field]: self.column(field) for field in kept}
+
     def column(self, field: str) -> list[np.ndarray | None]:
-        """A buffer in the order of the other library; None: a parameter not ours.
+        """Return a buffer in the peer's order, None for parameters not in `params`.
 
         Raises:
-          ValueError: it is not there, not of the parameters, or not finite.
+          ValueError: the State lacks the buffer, or it is not that of `params`, or not
+            finite.
         """
         tree = getattr(self.state, field)
         if tree is None:
@@ -146,14 +174,14 @@ class Departure:
             )
         array = widened(array)
         if self.layout is not None:
-            array = widened(numbers(where, turned(self.layout, path, array)))
+            array = widened(numbers(where, self.turned(path, array)))
         return array
 
     def every(self) -> int:
-        """The gradients of a window, as `tx` says.
+        """Return the number of gradients in a window of `tx`.
 
         Raises:
-          ValueError: it does not say, or not for the whole run.
+          ValueError: `tx` does not accumulate, or not with one number for the run.
         """
         control = None if self.tx is None else self.tx.recipe.composition.control
         accumulation = None if control is None else control.accumulation
@@ -162,9 +190,7 @@ class Departure:
                 "`state` accumulates, and of how many gradients a window is made is "
                 "not known. Pass tx=<the transformation that made it>."
             )
-        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        steps = {0, self.step}
-        clocks = [Clock(jnp.int32(s), jnp.int32(s + 1), wide) for s in sorted(steps)]
+        clocks = [Clock.at(jnp.int32(step)) for step in {0, self.step}]
         due = {int(accumulation.due(clock)) for clock in clocks}
         if len(due) > 1:
             raise ValueError(
@@ -174,7 +200,7 @@ class Departure:
         return due.pop()
 
     def accumulators(self) -> list[np.ndarray]:
-        """The sums of an open window, or the zeros of an empty one."""
+        """Return the sums of an open window, or the zeros of an empty one."""
         if self.filled and self.state.weight is not None:
             weight = float(on_host("weight", self.state.weight))
             if weight != self.filled:
@@ -195,20 +221,26 @@ class Departure:
                 raise invalid("names", "made of paths, without None", None)
 
     def _check_held(self) -> None:
-        """Refuse to lose what the other library has no place for."""
+        """Refuse to lose a buffer that the peer has no place for."""
         losses = {
             "ema": self.state.ema is not None,
             "residual": bool(jax.tree.leaves(self.state.residual)),
             "nu_max": self.state.nu_max is not None,
             "accumulator": self.filled > 0,
             "loss_scale": self.scale is not None,
+            **dict.fromkeys(self.custom, True),
+        }
+        called = {
+            "accumulator": f"an open window of {self.filled} gradients",
+            "loss_scale": "a dynamic loss scale",
+            **{
+                name: f"`{name}`, a buffer of a rule of your own"
+                for name in self.custom
+            },
         }
         for name, is_held in losses.items():
             if is_held and name not in self.peer.keys and name not in self.drop:
-                what = {
-                    "accumulator": f"an open window of {self.filled} gradients",
-                    "loss_scale": "a dynamic loss scale",
-                }.get(name, f"`{name}`")
+                what = called.get(name, f"`{name}`")
                 raise ValueError(
                     f"`state` holds {what}, for which {self.peer.title} has no place. "
                     f"Lose it with drop=({name!r},)."
@@ -235,7 +267,7 @@ class Departure:
             )
 
     def _check_sign(self) -> None:
-        if self.tx is None or self.negates_too:
+        if self.tx is None or self.peer.maximizes:
             return
         if any(negations(self.tx, self.leaves)):
             raise ValueError(
@@ -243,15 +275,16 @@ class Departure:
                 "that of negated gradients. Convert a run that minimizes."
             )
 
-    def _check_complex(self) -> None:
-        if self.peer.is_pairwise:
-            return
-        pairs = zip(self.paths, self.leaves.arrays, strict=True)
-        for path, like in pairs:
-            if jnp.issubdtype(like.dtype, jnp.complexfloating):
-                raise at_leaf(
-                    path,
-                    f"it is complex, and {self.peer.title} keeps one second moment "
-                    "for a complex number where we keep two.",
-                    "Leave such parameters out.",
-                )
+
+def _one_in(whole: PyTree) -> State:
+    """Return the one State in a tree, with codes of 8 bits decoded."""
+    found = states_in(whole)
+    if len(found) != 1:
+        raise invalid(
+            "state",
+            "a State of this library, or hold one",
+            type(whole).__name__,
+            f"It holds {len(found)}: convert them one by one.",
+        )
+    plain: State = dequantize(found[0])
+    return plain

@@ -1,8 +1,8 @@
-"""Which parameter of the other library is which of ours.
+"""Match the parameters of the other library with the leaves of `params`.
 
-Without names only the order tells, and two parameters of one shape can change places
-without a word. Therefore the order is used only where the saved state has no names; a
-tree that is a plain list or tuple has no names either, so there the order is meant.
+The order alone cannot tell two parameters of one shape apart: if it is wrong, they
+change places and nothing shows it. So the order is used only if the saved state has no
+names, or `params` has none, being a plain list or tuple.
 """
 
 import re
@@ -20,15 +20,15 @@ class Theirs(NamedTuple):
     """One parameter of the other library."""
 
     label: str
-    """How messages call it."""
+    """The name of the parameter in messages."""
     name: str | None
-    """What the saved state calls it."""
+    """The name of the parameter in the saved state; None if it has none."""
     is_kept: bool
-    """Whether it has a state; without one it may be left over."""
+    """Whether the parameter has a state; if not, it may be left over."""
 
 
 def check_missing(missing: Any) -> None:
-    """Refuse another value of `missing`."""
+    """Refuse every value of `missing` but its two."""
     if missing not in get_args(Missing):
         raise invalid("missing", "'error' or 'zeros'", missing)
 
@@ -36,7 +36,7 @@ def check_missing(missing: Any) -> None:
 def matched(
     names: Names, paths: Sequence[str], theirs: Sequence[Theirs], missing: Missing
 ) -> list[int | None]:
-    """For each of our `paths` the position of its counterpart in `theirs`.
+    """Return for each of our `paths` the position of its counterpart in `theirs`.
 
     Raises:
       TypeError, ValueError: `names` that do not fit; without them, other names or
@@ -80,7 +80,7 @@ def _is_plain(paths: Sequence[str]) -> bool:
 
 
 def _by_name(paths: Sequence[str], known: Sequence[str]) -> list[int | None]:
-    """By equal names, apart from separators and what stands in front."""
+    """Match equal names, apart from separators and prefixes."""
     ours, others = [_plain(p) for p in paths], [_plain(n) for n in known]
     for name, count in (Counter(ours) + Counter()).items():
         if count > 1:
@@ -214,13 +214,13 @@ class Place(NamedTuple):
     """A parameter in the order of the other library."""
 
     leaf: int | None
-    """Which of our leaves it is; None: one that we do not have."""
+    """The index of its leaf; None for a parameter that `params` does not have."""
     name: str | None
-    """What it is to be called, where that is known."""
+    """The name that `names` gives it; None without."""
 
 
 def ordered(names: Names, paths: Sequence[str]) -> list[Place]:
-    """Our leaves in the order of the other library.
+    """Put our leaves into the order of the other library.
 
     Raises:
       TypeError, ValueError: `names` that do not fit.

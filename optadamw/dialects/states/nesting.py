@@ -3,18 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.dialects.states.leaving import Departure
 
 
 def flattened(
     tree: Any, is_record: Callable[[Any], bool], path: str = ""
 ) -> dict[str, Any]:
-    """The records in a nested state, by their paths in the order in which they stand.
+    """Return the records in a nested state by their paths, in their order.
 
-    None stands for a parameter without state.
+    A parameter without state has None for a record.
 
     Raises:
-      TypeError: something that is no record, and no dict or list of them.
+      TypeError: a node that is no record, and no dict or list of records.
       ValueError: two records of one path.
     """
     if tree is None or is_record(tree):
@@ -38,7 +41,7 @@ def flattened(
 
 
 def nested(flat: Mapping[str, Any]) -> Any:
-    """Nested dicts of what stands under paths; lists where the keys are 0, 1, 2, ...
+    """Nest values by their paths, in dicts, or in lists if the keys are 0, 1, 2, ...
 
     Raises:
       ValueError: a path that is both a record and leads to others.
@@ -60,3 +63,20 @@ def nested(flat: Mapping[str, Any]) -> Any:
 
 def _number(key: str) -> int:
     return int(key) if key.isdecimal() else -1
+
+
+def moments_by_path(leaving: Departure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return both moments of each parameter, by the path that `names` gives it.
+
+    Raises:
+      TypeError: two parameters of one path.
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    columns = leaving.column("mu"), leaving.column("nu")
+    for (leaf, name), mu, nu in zip(leaving.places, *columns, strict=True):
+        assert leaf is not None and mu is not None and nu is not None
+        path = leaving.paths[leaf] if name is None else name.replace(".", "/")
+        if path in found:
+            raise kind_at_leaf(path, "`names` calls two parameters so.")
+        found[path] = (mu, nu)
+    return found

@@ -1,4 +1,4 @@
-"""What another library keeps in its saved state, as far as it matters here."""
+"""The record of another library: the facts about its saved state that all code uses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,28 +13,37 @@ DIFFERENCE = (
     "corrected ones, max(v_t / (1 - b2^t)), nor the reverse"
 )
 
+MOMENTS = ("mu", "nu", "nu_max")
+"""The fields of `State` that hold Adam's moments."""
+
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, and how its state differs from ours."""
+    """A library, and how its saved state differs from a `State`."""
 
+    name: str
+    """The end of the names of its functions: "torch" for `from_torch`."""
     title: str
-    """How messages call it."""
+    """The name of the library in messages."""
     keys: Mapping[str, str]
-    """The fields of State that its state can hold, and what it calls them."""
+    """The fields of `State` that its state can hold, and its names for them."""
     maximum: Maximum | None = None
-    """Which second moments its AMSGrad takes the maximum of."""
+    """Which second moments its AMSGrad takes the maximum of; None without AMSGrad."""
     is_pairwise: bool = False
-    """Whether it treats a complex number as two reals, as we do."""
+    """Whether it treats a complex number as two reals, as this library does."""
     has_gaps: bool = False
     """Whether a parameter may be without a state."""
+    maximizes: bool = False
+    """Whether its optimizer can maximize."""
+    follows: tuple[str, ...] = ()
+    """The options beyond PyTorch's AdamW that its groups can express."""
 
     def key(self, field: str) -> str:
-        """What it calls a field of State."""
+        """Return the library's name for a field of `State`."""
         return self.keys.get(field, field)
 
 
 def check_maximum(name: str, value: Maximum | None) -> None:
-    """Refuse another kind of maximum than there are."""
+    """Refuse every value but "raw", "corrected" and None."""
     if value not in (None, "raw", "corrected"):
         raise invalid(name, "'raw', 'corrected' or None", value)

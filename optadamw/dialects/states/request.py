@@ -1,37 +1,21 @@
-"""What the caller of a `from_` function asked for."""
+"""The arguments of a `from_` function."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
-import jax
-import numpy as np
-
-from optadamw.base.errors import invalid, kind_at_leaf, mistyped
-from optadamw.base.tree import Leaves, check_parameters, dtype_of, flatten
 from optadamw.base.types import PyTree
+from optadamw.dialects.states.call import Call, Layout, check_fields
 from optadamw.dialects.states.naming import Missing, Names, check_missing
 from optadamw.dialects.states.peer import Peer
-from optadamw.rules.amsgrad import Maximum as MaximumRule
-from optadamw.rules.maximize import Maximize
-from optadamw.store.dense import Dense
-from optadamw.store.slot import Slot
-from optadamw.store.state import BUFFERS
+from optadamw.store.state import BUFFERS, is_custom
 from optadamw.transforms.transformation import Transformation
-from optadamw.walk.plan import plan_of
-
-Layout = Callable[[str, np.ndarray], Any]
-"""`(path, array) -> array`: from the shape there to the shape here, or the reverse."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments that all `from_` functions share, checked."""
+class FromOptions(TypedDict, total=False):
+    """The keyword arguments of every `from_` function, for type checkers."""
 
-    peer: Peer
-    params: PyTree
     tx: Transformation | None
     names: Names
     layout: Layout | None
@@ -39,147 +23,58 @@ class Request:
     drop: Collection[str]
     afresh: Collection[str]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Call):
+    """The arguments that all `from_` functions share, checked.
+
+    Args:
+      params: The parameters here, or their shapes (`jax.ShapeDtypeStruct`).
+      tx: The transformation that will continue the run. None (default) returns a
+        `State` with the buffers that were saved, in float32 (float64 for float64
+        parameters).
+      names: Paths of `params` in the order in which the peer saved them
+        (None for a parameter that `params` does not have), or a mapping from paths to
+        its names or indices. None (default) matches by the saved names, or if there are
+        none by the order of `jax.tree.leaves(params)`, which sorts the keys of a dict.
+      layout: `(path, array) -> array`, applied to each array that is read, such as
+        `lambda path, x: x.T if path.endswith("kernel") else x`. None (default) reads
+        the arrays as they are.
+      missing: What happens to a parameter without a saved state: "error" (default)
+        refuses the conversion, "zeros" starts the parameter from zeros.
+      drop: Saved buffers to leave behind, such as ("nu_max",). The default leaves none.
+      afresh: Buffers of `tx` that start anew, such as ("ema",). The default starts
+        none.
+
+    Raises:
+      TypeError, ValueError: `saved` is another kind of state, has other parameters,
+        shapes or names, has numbers that are not finite, or differs from `tx` in an
+        option. Nothing is made.
+    """
+
+    missing: Missing = "error"
+    afresh: Collection[str] = ()
+
+    @classmethod
+    def of(cls, peer: Peer, params: PyTree, options: FromOptions) -> "Request":
+        """Check the arguments of `from_<peer>`."""
+        cls.check_names(f"from_{peer.name}", options, FromOptions)
+        return cls(peer=peer, params=params, **options)
+
     def __post_init__(self) -> None:
-        check_tx(self.tx)
-        check_layout(self.layout)
+        super().__post_init__()
         check_missing(self.missing)
         check_fields("drop", self.drop, (*BUFFERS, "loss_scale", *self.peer.keys))
         scale = ("loss_scale",) if "loss_scale" in self.peer.keys else ()
-        check_fields("afresh", self.afresh, (*BUFFERS, *scale))
+        check_fields("afresh", self.afresh, (*BUFFERS, *scale, *self.custom))
 
     @cached_property
-    def leaves(self) -> Leaves:
-        """The parameters as shapes and dtypes: nothing is computed with them."""
-        return shapes_of(self.params)
+    def custom(self) -> list[str]:
+        """The buffers that rules of the user's own keep, which no peer has."""
+        slots = () if self.tx is None else self.tx.recipe.composition.buffers
+        return [slot.name for slot in slots if is_custom(slot.name)]
 
-
-def shapes_of(params: PyTree) -> Leaves:
-    """The leaves of `params` as shapes with dtype and sharding.
-
-    Raises:
-      TypeError: a leaf that an optimizer cannot move.
-      ValueError: no leaf at all, or two of one path.
-    """
-    leaves = flatten(params)
-    check_parameters(leaves)
-    if not leaves.arrays:
-        raise invalid("params", "a tree with arrays", params, "It has no leaf.")
-    paths = leaves.paths
-    for path, count in Counter(paths).items():
-        if count > 1:
-            raise invalid("params", f"without two leaves called '{path}'", "two")
-    pairs = zip(paths, leaves.arrays, strict=True)
-    return leaves._replace(arrays=tuple(_shape(path, array) for path, array in pairs))
-
-
-def _shape(path: str, array: Any) -> jax.ShapeDtypeStruct:
-    if isinstance(array, jax.core.Tracer):
-        raise kind_at_leaf(
-            path,
-            "its value is not known while a function is traced.",
-            "Convert outside of jit, vmap and scan.",
-        )
-    sharding = getattr(array, "sharding", None)
-    if isinstance(array, jax.Array) and not array.committed:
-        sharding = None
-    dtype = jax.dtypes.canonicalize_dtype(dtype_of(array))
-    return jax.ShapeDtypeStruct(np.shape(array), dtype, sharding=sharding)
-
-
-def check_tx(tx: Any) -> None:
-    """Refuse what is no transformation of this library."""
-    if tx is not None and not isinstance(tx, Transformation):
-        raise mistyped(
-            "tx",
-            "a transformation of optadamw, or None",
-            tx,
-            "Convert with the one inside its wrapper, and wrap the state.",
-        )
-
-
-def check_layout(layout: Any) -> None:
-    """Refuse a layout that cannot be called."""
-    if layout is not None and not callable(layout):
-        raise mistyped("layout", "a function (path, array) -> array, or None", layout)
-
-
-def turned(layout: Layout, path: str, array: np.ndarray) -> Any:
-    """What a layout makes of an array.
-
-    Raises:
-      TypeError: it returns nothing.
-    """
-    found = layout(path, array)
-    if found is None:
-        raise kind_at_leaf(
-            path,
-            "`layout` returned None for it.",
-            "Return the array, also where it stays as it is.",
-        )
-    return found
-
-
-def check_collection(name: str, given: Any) -> None:
-    """Refuse what is no collection of names."""
-    if isinstance(given, str) or not isinstance(given, Collection):
-        raise mistyped(name, "a tuple of names of buffers", given)
-
-
-def check_fields(name: str, given: Any, legal: Sequence[str]) -> None:
-    """Refuse names of buffers that do not exist."""
-    check_collection(name, given)
-    for field in given:
-        if field not in legal:
-            shown = ", ".join(dict.fromkeys(legal))
-            raise invalid(name, f"made of {shown}", field)
-
-
-def kind_of_maximum(tx: Transformation) -> Any:
-    """Which second moments `tx` takes the maximum of; None: it takes none.
-
-    Raises:
-      ValueError: its groups take different ones.
-    """
-    variants = tx.recipe.composition.variants
-    kinds = {r.kind for rules in variants for r in rules if isinstance(r, MaximumRule)}
-    if len(kinds) > 1:
-        raise ValueError(
-            "Some groups of `tx` have amsgrad='raw' and others 'corrected'; other "
-            "libraries have one of them. Give all groups the same."
-        )
-    return next(iter(kinds), None)
-
-
-def has_maximum(tx: Transformation, leaves: Leaves, params: PyTree) -> list[bool]:
-    """For each leaf, whether its group takes a maximum."""
-    composition = tx.recipe.composition
-    return [
-        any(isinstance(rule, MaximumRule) for rule in composition.variants[c.group])
-        for c in plan_of(composition, leaves, params).rows
-    ]
-
-
-def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
-    """For each leaf, whether the first moment of `tx` is that of negated gradients."""
-    composition = tx.recipe.composition
-    if not any(
-        isinstance(r, Maximize) for rules in composition.variants for r in rules
-    ):
-        return [False] * len(leaves.paths)
-    shapes = leaves.treedef.unflatten(leaves.arrays)
-    return [
-        any(
-            isinstance(rule, Maximize) and applies
-            for rule, applies in zip(
-                composition.variants[choice.group], choice.applies, strict=True
-            )
-        )
-        for choice in plan_of(composition, leaves, shapes).rows
-    ]
-
-
-def slots_of(tx: Transformation | None, fields: Collection[str]) -> Mapping[str, Slot]:
-    """How each buffer is kept: as `tx` does, or float32 (float64) without one."""
-    if tx is None:
-        return {f: Slot(f, Dense()) for f in BUFFERS if f in fields}
-    return {slot.name: slot for slot in tx.recipe.composition.buffers}
+    @property
+    def left(self) -> set[str]:
+        """The buffers that are not read: left behind there, or started anew here."""
+        return {*self.drop, *self.afresh}

@@ -1,15 +1,13 @@
-"""The numbers of a transformation, as libraries with parameter groups spell them."""
+"""Read from a transformation the facts that other libraries keep in their states."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optadamw.base.hyperparameters import Clock, Hyperparameter
-from optadamw.base.tree import parameters
-from optadamw.base.types import PyTree
+from optadamw.base.tree import Leaves
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.caution import Caution
@@ -22,7 +20,7 @@ from optadamw.walk.plan import plan_of
 
 
 class Settings(NamedTuple):
-    """What one parameter is updated with."""
+    """The numbers and options with which one parameter is updated."""
 
     learning_rate: float | None = None
     b1: float | None = None
@@ -35,12 +33,12 @@ class Settings(NamedTuple):
     nesterov: bool | str = False
     decay_mode: str = "lr"
     peak: float | None = None
-    """The largest learning rate, where the decay mode takes one."""
+    """The largest learning rate, if the decay mode takes one."""
     peculiar: tuple[str, ...] = ()
-    """What stands in the chain and not in any AdamW of PyTorch's kind."""
+    """Options that no library with groups like PyTorch's can express."""
 
     def beyond(self, follows: Collection[str]) -> list[str]:
-        """What a library that knows only `follows` besides PyTorch's cannot do."""
+        """Return the options that a library cannot express, which knows `follows`."""
         own = {
             "caution": "caution=True" if self.caution else "",
             "nesterov": f"nesterov={self.nesterov!r}" if self.nesterov else "",
@@ -54,33 +52,29 @@ class Settings(NamedTuple):
         ]
 
 
-def settings_of(tx: Transformation, params: PyTree, step: int) -> list[Settings]:
-    """For each leaf the numbers of the step after `step`."""
-    composition = tx.recipe.composition
-    leaves = parameters(params)
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
-    chosen = []
-    for choice in plan_of(composition, leaves, params).rows:
-        rules = zip(composition.variants[choice.group], choice.applies, strict=True)
-        own = [rule for rule, applies in rules if rule is not None and applies]
-        chosen.append(_settings(own, clock))
-    return chosen
+def settings_of(tx: Transformation, leaves: Leaves, step: int) -> list[Settings]:
+    """Return for each leaf the settings of the step after `step`."""
+    clock = Clock.at(jnp.int32(step))
+    return [
+        _settings(
+            [rule for rule, applies in rules if rule is not None and applies], clock
+        )
+        for rules in rules_by_leaf(tx, leaves)
+    ]
 
 
-def betas_of(tx: Transformation, step: int) -> tuple[float, float] | None:
-    """The decays of the two moments; None: there are none."""
-    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-    clock = Clock(jnp.int32(step), jnp.int32(step + 1), wide)
-    for rule in tx.recipe.composition.rules:
+def betas_of(tx: Transformation | None, step: int) -> tuple[float, float] | None:
+    """Return b1 and b2 in the step after `step`; None if `tx` has no moments."""
+    clock = Clock.at(jnp.int32(step))
+    for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Moments):
             return _number(rule.b1, clock), _number(rule.b2, clock)
     return None
 
 
-def learning_rate_of(tx: Transformation) -> Hyperparameter | None:
-    """The learning rate of a transformation, as it was given; None: it has none."""
-    for rule in tx.recipe.composition.rules:
+def learning_rate_of(tx: Transformation | None) -> Hyperparameter | None:
+    """Return the learning rate of `tx`, as it was given; None if `tx` has none."""
+    for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Rate):
             return rule.learning_rate
     return None
@@ -124,3 +118,50 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
 def _number(value: Hyperparameter, clock: Clock) -> float:
     found = value.at(clock)
     return found if isinstance(found, float) else float(jax.device_get(found))
+
+
+def kind_of_maximum(tx: Transformation) -> Any:
+    """Return the kind of AMSGrad's maximum in `tx`; None if it takes none.
+
+    Raises:
+      ValueError: the groups of `tx` take different kinds.
+    """
+    variants = tx.recipe.composition.variants
+    kinds = {r.kind for rules in variants for r in rules if isinstance(r, Maximum)}
+    if len(kinds) > 1:
+        raise ValueError(
+            "Some groups of `tx` have amsgrad='raw' and others 'corrected'; other "
+            "libraries have one of them. Give all groups the same."
+        )
+    return next(iter(kinds), None)
+
+
+def has_maximum(tx: Transformation, leaves: Leaves) -> list[bool]:
+    """Return for each leaf whether its group takes AMSGrad's maximum."""
+    return [
+        any(isinstance(rule, Maximum) for rule, _ in rules)
+        for rules in rules_by_leaf(tx, leaves)
+    ]
+
+
+def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
+    """Return for each leaf whether `tx` negates its gradients (maximize)."""
+    variants = tx.recipe.composition.variants
+    if not any(isinstance(rule, Maximize) for rules in variants for rule in rules):
+        return [False] * len(leaves.paths)
+    return [
+        any(isinstance(rule, Maximize) and applies for rule, applies in rules)
+        for rules in rules_by_leaf(tx, leaves)
+    ]
+
+
+def rules_by_leaf(
+    tx: Transformation, leaves: Leaves
+) -> list[list[tuple[Rule | None, bool]]]:
+    """Return for each leaf the rules of its group, and whether each applies to it."""
+    composition = tx.recipe.composition
+    shapes = leaves.treedef.unflatten(leaves.arrays)
+    return [
+        list(zip(composition.variants[row.group], row.applies, strict=True))
+        for row in plan_of(composition, leaves, shapes).rows
+    ]

@@ -13,8 +13,10 @@ import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.dialects.states.arrays import scalar, whole
-from optadamw.dialects.states.contents import unquoted
-from optadamw.dialects.states.naming import Place
+from optadamw.dialects.states.contents import Contents, Row, unquoted
+from optadamw.dialects.states.grouping import Group
+from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.peer import MOMENTS, Peer
 
 RELATIVES = {
     "state1": "bitsandbytes: use from_bitsandbytes",
@@ -26,7 +28,7 @@ RELATIVES = {
     "square_avg": "RMSprop or Adadelta",
     "exp_avg_sq_row": "Adafactor",
 }
-"""What other states are known by."""
+"""The keys by which states of other optimizers are known, and their names."""
 
 
 class Saved(NamedTuple):
@@ -34,15 +36,76 @@ class Saved(NamedTuple):
 
     label: str
     name: str | None
-    entries: Mapping[str, Any] | None
+    entries: Mapping[str, Any]
+    """The state of the parameter; empty if it has none."""
     group: int
+    options: Mapping[str, Any]
+    """The options of its group."""
 
 
-def read(title: str, saved: Any) -> tuple[list[Saved], list[Mapping[str, Any]]]:
-    """The parameters in their order, and the groups.
+def own_step(one: Saved) -> Any:
+    """Return the step of a parameter, which PyTorch keeps in its entries."""
+    return one.entries["step"]
+
+
+def as_saved(one: Saved, key: str, step: int) -> Any:
+    """Return an entry as it was saved."""
+    del step
+    return one.entries[key]
+
+
+def contents_of(
+    peer: Peer,
+    found: Sequence[Saved],
+    *,
+    needed: Collection[str] = ("step",),
+    beside: Collection[str] = (),
+    step_of: Callable[[Saved], Any] = own_step,
+    value_of: Callable[[Saved, str, int], Any] = as_saved,
+) -> Contents:
+    """Read the contents of a state dict whose entries `peer.keys` names.
+
+    Args:
+      peer: the library.
+      found: the parameters, as `read` returns them.
+      needed: entries that each parameter has besides its two moments.
+      beside: entries that a parameter may have besides.
+      step_of: the number of steps of a parameter; by default its entry "step".
+      value_of: the value of an entry at the common step, for `Row.buffers`; by default
+        the entry.
 
     Raises:
-      TypeError, ValueError: it is no state dict, or contradicts itself.
+      ValueError: the state of another optimizer; parameters at different steps.
+    """
+    needed = (*needed, peer.keys["mu"], peer.keys["nu"])
+    kept = [one for one in found if one.entries]
+    for one in found:
+        _check_decay(one)
+    for one in kept:
+        _check_entries(peer.title, one, needed, {*needed, *peer.keys.values(), *beside})
+    step = common_step({one.label: step_of(one) for one in kept}, peer.title)
+    rows = []
+    for one in found:
+        keys = {f: peer.keys[f] for f in MOMENTS if peer.keys.get(f) in one.entries}
+        buffers = {field: value_of(one, key, step) for field, key in keys.items()}
+        negated = bool(one.options.get("maximize", False))
+        rows.append(Row(one.label, one.name, buffers or None, negated))
+    return Contents(rows, step, starts=_starts(found))
+
+
+def _starts(found: Sequence[Saved]) -> tuple[str, ...]:
+    """Return the buffers that start as zeros, if no parameter has taken a step."""
+    if any(one.entries for one in found):
+        return ()
+    has_maximum = any(one.options.get("amsgrad", False) for one in found)
+    return MOMENTS if has_maximum else ("mu", "nu")
+
+
+def read(title: str, saved: Any) -> list[Saved]:
+    """Return the parameters in their order.
+
+    Raises:
+      TypeError, ValueError: `saved` is no state dict, or contradicts itself.
     """
     groups = groups_in(title, saved)
     states = {_key(key): value for key, value in saved["state"].items()}
@@ -69,20 +132,20 @@ def read(title: str, saved: Any) -> tuple[list[Saved], list[Mapping[str, Any]]]:
             entries = states.pop(key, None)
             if entries is not None and not isinstance(entries, Mapping):
                 raise mistyped(f"saved['state'][{key!r}]", "a dict", entries)
-            found.append(Saved(label, name, entries or None, number))
+            found.append(Saved(label, name, entries or {}, number, group))
     if states:
         raise ValueError(
             f"The saved state has a state for parameter {next(iter(states))!r}, which "
             "is in none of its groups. The file is damaged."
         )
-    return found, list(groups)
+    return found
 
 
 def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
-    """The groups of a state dict.
+    """Return the groups of a state dict.
 
     Raises:
-      TypeError, ValueError: it is none.
+      TypeError, ValueError: `saved` is no state dict.
     """
     remedy = "Pass optimizer.state_dict(), or what torch.load gives of it."
     if not isinstance(saved, Mapping):
@@ -95,7 +158,7 @@ def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def is_state_dict(saved: Any) -> bool:
-    """Whether it has what each state dict of an optimizer has."""
+    """Whether an object has the two keys of every state dict of an optimizer."""
     return (
         isinstance(saved, Mapping)
         and isinstance(saved.get("state"), Mapping)
@@ -103,21 +166,12 @@ def is_state_dict(saved: Any) -> bool:
     )
 
 
-def starts(
-    found: Sequence[Saved], groups: Sequence[Mapping[str, Any]]
-) -> tuple[str, ...]:
-    """What it would keep, where no step was taken: then nothing is there."""
-    if any(one.entries is not None for one in found):
-        return ()
-    maximum = any(group.get("amsgrad", False) for group in groups)
-    return ("mu", "nu", "nu_max") if maximum else ("mu", "nu")
-
-
-def check_decay(one: Saved, group: Mapping[str, Any]) -> None:
-    """Refuse Adam with L2, which is told from AdamW by its group alone."""
-    if group.get("decoupled_weight_decay", True):
+def _check_decay(one: Saved) -> None:
+    """Refuse Adam with L2, which only its group tells from AdamW."""
+    if one.options.get("decoupled_weight_decay", True):
         return
-    decay = scalar(f"weight_decay of group {one.group}", group.get("weight_decay", 0.0))
+    where = f"weight_decay of group {one.group}"
+    decay = scalar(where, one.options.get("weight_decay", 0.0))
     if decay:
         raise at_leaf(
             unquoted(one.label),
@@ -128,11 +182,10 @@ def check_decay(one: Saved, group: Mapping[str, Any]) -> None:
         )
 
 
-def check_entries(
+def _check_entries(
     title: str, one: Saved, needed: Collection[str], legal: Collection[str]
 ) -> None:
-    """Refuse the state of another optimizer, by what it keeps."""
-    assert one.entries is not None
+    """Refuse the state of another optimizer, which its entries tell."""
     for key in one.entries:
         if key not in legal:
             known = RELATIVES.get(str(key))
@@ -153,10 +206,10 @@ def check_entries(
 
 
 def common_step(steps: Mapping[str, Any], title: str) -> int:
-    """The step at which all are; a State has one.
+    """Return the one step of all parameters.
 
     Raises:
-      ValueError: they are at different ones.
+      ValueError: parameters that have taken different numbers of steps.
     """
     counts = {
         label: whole(f"step of {unquoted(label)}", step)
@@ -177,11 +230,11 @@ def common_step(steps: Mapping[str, Any], title: str) -> int:
 
 
 def written(
-    places: Sequence[Place],
+    leaving: Departure,
+    groups: Sequence[Group],
     entries_of: Callable[[int], dict[str, Any]],
-    groups: Sequence[tuple[dict[str, Any], Sequence[int]]],
 ) -> dict[str, Any]:
-    """A state dict; `groups` are options, and places in the order of the groups.
+    """Write a state dict: its groups, and the entries of each place.
 
     PyTorch numbers parameters through its groups, so the order is that of `groups`.
     """
@@ -189,23 +242,32 @@ def written(
     made: list[dict[str, Any]] = []
     for options, members in groups:
         first = sum(len(group["params"]) for group in made)
-        group = dict(options)
-        names = [places[place].name for place in members]
-        if any(name is not None for name in names):
-            group = {"param_names": names, **group}
-        group["params"] = list(range(first, first + len(members)))
-        for index, place in zip(group["params"], members, strict=True):
-            if places[place].leaf is not None:
+        names = [leaving.places[place].name for place in members]
+        named = {"param_names": names} if any(n is not None for n in names) else {}
+        indices = list(range(first, first + len(members)))
+        made.append({**named, **options, "params": indices})
+        for index, place in zip(indices, members, strict=True):
+            if leaving.places[place].leaf is not None:
                 states[index] = entries_of(place)
-        made.append(group)
     return {"state": states, "param_groups": made}
 
 
+def moments_and_step(leaving: Departure) -> Callable[[int], dict[str, Any]]:
+    """Return a function from a place to its entries in PyTorch: step and moments."""
+    columns = leaving.columns()
+
+    def entries(place: int) -> dict[str, Any]:
+        moments = {key: column[place] for key, column in columns.items()}
+        return {"step": step_array(leaving.step), **moments}
+
+    return entries
+
+
 def step_array(step: int) -> np.ndarray:
-    """A step as PyTorch keeps it: float32, which holds it up to 2**24.
+    """Return a step in float32, as PyTorch keeps it.
 
     Raises:
-      ValueError: it does not hold it.
+      ValueError: a step above 2**24, which float32 may not hold.
     """
     if step > 2**24:
         raise ValueError(

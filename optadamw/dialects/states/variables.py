@@ -23,21 +23,21 @@ SUFFIXES = {
     "momentum": "mu",
     "velocity": "nu",
 }
-"""What names of Keras 3 end in: "adam_w/dense_kernel_momentum"."""
+"""The ends of variables' names in Keras 3, as in "adam_w/dense_kernel_momentum"."""
 
 SLOTS = {"average": "ema", "m": "mu", "v": "nu", "vhat": "nu_max"}
-"""What stands before the parameter's name in tf.keras: "AdamW/m/dense/kernel:0"."""
+"""The parts before the parameter's name in tf.keras: "AdamW/m/dense/kernel:0"."""
 
 
 class Variable(NamedTuple):
-    """One variable, with its name where it has one."""
+    """One variable of an optimizer, and its name; None without."""
 
     name: str | None
     value: Any
 
 
 class Options(NamedTuple):
-    """What the optimizer was made with; None: it is not known."""
+    """The options of the optimizer; None for one that is not known."""
 
     amsgrad: bool | None = None
     use_ema: bool | None = None
@@ -46,7 +46,7 @@ class Options(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The variables, each for what it is."""
+    """The variables, told apart."""
 
     iteration: int
     rows: list[Row]
@@ -55,10 +55,10 @@ class Sorted(NamedTuple):
 
 
 def listed(title: str, saved: Any) -> list[Variable]:
-    """The variables in their order, from any of the forms in which they are kept.
+    """List the variables in their order, from a list, a store or a mapping.
 
     Raises:
-      TypeError, ValueError: none of these forms; numbers that are missing.
+      TypeError, ValueError: another kind of object; keys of a store that are missing.
     """
     if isinstance(saved, Mapping):
         if all(str(key).isdigit() for key in saved):
@@ -93,7 +93,7 @@ def sorted_out(
     count: int,
     options: Options,
 ) -> Sorted:
-    """Each variable for what it is; `count` is the number of parameters here.
+    """Tell the variables apart; `count` is the number of parameters here.
 
     Raises:
       ValueError: another number of variables than these options make.
@@ -130,7 +130,7 @@ def sorted_out(
 
 
 def _is_scaled(variables: Sequence[Variable]) -> bool:
-    """Whether it begins as a LossScaleOptimizer: count, rate, count, scale, count."""
+    """Whether a LossScaleOptimizer's come first: count, rate, count, scale, count."""
     if len(variables) < 5:
         return False
     arrays = [to_numpy("a variable", variable.value) for variable in variables[:5]]
@@ -139,7 +139,7 @@ def _is_scaled(variables: Sequence[Variable]) -> bool:
 
 
 def _count(name: str, value: Any) -> int:
-    """A counter, which is kept as an integer; what is not one is another variable."""
+    """Return a counter; one that is no integer is another variable."""
     array = to_numpy(name, value)
     if array.dtype.kind not in "iu":
         raise at_leaf(
@@ -151,7 +151,7 @@ def _count(name: str, value: Any) -> int:
 
 
 def _told(options: Options, names: Sequence[str]) -> Options:
-    """What the names say: it is not to be asked of the caller."""
+    """Add the options that the names tell to those that are given."""
 
     def has(field: str) -> bool:
         return any(_told_apart(name)[0] == field for name in names)
@@ -168,7 +168,7 @@ def _told(options: Options, names: Sequence[str]) -> Options:
 
 
 def _told_apart(name: str) -> tuple[str | None, str]:
-    """The field that a variable of this name holds, and the parameter's name."""
+    """Return the field that a variable of this name holds, and the parameter's name."""
     parts = name.removesuffix(":0").split("/")
     for suffix, field in SUFFIXES.items():
         if parts[-1].endswith(f"_{suffix}"):
@@ -230,7 +230,7 @@ def _spelled(options: Options) -> str:
 
 
 def _advice(total: int, count: int) -> str:
-    """What the count would be of."""
+    """Say which options would make this number of variables."""
     numbers = set()
     for head in (1, 2, 5, 6):
         blocks, rest = divmod(total - head, count)

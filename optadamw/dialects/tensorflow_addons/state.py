@@ -9,8 +9,8 @@
 | `nu_max`, "raw" | slot `vhat` |
 """
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -19,54 +19,39 @@ from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import whole
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
-from optadamw.dialects.states.peer import Maximum, Peer
-from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import MOMENTS, Maximum, Peer
+from optadamw.dialects.states.request import FromOptions, Request
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
-from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
+    name="tensorflow_addons",
     title="TensorFlow Addons",
     keys={"mu": "m", "nu": "v", "nu_max": "vhat"},
     maximum="raw",
 )
 
 
+@reads(PEER)
 def from_tensorflow_addons(
     saved: Sequence[Any],
     params: PyTree,
-    *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where AdamW of TensorFlow Addons was saved.
+    """Make the State that continues the run of an AdamW of TensorFlow Addons.
 
     The weights have no names: the parameters are in the order in which the optimizer
-    met them, which is to be that of `jax.tree.leaves(params)` or is given by `names`.
-    Their number says whether there was amsgrad. `tf.keras.optimizers.legacy.Adam`
-    keeps the same.
+    met them, which must be that of `jax.tree.leaves(params)` or be given by `names`.
+    The number of weights tells whether there was AMSGrad.
+    `tf.keras.optimizers.legacy.Adam` keeps its weights in the same way.
 
     Args:
       saved: `optimizer.get_weights()`: a list that begins with `iter`.
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on; None: a bare State.
-      names: paths of `params` in the saved order, or a mapping from paths to indices.
-      layout: `(path, array) -> array`, applied to each array that is read.
-      missing: "zeros" starts parameters that are not there, "error" refuses them.
-      drop: buffers there that are left behind.
-      afresh: buffers of `tx` that start anew.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
 
     Raises:
-      TypeError, ValueError: another number of weights, shapes that do not fit, numbers
-        that are not finite, options that differ. Nothing is made.
+      ValueError: another number of weights than `params` makes.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -75,7 +60,7 @@ def from_tensorflow_addons(
       >>> int(from_tensorflow_addons(saved, jnp.zeros(2)).step)
       7
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
+    request = Request.of(PEER, params, options)
     if not isinstance(saved, Sequence) or isinstance(saved, str) or not saved:
         raise mistyped("saved", "the list optimizer.get_weights() returns", type(saved))
     count, total = len(request.leaves.paths), len(saved) - 1
@@ -86,7 +71,7 @@ def from_tensorflow_addons(
             f"{count} leaves: it would be {2 * count}, or {3 * count} with amsgrad. "
             "Pass the parameters that were trained."
         )
-    fields = ("mu", "nu", "nu_max")[:slots]
+    fields = MOMENTS[:slots]
     rows = [
         Row(
             label=f"variable {i}",
@@ -99,36 +84,21 @@ def from_tensorflow_addons(
     return assembled(request, Contents(rows=rows, step=step, orders_maximum=True))
 
 
+@writes(PEER)
 def to_tensorflow_addons(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    drop: Collection[str] = (),
     amsgrad: Maximum | None = None,
+    **options: Unpack[ToOptions],
 ) -> list[np.ndarray]:
-    """The weights with which AdamW of TensorFlow Addons goes on.
+    """Make the weights with which AdamW of TensorFlow Addons continues the run.
 
     `optimizer.set_weights` takes them once the optimizer has its slots, after a first
     `apply_gradients`.
 
-    Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it.
-      names: paths in the order of its variables, or a mapping from paths to indices.
-      layout: `(path, array) -> array`, the inverse of that of the import.
-      drop: buffers that are lost, such as ("ema",).
-      amsgrad: the kind of `nu_max` where there is no `tx` to tell.
-
     Returns:
       `[iter, m..., v..., vhat...]`.
-
-    Raises:
-      TypeError, ValueError: a buffer that it has no place for, amsgrad's maximum of the
-        wrong kind, names that do not fit.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -137,7 +107,13 @@ def to_tensorflow_addons(
       >>> len(to_tensorflow_addons(tx.init(params), params, tx=tx))
       3
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop, amsgrad)
-    fields = [field for field in PEER.keys if field != "nu_max" or leaving.has(field)]
-    slots = [array for field in fields for array in leaving.column(field)]
+    leaving = Departure.of(PEER, state, params, options, amsgrad)
+    slots = [array for column in leaving.columns().values() for array in column]
     return [np.array(leaving.step, np.int64), *(x for x in slots if x is not None)]
+
+
+def _listed(saved: Any) -> Any:
+    return list(saved.values()) if isinstance(saved, Mapping) else saved
+
+
+FORM = Form(PEER, from_tensorflow_addons, to_tensorflow_addons, opened=_listed)

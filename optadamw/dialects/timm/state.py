@@ -4,61 +4,42 @@ Its `AdamW` is PyTorch's, and so are the entries of the state; only the groups o
 state dict hold more (`caution`, `corrected_weight_decay` and what follows from it).
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 from optadamw.base.types import PyTree
-from optadamw.dialects.states.grouping import groups_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Names
-from optadamw.dialects.states.peer import Maximum, Peer
-from optadamw.dialects.states.request import Layout
+from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
+from optadamw.dialects.states.peer import Maximum
 from optadamw.dialects.states.settings import Settings
-from optadamw.dialects.states.state_dict import written
+from optadamw.dialects.states.signature import writes
+from optadamw.dialects.states.state_dict import moments_and_step, written
 from optadamw.dialects.torch.state import PEER as TORCH
-from optadamw.dialects.torch.state import entries_of
 from optadamw.dialects.torch.state import from_torch as from_timm
-from optadamw.transforms.transformation import Transformation
 
 __all__ = ["from_timm", "to_timm"]
 
-PEER = Peer("timm", TORCH.keys, TORCH.maximum, TORCH.is_pairwise, TORCH.has_gaps)
-FOLLOWS = ("caution", "corrected", "nesterov")
+PEER = replace(
+    TORCH, name="timm", title="timm", follows=("caution", "corrected", "nesterov")
+)
 
 
+@writes(PEER)
 def to_timm(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    groups: Sequence[Mapping[str, Any]] | None = None,
-    drop: Collection[str] = (),
+    groups: Groups = None,
     amsgrad: Maximum | None = None,
+    **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
-    """The state dict with which AdamWLegacy or NAdamW of timm goes on.
+    """Make the state dict with which AdamWLegacy or NAdamW of timm continues the run.
 
-    As `to_torch`, with the options of timm in the groups. It holds NumPy arrays, of
-    which PyTorch wants tensors.
-
-    Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it.
-      names: paths in timm's order, or a mapping; see `to_torch`.
-      layout: `(path, array) -> array`, the inverse of that of `from_timm`.
-      groups: options of each group instead of those of `tx`, with its paths under
-        "params"; all parameters where there is one group without.
-      drop: buffers that are lost, such as ("ema",).
-      amsgrad: the kind of `nu_max` where there is no `tx` to tell.
+    It is that of `to_torch`, with timm's options in the groups. It holds NumPy arrays;
+    `to_torch` says how to make tensors of them.
 
     Returns:
       What `load_state_dict` takes, with arrays in place of tensors.
-
-    Raises:
-      TypeError, ValueError: a buffer that timm has no place for, its maximum of the
-        wrong kind, a `tx` that timm cannot follow, names that do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,20 +49,14 @@ def to_timm(
       >>> saved["param_groups"][0]["caution"]
       True
     """
-    leaving = Departure(
-        PEER, state, params, tx, names, layout, drop, amsgrad, negates_too=True
-    )
-    chosen = groups_of(leaving, groups, PEER.title, _options, FOLLOWS)
-    return written(leaving.places, entries_of(leaving), chosen)
+    leaving = Departure.of(PEER, state, params, options, amsgrad)
+    chosen = groups_of(leaving, groups, _options)
+    return written(leaving, chosen, moments_and_step(leaving))
 
 
 def _options(settings: Settings) -> dict[str, Any]:
     corrected = settings.decay_mode == "corrected"
-    options = {
-        "lr": settings.learning_rate,
-        "betas": (settings.b1, settings.b2),
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
+    options = numbers_of(settings) | {
         "caution": settings.caution,
         "corrected_weight_decay": corrected,
         "max_lr_snapshot": settings.peak if corrected else None,

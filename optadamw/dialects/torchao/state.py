@@ -11,8 +11,8 @@ torchao's low-bit tensors, or a mapping of what they hold: `codes` and `scale`, 
 `qmap` in 8 and 4 bits and `shape` in 4.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -21,26 +21,25 @@ from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.blocks import decoded, nibbles, scaled
-from optadamw.dialects.states.contents import Contents, Row
-from optadamw.dialects.states.grouping import groups_of
-from optadamw.dialects.states.leaving import Departure
-from optadamw.dialects.states.naming import Missing, Names
+from optadamw.dialects.states.form import Form
+from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
+from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Maximum, Peer
-from optadamw.dialects.states.request import Layout, Request
+from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
+from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
     Saved,
-    check_entries,
-    common_step,
+    as_saved,
+    contents_of,
+    moments_and_step,
     read,
-    starts,
-    step_array,
     written,
 )
 from optadamw.store.state import State
-from optadamw.transforms.transformation import Transformation
 
 PEER = Peer(
+    name="torchao",
     title="torchao",
     keys={"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"},
     maximum="raw",
@@ -48,39 +47,24 @@ PEER = Peer(
 )
 
 
+@reads(PEER)
 def from_torchao(
     saved: Mapping[str, Any],
     params: PyTree,
-    *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    missing: Missing = "error",
-    drop: Collection[str] = (),
-    afresh: Collection[str] = (),
+    **options: Unpack[FromOptions],
 ) -> State:
-    """The State that goes on where a low-bit AdamW of torchao was saved.
+    """Make the State that continues the run of a low-bit AdamW of torchao.
 
-    The codes are decoded to exactly what torchao reads from them; nothing is rounded
-    again. A 4-bit second moment has no zero, so none comes out.
+    The codes are decoded to exactly the numbers that torchao reads from them; nothing
+    is rounded again. A 4-bit second moment has no code for zero, so it is never zero
+    here. Parameters are matched as `from_torch` does.
 
     Args:
       saved: `optimizer.state_dict()`, of torchao's tensors, or with a mapping of arrays
         (`codes`, `scale`, `qmap`, `shape`) in the place of each.
-      params: the parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: the transformation that will go on; None: a bare State in float32.
-      names: paths of `params` in the saved order (None for one that is not there), or
-        a mapping from paths to names or indices; see `from_torch`.
-      layout: `(path, array) -> array`, applied to each array after it is decoded.
-      missing: "zeros" starts parameters without state there, "error" refuses them.
-      drop: buffers there that are left behind.
-      afresh: buffers of `tx` that start anew.
-
-    Returns:
-      A State; with `tx`, of the structure, dtypes and shardings of `tx.init(params)`.
 
     Raises:
-      TypeError, ValueError: as `from_torch`; codes, tables and scales that do not fit.
+      TypeError, ValueError: codes, tables and scales that do not fit each other.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -92,32 +76,13 @@ def from_torchao(
       >>> from_torchao(saved, [jnp.zeros(2)]).mu[0].tolist()
       [0.0, 0.5]
     """
-    request = Request(PEER, params, tx, names, layout, missing, drop, afresh)
-    found, groups = read(PEER.title, saved)
-    steps = {
-        one.label: one.entries["step"]
-        for one in found
-        if one.entries is not None and "step" in one.entries
-    }
-    rows = [Row(one.label, one.name, _buffers(one)) for one in found]
-    step = common_step(steps, PEER.title)
-    contents = Contents(rows=rows, step=step, starts=starts(found, groups))
-    return assembled(request, contents)
+    request = Request.of(PEER, params, options)
+    found = read(PEER.title, saved)
+    return assembled(request, contents_of(PEER, found, value_of=_reader))
 
 
-def _buffers(one: Saved) -> dict[str, Any] | None:
-    if one.entries is None:
-        return None
-    needed = ("step", "exp_avg", "exp_avg_sq")
-    check_entries(PEER.title, one, needed, (*needed, "max_exp_avg_sq"))
-    return {
-        field: _reader(one.entries[key])
-        for field, key in PEER.keys.items()
-        if key in one.entries
-    }
-
-
-def _reader(moment: Any) -> Callable[[str], np.ndarray]:
+def _reader(one: Saved, key: str, step: int) -> Callable[[str], np.ndarray]:
+    moment = as_saved(one, key, step)
     return lambda where: _decoded(where, moment)
 
 
@@ -145,7 +110,7 @@ def _decoded(where: str, moment: Any) -> np.ndarray:
 
 
 def _blockwise(where: str, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Codes that are numbers themselves: float8."""
+    """Decode codes that are numbers themselves: float8."""
     if values.dtype.kind in "iub":
         raise at_leaf(
             where,
@@ -156,7 +121,7 @@ def _blockwise(where: str, values: np.ndarray, scales: np.ndarray) -> np.ndarray
 
 
 def _block(where: str, codes: np.ndarray, scales: np.ndarray) -> int:
-    """Torchao quantizes whole blocks only."""
+    """Return the size of a block; torchao quantizes whole blocks only."""
     if scales.size == 0 or codes.size % scales.size:
         raise at_leaf(
             where, f"its {codes.size} codes do not divide into {scales.size} blocks."
@@ -165,7 +130,7 @@ def _block(where: str, codes: np.ndarray, scales: np.ndarray) -> int:
 
 
 def _parts(moment: Any) -> Mapping[str, Any] | None:
-    """What a low-bit tensor holds; None for a plain one."""
+    """Return the arrays of a low-bit tensor; None for a plain tensor."""
     if isinstance(moment, Mapping):
         return moment
     if not hasattr(moment, "codes") or not hasattr(moment, "scale"):
@@ -177,36 +142,22 @@ def _parts(moment: Any) -> Mapping[str, Any] | None:
     return parts
 
 
+@writes(PEER)
 def to_torchao(
     state: PyTree,
     params: PyTree,
     *,
-    tx: Transformation | None = None,
-    names: Names = None,
-    layout: Layout | None = None,
-    groups: Sequence[Mapping[str, Any]] | None = None,
-    drop: Collection[str] = (),
+    groups: Groups = None,
     amsgrad: Maximum | None = None,
+    **options: Unpack[ToOptions],
 ) -> dict[str, Any]:
-    """The state dict with which AdamW of torchao goes on, in full precision.
+    """Make the state dict with which AdamW of torchao continues the run, in float32.
 
-    torchao keeps such moments as they are: what is small there is never quantized.
-
-    Args:
-      state: a State, or what holds one.
-      params: its parameters, or their shapes.
-      tx: the transformation that made it.
-      names: paths in the order there, or a mapping; see `to_torch`.
-      layout: `(path, array) -> array`, the inverse of that of `from_torchao`.
-      groups: options of each group instead of those of `tx`; see `to_torch`.
-      drop: buffers that are lost, such as ("ema",).
-      amsgrad: the kind of `nu_max` where there is no `tx` to tell.
+    torchao keeps moments as it finds them, so they are not quantized there.
 
     Returns:
-      What `load_state_dict` takes, with arrays in place of tensors; see `to_torch`.
-
-    Raises:
-      TypeError, ValueError: as `to_torch`.
+      What `load_state_dict` takes, with arrays in place of tensors; `to_torch` says how
+      to make tensors of them.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -215,25 +166,15 @@ def to_torchao(
       >>> sorted(to_torchao(tx.init(params), params, tx=tx)["state"][0])
       ['exp_avg', 'exp_avg_sq', 'step']
     """
-    leaving = Departure(PEER, state, params, tx, names, layout, drop, amsgrad)
-    fields = [field for field in PEER.keys if field != "nu_max" or leaving.has(field)]
-    columns = {PEER.keys[field]: leaving.column(field) for field in fields}
-
-    def entries(place: int) -> dict[str, Any]:
-        arrays = {key: column[place] for key, column in columns.items()}
-        return {"step": step_array(leaving.step), **arrays}
-
-    return written(
-        leaving.places, entries, groups_of(leaving, groups, PEER.title, _options)
-    )
+    leaving = Departure.of(PEER, state, params, options, amsgrad)
+    chosen = groups_of(leaving, groups, _options)
+    return written(leaving, chosen, moments_and_step(leaving))
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    return {
-        # A tensor there: torchao refuses a rate that is a Python number.
-        "lr": np.array(settings.learning_rate, np.float32),
-        "betas": (settings.b1, settings.b2),
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-        "amsgrad": settings.amsgrad,
-    }
+    # A tensor there: torchao refuses a rate that is a Python number.
+    rate = np.array(settings.learning_rate, np.float32)
+    return {**numbers_of(settings), "lr": rate, "amsgrad": settings.amsgrad}
+
+
+FORM = Form(PEER, from_torchao, to_torchao, is_state_dict=True, needs_rate=True)

@@ -1,4 +1,4 @@
-"""The records in a state of Optax: Adam's, and what else keeps numbers."""
+"""Find the records in a state of Optax: Adam's, and others that hold numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ COUNTS = (
     *("count", "step", "mini_step", "gradient_step"),
     *("notfinite_count", "last_finite", "total_notfinite"),
 )
-"""Scalars that only count: a State counts for itself."""
+"""Scalars that only count, which a State does for itself."""
 
 BESIDE = {
     "hyperparams": "inner_state",
@@ -19,11 +19,11 @@ BESIDE = {
     "skip_state": "mini_step",
     "found_nan": "found_nan",
 }
-"""Fields that are understood where the second is in the same record."""
+"""Fields that may be left out, if the second field is in the same record."""
 
 
 class Record(NamedTuple):
-    """A record, by its path from the root."""
+    """A record of fields, and its path from the root."""
 
     path: str
     kind: str
@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """A state that holds numbers which are not understood here."""
+    """A state with numbers that no State has a place for."""
 
     path: str
     kind: str
@@ -41,7 +41,7 @@ class Foreign(NamedTuple):
 
 
 def fields_of(node: Any) -> dict[str, Any] | None:
-    """The fields of a NamedTuple, or of the dict that Orbax makes of one."""
+    """Return the fields of a NamedTuple, or of the dict that Orbax makes of one."""
     if isinstance(node, Mapping):
         return {str(key): value for key, value in node.items()}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
@@ -50,17 +50,17 @@ def fields_of(node: Any) -> dict[str, Any] | None:
 
 
 def windows_in(tree: Any) -> list[Mapping[str, Any]]:
-    """The records of `MultiSteps`."""
+    """Find the records of `MultiSteps`."""
     return [record.fields for record in _records(tree, {"mini_step", "acc_grads"})]
 
 
 def adams_in(tree: Any) -> list[Record]:
-    """The records of Optax's Adam and AMSGrad."""
+    """Find the records of Optax's Adam and AMSGrad."""
     return [record for record, is_adam in _alike(tree) if is_adam]
 
 
 def lookalikes_in(tree: Any) -> list[Record]:
-    """The records with Adam's fields that are of another class."""
+    """Find the records with Adam's fields that are of another class."""
     return [record for record, is_adam in _alike(tree) if not is_adam]
 
 
@@ -74,7 +74,7 @@ _ADAM_KINDS = tuple(kind.__name__ for kind in ADAMS)
 
 
 def _records(tree: Any, wanted: set[str], path: str = "") -> Iterator[Record]:
-    """The records with these fields; nothing is looked for inside of Adam's."""
+    """Find the records with these fields, but for those inside of Adam's."""
     fields = fields_of(tree)
     if fields is not None and wanted <= set(fields):
         yield Record(path, _kind(tree), fields)
@@ -86,7 +86,7 @@ def _records(tree: Any, wanted: set[str], path: str = "") -> Iterator[Record]:
 
 
 def _kind(node: Any) -> str:
-    """The class of a record; "" for a dict, which does not tell."""
+    """Return the name of the class of a record; "" for a dict."""
     if isinstance(node, ADAMS):
         return next(kind.__name__ for kind in ADAMS if isinstance(node, kind))
     if isinstance(node, Mapping):
@@ -110,7 +110,7 @@ def _below(path: str, name: str) -> str:
 
 
 def foreign_in(tree: Any, adam: Record) -> list[Foreign]:
-    """The states beside and around Adam's that hold numbers of their own."""
+    """Find the states beside and around Adam's that hold numbers of their own."""
     found: dict[str, Foreign] = {}
     for one in _foreign(tree, "", None, adam.path):
         found.setdefault(one.path, one)

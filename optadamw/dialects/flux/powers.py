@@ -1,9 +1,9 @@
-"""How many steps a running product of betas has seen.
+"""Find the number of steps from the running products of the betas.
 
 Optimisers.jl keeps no step but `beta^(t+1)`, multiplied up in the parameters' dtype.
-The product of one rounded number with itself has no surprises: multiplied up here in
-the same dtype it has the same bits, and the place where they appear is t. (From the
-logarithm, t = 20,000 in float32 would be off by one: the roundings add up.)
+The products multiplied up here in the same dtype have the same bits, so t is the index
+of the product that is equal. (From the logarithm, t = 20,000 in float32 would be off by
+one: the roundings add up.)
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ from optadamw.base.errors import invalid
 
 
 def products(beta: float, count: int, dtype: np.dtype) -> np.ndarray:
-    """`beta`, `beta^2`, ..., multiplied up in `dtype`."""
+    """Return `beta`, `beta^2`, ..., multiplied up in `dtype`."""
     return np.multiply.accumulate(np.full(count, beta, dtype), dtype=dtype)
 
 
 def step_of(
     powers: tuple[float, float], betas: tuple[float, float], dtype: np.dtype
 ) -> int | None:
-    """The step t at which the products were `powers`; None: they do not tell.
+    """Return the step t at which the products were `powers`; None if they do not tell.
 
     Raises:
       ValueError: no step of these betas has these products.
@@ -56,7 +56,7 @@ def step_of(
 
 
 def _count(power: float, beta: float) -> int:
-    """Products to form until `power` must have appeared, with room for roundings."""
+    """Return how many products to form to reach `power`, with room for roundings."""
     if not 0 < power < 1 or not 0 < beta < 1:
         return 1
     return min(int(np.log(power) / np.log(beta) * 1.05) + 16, 20_000_000)

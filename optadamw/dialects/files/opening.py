@@ -1,0 +1,102 @@
+"""Find in a file the parameters by their paths, or the saved state of an optimizer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from optadamw import checkpoint
+from optadamw.base.errors import near
+from optadamw.checkpoint.record import ENTRY
+from optadamw.dialects.files import checkpoints, files
+from optadamw.dialects.states.arrays import to_numpy
+from optadamw.dialects.states.state_dict import is_state_dict
+
+
+def read_params(path: str | Path) -> dict[str, np.ndarray]:
+    """Read parameters by their paths, from a file of arrays or our own checkpoint.
+
+    Raises:
+      OSError, ValueError: a file that cannot be read, or that holds no parameters.
+    """
+    if Path(path).suffix == ".npz" and _is_checkpoint(path):
+        found = checkpoints.params_in(checkpoint.load(path))
+    else:
+        found = _flat(files.read(path))
+    if not found:
+        raise ValueError(f"'{path}' holds no parameters.")
+    return found
+
+
+def _is_checkpoint(path: str | Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return ENTRY in getattr(archive, "files", ())
+    except Exception:  # its reader says what is wrong with it
+        return False
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
+    if not isinstance(tree, Mapping):
+        return {path: to_numpy(path, tree)}
+    found: dict[str, np.ndarray] = {}
+    for key, child in tree.items():
+        found |= _flat(child, f"{path}/{key}" if path else str(key))
+    return found
+
+
+class Opened(NamedTuple):
+    """The saved state in a file."""
+
+    saved: Any
+    found_at: str | None = None
+    """The key of the state dict, if it was found as the only one in the file."""
+
+
+def open_state(path: str | Path, key: str | None, in_state_dict: bool) -> Opened:
+    """Find the state of an optimizer in a file.
+
+    Args:
+      path: the file.
+      key: where in the file it is, as a key or a path of keys and indices; None: the
+        file is the state, or holds one state dict beside other things.
+      in_state_dict: whether the state is a state dict, which is known by its form.
+
+    Raises:
+      OSError, ValueError: as `files.read`; no state under the key, or several.
+    """
+    saved = files.read(path)
+    if key is not None:
+        return Opened(_under(key, saved, path))
+    if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:
+        return Opened(saved)
+    keys = [str(key) for key, value in saved.items() if is_state_dict(value)]
+    if len(keys) > 1:
+        raise ValueError(
+            f"'{path}' holds {len(keys)} state dicts of optimizers. Say which with "
+            f"--key: {', '.join(keys)}."
+        )
+    if not keys:
+        return Opened(saved)
+    return Opened(_under(keys[0], saved, path), keys[0])
+
+
+def _under(key: str, saved: Any, path: str | Path) -> Any:
+    """Return the value under a key, or under a path of keys and indices."""
+    children = _by_key(saved)
+    if key in children:
+        return children[key]
+    first, _, rest = key.partition("/")
+    if rest and first in children:
+        return _under(rest, children[first], path)
+    there = f"Near it: {near(key, children)}." if children else "It has no keys."
+    raise ValueError(f"`--key`: '{path}' holds nothing under '{key}'. {there}")
+
+
+def _by_key(node: Any) -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        return {str(key): value for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return {str(i): value for i, value in enumerate(node)}
+    return {}

@@ -1,0 +1,85 @@
+"""Put the buffers of a State into the records of a state of Optax."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from optadamw.base.errors import at_leaf
+from optadamw.base.tree import flatten
+from optadamw.checkpoint.fitting import fitted
+from optadamw.dialects.optax.records import fields_of
+from optadamw.dialects.states.leaving import Departure
+
+
+def check_places(
+    leaving: Departure, adam: Mapping[str, Any], accumulates: bool
+) -> None:
+    """Refuse an `into` without a place for a buffer, or with one that stays empty."""
+    if leaving.has("nu_max") != ("nu_max" in adam):
+        has, lacks = ("state", "into") if leaving.has("nu_max") else ("into", "state")
+        raise ValueError(
+            f"`{has}` keeps the maximum of the second moments and `{lacks}` does not: "
+            "they differ in amsgrad. Give both the same, or lose it with "
+            "drop=('nu_max',)."
+        )
+    if leaving.filled and not accumulates:
+        raise ValueError(
+            f"`state` holds an open window of {leaving.filled} gradients, and `into` "
+            "does not accumulate. Wrap it in optax.MultiSteps, or lose the window with "
+            "drop=('accumulator',)."
+        )
+
+
+def filled(leaving: Departure, field: str, like: Any) -> Any:
+    """Fill the tree `like` with a buffer of the State."""
+    column = [array for array in leaving.column(field) if array is not None]
+    return in_place(leaving, field, column, like)
+
+
+def in_place(
+    leaving: Departure, field: str, column: list[np.ndarray], like: Any
+) -> Any:
+    """Fill the tree `like` with the arrays of a column, which `names` finds there."""
+    paths = [place.name or leaving.paths[place.leaf or 0] for place in leaving.places]
+    arrays = dict(zip(paths, column, strict=True))
+    leaves = flatten(like)
+    made = []
+    for path, old in zip(leaves.paths, leaves.arrays, strict=True):
+        if path not in arrays:
+            raise at_leaf(
+                path,
+                "`into` keeps moments of it, and `state` has none.",
+                "Say with `names` what each is called in into.init(params).",
+            )
+        array = arrays.pop(path)
+        made.append(fitted(f"{field}/{path}", array, old, cast=True))
+    for path, array in arrays.items():
+        if np.any(array):
+            raise at_leaf(
+                path,
+                f"`state` keeps `{field}` of it, and `into` has no place for it.",
+                "Make `into` without the mask.",
+            )
+    return leaves.treedef.unflatten(made)
+
+
+def replaced(tree: Any, trees: Mapping[str, Any], counts: dict[str, int]) -> Any:
+    """Put trees and counts into all fields of these names in the records of `tree`."""
+    named = fields_of(tree)
+    if isinstance(tree, tuple) and named is not None:
+        fields = {}
+        for name, value in named.items():
+            if name in trees:
+                fields[name] = trees[name]
+            elif name in counts and np.shape(value) == ():
+                whole_count = np.asarray(counts[name])
+                fields[name] = fitted(name, whole_count, value, cast=True)
+            else:
+                fields[name] = replaced(value, trees, counts)
+        return type(tree)(**fields)
+    if isinstance(tree, tuple | list):
+        return type(tree)(replaced(child, trees, counts) for child in tree)
+    if isinstance(tree, dict):
+        return {key: replaced(child, trees, counts) for key, child in tree.items()}
+    return tree

@@ -1,0 +1,70 @@
+"""The record of each peer for `optadamw convert`, which stands in its `state.py`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.store.state import State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arguments of one conversion."""
+
+    source: str
+    target: str
+    key: str | None = None
+    names: Any = None
+    to_names: Any = None
+    transpose: tuple[str, ...] = ()
+    to_transpose: tuple[str, ...] = ()
+    missing: str = "error"
+    drop: tuple[str, ...] = ()
+    amsgrad: Maximum | None = None
+    use_ema: bool = False
+    accumulate: int | None = None
+    learning_rate: float | None = None
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+
+
+def nothing(plan: Plan) -> Mapping[str, Any]:
+    """Give no argument beyond those that all functions share."""
+    del plan
+    return {}
+
+
+def unchanged(saved: Any) -> Any:
+    """Take what the file holds as the saved state."""
+    return saved
+
+
+@dataclass(frozen=True)
+class Form:
+    """The saved state of one library, as a form to convert from and to."""
+
+    peer: Peer
+    reads: Callable[..., State]
+    """The `from_` function of the peer."""
+    writes: Callable[..., Any]
+    """The `to_` function of the peer."""
+    is_state_dict: bool = False
+    """Whether the state is a state dict, whose groups hold numbers such as `lr`."""
+    has_names: bool = False
+    """Whether the state has its parameters by name; otherwise they have an order."""
+    needs_rate: bool = False
+    """Whether the optimizer needs the learning rate in its state."""
+    opened: Callable[[Any], Any] = unchanged
+    """Converts the contents of a file to the first argument of `reads`."""
+    to_read: Callable[[Plan], Mapping[str, Any]] = nothing
+    """The arguments that only this `from_` function has."""
+    to_write: Callable[[Plan], Mapping[str, Any]] = nothing
+    """The arguments that only this `to_` function has."""
+
+    @property
+    def name(self) -> str:
+        """The name of the form on the command line."""
+        return self.peer.name.replace("_", "-")

@@ -1,0 +1,42 @@
+"""The numbers of AdamW in the groups of a state dict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from optadamw.base.errors import mistyped
+from optadamw.dialects.states.arrays import scalar
+
+
+class Keys(NamedTuple):
+    """The keys under which a group has a number."""
+
+    key: str
+    """The key of PyTorch and most of its relatives."""
+    part: int | None
+    """The index of the number under that key; None if it stands alone."""
+    optimi: str
+    """The key of optimi."""
+
+
+PLACES = {
+    "learning_rate": Keys("lr", None, "lr"),
+    "b1": Keys("betas", 0, "beta1"),
+    "b2": Keys("betas", 1, "beta2"),
+    "eps": Keys("eps", None, "eps"),
+    "weight_decay": Keys("weight_decay", None, "weight_decay"),
+}
+"""The keys of each number, by the argument of `adamw`."""
+
+
+def number_in(group: Mapping[str, Any], place: Keys) -> float | None:
+    """Return a number of a group; None if the group lacks it.
+
+    Raises:
+      TypeError, ValueError: the value is no number.
+    """
+    value = group.get(place.key, group.get(place.optimi))
+    if value is not None and place.part is not None and place.key in group:
+        if not isinstance(value, Sequence) or len(value) != 2:
+            raise mistyped(f"{place.key} of a group", "a pair of numbers", value)
+        value = value[place.part]
+    return None if value is None else scalar(f"`{place.key}` of a group", value)
