@@ -1,1 +1,1 @@
-"""Base: errors, types, numbers, trees, masks and random bits, used by all folders."""
+"""Errors, types, numbers, trees, masks and random bits, which all folders use."""

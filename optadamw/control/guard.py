@@ -1,4 +1,4 @@
-"""The guard: it skips bad gradients and counts them."""
+"""The settings of the guard; `signals` checks, and `walk.decision` refuses the step."""
 
 from dataclasses import dataclass
 from typing import Literal

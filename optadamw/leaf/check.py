@@ -5,7 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optadamw.rules.rule import Leaf, Overwrite, Rule
+from optadamw.rules.leaf import Leaf, Overwrite
+from optadamw.rules.rule import Rule
 
 
 def checked_leaf(rule: Rule, method: str, before: Leaf, after: Any) -> Leaf:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from optadamw.base.numerics import compute_dtype, is_complex, kind_of
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import compute, run_leaf
+from optadamw.leaf.compute import compute, run_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.store.blockwise import BlockStore
 

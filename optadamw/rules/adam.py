@@ -21,7 +21,8 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 

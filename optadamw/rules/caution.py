@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from optadamw.base.errors import misplaced
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Stage
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import norm
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 
 REMEDY = "Leave the clip out to switch it off."
 

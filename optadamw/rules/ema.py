@@ -12,7 +12,8 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Overwrite, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf, Overwrite
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Stage
 
 
 @dataclass(frozen=True)

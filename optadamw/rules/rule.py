@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Scheduled
 from optadamw.base.masks import Selector
-from optadamw.base.numerics import quotient
 from optadamw.base.types import Array
-from optadamw.rules.scalars import check_scalars
+from optadamw.rules.check_scalars import check_scalars
+from optadamw.rules.leaf import Leaf, Overwrite
 from optadamw.store.slot import Slot
 
 Scalar = float | Array
@@ -35,58 +35,6 @@ class Stage(IntEnum):
     DECAY = 5
     RATE = 6
     COMMITTED = 7
-
-
-class Leaf(NamedTuple):
-    """One parameter on its way through the rules.
-
-    The update is `numerator / denominator + drift`. The quotient stays open until the
-    end, so that its last operation is a division. A multiplication would be contracted
-    with the addition to the parameter (FMA) inside `step`, but not across `update` and
-    `apply_updates`, and the two results would differ by an ulp.
-    """
-
-    numerator: Array
-    """The gradient; after Adam the first moment; after the rate times minus the rate.
-    """
-    denominator: Array | None
-    """The root of the second moment plus eps; None before Adam: 1."""
-    drift: Array | None
-    """Decoupled weight decay, which later rules do not scale; None: 0."""
-    gradient: Array
-    """The gradient from which the moments were computed."""
-    second: Array | None
-    """The second moment by whose root the direction will divide; None before Adam."""
-    second_is_corrected: bool
-    """Whether `second` is already divided by its bias correction."""
-    param: Array | None
-    """The parameter before the step; None if it was not passed."""
-    buffers: Mapping[str, Array]
-    """The buffers of the rules by name, in the dtype of computation."""
-    is_bounded: bool = False
-    """Whether a guard ensures that the squares of the gradient are finite."""
-
-    def value(self) -> Array:
-        """Return the update with the quotient carried out."""
-        update = self.numerator
-        if self.denominator is not None:
-            update = quotient(update, self.denominator)
-        return update if self.drift is None else update + self.drift
-
-    def settled(self) -> Self:
-        """Return this leaf with the quotient carried out and the drift added."""
-        return self._replace(numerator=self.value(), denominator=None, drift=None)
-
-    def keeping(self, **buffers: Array) -> Self:
-        """Return this leaf with new values for some of its buffers."""
-        return self._replace(buffers={**self.buffers, **buffers})
-
-
-class Overwrite(NamedTuple):
-    """A value that replaces the committed parameter in the steps where `when` holds."""
-
-    when: Array
-    value: Array
 
 
 @dataclass(frozen=True)

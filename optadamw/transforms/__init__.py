@@ -1,1 +1,1 @@
-"""Composed first: the parts that a user chains, one atom or wrapper in each file."""
+"""What a user chains: one atom or wrapper in each file, and `chain` itself."""

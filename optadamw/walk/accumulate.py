@@ -15,7 +15,7 @@ from optadamw.base.types import Array
 from optadamw.control.accumulation import ABORTED, weight_of
 from optadamw.control.control import Arrival, Control
 from optadamw.control.signals import Check
-from optadamw.leaf.leaf import accumulate_leaf
+from optadamw.leaf.compute import accumulate_leaf
 from optadamw.store.state import State
 from optadamw.walk.inputs import Inputs
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from optadamw.base.numerics import compute_dtype, sqrt, total_norm
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import measure_leaf
+from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
 from optadamw.walk.inputs import Inputs, Key

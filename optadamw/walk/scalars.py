@@ -6,9 +6,8 @@ import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
-from optadamw.rules.groups import Variant
+from optadamw.rules.check_scalars import check_scalars
 from optadamw.rules.rule import Scalar, Shared
-from optadamw.rules.scalars import check_scalars
 from optadamw.walk.norms import Norms, Scalars
 
 
@@ -37,23 +36,3 @@ def scalars_of(
             row = {**shared[group].of(i), **of_norm}
             rows.append({k: jnp.asarray(v, dtype) for k, v in row.items()})
     return scalars, read
-
-
-def are_legal(
-    go: Array,
-    read: Sequence[Array],
-    variants: Sequence[Variant],
-    shared: Sequence[Shared],
-    clock: Clock,
-) -> Array:
-    """Return `go`; False if a norm is not finite, or a rate negative or not finite."""
-    # Accumulated gradients are finite, but their norm, which a clip reads, may not be.
-    for norm in read:
-        go = go & jnp.isfinite(norm)
-    # A constant was checked at construction; the value of a schedule was not.
-    for rules, own in zip(variants, shared, strict=True):
-        for rule in rules:
-            rates = {} if rule is None else rule.report(clock, own)
-            for rate in rates.values():
-                go = go & jnp.isfinite(rate) & (jnp.asarray(rate) >= 0)
-    return go

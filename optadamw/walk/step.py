@@ -20,7 +20,6 @@ from optadamw.base.hyperparameters import Clock, real_scalar
 from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
-from optadamw.control.signals import Check
 from optadamw.control.statistics import NORMS
 from optadamw.leaf.program import Emit
 from optadamw.rules.rule import Shared
@@ -36,11 +35,12 @@ from optadamw.walk.conditional import (
     if_update,
     no_update,
 )
+from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.programs import Programs
-from optadamw.walk.scalars import are_legal, scalars_of
+from optadamw.walk.scalars import scalars_of
 
 
 def advance(
@@ -144,11 +144,8 @@ class _Call:
     def conclude(self, incoming: Incoming, given: Any) -> tuple[PyTree, State]:
         """Take the step if it is due and its gradients are good; count the events."""
         composition, state, clock = self.composition, self.state, self.clock
-        control, inputs, arrival = (
-            composition.control,
-            incoming.inputs,
-            incoming.arrival,
-        )
+        control, inputs = composition.control, incoming.inputs
+        arrival = incoming.arrival
         # Accumulated gradients were already unscaled in their own calls.
         is_scaled = control.loss_scale is not None and control.accumulation is None
         norms = Norms(
@@ -160,11 +157,11 @@ class _Call:
             rescued=control.effective_guard is None or is_scaled,
             groups=inputs.plan.measured,
         )
-        go, checks = self._allowed(incoming, norms)
+        go, checks = go_by_gradients(control, state, arrival, norms)
         shared = [Shared(rules, clock) for rules in composition.variants]
         scalars, read = scalars_of(norms, shared, clock)
         if control.effective_guard is not None:
-            go = are_legal(go, read, composition.variants, shared, clock)
+            go = go_by_scalars(go, read, composition.variants, shared, clock)
         measured = None
         if control.statistics is not None:
             rest = composition.variants[-1]
@@ -187,26 +184,6 @@ class _Call:
         if control.is_gated:
             fields["step"] = jnp.where(go, clock.number, state.step)
         return inputs.tree(outputs), state_of(fields)
-
-    def _allowed(self, incoming: Incoming, norms: Norms) -> tuple[Array, list[Check]]:
-        """Decide on the step from window, loss and norm; also return the checks."""
-        control, arrival = self.composition.control, incoming.arrival
-        guard = control.effective_guard
-        go = jnp.ones((), bool)
-        if arrival.weight is not None:
-            assert arrival.is_due is not None
-            go = arrival.is_due & (arrival.weight > 0)
-        elif arrival.bad is not None:
-            go = ~arrival.bad
-        checks = list(arrival.checks)
-        if guard is None or not norms.inputs.moving:
-            return go, checks
-        norm, most = norms.of_gradients()[0], norms.inputs.largest_norm
-        if control.accumulation is not None and guard.drops:
-            # Each accumulated gradient is good, but their sum may overflow.
-            return go & (norm <= most), checks
-        check = control.check_norm(self.state, norm, go, most)
-        return go & ~check.bad, [*checks, check]
 
     def _run(self, incoming: Incoming, scalars: Scalars, go: Array) -> Outcome:
         """Run the rules on every leaf that has a gradient, if `go`."""

@@ -17,7 +17,7 @@ def rate(name: str, value: Any) -> Any:
     return schedule(scalar(name, value))
 
 
-def both(betas: Any) -> dict[str, Any]:
+def b1_and_b2(betas: Any) -> dict[str, Any]:
     """Turn `betas` into options of `adamw`.
 
     Raises:
@@ -88,7 +88,7 @@ def grouped(
         options: dict[str, Any] = {}
         for name, value in own.items():
             if name == "betas":
-                options |= both(value)
+                options |= b1_and_b2(value)
             elif name == "lr":
                 options["learning_rate"] = rate(f"{where}['lr']", value)
             elif name in names:

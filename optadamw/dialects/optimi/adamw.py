@@ -10,7 +10,7 @@ from optadamw.dialects import torch
 from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.torch_arguments import (
-    both,
+    b1_and_b2,
     clipped,
     grouped,
     rate,
@@ -100,7 +100,7 @@ def AdamW(
         eps=eps,
         weight_decay=weight_decay,
         **options,
-        **both(betas),
+        **b1_and_b2(betas),
         **grouped(params, names, ("foreach", "triton")),
     )
 

@@ -9,7 +9,7 @@ from optadamw.dialects import torch
 from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.torch_arguments import (
-    both,
+    b1_and_b2,
     clipped,
     grouped,
     rate,
@@ -144,7 +144,7 @@ def _timm(
             "corrected_weight_decay", "corrected", "corrected", corrected, lr, max_lr
         ),
         **clipped(clip_grad_norm),
-        **both(betas),
+        **b1_and_b2(betas),
         **grouped(params, {name: name for name in names}, ("foreach", "capturable")),
         **own,
     )

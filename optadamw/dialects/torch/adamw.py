@@ -8,7 +8,7 @@ from optadamw.base.types import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.calls.call import PeerCall, call, described
 from optadamw.dialects.calls.checks import flag, flags, whole
-from optadamw.dialects.calls.torch_arguments import both, clipped, grouped, rate
+from optadamw.dialects.calls.torch_arguments import b1_and_b2, clipped, grouped, rate
 from optadamw.transforms.transformation import Transformation
 
 
@@ -106,7 +106,7 @@ def AdamW(
         clip_value=clip_grad_value,
         loss_scale=grad_scaler,
         **clipped(clip_grad_norm),
-        **both(betas),
+        **b1_and_b2(betas),
         **grouped(params, names, ("foreach", "capturable", "differentiable", "fused")),
     )
 

@@ -25,7 +25,7 @@ from optadamw.base.types import Array
 from optadamw.leaf.barrier import finish_first, materialized
 from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
-from optadamw.rules.rule import Leaf
+from optadamw.rules.leaf import Leaf
 from optadamw.store.store import Store
 
 
