@@ -1,4 +1,4 @@
-"""Train with JAX alone: parameters in a dict, one donated step, no framework."""
+"""Train with JAX alone: parameters in a dict and one donated step."""
 
 import functools
 
@@ -11,7 +11,7 @@ import optadamw
 
 
 def initialize(key, sizes=(64, 128, 10)):
-    """Return a kernel and a bias for each layer."""
+    """Return a random kernel and a zero bias for each layer."""
     keys = jax.random.split(key, len(sizes) - 1)
     return {
         f"layer{number}": {
@@ -25,7 +25,7 @@ def initialize(key, sizes=(64, 128, 10)):
 
 
 def logits(params, images):
-    """Apply the layers, with a ReLU between them."""
+    """Return the logits of two layers with a ReLU between them."""
     hidden = jax.nn.relu(images @ params["layer0"]["kernel"] + params["layer0"]["bias"])
     return hidden @ params["layer1"]["kernel"] + params["layer1"]["bias"]
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, as every example takes them."""
+"""Load scikit-learn's handwritten digits; all examples train on them."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -10,7 +10,7 @@ STEPS = EPOCHS * (1437 // BATCH)
 
 
 def load():
-    """Return (images, labels) to train with and to test: 1,437 and 360 of 64 pixels."""
+    """Return (images, labels) for training and for test: 1,437 and 360 images."""
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(
         images / 16, labels, test_size=360, stratify=labels, random_state=0
@@ -20,7 +20,7 @@ def load():
 
 
 def batches(training, seed=0):
-    """Yield shuffled batches for `EPOCHS` passes, `STEPS` in all."""
+    """Yield `STEPS` shuffled batches, which make `EPOCHS` passes over the images."""
     images, labels = training
     generator = np.random.default_rng(seed)
     for _ in range(EPOCHS):

@@ -1,4 +1,4 @@
-"""Train an Equinox module: its arrays are the parameters, the module the pytree."""
+"""Train an Equinox module: its inexact arrays are the parameters."""
 
 import digits
 import equinox as eqx

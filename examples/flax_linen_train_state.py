@@ -1,4 +1,4 @@
-"""Train a Flax linen module: optadamw is the `tx` of a `TrainState`."""
+"""Train a Flax linen module: `optadamw.adamw` is the `tx` of a `TrainState`."""
 
 import digits
 import jax
@@ -20,7 +20,7 @@ class Network(nn.Module):
 
 @jax.jit
 def step(state, images, labels):
-    """Return the state after one batch."""
+    """Return the train state after a step on one batch."""
 
     def loss(params):
         logits = state.apply_fn({"params": params}, images)

@@ -1,4 +1,4 @@
-"""Train a Flax NNX module: optadamw is the transformation in an `nnx.Optimizer`."""
+"""Train a Flax NNX module: `optadamw.adamw` is the `tx` of an `nnx.Optimizer`."""
 
 import digits
 import optax
@@ -21,7 +21,7 @@ class Network(nnx.Module):
 
 @nnx.jit
 def step(model, optimizer, images, labels):
-    """Train the model in place with one batch."""
+    """Update the model in place with a step on one batch."""
 
     def loss(model):
         logits = model(images)

@@ -1,15 +1,17 @@
-"""Kill a training again and again, with bad gradients in it, and lose nothing.
+"""Kill a training with bad gradients again and again; its result keeps every bit.
 
-    python examples/interrupted.py                     2,000 steps, 10 kills, 5 % faults
-    python examples/interrupted.py --kills 100         more of it
+    python examples/interrupted.py                  2,000 steps, 10 kills, 5 % faults
+    python examples/interrupted.py --kills 100      2,000 steps, 100 kills, 5 % faults
 
-The demo's network is trained on handwritten digits with accumulation over three
+The script trains the demo's network on handwritten digits, with accumulation over three
 weighted micro-batches, a dynamic loss scale, the guard, a clip and an average of the
-parameters. Into 5 % of the micro-batches a fault is put: NaN, infinity, 1e20 or 1e38 in
-one element of a gradient. The same training is then run in a process that is killed
-with SIGKILL at random moments, also within a window and while it saves, and taken up
-again from its last checkpoint by a new process. Both must end in the same bits, and no
-further from trainings without faults than those are from each other.
+parameters. In 5 % of the micro-batches it puts a fault (NaN, infinity, 1e20 or 1e38)
+into one element of a gradient. It then runs this training once more in a process that
+it kills with SIGKILL at random moments, also within a window and while the process
+saves. After each kill a new process continues from the last checkpoint.
+
+Both trainings must end in the same bits. Their loss must also be close to that of
+trainings without faults: within four standard deviations over seeds.
 """
 
 import argparse
@@ -28,11 +30,11 @@ from pathlib import Path
 ACCUMULATE = 3
 BATCH = 32
 REPORT_EVERY = 10
-SAVE_EVERY = 7  # no multiple of the window: most checkpoints are within one
+SAVE_EVERY = 7  # not a multiple of ACCUMULATE: most checkpoints lie within a window
 
 
 def main(arguments=None):
-    """Run the trainings, print what happened, and return 0 if all is as promised."""
+    """Run the trainings, print a report, and return 0 if both promises hold."""
     options = _options(arguments)
     if options.worker:
         return _work(options)
@@ -83,7 +85,10 @@ def _told(run):
 
 
 def _run(options, folder, *, faults, seed=None, kill_at=None):
-    """Run one process, perhaps to be killed after so many reports; None if it was."""
+    """Run one process and return its result, or None if it was killed.
+
+    `kill_at` is the number of reports after which the process is killed.
+    """
     folder.mkdir(exist_ok=True)
     seed = options.seed if seed is None else seed
     command = [sys.executable, __file__, "--worker", str(folder), "--seed", str(seed)]
@@ -93,7 +98,7 @@ def _run(options, folder, *, faults, seed=None, kill_at=None):
             if line.startswith("{"):
                 return json.loads(line)
             if kill_at is not None and int(line) >= kill_at:
-                # Not at a report but some moment after it.
+                # A random moment after the report, so that a kill can hit a save.
                 try:
                     process.wait(random.uniform(0, 0.05))
                 except subprocess.TimeoutExpired:
@@ -104,7 +109,7 @@ def _run(options, folder, *, faults, seed=None, kill_at=None):
 
 
 def _work(options):
-    """Train in this process, from the checkpoint in the folder if there is one."""
+    """Train in this process; start from the checkpoint in the folder, if any."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -153,7 +158,7 @@ def _work(options):
     done = int((stats.step + stats.skipped) * ACCUMULATE + stats.fill)
 
     for index in range(done, options.steps * ACCUMULATE):
-        # A function of the index alone, so that a new process sees the same data.
+        # The data depend on the index alone, so that a new process sees equal data.
         chance = np.random.default_rng([options.seed, index])
         rows = chance.integers(0, len(splits.training.labels), BATCH)
         weight = np.float32(chance.integers(1, 5))

@@ -1,4 +1,4 @@
-"""Train 4 learning rates x 4 weight decays at once: one program, traced once."""
+"""Train 4 learning rates x 4 weight decays in one program that is traced once."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import optadamw
 
 
 class Sweep(NamedTuple):
-    """What the sweep finds; `traces` counts how often the training was traced."""
+    """The test accuracies of a sweep; `traces` counts traces of the training."""
 
     learning_rates: jax.Array
     weight_decays: jax.Array
@@ -20,7 +20,7 @@ class Sweep(NamedTuple):
 
 
 def main():
-    """Train all, print the accuracies and return the sweep."""
+    """Train every pair, print the test accuracies and return the sweep."""
     training, (images, labels) = digits.load()
     batches = jax.tree.map(lambda *rows: jnp.stack(rows), *digits.batches(training))
     traces = 0

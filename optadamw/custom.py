@@ -26,8 +26,8 @@ from optadamw.base.numerics import quotient as quotient
 from optadamw.base.numerics import sqrt as sqrt
 from optadamw.base.types import Array as Array
 from optadamw.base.types import ScalarOrSchedule as ScalarOrSchedule
-from optadamw.rules.rule import Leaf as Leaf
-from optadamw.rules.rule import Overwrite as Overwrite
+from optadamw.rules.leaf import Leaf as Leaf
+from optadamw.rules.leaf import Overwrite as Overwrite
 from optadamw.rules.rule import Rule as Rule
 from optadamw.rules.rule import Scalar as Scalar
 from optadamw.rules.rule import Shared as Shared

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.lanes import COLLECTED, is_short
+
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWN_CACHE = CACHE not in os.environ
 if OWN_CACHE:  # JAX reads these when it is imported, here and in the workers
@@ -67,6 +69,30 @@ ALLOWED_SKIPS = {
     ("dialects/test_guides.py", "optimi is not installed"),
     ("dialects/test_guides.py", "timm is not installed"),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    lanes = ["short", "long", "all"]
+    told = "which tests to run, see tests/lanes.py (default: short)"
+    parser.addoption("--lane", choices=lanes, default="short", help=told)
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    config.stash[COLLECTED] = list(items)
+    lane = config.option.lane
+    # Whoever names a test wants it.
+    if lane == "all" or config.option.keyword or _names_tests(config):
+        return
+    chosen = [short == (lane == "short") for short in is_short(items)]
+    out = [item for item, yes in zip(items, chosen, strict=True) if not yes]
+    items[:] = [item for item, yes in zip(items, chosen, strict=True) if yes]
+    config.hook.pytest_deselected(items=out)
+
+
+def _names_tests(config: pytest.Config) -> bool:
+    return any("::" in argument for argument in config.args)
 
 
 def pytest_unconfigure() -> None:

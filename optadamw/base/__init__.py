@@ -1,1 +1,1 @@
-"""What every room stands on: errors, types, numbers, trees, masks and random bits."""
+"""Errors, types, numbers, trees, masks and random bits, which all folders use."""

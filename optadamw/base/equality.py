@@ -1,7 +1,7 @@
-"""Equality of functions that users give: by value where they hash, else by identity.
+"""Compare a user's functions: by value if they are hashable, else by identity.
 
 A schedule may be an object without a hash (a dataclass, a module that holds arrays);
-it is then equal to itself alone.
+such a schedule is equal to itself only.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def hash_of(function: Callable[..., Any]) -> int:
-    """The hash of a function, or of its identity."""
+    """Return the hash of a function, or of its identity if it is not hashable."""
     try:
         return hash(function)
     except TypeError:
@@ -17,7 +17,7 @@ def hash_of(function: Callable[..., Any]) -> int:
 
 
 def same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """Whether two functions are one, or equal and hashable."""
+    """Return whether two functions are one object, or hashable and equal."""
     if one is other:
         return True
     try:

@@ -1,4 +1,4 @@
-"""How this library words its errors: what is wrong, what was received, what to do."""
+"""The errors of this library say what is wrong, the value received, and the remedy."""
 
 import difflib
 import re
@@ -7,33 +7,36 @@ from contextlib import contextmanager
 
 
 def invalid(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
-    """An argument whose value breaks its rule."""
+    """Build the error for an argument whose value is not allowed."""
     return ValueError(_sentence(f"`{name}` must be {rule}; got {value!r}.", remedy))
 
 
 def mistyped(name: str, rule: str, value: object, remedy: str = "") -> TypeError:
-    """An argument of a type that can never be right."""
+    """Build the error for an argument whose type is not allowed."""
     received = f"{value!r} of type {type(value).__name__}"
     return TypeError(_sentence(f"`{name}` must be {rule}; got {received}.", remedy))
 
 
 def misplaced(what: str, remedy: str) -> ValueError:
-    """Rules chained in an order in which they would not mean what they say."""
+    """Build the error for rules in an order that changes their meaning."""
     return ValueError(_sentence(what, remedy))
 
 
 def at_leaf(path: str, what: str, remedy: str = "") -> ValueError:
-    """A leaf of a pytree that does not fit; `path` names it as patterns do."""
+    """Build the error for a leaf of a pytree whose value or shape is not allowed.
+
+    The path is the text that patterns are matched against.
+    """
     return ValueError(_sentence(f"Leaf '{path or '(the root)'}': {what}", remedy))
 
 
 def kind_at_leaf(path: str, what: str, remedy: str = "") -> TypeError:
-    """A leaf of a pytree of a kind that can never fit."""
+    """Build the error for a leaf of a pytree whose type or dtype is not allowed."""
     return TypeError(_sentence(f"Leaf '{path or '(the root)'}': {what}", remedy))
 
 
 def near(wanted: str, candidates: Iterable[str], most: int = 5) -> str:
-    """The candidates most like `wanted`, quoted, for the end of a message."""
+    """Return the candidates most like `wanted`, quoted, for the end of a message."""
     pool = list(dict.fromkeys(candidates))
     bare = wanted.lstrip("!").replace("*", "").strip("/")
     matches = difflib.get_close_matches(bare, pool, n=most, cutoff=0.3)
@@ -59,7 +62,7 @@ def reworded(reword: Callable[[str], str]) -> Iterator[None]:
 
 
 def renamed(message: str, names: Mapping[str, str]) -> str:
-    """Put `names[x]` in the place of every `x` that stands in backticks."""
+    """Replace every `x` in backticks by `names[x]`."""
     return re.sub(
         r"`(\w+)`", lambda found: f"`{names.get(found[1], found[1])}`", message
     )

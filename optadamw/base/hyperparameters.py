@@ -1,9 +1,9 @@
 """A hyperparameter is a number, a 0-d array (also traced) or a schedule.
 
 Numbers stay host doubles until a rule needs them, so `1 - b2` is formed in double
-precision; arrays and schedules are cast to the dtype of computation, never to the
-parameters' dtype, in which 0.999 may be 1. Hyperparameters compare and hash by
-value, which is what makes transformations values.
+precision. Arrays and schedules are cast to the dtype of computation, never to the
+parameters' dtype: in bfloat16, 0.999 is 1. Hyperparameters compare and hash by value,
+and so do the transformations that hold them.
 """
 
 import inspect
@@ -26,11 +26,11 @@ class Clock(NamedTuple):
     """The time of a training run, from which schedules and bias corrections follow."""
 
     step: Array
-    """Finished optimizer steps, int32; schedules are called with it."""
+    """Number of finished optimizer steps, int32; the argument of every schedule."""
     number: Array
-    """The number of the step being taken, 1 for the first, int32."""
+    """Number of the step that is being taken, int32; the first step has number 1."""
     dtype: np.dtype
-    """The dtype in which scalars are formed: the widest that JAX has switched on."""
+    """Dtype in which scalars are formed: float64 if x64 is enabled, else float32."""
 
     @classmethod
     def at(cls, step: Array) -> "Clock":
@@ -42,13 +42,13 @@ class Clock(NamedTuple):
 
     @property
     def time(self) -> Array:
-        """`number` in `dtype`: the t of the papers."""
+        """`number` cast to `dtype`: the t of the papers."""
         return self.number.astype(self.dtype)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The legal values of a number, with the text that an error prints."""
+    """A range of legal numbers; errors show it as a text such as "in [0, 1)"."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -63,6 +63,8 @@ class Interval:
         return above and below
 
     def __str__(self) -> str:
+        if math.isinf(self.low):
+            return "finite" if math.isinf(self.high) else f"<= {self.high:g}"
         if math.isinf(self.high):
             return f"finite and {'>' if self.open_low else '>='} {self.low:g}"
         left = "(" if self.open_low else "["
@@ -92,7 +94,7 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Dynamic:
-    """A 0-d array, possibly traced; equal when the numbers and dtypes are."""
+    """A 0-d array; equal if value and dtype are, a tracer only if it is the same."""
 
     value: Array
 
@@ -122,7 +124,7 @@ class Dynamic:
 
 @dataclass(frozen=True, eq=False)
 class Scheduled:
-    """A function of the number of finished optimizer steps."""
+    """A schedule: a function of the number of finished optimizer steps."""
 
     schedule: Callable[[Any], Any]
     name: str = ""
@@ -142,7 +144,10 @@ class Scheduled:
 
 
 def real_scalar(name: str, value: Any, by: str = "") -> Array:
-    """`value` as an array, if it is one real number; else an error at trace time."""
+    """Return `value` as a 0-d array; raise if it is not one real number.
+
+    The text `by` follows the name in the error; default: empty.
+    """
     rule = "a real scalar"
     number = isinstance(value, int | float) and not isinstance(value, bool)
     dtype = getattr(value, "dtype", None)
@@ -169,13 +174,14 @@ def hyperparameter(
     legal: Interval,
     remedy: str = "",
 ) -> Hyperparameter:
-    """Check `value` as far as it is known now, and wrap it.
+    """Check a number, an array or a schedule, and wrap it.
 
-    What is wrapped already is returned as it is: its name was another one.
+    The value of a tracer or of a schedule is unknown here and is not checked. A
+    `Hyperparameter` is returned unchanged: it was checked under an earlier name.
 
     Raises:
-      TypeError: it is none of the three forms (a bool, None, a string, ...).
-      ValueError: a known value outside `legal`, or an array that is not a scalar.
+      TypeError: `value` has none of the three forms (a bool, None, a string, ...).
+      ValueError: `value` is known and outside `legal`, or an array with axes.
     """
     if isinstance(value, Hyperparameter):
         return value
@@ -239,9 +245,9 @@ def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
 
 
 def whole_steps(name: str, value: Any) -> Constant | Dynamic:
-    """Check a number of steps, which is whole and at least 1.
+    """Check a number of steps: a whole number of at least 1.
 
-    It may be an array, as `optax.inject_hyperparams` makes one of every number.
+    A 0-d array is legal too: `optax.inject_hyperparams` makes one of every number.
     """
     rule = "a whole number of steps >= 1"
     if isinstance(value, Constant | Dynamic):
@@ -271,7 +277,7 @@ def every_so_many(name: str, value: Any) -> Hyperparameter:
 
 
 def switch(name: str, value: Any, *words: str) -> Any:
-    """Check a yes or no: a bool or one of `words`, and nothing with a truth value."""
+    """Check a switch: True, False or one of `words`. Numbers such as 1 are refused."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, str) and words:
@@ -282,7 +288,7 @@ def switch(name: str, value: Any, *words: str) -> Any:
 
 
 def switched(name: str, value: Any) -> bool:
-    """Check a yes, a no, or None for no."""
+    """Check a switch that is True or False; None means False."""
     return False if value is None else switch(name, value)
 
 

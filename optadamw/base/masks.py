@@ -1,8 +1,8 @@
-"""Which parameters: patterns on paths, predicates, or trees of bools.
+"""Choose parameters by patterns on paths, by predicates, or by trees of bools.
 
-The same forms choose what is decayed now and what forms a group or is frozen. A
-choice is resolved once per tree into one bool per leaf, and one that cannot mean
-what it says (a pattern without a match, a tree of another shape) is an error.
+These forms choose the parameters that decay, and the members of a group. A choice is
+resolved once per tree into one bool per leaf. A choice that cannot be meant (a
+pattern without a match, a tree of another structure) raises an error.
 """
 
 import inspect
@@ -28,7 +28,10 @@ _FORMS = (
 
 @dataclass(frozen=True, eq=False)
 class Predicate:
-    """`(path, array) -> bool`; the array may be abstract, so use shape and dtype."""
+    """A function `(path, array) -> bool`.
+
+    The array may be abstract, so the function must use only its shape and dtype.
+    """
 
     function: Callable[[str, Any], bool]
 
@@ -49,7 +52,7 @@ class Predicate:
 
 @dataclass(frozen=True, eq=False)
 class OfTree:
-    """Optax's form: a function of the whole tree that returns a tree of bools."""
+    """A function of the whole tree that returns a tree of bools, as in Optax."""
 
     function: Callable[[PyTree], PyTree]
 
@@ -68,7 +71,7 @@ class OfTree:
 
 @dataclass(frozen=True)
 class Everything:
-    """All parameters, or none."""
+    """All parameters (default), or none of them."""
 
     chosen: bool = True
 
@@ -82,7 +85,7 @@ class Everything:
 
 @dataclass(frozen=True, eq=False)
 class TreeOfBools:
-    """A tree of bools, or a prefix of one; equal when the bools and paths are."""
+    """A tree of bools or a prefix of one; equal if paths and bools are equal."""
 
     tree: PyTree
 
@@ -107,7 +110,7 @@ Selector = Patterns | Predicate | OfTree | Everything | TreeOfBools
 
 
 def selector(name: str, choice: Any) -> Selector:
-    """Turn any of the legal forms of a choice into a `Selector`."""
+    """Turn a choice, in any of its legal forms, into a `Selector`; None chooses all."""
     if choice is None:
         return Everything()
     if isinstance(choice, Selector):
@@ -125,7 +128,7 @@ def selector(name: str, choice: Any) -> Selector:
             _as_bool(name, path, leaf)
             for path, leaf in zip(flat.paths, flat.arrays, strict=True)
         ]
-        # A copy: what the caller does to the tree later does not change the choice.
+        # A copy, so that later changes to the caller's tree do not change the choice.
         return TreeOfBools(flat.treedef.unflatten(bools))
     if callable(choice):
         return _function(name, choice)
@@ -178,7 +181,7 @@ def _from_tree(
 
 
 def _covering(keys: Keys, given: dict[Keys, bool]) -> Keys | None:
-    """The keys of the leaf itself or of its nearest ancestor that has a bool."""
+    """Return the keys of the leaf, or of its nearest ancestor, that have a bool."""
     prefixes = (keys[:end] for end in range(len(keys), -1, -1))
     return next((prefix for prefix in prefixes if prefix in given), None)
 

@@ -1,4 +1,4 @@
-"""The arithmetic under every rule: the dtype of computation, bias correction, norms.
+"""Arithmetic that all rules share: the dtype of computation, bias correction, norms.
 
 Rules compute in float32, or float64 for float64 parameters. A complex array enters
 as its real and imaginary parts stacked in front (PyTorch's convention: two
@@ -17,52 +17,55 @@ from optadamw.base.types import Array, DTypeLike
 
 
 def compute_dtype(dtype: DTypeLike) -> np.dtype:
-    """The dtype in which rules see an array that is kept as `dtype`."""
+    """Return the dtype in which rules compute on an array of this dtype."""
     wide = np.dtype(dtype) in (np.dtype(np.float64), np.dtype(np.complex128))
     return np.dtype(np.float64) if wide else np.dtype(np.float32)
 
 
 def is_complex(dtype: DTypeLike) -> bool:
-    """Whether `dtype` is one of two reals."""
+    """Return whether `dtype` is complex."""
     return bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 
 def is_narrow(dtype: DTypeLike) -> bool:
-    """Whether `dtype` is a float of 16 bits."""
+    """Return whether `dtype` is a float of 16 bits."""
     return bool(jnp.issubdtype(dtype, jnp.floating)) and np.dtype(dtype).itemsize == 2
 
 
 def complex_of(dtype: np.dtype) -> np.dtype:
-    """The complex dtype whose two parts have the real dtype `dtype`."""
+    """Return the complex dtype whose two parts have the real dtype `dtype`."""
     wide = dtype == np.dtype(np.float64)
     return np.dtype(np.complex128) if wide else np.dtype(np.complex64)
 
 
 def as_reals(x: Array, dtype: DTypeLike) -> Array:
-    """`x` in the real dtype `dtype`; complex arrays gain a leading axis of two."""
+    """Cast `x` to the real dtype `dtype`; complex arrays gain a leading axis of two."""
     if is_complex(x.dtype):
         return jnp.stack([lax.real(x), lax.imag(x)]).astype(dtype)
     return x.astype(dtype)
 
 
 def from_reals(x: Array, dtype: DTypeLike) -> Array:
-    """The inverse of `as_reals`, rounding to nearest."""
+    """Invert `as_reals`, rounding to nearest."""
     if is_complex(dtype):
         return lax.complex(x[0], x[1]).astype(dtype)
     return x.astype(dtype)
 
 
 def kind_of(dtype: np.dtype | None, like: DTypeLike) -> np.dtype:
-    """The real dtype `dtype`, or None for none, for an array of the kind of `like`."""
+    """Return the dtype of an update whose parameter has the dtype `like`.
+
+    A real `dtype` becomes complex if `like` is complex; None gives `like` itself.
+    """
     if dtype is None:
         return np.dtype(like)
     return complex_of(dtype) if is_complex(like) else dtype
 
 
 def largest_square_root(dtype: DTypeLike) -> float:
-    """The magnitude above which a square is treated as an overflow: 1.84e19 in fp32.
+    """Return the largest magnitude whose square is finite: 1.84e19 in float32.
 
-    It stays 0.1 % under the exact root, so that `nu` times its bias correction,
+    The result is 0.1 % below the exact root, so that `nu` times its bias correction,
     which restores the square, cannot round up to infinity.
     """
     return math.sqrt(float(jnp.finfo(dtype).max)) * (1.0 - 2.0**-10)
@@ -90,9 +93,10 @@ def _sqrt_jvp(primals, tangents):
 def one_minus_power(beta: float | Array, exponent: Array) -> Array:
     """`1 - beta**exponent` for a scalar beta in [0, 1), accurate near beta = 1.
 
-    Formed directly in float32 it is wrong by 1.3e-5 at beta = 0.999, exponent = 1,
-    and by 9 % at 0.9999999; as `-expm1(exponent * log(beta))`, with the logarithm
-    of a plain number taken in host doubles, by 4e-7 at most.
+    Computed directly in float32, the result is wrong by 1.3e-5 at beta = 0.999,
+    exponent = 1, and by 9 % at 0.9999999. Computed as `-expm1(exponent * log(beta))`,
+    with the logarithm of a plain number taken in host doubles, it is wrong by 4e-7 at
+    most.
     """
     dtype = exponent.dtype
     if isinstance(beta, float):
@@ -103,37 +107,37 @@ def one_minus_power(beta: float | Array, exponent: Array) -> Array:
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:
-    """`numerator / denominator`, and a zero where the denominator is 0.
+    """Return `numerator / denominator`, and zero where the denominator is 0.
 
-    By dividing by infinity there: one selection, a finite derivative, and the sign
-    of a zero numerator is kept.
+    A denominator of 0 is replaced by infinity: this takes one selection, has a finite
+    derivative, and keeps the sign of a zero numerator.
     """
     return numerator / jnp.where(denominator == 0, jnp.inf, denominator)
 
 
 def sum_of_squares(x: Array) -> Array:
-    """The sum of squares of `x`, a scalar.
+    """Return the sum of the squares of `x`, a scalar.
 
-    Written as `x * x`: XLA's CPU backend (jax 0.10) fuses this form, and not
-    `square`, into the reduction.
+    XLA's CPU backend (jax 0.10) fuses `x * x` into the reduction, but not `square`.
     """
     return jnp.sum(x * x)
 
 
 def rescaled_norm(x: Array, squares: Array) -> Array:
-    """The norm of `x`, whose sum of squares may have overflowed to `squares`."""
+    """Return the norm of `x`; `squares` is its sum of squares, infinite on overflow."""
     down = 2.0 ** -(jnp.finfo(x.dtype).maxexp // 2)
     scale = jnp.where(squares == jnp.inf, down, 1).astype(x.dtype)
     return sqrt(sum_of_squares(x * scale)) / scale
 
 
 def total_norm(squares: Sequence[Array], rescaled: Callable[[int], Array]) -> Array:
-    """The Euclidean norm of several arrays together, from their sums of squares.
+    """Return the Euclidean norm of several arrays together, from sums of squares.
 
-    `rescaled(i)` gives the `rescaled_norm` of array i. It is asked only after an
-    overflow (a norm above 1.8e19 in float32), so that the norm overflows only where
-    it cannot be represented, and a usual step reads the arrays once. Each array has a
-    scale of its own, as XLA's CPU backend materializes the broadcast of a shared one.
+    The function `rescaled(i)` returns the `rescaled_norm` of array i. It is called only
+    after an overflow (a norm above 1.8e19 in float32): the norm overflows only if it
+    cannot be represented, and a usual step reads the arrays once. Each array has a
+    scale of its own, because XLA's CPU backend materializes the broadcast of a shared
+    scale.
     """
     total = jnp.sum(jnp.stack(squares))
 
@@ -148,12 +152,12 @@ def total_norm(squares: Sequence[Array], rescaled: Callable[[int], Array]) -> Ar
 
 
 def norm(x: Array) -> Array:
-    """The Euclidean norm of one array; a scalar of its dtype."""
+    """Return the Euclidean norm of one array, a scalar of the array's dtype."""
     squares = sum_of_squares(x)
     return total_norm([squares], lambda _: rescaled_norm(x, squares))
 
 
 def saturating_increment(count: Array) -> Array:
-    """`count + 1`, staying at the largest value of its dtype (2**31 - 1 steps)."""
+    """Return `count + 1`, at most the largest value of its dtype (2**31 - 1)."""
     most = jnp.iinfo(count.dtype).max
     return jnp.where(count < most, count + 1, most).astype(count.dtype)

@@ -24,8 +24,8 @@ class Excluded:
 class Patterns:
     """Globs or compiled regular expressions; a glob with a leading "!" excludes.
 
-    A leaf is chosen if an including pattern matches (or there are none of them) and
-    no excluding one does.
+    A leaf is chosen if at least one including pattern matches, or none is given, and
+    no excluding pattern matches.
     """
 
     patterns: tuple[str | re.Pattern[str] | Excluded, ...]
@@ -74,7 +74,18 @@ class Patterns:
 
 
 def only(*patterns: str | re.Pattern[str]) -> Patterns:
-    """Parameters whose path matches one of `patterns`.
+    """Choose the parameters whose path matches one of `patterns`.
+
+    Args:
+      *patterns: globs such as `"*/kernel"`, matched against the whole path, or compiled
+        regular expressions, searched for in the path. A leading "!" is refused.
+
+    Returns:
+      A choice for `mask`, `groups` and other arguments that choose parameters.
+
+    Raises:
+      ValueError, TypeError: there is no pattern, or one is empty, negated, or neither
+        text nor a compiled expression.
 
     Example:
       >>> import optadamw
@@ -84,7 +95,18 @@ def only(*patterns: str | re.Pattern[str]) -> Patterns:
 
 
 def exclude(*patterns: str | re.Pattern[str]) -> Patterns:
-    """All parameters but those whose path matches one of `patterns`.
+    """Choose all parameters except those whose path matches one of `patterns`.
+
+    Args:
+      *patterns: globs such as `"*/bias"`, matched against the whole path, or compiled
+        regular expressions, searched for in the path. A leading "!" is refused.
+
+    Returns:
+      A choice for `mask`, `groups` and other arguments that choose parameters.
+
+    Raises:
+      ValueError, TypeError: there is no pattern, or one is empty, negated, or neither
+        text nor a compiled expression.
 
     Example:
       >>> import optadamw
@@ -102,13 +124,13 @@ def _plain(function: str, patterns: tuple[str | re.Pattern[str], ...]) -> Patter
         if _out(pattern):
             raise ValueError(
                 f"`{function}` takes patterns without a leading '!'; got {pattern!r}. "
-                "Its name says which way they are meant."
+                "`only` chooses the matches, and `exclude` leaves them out."
             )
     return checked
 
 
 def patterns_of(name: str, patterns: Any) -> Patterns:
-    """Check the patterns that the argument `name` was given."""
+    """Check the patterns that a user passed as the argument `name`."""
     if not patterns:
         raise ValueError(
             f"`{name}` needs at least one pattern; got none. True chooses all "
@@ -125,7 +147,7 @@ def patterns_of(name: str, patterns: Any) -> Patterns:
 
 
 def are_patterns(choice: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether a sequence holds patterns alone, and at least one."""
+    """Return whether a sequence is not empty and holds nothing but patterns."""
     return bool(choice) and all(isinstance(p, str | re.Pattern) for p in choice)
 
 

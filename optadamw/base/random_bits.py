@@ -1,8 +1,8 @@
-"""Random bits that follow from their place, and rounding with them.
+"""Random bits that are a hash of their position, and rounding with these bits.
 
 The bits are a hash of (seed, step, leaf, buffer, element), not a stream: a restart,
-another sharding or another number of devices draws the same ones, nothing is kept in
-the state, and XLA fuses them into the leaf function. The hash is the finalizer of
+another sharding or another number of devices gives the same bits, the state holds no
+key, and XLA fuses the hash into the leaf function. The hash is the finalizer of
 MurmurHash3 (public domain), applied to a Weyl sequence.
 
 Sources of stochastic rounding: Gupta et al., arXiv 1502.02551; Zamirai et al., arXiv
@@ -22,27 +22,28 @@ _GOLDEN = np.uint32(0x9E3779B9)
 
 
 class Site(NamedTuple):
-    """Which leaf of which step is being written, for what draws random bits."""
+    """The step and the leaf for which random bits are drawn."""
 
     key: Array
-    """What the bits depend on in this step, uint32 (`step_key`)."""
+    """Key of the bits of this step, uint32, from `step_key`."""
     leaf: Array
+    """Index of the leaf among the parameters."""
     place: Array | None = None
-    """The index of each element, where a part of a leaf is written; None: all of it."""
+    """Index of each element if only a part of the leaf is written; None: all of it."""
 
     def of(self, buffer: str) -> "Site":
-        """The same leaf for a buffer by this name, which draws bits of its own."""
+        """Return the site of a buffer of this leaf; each name has bits of its own."""
         return self._replace(key=self.key ^ jnp.uint32(zlib.crc32(buffer.encode())))
 
 
 def step_key(seed: float | Array, step: Array) -> Array:
-    """What the bits of a step depend on besides their place; a seed in [0, 2**32)."""
+    """Return the key of a step's random bits, uint32; the seed is in [0, 2**32)."""
     whole = jnp.asarray(np.uint32(int(seed)) if isinstance(seed, float) else seed)
     return mixed(mixed(whole.astype(jnp.uint32)) ^ step.astype(jnp.uint32))
 
 
 def mixed(x: Array) -> Array:
-    """A bijection of 32 bits in which every bit of the result depends on all of `x`."""
+    """Mix 32 bits: a bijection in which every output bit depends on all bits of `x`."""
     x = x ^ (x >> 16)
     x = x * jnp.uint32(0x85EBCA6B)
     x = x ^ (x >> 13)
@@ -51,7 +52,7 @@ def mixed(x: Array) -> Array:
 
 
 def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
-    """32 random bits for each element of a leaf."""
+    """Return 32 random bits for each element of a leaf, as uint32."""
     index, stride = jnp.zeros(shape, jnp.uint32), 1
     beyond = None
     if site.place is not None:
@@ -60,7 +61,7 @@ def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
         place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         index = index + place * jnp.uint32(stride % 2**32)
         if stride * shape[axis] > 2**32:
-            # The index wraps: what it lost goes into the key.
+            # The index wraps at 2**32: its lost high part is mixed into the key.
             beyond = place if beyond is None else beyond * jnp.uint32(31) + place
         stride *= shape[axis]
     key = mixed(site.key ^ (site.leaf.astype(jnp.uint32) * _GOLDEN))
@@ -70,7 +71,7 @@ def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
 
 
 def rounded(target: Array, noise: Array, dtype: Any) -> Array:
-    """`target` in a 16-bit dtype, up with the probability of what is cut off."""
+    """Round `target` at random to a 16-bit dtype; the expected value is `target`."""
     nearest = target.astype(dtype)
     if dtype == jnp.bfloat16:
         bits = jax.lax.bitcast_convert_type(target.astype(jnp.float32), jnp.uint32)
@@ -84,5 +85,6 @@ def rounded(target: Array, noise: Array, dtype: Any) -> Array:
         share = jnp.abs(target - wide) / jnp.where(gap == 0, 1, gap)
         draw = (noise >> 8).astype(target.dtype) * np.float32(2.0**-24)
         chosen = jnp.where(draw < share, other, nearest)
-    # The carry would make another NaN of a NaN, and infinity of the largest number.
+    # Here the carry could turn a NaN into another NaN, or the largest number into
+    # infinity.
     return jnp.where(jnp.isfinite(chosen) & jnp.isfinite(target), chosen, nearest)

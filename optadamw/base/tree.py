@@ -1,4 +1,4 @@
-"""Trees of parameters: paths as strings, and flattening that names what is wrong."""
+"""Flatten trees of parameters, with paths as strings and errors that name a leaf."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.base.types import PyTree
 
 Keys = tuple[str, ...]
-"""The keys on the way to a leaf; apart, where a key may itself hold a "/"."""
+"""The keys from the root to a leaf, not joined: a key may itself contain a "/"."""
 
 
 class Leaves(NamedTuple):
-    """A flattened tree of parameters; `paths` are what patterns match."""
+    """A flattened tree of parameters; patterns are matched against its `paths`."""
 
     keys: tuple[Keys, ...]
     arrays: tuple[Any, ...]
@@ -38,20 +38,20 @@ def flatten(tree: PyTree, *, keep_none: bool = False) -> Leaves:
 
 
 def hidden(tree: PyTree) -> tuple[Keys, ...]:
-    """Where `optax.masked` and `multi_transform` hid parameters from this one."""
+    """Return the keys of parameters hidden by `optax.masked` or `multi_transform`."""
     nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)[0]
     return tuple(_keys(path) for path, node in nodes if _is_masked(node))
 
 
 def _keys(path: Sequence[Any]) -> Keys:
-    """The entries of a JAX key path as strings."""
+    """Return the entries of a JAX key path as strings."""
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
 
 def _without_value(tree: PyTree, keys: list[Keys]) -> list[Keys]:
-    """Leave the `.value` of Flax NNX's Variables out of the names.
+    """Remove the `.value` of Flax NNX's Variables from the keys.
 
-    NNX shows the same parameters with it at `init` and without it at `update`.
+    NNX passes the parameters with `.value` at `init` and without it at `update`.
     """
     nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)[0]
     variables = {_keys(path) for path, node in nodes if _is_variable(node)}
@@ -59,7 +59,7 @@ def _without_value(tree: PyTree, keys: list[Keys]) -> list[Keys]:
 
 
 def check_parameters(leaves: Leaves) -> None:
-    """Refuse parameters that an optimizer cannot move, by path."""
+    """Refuse a leaf that is not a floating or complex array; the error has its path."""
     for path, array in zip(leaves.paths, leaves.arrays, strict=True):
         dtype = dtype_of(array)
         if dtype is None:
@@ -83,7 +83,7 @@ def parameters(params: PyTree) -> Leaves:
     """Flatten a tree of parameters into checked JAX arrays.
 
     Raises:
-      TypeError: a leaf that is no array, or one of integers.
+      TypeError: a leaf is no array, or an array of integers.
     """
     leaves = flatten(params)
     check_parameters(leaves)
@@ -91,14 +91,14 @@ def parameters(params: PyTree) -> Leaves:
 
 
 def _as_array(leaf: Any) -> Any:
-    """Numbers and NumPy arrays as JAX arrays, float64 only with x64 on."""
+    """Convert numbers and NumPy arrays to JAX arrays, to float64 only with x64 on."""
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf
     return jnp.asarray(leaf)
 
 
 def dtype_of(array: Any) -> Any | None:
-    """The dtype of an array, an abstract array or a number; else None."""
+    """Return the dtype of an array, an abstract array or a number; else None."""
     if isinstance(array, bool | int | float | complex):
         return jnp.result_type(array)
     if hasattr(array, "dtype") and hasattr(array, "shape"):
@@ -107,12 +107,15 @@ def dtype_of(array: Any) -> Any | None:
 
 
 def match_leaves(tree: PyTree, like: Leaves, what: str) -> list[Any]:
-    """The subtrees of `tree` at the leaves of `like`, or an error that names them.
+    """Return the subtrees of `tree` at the leaves of `like`.
 
     Args:
       tree: gradients or buffers; it may hold None or a whole subtree at a leaf.
       like: the parameters.
-      what: how the error calls `tree`.
+      what: the name of `tree` in the error, such as "the gradients".
+
+    Raises:
+      ValueError: the structures differ; the message lists the leaves that differ.
     """
     try:
         return like.treedef.flatten_up_to(tree)
@@ -121,9 +124,9 @@ def match_leaves(tree: PyTree, like: Leaves, what: str) -> list[Any]:
 
 
 def _difference(tree: PyTree, like: Leaves, what: str) -> str:
-    found = flatten(tree, keep_none=True).paths
-    missing = [p for p in like.paths if p not in found]
-    surplus = [p for p in found if p not in like.paths]
+    paths = flatten(tree, keep_none=True).paths
+    missing = [p for p in like.paths if p not in paths]
+    surplus = [p for p in paths if p not in like.paths]
     parts = [f"The structure of {what} is not that of the parameters."]
     if missing:
         parts.append(f"Without a counterpart in {what}: {_some(missing)}.")
@@ -136,7 +139,7 @@ def _difference(tree: PyTree, like: Leaves, what: str) -> str:
 
 
 def _containers(tree: PyTree, like: PyTree, keys: Keys = ()) -> str:
-    """Where two trees with the same paths first use containers of other types."""
+    """Describe the first container whose type differs between two trees."""
     if type(tree) is not type(like):
         where = "/".join(keys) or "(the root)"
         return (
@@ -152,7 +155,7 @@ def _containers(tree: PyTree, like: PyTree, keys: Keys = ()) -> str:
 
 
 def _children(tree: PyTree) -> dict[str, PyTree]:
-    """The nodes one level below `tree`, by key; none below a leaf."""
+    """Return the nodes one level below `tree`, by key; a leaf has none."""
     below = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda node: node is not tree
     )[0]
@@ -166,11 +169,12 @@ def _some(paths: Sequence[str], most: int = 5) -> str:
 
 
 def gradients_for(params: Leaves, grads: PyTree) -> list[Any]:
-    """The gradient of each parameter, or None where there is none to apply.
+    """Return the gradient of each parameter; None if a gradient is None or float0.
 
     Raises:
-      ValueError: another structure, shape, or a complex gradient of a real parameter.
-      TypeError: a leaf that is no array, or an array of integers.
+      ValueError: the structure or a shape is not that of the parameters, or one of
+        gradient and parameter is real and the other complex.
+      TypeError: a gradient is no array, or an array of integers.
     """
     matched = match_leaves(grads, params, "the gradients")
     return [
@@ -219,7 +223,7 @@ def _is_masked(x: object) -> bool:
 
 
 def _is_variable(x: object) -> bool:
-    """Whether `x` is an NNX Variable, told without importing Flax."""
+    """Return whether `x` is an NNX Variable, without importing Flax."""
     return any(
         base.__name__ == "Variable" and base.__module__.startswith("flax.nnx")
         for base in type(x).__mro__

@@ -1,4 +1,4 @@
-"""The few type names that signatures share."""
+"""Type names that the signatures of this library share."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

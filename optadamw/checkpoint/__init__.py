@@ -1,4 +1,4 @@
-"""Saving a state so that it can be taken up again: bit for bit, or by another chain."""
+"""Save a state, and restore it: bit for bit, or in another transformation."""
 
 from optadamw.checkpoint.damage import DamagedCheckpoint as DamagedCheckpoint
 from optadamw.checkpoint.file import load as load

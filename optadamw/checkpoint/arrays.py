@@ -1,7 +1,7 @@
-"""Arrays as plain NumPy can keep them, and their digests.
+"""Arrays in dtypes that plain NumPy can save, and their digests.
 
-NumPy's files know neither bfloat16 nor its narrower relatives (`np.savez` writes void).
-They are kept as unsigned integers of the same bits; the record has their true dtype.
+NumPy's files know neither bfloat16 nor narrower floats (`np.savez` writes void). Such
+arrays are saved as unsigned integers of the same bits; the record has their true dtype.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.checkpoint.damage import damaged
 
 _PIECE = 4 << 20
-"""Bytes that are hashed together; a part of the format."""
+"""Number of bytes that are hashed together; a part of the format."""
 
 
 def on_host(name: str, leaf: Any) -> np.ndarray:
-    """The numbers of `leaf` in the host's memory; `name` is for errors.
+    """Return the numbers of `leaf` in the host's memory; errors call it `name`.
 
     Raises:
-      TypeError: not an array of numbers.
-      ValueError: a traced array, or one whose parts lie in other processes.
+      TypeError: the leaf is no array of numbers.
+      ValueError: the leaf is traced, or parts of it are in other processes.
     """
     if isinstance(leaf, jax.core.Tracer):
         raise at_leaf(
@@ -50,7 +50,7 @@ def on_host(name: str, leaf: Any) -> np.ndarray:
                 "it is sharded over several processes.",
                 "Save the state with Orbax, which writes from all of them at once.",
             )
-    # device_get, not asarray: explicit, so it passes a transfer guard.
+    # device_get and not asarray alone: an explicit transfer passes a transfer guard.
     array = np.asarray(jax.device_get(leaf))
     if not (array.dtype.kind in "biufc" or _is_foreign(array.dtype)):
         raise kind_at_leaf(
@@ -62,31 +62,31 @@ def on_host(name: str, leaf: Any) -> np.ndarray:
 
 
 def plain(array: np.ndarray) -> np.ndarray:
-    """`array` in a dtype that NumPy itself has."""
+    """Return `array` in a dtype that NumPy itself has."""
     if _is_foreign(array.dtype):
         return array.view(f"u{array.dtype.itemsize}")
     return array
 
 
 def plain_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype of `plain` of an array of `dtype`."""
+    """Return the dtype that `plain` gives to an array of this dtype."""
     return np.dtype(f"u{dtype.itemsize}") if _is_foreign(dtype) else dtype
 
 
 def dtype_named(name: str) -> np.dtype:
-    """The dtype that a record spells `name`."""
+    """Return the dtype with this name in a record."""
     try:
         return jnp.dtype(name)
     except TypeError as error:
-        raise damaged(f"The checkpoint speaks of a dtype {name!r}.") from error
+        raise damaged(f"The checkpoint names an unknown dtype, {name!r}.") from error
 
 
 def digests(arrays: Sequence[np.ndarray]) -> list[str]:
-    """A digest of each array: the SHA-256 of those of its pieces of 4 MiB.
+    """Return a digest of each array: the SHA-256 of the SHA-256s of its 4 MiB pieces.
 
-    64 MiB take 32 ms on one core here; CRC-32 takes 9 and misses one in 4e9 alterations
-    of several bits, BLAKE2b takes 47. In pieces all cores share the work, and few
-    large arrays are no slower than many small ones.
+    64 MiB take 32 ms on one core; CRC-32 takes 9 ms and misses one in 4e9 alterations
+    of several bits, BLAKE2b takes 47 ms. With pieces all cores share the work, and a
+    few large arrays are no slower than many small ones.
     """
     cut = [_pieces(array) for array in arrays]
     pieces = [piece for of_one in cut for piece in of_one]

@@ -13,7 +13,7 @@ from optadamw.store.state import is_buffer, scales_of
 
 
 class Form(NamedTuple):
-    """A buffer of one leaf: its array, and its scales where it is codes."""
+    """A buffer of one leaf: its array, and its scales if the array holds codes."""
 
     array: Any
     scales: Any = None
@@ -27,27 +27,30 @@ class Form(NamedTuple):
 
 
 def scales_beside(name: Name) -> Name | None:
-    """The name of the scales of a buffer; None for a leaf that can have none."""
+    """Return the name of a buffer's scales; None for a leaf that cannot have any."""
     if not is_buffer(name.field):
         return None
     return name._replace(field=scales_of(name.field))
 
 
 def saved_scales(name: Name, taken: str) -> str:
-    """The name of the scales of the saved buffer `taken`, of the field of `name`."""
+    """Return the name of the scales of the saved buffer `taken`.
+
+    The buffer has the field of `name`.
+    """
     stem = str(Name(name.scope, name.field, ""))
     scales = str(Name(name.scope, scales_of(name.field), ""))
     return scales + taken.removeprefix(stem)
 
 
 def reformed(name: Name, saved: Form, like: Form, *, cast: bool) -> Form:
-    """The numbers of `saved` in the form of `like`, on the host.
+    """Convert `saved` to the form of `like`, on the host.
 
     Raises:
-      ValueError: it is another form, and `cast` is False; or another shape.
+      ValueError: the forms differ, and `cast` is False.
     """
     if saved.array.shape != like.array.shape:
-        # `fitted` words it, for all leaves alike.
+        # `fitted` raises the error, as for all other leaves.
         return Form(saved.array)
     is_same = np.shape(saved.scales) == np.shape(like.scales)
     if is_same and (saved.scales is None) == (like.scales is None):

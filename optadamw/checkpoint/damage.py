@@ -1,11 +1,11 @@
-"""The one error of its own: what was read is not what was written."""
+"""The error for a checkpoint whose bytes are not those that were written."""
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is cut short, altered or not one at all.
+    """A checkpoint is cut short, altered, or no checkpoint at all.
 
-    Apart from other errors because the remedy is another one: take the checkpoint
-    before it. A checkpoint that is whole and does not fit raises a plain ValueError.
+    The remedy is an earlier checkpoint, so a program can catch this error and load that
+    one. A whole checkpoint that does not fit raises a plain ValueError.
 
     Example:
       >>> import io, numpy as np
@@ -19,5 +19,5 @@ class DamagedCheckpoint(ValueError):
 
 
 def damaged(what: str) -> DamagedCheckpoint:
-    """The error, with what to do."""
+    """Build the error, with its remedy."""
     return DamagedCheckpoint(f"{what} Use an earlier checkpoint.")

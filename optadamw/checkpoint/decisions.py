@@ -1,4 +1,4 @@
-"""Which fields of one State are taken from what was saved, and why not the others."""
+"""Decide which fields of a State are restored, and why the others start afresh."""
 
 from dataclasses import dataclass, field
 
@@ -40,9 +40,10 @@ class Decisions:
     fresh: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     filled: int = 0
-    """The micro-batches in the saved window."""
+    """The number of micro-batches in the saved window."""
 
     def start(self, name: str, why: str = "") -> None:
+        """Let a field start afresh, and note why."""
         self.fresh.add(name)
         if why:
             self.notes.append(why)
@@ -58,8 +59,17 @@ def decided(
 ) -> Decisions:
     """Decide about the fields of the State at `scope`.
 
+    Args:
+      scope: the place of the State, as in `Name.scope`.
+      fields: the fields of the new State.
+      saved: the saved state.
+      new: the meaning of the new State's numbers; None: unknown.
+      partial_window: as in `restore`.
+      afresh: as in `restore`.
+
     Raises:
-      ValueError: a buffer that would be read as another thing than it is.
+      ValueError: the numbers of a saved buffer have another meaning than in the new
+        State.
     """
     decisions = Decisions()
     old, step = saved.meaning.get(scope), saved.steps[scope]
@@ -91,7 +101,7 @@ def _start(name: str, step: int) -> str:
 
 def _remedy(name: str) -> str:
     return (
-        "Call one of the two slots otherwise, or start the buffer afresh with "
+        "Give one of the two slots another name, or start the buffer afresh with "
         f"afresh=({name!r},)."
     )
 
@@ -110,7 +120,7 @@ def _decide_window(
     choice: OnPartial,
     decisions: Decisions,
 ) -> None:
-    name = _spelled(scope, "micro_step")
+    name = _leaf_name(scope, "micro_step")
     filled = int(saved.arrays[name]) if name in saved.arrays else 0
     decisions.filled, old = filled, saved.meaning.get(scope)
     reason = starts_afresh(filled, fields, old, new, choice)
@@ -151,17 +161,17 @@ def _decide_meaning(
         decisions.start("growth", why)
     if "loss_scale" in fields and "loss_scale" in present:
         _decide_scale(
-            float(saved.arrays[_spelled(scope, "loss_scale")]), new, decisions
+            float(saved.arrays[_leaf_name(scope, "loss_scale")]), new, decisions
         )
 
 
 def _counts(meaning: Meaning) -> str:
-    """What a dynamic loss scale counts until it grows."""
+    """Return the unit in which a dynamic loss scale counts until it grows."""
     return meaning.get("loss_scale", {}).get("counts", "steps")
 
 
 def _decide_scale(value: float, new: Meaning, decisions: Decisions) -> None:
-    """A saved scale is taken unless this configuration would not hold it."""
+    """Let the loss scale start afresh if the new settings exclude the saved one."""
     scale = new["loss_scale"]
     if scale["kind"] == "static" and scale["scale"] != value:
         why = f"loss_scale is {scale['scale']!r} as given, not {value!r} as saved"
@@ -173,5 +183,5 @@ def _decide_scale(value: float, new: Meaning, decisions: Decisions) -> None:
             decisions.start("loss_scale", f"{STARTS['loss_scale']}: {why}")
 
 
-def _spelled(scope: str, name: str) -> str:
+def _leaf_name(scope: str, name: str) -> str:
     return str(Name(scope, name, ""))

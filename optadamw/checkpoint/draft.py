@@ -34,21 +34,27 @@ class Draft:
     renamed: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
-    """Moments that are fresh where others of their buffer are not."""
+    """Leaves of moments that start afresh while others of their buffer do not."""
 
     def leaf(self, name: Name, form: Form, taken: str | None) -> Form:
-        """The leaf of the new state called `name`, in the form of `form`."""
-        spelled, like = str(name), form.array
+        """Return the leaf of the new state called `name`, in the form of `form`.
+
+        Args:
+          name: the name of the new leaf.
+          form: the leaf as `tx.init` makes it.
+          taken: the name of the saved leaf; None: the new leaf starts afresh.
+        """
+        own, like = str(name), form.array
         if taken is None or self._is_stale(name, taken, like):
             if isinstance(like, jax.ShapeDtypeStruct):
                 raise at_leaf(
-                    spelled,
+                    own,
                     "it was not saved, and is to be made of parameters that were given "
                     "as shapes.",
                     "Pass the parameters themselves.",
                 )
             self._note_fresh(name, like)
-            self.fresh.append(spelled)
+            self.fresh.append(own)
             return form
         array, scales = self.source.arrays[taken], None
         self.used.append(taken)
@@ -56,13 +62,13 @@ class Draft:
             array, scales = self._reformed(name, form, taken)
         if name.field == "events":
             array = self._counters(name, array, like)
-        self.kept.append(spelled)
-        if taken != spelled:
-            self.renamed.append((spelled, taken))
-        is_known = any(name_ == spelled for name_, _, _ in self.casts[-1:])
+        self.kept.append(own)
+        if taken != own:
+            self.renamed.append((own, taken))
+        is_known = any(name_ == own for name_, _, _ in self.casts[-1:])
         if array.dtype != dtype_of(like) and not is_known:
-            self.casts.append((spelled, str(array.dtype), str(dtype_of(like))))
-        placed = fitted(spelled, array, like, cast=self.cast)
+            self.casts.append((own, str(array.dtype), str(dtype_of(like))))
+        placed = fitted(own, array, like, cast=self.cast)
         self._note_around(name, placed, like)
         if scales is None:
             return Form(placed)
@@ -92,7 +98,9 @@ class Draft:
         old = self.source.meaning.get(name.scope)
         array, lost = counters(array, old, like, keep_history=has_history)
         if lost:
-            self.notes.append(f"counters that are no more: {', '.join(lost)}")
+            self.notes.append(
+                f"counters that this version does not have: {', '.join(lost)}"
+            )
         return array
 
     def _note_fresh(self, name: Name, like: Any) -> None:
@@ -106,7 +114,7 @@ class Draft:
             self.young.append(str(name))
 
     def _note_around(self, name: Name, placed: Any, like: Any) -> None:
-        """Injected hyperparameters are state, and override those that are given."""
+        """Note an injected hyperparameter whose saved value replaces the given one."""
         if not is_around(name) or np.shape(like) != ():
             return
         if "hyperparams" in name.path.split("/"):
@@ -115,6 +123,7 @@ class Draft:
                 self.notes.append(f"{name} is {was!r} as saved, not {given!r} as given")
 
     def report(self, new: Mapping[str, Meaning]) -> Report:
+        """Return the report of this restore; `new` is the meaning of the new States."""
         notes = [n for d in self.decisions.values() for n in d.notes] + self.notes
         if self.young:
             step = max(self.source.steps.values())
@@ -136,7 +145,7 @@ class Draft:
 
 
 def _changes(old: Mapping[str, Meaning], new: Mapping[str, Meaning]) -> list[str]:
-    """The rules that were and are not, and that are and were not."""
+    """Return the rules that only the old States or only the new States have."""
     changes = []
     for scope in old.keys() & new.keys():
         was, now = (list(m[scope].get("rules", ())) for m in (old, new))

@@ -1,4 +1,4 @@
-"""One file per checkpoint, replaced as a whole or not at all."""
+"""Save a checkpoint to one file, which is replaced as a whole or not at all."""
 
 import os
 import zipfile
@@ -22,22 +22,23 @@ def save(
     state: PyTree,
     params: PyTree = None,
 ) -> None:
-    """Write a state, and parameters if they are given, to one .npz file.
+    """Write a state, and the parameters if they are passed, to one .npz file.
 
-    The file appears whole under its name or not at all: it is written under another
-    name in the same folder, brought to the disk, and then renamed. A process or
-    machine that dies on the way leaves the file that was there before.
-    `np.load` reads it; the names are those of `to_portable`.
+    The file is written under a temporary name in the same folder, brought to the disk,
+    and then renamed. If the process or the machine dies before the end, an earlier file
+    of this name is unchanged. `np.load` can read the file; its names are those of
+    `to_portable`.
 
     Args:
       path: the file; its folder must exist.
       tx: the transformation that made `state`.
-      state: its state, between any two calls.
-      params: the parameters, or None.
+      state: the state, between any two calls.
+      params: the parameters, saved with the state. None (default): they are not saved.
 
     Raises:
-      OSError: the file cannot be written; the one before it stays.
-      TypeError, ValueError: as `to_portable`.
+      OSError: the file cannot be written; an earlier file of this name is unchanged.
+      TypeError, ValueError: the state or the parameters cannot be saved, see
+        `to_portable`.
 
     Example:
       >>> import os, tempfile, jax.numpy as jnp, optadamw
@@ -52,7 +53,7 @@ def save(
     # The file behind a symbolic link is replaced, not the link.
     target = Path(os.path.realpath(path))
     with replacing(target) as file, ThreadPoolExecutor(1) as thread:
-        # Digests are made while the arrays are written: both take about as long.
+        # Digests are computed while the arrays are written: both take about as long.
         record = thread.submit(record_of, gathered)
         with zipfile.ZipFile(file, "w") as archive:
             for name, array in gathered.plain.items():
@@ -67,12 +68,12 @@ def load(path: str | os.PathLike[str]) -> Saved:
       path: the file.
 
     Returns:
-      What `restore` and `params_of` take.
+      The saved state, an argument for `restore` and `params_of`.
 
     Raises:
       OSError: there is no such file, or it cannot be read.
-      DamagedCheckpoint: it is cut short, altered, or not a checkpoint.
-      ValueError: it was written in a later format.
+      DamagedCheckpoint: the file is cut short, altered, or no checkpoint.
+      ValueError: the file has a later format.
 
     Example:
       See `save`.
@@ -88,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> Saved:
 
 
 def _write(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    """One entry as np.savez writes it, but without the time of day."""
+    """Write one entry as np.savez does, but without a time stamp."""
     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
         np.lib.format.write_array(entry, array, allow_pickle=False)
 

@@ -1,4 +1,4 @@
-"""Fitting one saved array to the leaf that takes its place."""
+"""Fit one saved array to the leaf of the new state."""
 
 from typing import Any
 
@@ -12,7 +12,11 @@ KINDS = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_)
 
 
 def fitted(name: str, array: np.ndarray, like: Any, *, cast: bool) -> Any:
-    """`array` in place of `like`, or an error that names the leaf."""
+    """Return `array` with the dtype, devices and sharding of `like`.
+
+    Raises:
+      ValueError: the shape or dtype does not fit; the message names the leaf.
+    """
     _check_fits(name, array, like, cast=cast)
     dtype = dtype_of(like)
     if array.dtype != dtype:
@@ -21,7 +25,7 @@ def fitted(name: str, array: np.ndarray, like: Any, *, cast: bool) -> Any:
 
 
 def _check_fits(name: str, array: np.ndarray, like: Any, *, cast: bool) -> None:
-    """Refuse another shape, and another dtype unless it may be cast."""
+    """Refuse another shape, and another dtype unless `cast`."""
     if array.shape != np.shape(like):
         raise at_leaf(
             name,
@@ -50,10 +54,10 @@ def _check_fits(name: str, array: np.ndarray, like: Any, *, cast: bool) -> None:
 
 
 def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`array` in another dtype of its kind, rounded to nearest.
+    """Convert `array` to another dtype of its kind, rounded to nearest.
 
-    A finite number beyond the dtype becomes its largest, as in a step; a counter that
-    does not fit is refused.
+    A finite number beyond the range becomes the largest number of the dtype, as in a
+    step. A counter beyond the range is refused.
     """
     if jnp.issubdtype(dtype, jnp.floating):
         most = float(jnp.finfo(dtype).max)
@@ -72,25 +76,25 @@ def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def dtype_of(like: Any) -> np.dtype:
-    """The dtype of an array or of a Python number as JAX sees it."""
+    """Return the dtype that JAX gives to an array or a Python number."""
     dtype = getattr(like, "dtype", None)
     return np.dtype(jnp.result_type(like)) if dtype is None else dtype
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:
-    """`array` where `like` is, of its kind: on its devices, in its sharding."""
+    """Return `array` as the type of `like`, on its devices and in its sharding."""
     if isinstance(like, jax.ShapeDtypeStruct):
         return jax.device_put(np.array(array), like.sharding)
     if not isinstance(like, jax.Array):
         return array.copy() if isinstance(like, np.ndarray) else array.item()
     if like.weak_type and like.shape == ():
-        # Only a Python number makes a weak array, without which a step that was
-        # compiled for `like` would be compiled again.
+        # Only a Python number makes an array with a weak type; without it the step
+        # would be compiled again.
         array = array.item()
     else:
-        # A copy of our own: on CPU, device_put would share the caller's memory.
+        # A copy, because on CPU device_put would share the caller's memory.
         array = np.array(array)
-    # A sharding given to device_put binds to its devices what was bound to none.
+    # device_put with a sharding would commit to devices an array that was uncommitted.
     return jax.device_put(array, like.sharding if like.committed else None)
 
 

@@ -1,4 +1,4 @@
-"""The transformations of this library inside an Optax one."""
+"""Find the transformations of this library inside an Optax transformation."""
 
 from collections.abc import Iterator, Mapping
 from types import FunctionType, MethodType
@@ -10,10 +10,10 @@ from optadamw.transforms.transformation import Init, Transformation, transformat
 
 
 def transformations_in(tx: optax.GradientTransformation) -> list[Transformation]:
-    """Those that `tx` is made of, in the order of their States.
+    """Return the transformations of this library in `tx`, in the order of their States.
 
-    Optax keeps the parts of a chain or wrapper in closures and tells of them in no
-    other way. What is built later, by `optax.inject_hyperparams`, is not found.
+    Optax keeps the parts of a chain or wrapper only in closures, which are searched
+    here. A transformation that `optax.inject_hyperparams` builds later is not found.
     """
     return list(_found(tx, ()))
 
@@ -37,7 +37,7 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return list(value)
     if isinstance(value, Mapping):
-        # JAX flattens dicts by sorted keys, and Optax's states are dicts alike.
+        # By sorted keys, as JAX flattens the dicts in Optax's states.
         return [value[key] for key in sorted(value, key=str)]
     if isinstance(value, MethodType):  # optax.MultiSteps
         return list(vars(value.__self__).values())

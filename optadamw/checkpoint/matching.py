@@ -1,4 +1,4 @@
-"""Which saved leaf takes the place of each leaf of a new state."""
+"""Match the leaves of a new state with the saved leaves."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -15,17 +15,18 @@ def matched(
     fresh: Mapping[str, Collection[str]],
     rename: Renaming,
 ) -> list[str | None]:
-    """The name of the saved leaf for each of `names`; None: it starts afresh.
+    """Return for each new leaf the name of its saved leaf; None: it starts afresh.
 
     Args:
       names: the leaves of the new state.
-      saved: the names of the saved ones.
-      fresh: by scope, the fields that start afresh whatever was saved.
-      rename: from the paths of parameters now to those that were saved.
+      saved: the names of the saved leaves.
+      fresh: by scope, the fields that start afresh although they were saved.
+      rename: maps the present paths of parameters to their saved paths.
 
     Raises:
-      ValueError: a new leaf that was not saved, where its buffer also lost one, so
-        that it may be the same under another name; a saved name that does not exist.
+      ValueError: a leaf was not saved and a saved leaf of its buffer has no place, so
+        that the parameter may have been renamed; or `rename` gives a path that was not
+        saved.
     """
     trees = [name for name in names if is_renamable(name)]
     old = old_paths(rename, (name.path for name in trees))
@@ -51,12 +52,12 @@ def matched(
 
 
 def is_renamable(name: Name) -> bool:
-    """Whether the path of a leaf is that of a parameter."""
+    """Return whether the path of a leaf is the path of a parameter."""
     return name.scope == PARAMS or is_buffer(name.field)
 
 
 def _check_form(name: str, saved: Collection[str]) -> None:
-    """Refuse a buffer that was saved in other pieces than it has now."""
+    """Refuse a buffer that was saved as another number of leaves."""
     for other in saved:
         if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
             raise at_leaf(
@@ -73,7 +74,7 @@ def _check_losses(
     fresh: Mapping[str, Collection[str]],
     old: Mapping[str, str | None],
 ) -> None:
-    """Refuse a buffer in which leaves are new and others are left over."""
+    """Refuse a buffer with leaves that are new and saved leaves that have no place."""
     used = {source for source in found if source is not None}
     new = defaultdict(list)
     for name, source in zip(names, found, strict=True):
@@ -97,7 +98,7 @@ def _check_losses(
 
 
 def left_over(saved: Collection[str], used: Collection[str]) -> tuple[str, ...]:
-    """The saved leaves of a state that were not used."""
+    """Return the saved leaves of a state that were not used."""
     return tuple(
         name
         for name in saved
@@ -106,5 +107,5 @@ def left_over(saved: Collection[str], used: Collection[str]) -> tuple[str, ...]:
 
 
 def is_around(name: Name) -> bool:
-    """Whether a leaf belongs to what Optax wrapped around the State."""
+    """Return whether a leaf belongs to an Optax wrapper around the State."""
     return name.scope == AROUND

@@ -1,8 +1,8 @@
-"""What the numbers of a State mean, as the transformation that made them says.
+"""The meaning of the numbers in a State, as a record that a checkpoint holds.
 
-Two transformations may keep a buffer of one name and shape and mean other numbers by
-it: AMSGrad's maximum of the raw or the corrected moment, the mean of gradients or of
-negated ones. What must agree is written down here, by the field that it is about.
+Two transformations may have buffers of one name and shape whose numbers mean different
+things: AMSGrad's maximum of the raw or the corrected moment, the mean of gradients or
+of negated gradients. For each field the record holds the facts that must agree.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ SIGN = {
 
 
 def meaning_of(tx: Transformation, step: int) -> Meaning:
-    """What the fields of the State of `tx` mean at `step`; JSON."""
+    """Return the meaning of the fields of the State of `tx` at `step`, as JSON."""
     composition = tx.recipe.composition
     control = composition.control
     guard = control.effective_guard
@@ -72,7 +72,7 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
 
 
 def _by_group(composition: Composition, told: Callable[[Variant], str]) -> str:
-    """What the rules tell of a buffer; group by group where they do not agree."""
+    """Describe a buffer by its rules, group by group if the groups differ."""
     texts = [told(rules) for rules in composition.variants]
     if len(set(texts)) == 1:
         return texts[0]
@@ -97,8 +97,8 @@ def _scale(scale: StaticLossScale | DynamicLossScale) -> dict[str, Any]:
 
 
 def _window(accumulation: Accumulation, step: int) -> dict[str, Any]:
-    # The number at this step, not the schedule: two schedules that agree on the
-    # window that is open agree on what is in it.
+    # The number at this step, not the schedule: only the length of the open window
+    # matters for the numbers in it.
     return {
         "every": int(accumulation.due(Clock.at(jnp.int32(step)))),
         "kind": "mean" if accumulation.use_grad_mean else "sum",
@@ -106,7 +106,7 @@ def _window(accumulation: Accumulation, step: int) -> dict[str, Any]:
 
 
 def _lines(composition: Composition) -> list[str]:
-    """One line for each part, to be compared and shown; nothing reads them back."""
+    """Return one line for each part, to be compared and shown, never parsed."""
     *groups, rest = composition.variants
     lines = [f"{r.verb}: {_settings(r)}".rstrip(": ") for r in rest if r is not None]
     for group, rules in zip(composition.groups, groups, strict=False):
@@ -129,7 +129,7 @@ def _settings(part: Any) -> str:
         if isinstance(value, Dense | BlockStorage):
             text = "" if value == Dense() else as_written(value)
         elif value is not None:
-            # Without the address of a function, which is another in each process.
+            # Without the address of a function, which differs between processes.
             text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
         else:
             text = ""

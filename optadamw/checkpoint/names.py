@@ -1,7 +1,7 @@
-"""Names for the leaves of a state, whatever wraps it.
+"""Names for the leaves of a state, also inside Optax's chains and wrappers.
 
 step                        a field of the State
-mu/dense/kernel             a leaf of a field, its path as patterns spell it
+mu/dense/kernel             a leaf of a field, with its path as patterns match it
 slow/dense/kernel           a leaf of `State.custom["slow"]`, a buffer of a user's rule
 around/0/count              a leaf of an Optax wrapper around the State
 states/1/mu/dense/kernel    a leaf of the second of several States
@@ -24,18 +24,18 @@ class Name(NamedTuple):
     """The name of one leaf, in parts."""
 
     scope: str
-    """Empty for the State if there is one, "states/1", "around" or "params"."""
+    """Empty for a single State, "states/1" for one of several, "around", "params"."""
     field: str
     """The field of the State, or the key of its `custom`; empty elsewhere."""
     path: str
-    """The path below."""
+    """The path of the leaf inside the field."""
 
     def __str__(self) -> str:
         return "/".join(part for part in self if part)
 
 
 class Named(NamedTuple):
-    """A tree as names and leaves, and the way back."""
+    """A tree as names and leaves, from which it can be built again."""
 
     names: tuple[Name, ...]
     leaves: tuple[Any, ...]
@@ -51,12 +51,12 @@ def named_state(state: PyTree, what: str = "state") -> Named:
     """Name the leaves of a state.
 
     Args:
-      state: a State, anything that Optax wrapped around one or more, or the nested
-        dicts that Orbax makes of these.
-      what: how an error calls it.
+      state: a State, the state of an Optax chain or wrapper around one or more, or the
+        nested dicts that Orbax makes of these.
+      what: the name of the state in errors.
 
     Raises:
-      ValueError: there is no State in it, or two leaves of one name.
+      ValueError: there is no State in it, or two leaves have the same name.
     """
     refuse_swapped(state)
     leaves = flatten(state)
@@ -75,7 +75,7 @@ def named_state(state: PyTree, what: str = "state") -> Named:
 
 
 def named_params(params: PyTree) -> Named:
-    """The leaves of a tree of parameters, by name."""
+    """Name the leaves of a tree of parameters."""
     leaves = flatten(params)
     names = [Name(PARAMS, "", path) for path in leaves.paths]
     _check_distinct(names)
@@ -83,7 +83,7 @@ def named_params(params: PyTree) -> Named:
 
 
 def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
-    """Every State in a tree with the keys that lead to it."""
+    """Return every State in a tree, with the keys that lead to it."""
     found = []
 
     def marked(node: Any) -> Any:
@@ -99,11 +99,11 @@ def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
 
 
 class _Mark:
-    """Stands where a State stood."""
+    """A placeholder for a State."""
 
 
 def _is_state(node: Any) -> bool:
-    """Whether `node` is a State, or the dict that Orbax makes of one."""
+    """Return whether `node` is a State, or the dict that Orbax makes of one."""
     if isinstance(node, Mapping):
         return "step" in node and set(node) <= set(State._fields)
     return isinstance(node, State)

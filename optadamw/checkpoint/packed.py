@@ -1,4 +1,4 @@
-"""Counters that are packed in one array: found by name, not by position."""
+"""Restore the packed counters by name, not by position."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from optadamw.checkpoint.record import Meaning
 from optadamw.control.counters import EVENTS
 
 HISTORY = "seen"
-"""What the counters begin with that belong to the spike guard's history."""
+"""The prefix of the counters that belong to the spike guard's history."""
 
 
 def counters(
     array: np.ndarray, old: Meaning | None, like: Any, *, keep_history: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """The counters in the order of this version, and the saved ones it lacks.
+    """Return the counters in the order of this version, and the names it lacks.
 
-    Those that were not saved are zero; without their record they are taken to be in
-    the order of this version, and have to be as many.
+    A counter that was not saved is zero. Without a record of the names, the saved
+    counters must be those of this version, in its order.
     """
     names = list(EVENTS) if old is None else list(old.get("events", EVENTS))
     if len(names) != array.size:

@@ -1,4 +1,4 @@
-"""The parameters that were saved with a state."""
+"""Restore the parameters that were saved with a state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,21 +19,23 @@ def params_of(
     rename: Renaming = None,
     cast: bool = False,
 ) -> PyTree:
-    """The parameters that were saved with a state.
+    """Return the parameters that were saved with a state.
 
     Args:
-      saved: what `load` or `to_portable` returned.
-      like: parameters, or their shapes (`jax.ShapeDtypeStruct`), for structure, dtypes
-        and shardings.
-      rename: from paths of `like` to those that were saved, as in `restore`.
-      cast: whether a parameter may take another dtype of its kind.
+      saved: the result of `load` or `to_portable`.
+      like: parameters, or their shapes (`jax.ShapeDtypeStruct`), which give structure,
+        dtypes and shardings of the result.
+      rename: maps paths of `like` to the saved paths, as in `restore`. None (default):
+        the paths are the same.
+      cast: whether a parameter may be converted to another dtype of its kind, such as
+        float32 to bfloat16. Default: False, which refuses another dtype.
 
     Returns:
       A tree like `like`.
 
     Raises:
-      DamagedCheckpoint: something of `saved` is missing or altered.
-      ValueError: parameters that are missing, left over, or of another shape or dtype.
+      DamagedCheckpoint: an entry of `saved` is missing or altered.
+      ValueError: a parameter is missing, left over, or of another shape or dtype.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""A state as a flat mapping of names to NumPy arrays, and back to what it says."""
+"""Convert a state to a flat mapping of names to NumPy arrays, and check a mapping."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,18 +34,18 @@ from optadamw.store.state import is_scales
 
 @dataclass(frozen=True)
 class Saved:
-    """A state that was saved, checked: what `restore` and `params_of` take."""
+    """A saved state after all checks, an argument for `restore` and `params_of`."""
 
     arrays: Mapping[str, np.ndarray]
     """Every leaf by its name, in its own dtype."""
     fields: Mapping[str, tuple[str, ...]]
     """The fields of each State, by its scope."""
     meaning: Mapping[str, Meaning]
-    """What their numbers mean, as far as it is known."""
+    """The meaning of each State's numbers, by its scope, as far as it is known."""
     library: str | None = None
-    """The version of the library that wrote it, if it was written."""
+    """The version of the library that wrote it; None for a state in memory."""
     others: tuple[str, ...] = ()
-    """Names that stood beside it and are not part of it."""
+    """The names of other entries in the mapping, which are no part of the state."""
 
     @property
     def steps(self) -> dict[str, int]:
@@ -55,7 +55,7 @@ class Saved:
 
     @property
     def scales(self) -> frozenset[str]:
-        """The names of what belongs to other arrays: the scales of 8-bit codes."""
+        """The names of arrays that are the scales of 8-bit codes."""
         stems = [
             str(Name(scope, field, ""))
             for scope, fields in self.fields.items()
@@ -84,31 +84,31 @@ class Saved:
 def to_portable(
     tx: optax.GradientTransformation, state: PyTree, params: PyTree = None
 ) -> dict[str, np.ndarray]:
-    """The state as a flat dict of NumPy arrays that anything can keep.
+    """Convert a state to a flat dict of NumPy arrays, which any library can save.
 
         {"step": ..., "mu/dense/kernel": ..., ..., "optadamw.json": ...}
 
-    The names are the fields of State and the paths of the parameters; what Optax
-    wrapped around it is under "around/...". The last entry, bytes of JSON, records
-    the format, each array's dtype, shape and SHA-256, and what in `tx` gives the
-    numbers their meaning. bfloat16 is kept as uint16. `np.savez`,
-    `flax.serialization.msgpack_serialize`, pickle and Orbax keep the dict as it is
-    (arrays without elements, which Orbax refuses, are in the record alone).
+    The names are the fields of State and the paths of the parameters; the state of an
+    Optax wrapper is under "around/...". The last entry, bytes of JSON, records the
+    format, each array's dtype, shape and SHA-256, and the settings of `tx` that give
+    the numbers their meaning. A bfloat16 array becomes uint16 with the same bits.
+    `np.savez`, `flax.serialization.msgpack_serialize`, pickle and Orbax can save the
+    dict (arrays without elements, which Orbax refuses, are in the record only).
 
     Args:
-      tx: the transformation that made `state`: of this library, an Optax wrapper
+      tx: the transformation that made `state`: one of this library, an Optax wrapper
         around one, or the one inside `optax.inject_hyperparams`.
-      state: its state, between any two calls, in the middle of a window too.
-      params: parameters to keep with it, under "params/...".
+      state: the state between any two calls, also in the middle of a window.
+      params: parameters that are added under "params/...". None (default): none.
 
     Returns:
-      The mapping. On CPU its arrays share memory with the state; JAX does not write
-      into memory that is shared, so the next step may donate the state (and then, once,
-      does not reuse it).
+      The mapping. On CPU its arrays share memory with the state. JAX does not write
+      into shared memory, so the next step may donate the state; that one step then
+      allocates new memory.
 
     Raises:
-      TypeError: a leaf that is no array of numbers.
-      ValueError: no State in `state`, or an array sharded over processes.
+      TypeError: a leaf is no array of numbers.
+      ValueError: `state` holds no State, or an array is sharded over processes.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -123,7 +123,7 @@ def to_portable(
 
 
 class Gathered(NamedTuple):
-    """Everything that will be in a checkpoint but its record."""
+    """The contents of a checkpoint, except its record."""
 
     saved: Saved
     plain: dict[str, np.ndarray]
@@ -131,7 +131,7 @@ class Gathered(NamedTuple):
 
 
 def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> Gathered:
-    """The arrays of a state, and of parameters if there are any, on the host."""
+    """Gather the arrays of a state, and of parameters if there are any, on the host."""
     saved = described(state, tx, "state")
     if params is not None:
         named = named_params(params)
@@ -144,7 +144,7 @@ def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> G
 
 
 def record_of(gathered: Gathered) -> np.ndarray:
-    """The record of what was gathered; this reads every byte of it."""
+    """Make the record of gathered arrays; this reads every byte of them."""
     saved = gathered.saved
     sums = digests([plain(array) for array in saved.arrays.values()])
     record = Record(
@@ -160,17 +160,17 @@ def record_of(gathered: Gathered) -> np.ndarray:
 
 
 def opened(portable: Mapping[str, Any]) -> Saved:
-    """Check a portable mapping against its record, and decode it.
+    """Check a mapping of `to_portable` against its record, and decode it.
 
     Args:
-      portable: what `to_portable` returned, after whatever kept it.
+      portable: the mapping, after it was saved and loaded.
 
     Returns:
-      The arrays and what they mean.
+      The saved state, an argument for `restore` and `params_of`.
 
     Raises:
-      DamagedCheckpoint: an array that is missing or altered, by a single bit even.
-      ValueError: another format.
+      DamagedCheckpoint: an array is missing, or one of its bits is altered.
+      ValueError: the mapping has another format.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -207,7 +207,7 @@ def opened(portable: Mapping[str, Any]) -> Saved:
 def described(
     state: PyTree, made_by: optax.GradientTransformation | None, what: str
 ) -> Saved:
-    """A state in memory as if it had been saved; what made it tells its meaning."""
+    """Describe a state in memory as a saved one; `made_by` gives the meaning."""
     named = named_state(state, what)
     names = [str(name) for name in named.names]
     pairs = zip(names, named.leaves, strict=True)
@@ -219,7 +219,7 @@ def described(
 def meanings(
     tx: optax.GradientTransformation | None, steps: Mapping[str, int]
 ) -> dict[str, Meaning]:
-    """What the States mean that `tx` makes, by scope; empty where it cannot be told."""
+    """Return the meaning of the States of `tx`, by scope; empty if it is unknown."""
     if tx is None:
         return {}
     if not isinstance(tx, optax.GradientTransformation):

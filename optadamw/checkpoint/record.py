@@ -1,4 +1,4 @@
-"""The record in a checkpoint: what its arrays are and what their numbers mean."""
+"""The record in a checkpoint: a description of its arrays and of their meaning."""
 
 import hashlib
 import json
@@ -11,17 +11,18 @@ import numpy as np
 from optadamw.checkpoint.damage import damaged
 
 FORMAT = 1
-"""The version of names and record; a later one reads this one, not the reverse."""
+"""The version of names and record; later versions of the library read earlier formats.
+"""
 ENTRY = "optadamw.json"
-"""The name under which the record stands among the arrays."""
+"""The name of the record among the arrays."""
 
 Meaning = Mapping[str, Any]
-"""What the numbers of a State mean, and the rules that made them, as JSON."""
+"""The meaning of a State's numbers, and the rules that made them, as JSON."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One array: what it is, and the digest of its bytes (`arrays.digests`)."""
+    """Dtype, shape and digest (`arrays.digests`) of one array."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,17 +31,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that a checkpoint says about itself."""
+    """The description of a checkpoint that is saved with its arrays."""
 
     entries: Mapping[str, Entry]
     fields: Mapping[str, tuple[str, ...]]
     """The fields of each State, by its scope."""
     meaning: Mapping[str, Meaning]
-    """Of each State, as far as it is known."""
+    """The meaning of each State's numbers, by its scope, as far as it is known."""
     library: str
 
     def packed(self) -> np.ndarray:
-        """The record as an array of bytes, with a digest of its own."""
+        """Return the record as an array of bytes, with a digest of its own."""
         body = {
             "format": FORMAT,
             "library": self.library,
@@ -56,11 +57,11 @@ class Record:
 
 
 def unpacked(array: Any) -> Record:
-    """The record in an array of bytes.
+    """Read the record from an array of bytes.
 
     Raises:
-      DamagedCheckpoint: no record, or an altered one.
-      ValueError: a record of another format.
+      DamagedCheckpoint: the bytes are no record, or were altered.
+      ValueError: the record has another format.
     """
     try:
         whole = json.loads(np.asarray(array).astype(np.uint8).tobytes())

@@ -1,21 +1,21 @@
-"""Under which path a parameter was saved."""
+"""Translate the present path of a parameter to the path under which it was saved."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 from optadamw.base.errors import mistyped, near
 
 Renaming = Mapping[str, str | None] | Callable[[str], str | None] | None
-"""From the path now to the path then; None in place of a path: start afresh."""
+"""Maps the present path of a parameter to its saved path; None: it starts afresh."""
 
 _FORMS = "a mapping from new paths to old ones, or a function of the new path"
 
 
 def old_paths(rename: Renaming, paths: Iterable[str]) -> dict[str, str | None]:
-    """For each path of a parameter, the path that it was saved under.
+    """Return the saved path of each present path.
 
     Raises:
-      TypeError: `rename` or a path in it is of another kind.
-      ValueError: a key that is the path of no parameter and of no subtree.
+      TypeError: `rename`, or a path in it, has a type that is not allowed.
+      ValueError: a key is neither the path of a parameter nor of a subtree.
     """
     present = list(dict.fromkeys(paths))
     if rename is None:
@@ -29,7 +29,7 @@ def old_paths(rename: Renaming, paths: Iterable[str]) -> dict[str, str | None]:
 
 
 def _mapped(rename: Mapping[str, str | None], path: str) -> str | None:
-    """The path after the longest key that covers it, a subtree's or its own."""
+    """Translate a path by the longest key that is the path or one of its parents."""
     parts = path.split("/")
     for length in range(len(parts), 0, -1):
         key = "/".join(parts[:length])
@@ -45,8 +45,8 @@ def _check_keys(rename: Mapping[str, str | None], paths: list[str]) -> None:
             raise mistyped("rename", _FORMS, key)
         if not any(path == key or path.startswith(f"{key}/") for path in paths):
             raise ValueError(
-                f"`rename` speaks of '{key}', which is no parameter and no subtree of "
-                "them. Its keys are paths as they are now; near it: "
+                f"`rename` has the key '{key}', which is neither a parameter nor a "
+                "subtree. Its keys are present paths; near it: "
                 f"{near(key, paths)}."
             )
 

@@ -1,4 +1,4 @@
-"""A file that is replaced as a whole or not at all."""
+"""Replace a file as a whole or not at all."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _ABANDONED = 3600.0
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `target` when the block ends well."""
+    """Open a temporary file that becomes `target` if the block ends without error."""
     _sweep(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -30,7 +30,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left."""
+    """Remove temporary files that killed writers of `target` left behind."""
     for path in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
         with contextlib.suppress(OSError):  # another writer was faster
             if time.time() - path.stat().st_mtime > _ABANDONED:
@@ -42,7 +42,7 @@ def _literal(name: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk too; Windows does so by itself."""
+    """Bring the new name to the disk too; Windows does so without a call."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

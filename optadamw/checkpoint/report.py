@@ -1,25 +1,26 @@
-"""What a restore did, to be read by a person or asserted by a program."""
+"""The report of a restore, for a person to read or a program to check."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 _MOST = 4
-"""So many names of one field are listed; more are counted."""
+"""The largest number of names that are listed; more names are counted."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each leaf, by the names that `to_portable` gives.
+    """The result of a restore for each leaf, by the names of `to_portable`.
 
     Attributes:
-      step: the optimizer steps that the restored state has taken.
-      kept: leaves taken from what was saved.
-      fresh: leaves as `tx.init(params)` makes them.
+      step: number of optimizer steps that the restored state has taken.
+      kept: leaves that were restored from the saved state.
+      fresh: leaves that start as `tx.init(params)` makes them.
       left_over: saved leaves that were not used.
-      renamed: pairs of a kept leaf and the saved one that it was taken from.
-      cast: kept leaves that were rounded or widened, with both dtypes.
-      changed: the parts of the chain that were ("- ...") and are now ("+ ...").
-      notes: what follows from that, in sentences.
+      renamed: pairs of a restored leaf and its saved name, if the two differ.
+      cast: restored leaves whose dtype changed, with the old and the new dtype.
+      changed: parts of the chain that only the saved ("- ...") or only the new
+        transformation ("+ ...") has.
+      notes: consequences for the training, in sentences.
     """
 
     step: int
@@ -33,7 +34,7 @@ class Report:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything was kept and nothing was left over or changed."""
+        """Whether all leaves were restored without a cast, and none is left over."""
         return not (self.fresh or self.left_over or self.cast)
 
     def __str__(self) -> str:
@@ -55,7 +56,7 @@ def _row(title: str, text: str) -> list[str]:
 
 
 def grouped(names: Iterable[str]) -> str:
-    """A short list of names, by their first part: few are listed, many are counted."""
+    """Return a short list of names by their first part; many names are counted."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.split("/")[0], []).append(name)

@@ -1,4 +1,4 @@
-"""Taking up a saved state, by name, in a transformation that may be another one."""
+"""Restore a saved state by name, in the same transformation or another one."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -33,40 +33,48 @@ def restore(
     made_by: optax.GradientTransformation | None = None,
     inner: optax.GradientTransformation | None = None,
 ) -> tuple[PyTree, Report]:
-    """The state of `tx` with all that was saved and still means the same.
+    """Restore a saved state for `tx`, which may differ from the saved transformation.
 
-    Every leaf of `tx.init(params)` is looked up by name in what was saved, whatever
-    the chain was then: taken, or left fresh where it was not there. The report says
-    what happened to each. What would be read as another thing than it is, is refused.
+    Each leaf of `tx.init(params)` is looked up by name in the saved state. A leaf that
+    was saved is restored, a leaf that was not saved starts afresh, and the report lists
+    both. A saved buffer whose numbers have another meaning in `tx` is refused.
 
     Args:
-      tx: the transformation that will go on: of this library, or an Optax wrapper.
-      params: the parameters that it will move. Fresh buffers are made from them, and
-        restored ones get their shardings.
-      saved: what `load` or `to_portable` returned, `np.load` of such a file, a state
-        of this library in memory, or what Orbax restores of one without a target.
-      rename: from paths of parameters (or of subtrees) now to those that were saved,
-        None for one that starts afresh; or a function of the path now.
-      cast: whether a leaf may take another dtype of its kind.
-      partial_window: what becomes of an open window of accumulation if it would be
-        counted otherwise now: "refuse", "keep" and go on with it, or "drop" it.
-      afresh: fields of State that start afresh whatever was saved, or names of the
-        buffers in `State.custom`.
-      expect_step: the step that must come out, if you know it.
-      made_by: the transformation that made `saved`, where it cannot say so itself:
-        a bare state, or what Orbax gave back.
-      inner: the transformation of this library inside `tx`, where it cannot be found:
-        that of `optax.inject_hyperparams`.
+      tx: the transformation that continues the training: one of this library, or an
+        Optax chain or wrapper around one.
+      params: the parameters of the training. Buffers that start afresh are made from
+        them, and restored buffers get their shardings.
+      saved: the result of `load` or `to_portable`, `np.load` of such a file, a state of
+        this library in memory, or the nested dicts in which Orbax restores a state
+        without a target.
+      rename: maps present paths of parameters or subtrees to the saved paths, or to
+        None to let them start afresh; or a function that does so for one path. None
+        (default): the paths are the same.
+      cast: whether a leaf may be converted to another dtype of its kind, such as
+        float32 to bfloat16. Default: False, which refuses another dtype.
+      partial_window: what to do if the state was saved inside a window of accumulation
+        and `tx` counts it otherwise or this is unknown: "refuse" (default) raises,
+        "keep" continues the window, "drop" discards its gradients.
+      afresh: fields of State, or names of buffers in `State.custom`, that start afresh
+        although they were saved. Default: none.
+      expect_step: the number of optimizer steps that the saved state must have taken.
+        None (default): any.
+      made_by: the transformation that made `saved`, if `saved` has no record of it,
+        such as a state in memory or the dicts of Orbax. None (default): unknown, so
+        that meanings are not checked.
+      inner: the transformation of this library inside `tx`, needed only for
+        `optax.inject_hyperparams`, in which it cannot be found. Default: None.
 
     Returns:
       The state and a `Report`, which prints.
 
     Raises:
-      DamagedCheckpoint: something of `saved` is missing or altered.
-      ValueError: another shape or dtype, a renamed parameter, a buffer with another
-        meaning (AMSGrad's kind, the sign of the first moment), an open window, another
-        step than expected, another format. The message names the leaf and what to do.
-      TypeError: an argument of a kind that can never be right.
+      DamagedCheckpoint: an entry of `saved` is missing or altered.
+      ValueError: a leaf has another shape or dtype, a parameter was renamed, a buffer
+        has another meaning (AMSGrad's kind, the sign of the first moment), a window is
+        open, or step or format are not those expected. The message names the leaf and
+        the remedy.
+      TypeError: an argument has a type that is not allowed.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -92,7 +100,7 @@ def restore(
     }
     draft = Draft(source, decisions, cast)
     places = {name: i for i, name in enumerate(target.names)}
-    # Scales go with the codes that they belong to.
+    # Scales are restored together with their codes.
     names = [name for name in target.names if not is_scales(name.field)]
     sources = matched(
         names,
@@ -102,8 +110,8 @@ def restore(
     )
     leaves, target = list(target.leaves), target._replace(leaves=())
     for name, taken in zip(names, sources, strict=True):
-        # Each fresh leaf is given up before the next is taken up: two whole states
-        # might not find room beside the parameters.
+        # Each fresh leaf is freed before the next one is restored: two whole states
+        # might not fit in memory beside the parameters.
         at = places[name]
         scales = scales_beside(name)
         beside = None if scales is None else places.get(scales)
@@ -116,7 +124,7 @@ def restore(
 
 
 def _check_fields(afresh: Any, source: Saved, target: Named) -> tuple[str, ...]:
-    """The argument `afresh`, of names that a State can have here."""
+    """Check the argument `afresh` against the names that a State can have here."""
     if isinstance(afresh, str) or not isinstance(afresh, Collection):
         raise mistyped("afresh", "a tuple of fields of State", afresh)
     of_rules = {
@@ -140,7 +148,8 @@ def _check_step(source: Saved, expected: int | None) -> None:
             where = f" of the State at '{scope}'" if scope else ""
             raise ValueError(
                 f"`expect_step` is {expected}, and the saved state{where} has taken "
-                f"{step} steps. It is another checkpoint than you think."
+                f"{step} steps. Pass the checkpoint of step {expected}, or leave "
+                "`expect_step` out."
             )
 
 

@@ -1,4 +1,4 @@
-"""What was saved, in any of the forms in which it comes back."""
+"""Read a saved state from any of the forms that `restore` accepts."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from optadamw.checkpoint.record import ENTRY
 
 
 def source_of(saved: Any, made_by: Any = None) -> Saved:
-    """What was saved, checked, whatever form it comes in."""
+    """Check a saved state in any of its forms, and return it as a `Saved`."""
     if isinstance(saved, str | bytes) or hasattr(saved, "__fspath__"):
         raise mistyped(
             "saved", "what was saved, not its path", saved, "Use load(path)."
@@ -27,7 +27,7 @@ def source_of(saved: Any, made_by: Any = None) -> Saved:
 
 
 def _looks_portable(saved: Any) -> bool:
-    """Whether it has the flat names of a portable mapping, which lost its record."""
+    """Return whether `saved` is a mapping of `to_portable` that lost its record."""
     if not isinstance(saved, Mapping):
         return False
     return any(isinstance(name, str) and "/" in name for name in saved)

@@ -1,4 +1,4 @@
-"""A saved window of accumulation under a configuration that may count otherwise."""
+"""Decide whether a saved window of accumulation continues in the new state."""
 
 from collections.abc import Collection
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ OnPartial = Literal["refuse", "keep", "drop"]
 
 
 def check_choice(choice: Any) -> None:
-    """Refuse another value of `partial_window`."""
+    """Refuse an illegal value of `partial_window`."""
     if choice not in get_args(OnPartial):
         raise invalid("partial_window", "'refuse', 'keep' or 'drop'", choice)
 
@@ -25,17 +25,18 @@ def starts_afresh(
     new: Meaning | None,
     choice: OnPartial,
 ) -> str | None:
-    """Why the window begins anew, or None where it goes on as it was saved.
+    """Return why the window starts afresh; None: it continues as it was saved.
 
     Args:
-      filled: the micro-batches that were in it.
+      filled: the number of micro-batches in the saved window.
       kept: the fields of the new state.
-      old: what the saved state means, if that is known.
-      new: what the new one means, if that is known.
-      choice: what the caller wants of a window that would mean another thing.
+      old: the meaning of the saved state; None: unknown.
+      new: the meaning of the new state; None: unknown.
+      choice: the argument `partial_window` of `restore`.
 
     Raises:
-      ValueError: it would mean another thing, and the caller did not choose.
+      ValueError: the new transformation counts the window otherwise, and `choice` is
+        "refuse".
     """
     if not filled:
         return None
@@ -63,12 +64,12 @@ def starts_afresh(
             "partial_window='keep' goes on with it, 'drop' begins a new one."
         )
     raise ValueError(
-        f"{what}: {_spelled(was)} then, {_spelled(now)} now. Finish the window with "
+        f"{what}: {_words(was)} then, {_words(now)} now. Finish the window with "
         "the old transformation (tx.flush), or say what to do: partial_window='keep' "
         "goes on with it by the new rule, 'drop' begins a new one."
     )
 
 
-def _spelled(window: Any) -> str:
+def _words(window: Any) -> str:
     text = f"the {window['kind']} of {window['every']}"
     return f"{text}, a bad one {window['bad']}" if "bad" in window else text

@@ -1,1 +1,1 @@
-"""The command line, optadamw COMMAND."""
+"""The command line, `optadamw COMMAND`."""

@@ -1,9 +1,9 @@
 """The command line, `optadamw COMMAND`: a subcommand is one line in `COMMANDS`.
 
-A subcommand is two modules. `arguments` is light and holds `SUMMARY`, `REQUIRES`
-and `add_arguments(parser)`; `runner` holds `run(options) -> int` and is imported
-only when its command is chosen, so that `--help` never waits for Flax, scikit-learn
-or Matplotlib, nor needs them.
+A subcommand has two modules. `arguments` imports nothing heavy and holds `SUMMARY`,
+`REQUIRES` and `add_arguments(parser)`. `runner` holds `run(options) -> int` and is
+imported only when its command runs, so that `--help` neither waits for nor needs Flax,
+scikit-learn or Matplotlib.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     if missing:
         print(
             f"optadamw {name}: error: not installed: {', '.join(missing)}. "
-            f"Install what it needs with: pip install 'optadamw[{name}]'",
+            f"Install the packages with: pip install 'optadamw[{name}]'",
             file=sys.stderr,
         )
         return 1

@@ -1,1 +1,1 @@
-"""Written: how a new parameter is written into its dtype."""
+"""How a new parameter is written into its dtype."""

@@ -1,7 +1,8 @@
-"""How the new value of a parameter is written into its dtype.
+"""Commits write the new value of a parameter into its dtype.
 
 `Nearest` rounds to nearest. A commit may keep buffers of its own (a compensation, a
-full-precision copy); one that draws random bits says so and is given a `Site`.
+full-precision copy). A commit that draws random bits sets `draws` and receives a
+`Site`.
 """
 
 from collections.abc import Mapping
@@ -17,34 +18,35 @@ Buffers = Mapping[str, Array]
 
 
 class Commit:
-    """Reads a parameter as the number that rules see, and writes the next one.
+    """Reads a parameter as the array that rules compute on, and writes the next one.
 
-    The base of all commits: without buffers or random bits, and rounding to nearest.
-    A subclass overrides what it has.
+    This base class rounds to nearest and has neither buffers nor random bits.
+    Subclasses override the members in which they differ.
     """
 
     draws: ClassVar[bool] = False
-    """Whether `write` needs a `Site`."""
+    """Whether `write` draws random bits and needs a `Site`; default: False."""
     name: ClassVar[str]
+    """The text that selects this commit, as in `adamw(..., commit="kahan")`."""
 
     def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
-        """Refuse parameters for which it means nothing."""
+        """Raise if the commit has no effect on these parameters; default: never."""
         del dtypes, paths
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Buffers that the commit keeps between steps."""
+        """The buffers that the commit keeps between steps; default: none."""
         return ()
 
     def read(self, param: Any, buffers: Buffers) -> Array:
-        """The parameter's value in the dtype of computation."""
+        """Return the parameter's value in the dtype of computation."""
         del buffers
         return as_reals(param, compute_dtype(param.dtype))
 
     def write(
         self, target: Array, param: Any, buffers: Buffers, site: Site | None
     ) -> tuple[Array, Buffers]:
-        """The parameter nearest in kind to `target`, and the commit's buffers."""
+        """Return `target` in the dtype of `param`, and the commit's next buffers."""
         del site
         return from_reals(target, param.dtype), buffers
 

@@ -1,8 +1,8 @@
-"""Kahan's compensated summation: what a write loses is kept and added the next time.
+"""Kahan's compensated summation: each step adds the rounding error of the last one.
 
 Sources: Kahan, CACM 8(1), 1965; for training Zamirai et al., arXiv 2010.06192,
-Algorithm 2. Unlike optimi's, it covers the weight decay too: rules read parameter and
-compensation as one number.
+Algorithm 2. Unlike optimi, this commit compensates weight decay too: rules read the
+sum of parameter and compensation.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def _own_dtype(param: Any) -> np.dtype:
 
 @dataclass(frozen=True)
 class Kahan(NarrowCommit):
-    """Round to nearest and keep the error, in the parameter's dtype."""
+    """Round to nearest and keep the rounding error in the parameter's dtype."""
 
     name: ClassVar[str] = "kahan"
 
@@ -47,6 +47,6 @@ class Kahan(NarrowCommit):
         if not is_narrow(param.dtype):
             return written, buffers
         lost = target - written.astype(target.dtype)
-        # Of an infinite parameter nothing is lost: inf - inf would be NaN.
+        # The error of an infinite parameter is set to 0: inf - inf would be NaN.
         lost = jnp.where(jnp.isfinite(lost), lost, 0).astype(param.dtype)
         return written, {**buffers, "residual": lost}

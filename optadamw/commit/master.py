@@ -1,8 +1,9 @@
-"""A float32 copy of 16-bit parameters, of which the parameter is the upper half.
+"""A float32 master copy of 16-bit parameters.
 
-The bits of a float32 are those of a bfloat16 and 16 more. So beside a bfloat16
-parameter the state keeps these alone, 2 bytes instead of 4, and both together are the
-float32 number exactly. A float16 parameter is no such part; its copy is whole.
+A float32 has the 16 bits of a bfloat16 and 16 more. Beside a bfloat16 parameter the
+state therefore keeps only the other 16 bits, 2 bytes instead of 4; parameter and
+buffer together give the float32 number exactly. The bits of a float16 are no part of
+a float32, so a float16 parameter has a whole float32 copy.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ def _dtype_of(param: Any) -> np.dtype:
 
 @dataclass(frozen=True)
 class Master(NarrowCommit):
-    """Step in float32; the parameter is that, rounded to nearest."""
+    """Step a float32 copy; the parameter is this copy, rounded to nearest."""
 
     name: ClassVar[str] = "master"
 
@@ -54,8 +55,8 @@ class Master(NarrowCommit):
         if param.dtype != jnp.bfloat16:
             return target.astype(param.dtype), {**buffers, "residual": target}
         bits = bits_of(target)
-        # Halves away from zero, so that what is left fits 16 bits with a sign: to even
-        # it could be +0x8000.
+        # Halves are rounded away from zero, so that the difference fits a signed
+        # 16-bit integer; with halves to even it could be +0x8000.
         upper = (bits + jnp.uint32(0x8000)) & jnp.uint32(0xFFFF0000)
         finite = jnp.isfinite(target)
         written = jax.lax.bitcast_convert_type(upper, jnp.float32).astype(param.dtype)

@@ -1,4 +1,4 @@
-"""A buffer of a commit: there for parameters below float32, None for the others."""
+"""A buffer of a commit that only 16-bit parameters have; for others it is None."""
 
 import math
 from collections.abc import Callable
@@ -22,14 +22,15 @@ DtypeOf = Callable[[Any], np.dtype]
 
 @dataclass(frozen=True)
 class Narrow:
-    """An array of the parameter's shape, in a dtype that follows from the parameter's.
+    """An array of the parameter's shape, for 16-bit parameters only.
 
-    It is kept as it is: only the commit knows what its numbers mean.
+    The array is neither decoded nor encoded: only the commit interprets its numbers.
     """
 
     dtype_of: DtypeOf
+    """Returns the dtype of the buffer for a parameter."""
     copies: bool = False
-    """Whether it begins as a copy of the parameter and not with zeros."""
+    """Whether a floating buffer begins as a copy of the parameter; default: zeros."""
 
     draws: ClassVar[bool] = False
     is_lossy: ClassVar[bool] = False
@@ -83,25 +84,25 @@ class Narrow:
 
 
 class NarrowCommit(Commit):
-    """A commit of parameters below float32; it writes the others as ever."""
+    """A commit for 16-bit parameters, which rounds all others to nearest."""
 
     def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
-        """Refuse a tree without a parameter below float32, in which it does nothing.
+        """Refuse a tree without 16-bit parameters, on which it would have no effect.
 
         Raises:
-          ValueError: naming one of the parameters.
+          ValueError: no parameter has 16 bits; the message names one of them.
         """
         if dtypes and not any(is_narrow(dtype) for dtype in dtypes):
             raise ValueError(
                 f"commit={self.name!r} is for 16-bit parameters, and there are none: "
                 f"'{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to bfloat16, "
-                "or leave it out: float32 is written exactly. (precision='mixed' and "
-                "'compact' bring it; 8-bit moments alone are mu_dtype=nu_dtype="
-                "blockwise().)"
+                "or leave `commit` out: float32 is written exactly. (precision='mixed' "
+                "and 'compact' set `commit`; for 8-bit moments alone use "
+                "mu_dtype=nu_dtype=blockwise().)"
             )
 
 
 def bits_of(x: Array) -> Array:
-    """The bits of a float32 or 16-bit array, as an unsigned integer."""
+    """Return the bits of a float32 or 16-bit array as unsigned integers."""
     wanted = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     return jax.lax.bitcast_convert_type(x, wanted)

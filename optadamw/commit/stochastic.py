@@ -1,7 +1,8 @@
-"""Stochastic rounding: up or down at random, so that the mean is right.
+"""Stochastic rounding: up or down at random, so that the expected value is exact.
 
-An update below half a unit in the last place is lost by rounding to nearest, at every
-step anew; rounded at random it is there on average (`optadamw.base.random_bits`).
+Rounding to nearest loses an update below half a unit in the last place, at every step
+anew. Stochastic rounding applies such an update on average
+(`optadamw.base.random_bits`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from optadamw.commit.narrow import NarrowCommit
 
 @dataclass(frozen=True)
 class Stochastic(NarrowCommit):
-    """Round 16-bit parameters at random, unbiased; others to nearest. No buffers."""
+    """Round 16-bit parameters at random and without bias, others to nearest."""
 
     draws: ClassVar[bool] = True
     name: ClassVar[str] = "stochastic"

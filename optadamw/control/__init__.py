@@ -1,1 +1,1 @@
-"""Controlled: whether a gradient becomes a step, decided by scalars and no trees."""
+"""What decides whether a gradient becomes a step: scalars, and no trees."""

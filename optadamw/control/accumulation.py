@@ -1,4 +1,4 @@
-"""Accumulation: when a window of micro-batches is full, and what each one weighs."""
+"""Accumulation: the length of a window of micro-batches, and their weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,37 +20,45 @@ from optadamw.base.types import Array
 from optadamw.store.dense import Dense
 
 ABORTED = -1.0
-"""The value of `State.weight` for the rest of a window that was aborted."""
+"""The value of `State.weight` until the end of a window that was aborted."""
 
 
 @dataclass(frozen=True)
 class Accumulation:
-    """How many gradients make a step, and whether they are averaged or summed."""
+    """The checked arguments of `multi_steps`.
+
+    Attributes:
+      every: micro-batches in a window.
+      use_grad_mean: whether a step gets the mean of the gradients, or their sum.
+      store: the format of the accumulator.
+    """
 
     every: Constant | Dynamic | Scheduled
     use_grad_mean: bool
     store: Dense
 
     def due(self, clock: Clock) -> Array:
-        """Micro-batches in the present window; a schedule is held in [1, 2**30]."""
+        """Return the number of micro-batches in this window, int32, in [1, 2**30]."""
         every = jnp.round(jnp.asarray(self.every.at(clock), clock.dtype))
         return jnp.clip(jnp.nan_to_num(every, nan=1.0), 1, 2**30).astype(jnp.int32)
 
     def scale(self, weight: Array, clock: Clock) -> Array | None:
-        """What the accumulated sum is multiplied by; None for nothing."""
+        """Return the factor that makes a mean of the accumulated sum; None: 1."""
         if not self.use_grad_mean:
             return None
         wide = weight.astype(clock.dtype)
-        # A reciprocal: XLA makes one of a shared divisor in some programs only.
+        # A reciprocal, because XLA replaces a shared divisor by one in some programs
+        # only, and the bits would depend on the program.
         return 1 / jnp.where(wide > 0, wide, 1)
 
 
 def weight_of(extra: Mapping[str, Any]) -> Array | None:
-    """The weight of a micro-batch, float32, or None where none was passed.
+    """Return the weight of a micro-batch, float32; None if none was passed.
 
     Raises:
-      TypeError, ValueError: not a real scalar, or a known one that is negative or not
-        finite. Zero, and a traced weight out of range, is counted and not an error.
+      TypeError, ValueError: the weight is no real scalar, or it is known and negative
+        or not finite. A weight of 0 and a traced weight out of range raise nothing:
+        the micro-batch is counted as dropped.
     """
     weight = extra.get("weight")
     if weight is None:
@@ -65,6 +73,7 @@ def weight_of(extra: Mapping[str, Any]) -> Array | None:
                 "weight",
                 "finite and >= 0",
                 weight,
-                "It is what the micro-batch counts for, such as its tokens.",
+                "It is the share of the micro-batch in the mean, such as its number "
+                "of tokens.",
             )
     return array.astype(jnp.float32)

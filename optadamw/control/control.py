@@ -1,8 +1,8 @@
-"""Everything that decides whether a gradient becomes a step, in one record.
+"""One record of everything that decides whether a gradient becomes a step.
 
-A wrapper such as `skip_nonfinite` sets one part of a `Control`, so the order in which
-wrappers are nested does not matter, and the order within a step is always this one:
-unscale, check, accumulate, step, count.
+A wrapper such as `skip_nonfinite` sets one part of a `Control`. Wrappers can therefore
+be nested in any order; the order within a step is always: unscale, check, accumulate,
+step, count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,26 +26,27 @@ from optadamw.store.state import State
 
 
 class Arrival(NamedTuple):
-    """What is known of the gradients of one call before a step is decided on."""
+    """Facts about the gradients of one call, from which the step is decided."""
 
     is_due: Array | None = None
     """Whether the window of accumulation is full; None: every call is a step."""
     micro_step: Array | None = None
+    """Gradients received in the window, including this call; None: no window."""
     weight: Array | None = None
-    """Sum of the weights in the window, this call's among them."""
+    """Sum of the weights in the window, including this call; None: no window."""
     checks: tuple[Check, ...] = ()
-    """The checks of the gradients that came in with this call."""
+    """The checks of this call's loss and gradient norm."""
     bad: Array | None = None
     """Whether one of the checks failed; None: nothing was checked."""
     dropped: Array | None = None
-    """Whether the gradients of this call were left out of their window."""
+    """Whether the gradients of this call were left out; None: they cannot be."""
     brought_gradients: bool = True
-    """False for a flush, which brings none."""
+    """Whether the call had gradients (default); a flush has none."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """The parts around the rules; None is a part that was not asked for."""
+    """The parts around the rules; a part that is None (default) is switched off."""
 
     loss_scale: StaticLossScale | DynamicLossScale | None = None
     guard: Guard | None = None
@@ -55,29 +56,29 @@ class Control:
 
     @property
     def effective_guard(self) -> Guard | None:
-        """The guard, which a dynamic loss scale brings if none was asked for."""
+        """The guard; a dynamic loss scale adds one if no wrapper did."""
         if self.guard is None and isinstance(self.loss_scale, DynamicLossScale):
             return Guard()
         return self.guard
 
     @property
     def is_gated(self) -> bool:
-        """Whether a call may leave parameters and buffers as they are."""
+        """Whether a call may leave parameters and buffers unchanged."""
         return self.effective_guard is not None or self.accumulation is not None
 
     @property
     def is_traced(self) -> bool:
-        """Whether a number of one of the parts is a tracer."""
-        held = [
+        """Whether a hyperparameter of one of the parts is a tracer."""
+        numbers = [
             getattr(self.loss_scale, "scale", None),
             getattr(self.spikes, "sigmas", None),
             getattr(self.accumulation, "every", None),
             getattr(self.guard, "max_consecutive", None),
         ]
-        return any(isinstance(value, Dynamic) and value.is_traced for value in held)
+        return any(isinstance(value, Dynamic) and value.is_traced for value in numbers)
 
     def initial_scalars(self) -> dict[str, Any]:
-        """The fields of `State` that are not trees, before the first step."""
+        """Return the fields of the first `State`, except buffers of parameters."""
         fields: dict[str, Any] = {"step": np.zeros((), np.int32)}
         if self.accumulation is not None:
             fields["micro_step"] = np.zeros((), np.int32)
@@ -96,9 +97,9 @@ class Control:
         return fields
 
     def unscale(self, state: State, clock: Clock) -> Array | None:
-        """The factor that undoes the loss scale in the gradients; None: there is none.
+        """Return the reciprocal of the loss scale; None without a loss scale.
 
-        A reciprocal: gradients are multiplied by it, in float32 or wider.
+        The gradients are multiplied by this factor, in float32 or wider.
         """
         if self.loss_scale is None:
             return None
@@ -108,18 +109,18 @@ class Control:
     def check_norm(
         self, state: State, norm: Array, is_known: Array, most: float
     ) -> Check:
-        """Check the global norm of gradients, of which at most `most` is finite."""
+        """Check a global norm of gradients; above `most` it counts as not finite."""
         return check_signal(self.spikes, state, "grad_norm", norm, is_known, most)
 
     def check_loss(self, state: State, extra: Mapping[str, Any]) -> Check | None:
-        """Check the loss, if a guard is there and the loss was passed.
+        """Check the loss, if it was passed and there is a guard; else return None.
 
         Raises:
-          ValueError: `skip_spikes` watches the loss, and it was not passed.
+          ValueError: `skip_spikes` needs the loss, and it was not passed.
         """
-        is_watched = self.spikes is not None and "loss" in self.spikes.of
+        is_needed = self.spikes is not None and "loss" in self.spikes.of
         loss = extra.get("loss")
-        if self.effective_guard is None or (loss is None and not is_watched):
+        if self.effective_guard is None or (loss is None and not is_needed):
             return None
         if loss is None:
             raise ValueError(
@@ -137,14 +138,14 @@ class Control:
         go: Array,
         clipped: Array | None,
     ) -> dict[str, Any]:
-        """The fields of the next `State` that are not trees, but for its statistics.
+        """Return the fields of the next `State`, except buffers and statistics.
 
         Args:
           state: the state before this call.
           arrival: the gradients of this call.
-          checks: those of the arrival, and those made at the step.
+          checks: the checks of the arrival and of the step.
           go: whether the step was taken.
-          clipped: whether a clip changed the gradients, if that is recorded.
+          clipped: whether a clip changed the gradients; None: clips are not counted.
         """
         nonfinite = _any(check.nonfinite for check in checks)
         spike = _any(check.spike for check in checks) & ~nonfinite
@@ -160,8 +161,8 @@ class Control:
             wanted = due & (arrival.weight > 0)
             fields["micro_step"] = jnp.where(due, 0, arrival.micro_step)
             fields["weight"] = jnp.where(due, 0, arrival.weight)
-        # A step that was due and not taken is bad, whatever refused it: the norm of an
-        # accumulated sum, or a rate, and not only a gradient.
+        # A step that was due and not taken counts as bad, whatever the cause: a
+        # gradient, the norm of an accumulated sum, or a learning rate.
         bad = bad | (wanted & ~go)
         seen: dict[str, Array] = {}
         if self.spikes is not None:
@@ -179,7 +180,7 @@ class Control:
     def _bad_in_a_row(
         self, events: Array, arrival: Arrival, bad: Array, go: Array
     ) -> dict[str, Array]:
-        """The counter of consecutive bad gradients, and whether it is at its limit."""
+        """Return the count of consecutive bad gradients, and if it is at its limit."""
         guard = self.effective_guard
         by_gradient = self.accumulation is not None and (guard is None or guard.drops)
         good = self._good_gradient(arrival, bad) if by_gradient else go
@@ -196,9 +197,9 @@ class Control:
         self, state: State, arrival: Arrival, nonfinite: Array, bad: Array, go: Array
     ) -> dict[str, Any]:
         if isinstance(self.loss_scale, StaticLossScale):
-            # The number that the transformation has now, which differs from that in
-            # the state once optax.inject_hyperparams changed it: it counts for the next
-            # loss. The gradients of this call were divided by the one in the state.
+            # optax.inject_hyperparams may have changed the scale since the last call.
+            # The new scale is for the next loss; the gradients of this call were
+            # divided by the scale in the state.
             return {"loss_scale": self.loss_scale.initial()}
         if not isinstance(self.loss_scale, DynamicLossScale):
             return {}
@@ -216,7 +217,7 @@ class Control:
 
 
 def _any(flags: Any) -> Array:
-    found = jnp.zeros((), bool)
+    result = jnp.zeros((), bool)
     for flag in flags:
-        found = found | flag
-    return found
+        result = result | flag
+    return result

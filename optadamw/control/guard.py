@@ -1,4 +1,4 @@
-"""The guard: which gradients are bad, and what a bad one costs."""
+"""The settings of the guard; `signals` checks, and `walk.decision` refuses the step."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +14,11 @@ class Guard:
     """A gradient that is not finite changes nothing and is counted.
 
     Attributes:
-      on_bad: what a bad micro-batch costs under accumulation: itself ("drop", also
-        for None), the time until another one has come for it ("wait"), or its window
-        ("abort").
-      max_consecutive: so many bad gradients in a row are reported as a stall.
+      on_bad: what a bad micro-batch does while accumulating: "drop" (None, the
+        default) leaves it out of the mean, "wait" also waits for a replacement,
+        "abort" discards the window.
+      max_consecutive: set `stats_of(state).stalled` after this many bad gradients in
+        a row; None (default): never.
     """
 
     on_bad: OnBad | None = None
@@ -25,19 +26,20 @@ class Guard:
 
     @property
     def drops(self) -> bool:
+        """Whether a bad micro-batch is left out and the rest of its window is used."""
         return self.on_bad != "abort"
 
     @property
     def waits(self) -> bool:
-        """Whether a window is full only with so many micro-batches that were good."""
+        """Whether only good micro-batches count towards a full window."""
         return self.on_bad == "wait"
 
 
 def guard(on_bad: object, max_consecutive: object) -> Guard:
-    """A guard of checked settings.
+    """Check the arguments of a guard, and make it.
 
     Raises:
-      ValueError, TypeError: a setting that is not legal.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
     """
     if on_bad not in (None, "drop", "wait", "abort"):
         raise invalid("on_bad_micro_step", "'drop', 'wait', 'abort' or None", on_bad)
@@ -46,5 +48,5 @@ def guard(on_bad: object, max_consecutive: object) -> Guard:
         limit = whole_steps("max_consecutive", max_consecutive)
         if isinstance(limit, Constant) and limit.value >= 2**31:
             raise invalid("max_consecutive", "below 2**31", max_consecutive)
-    # One spelling for one meaning, so that equal ones compare equal.
+    # "drop" is stored as None, so that guards of the same meaning compare equal.
     return Guard(None if on_bad == "drop" else on_bad, limit)

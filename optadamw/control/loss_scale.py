@@ -1,9 +1,9 @@
 """Loss scaling: the factor that keeps 16-bit gradients in range.
 
 The dynamic sequence is that of PyTorch's `torch.amp.GradScaler` and Keras's
-`LossScaleOptimizer`: it grows after a number of good steps in a row and backs off at
-each gradient that is not finite. Bounds are ours: Keras's scale sticks at infinity
-and at 0.
+`LossScaleOptimizer`: the scale grows after a number of good steps in a row and shrinks
+at each gradient that is not finite. The bounds are an addition: Keras's scale never
+leaves infinity or 0 again.
 """
 
 from dataclasses import dataclass
@@ -19,43 +19,47 @@ from optadamw.base.types import Array
 Counts = Literal["steps", "gradients"]
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**127
-"""Bounds of a scale: its reciprocal is a normal float32 too, or nearly."""
+"""Bounds of a loss scale; within them float32 represents its reciprocal too."""
 
 
 @dataclass(frozen=True)
 class StaticLossScale:
-    """A constant factor."""
+    """A loss scale that stays as the user gave it."""
 
     scale: Constant | Dynamic
 
     def initial(self) -> Array:
+        """Return the scale as a float32 scalar."""
         return jnp.asarray(self.scale.value, jnp.float32)
 
 
 @dataclass(frozen=True)
 class DynamicLossScale:
-    """A loss scale that finds its own size.
+    """A loss scale that grows after good steps and shrinks after bad gradients.
 
         bad gradient:      scale = max(minimum, scale * backoff_factor)
         growth_interval good optimizer steps since the last change:
                            scale = min(maximum, scale * growth_factor)
 
-    in float32. A bad gradient is one that is not finite; a spike is not one. With
-    `growth_factor=2, backoff_factor=0.5` it is Keras's `LossScaleOptimizer`
-    (`dynamic_growth_steps` is the interval), and with all defaults but `initial=2**16`
-    PyTorch's `GradScaler`, both within the bounds and to the last bit. (Factors that
-    float32 does not hold, such as 1.1, are rounded to it first; PyTorch multiplies by
-    the double, and the two part by an ulp at most changes.)
+    in float32. A gradient is bad here if it is not finite; a spike (`skip_spikes`) does
+    not shrink the scale. With `growth_factor=2, backoff_factor=0.5` the sequence is
+    that of Keras's `LossScaleOptimizer` (`dynamic_growth_steps` is the interval), and
+    with all defaults but `initial=2**16` that of PyTorch's `GradScaler`, both within
+    the bounds and to the last bit. (A factor that float32 cannot represent, such as
+    1.1, is rounded to float32 first; PyTorch multiplies by the double, and the two
+    scales differ by an ulp after most changes.)
 
     Attributes:
-      initial: the first scale.
-      growth_factor: > 1.
-      backoff_factor: in (0, 1).
-      growth_interval: a whole number of steps >= 1.
-      minimum: > 0; it may be below 1.
-      maximum: at most 2**127, which is PyTorch's.
-      counts: what is counted until the scale grows: good optimizer "steps", as PyTorch
-        does, or good "gradients", those that only accumulate too, as Keras does.
+      initial: the first scale, within the bounds; default: 2**15.
+      growth_factor: the factor by which the scale grows, > 1; default: 2.
+      backoff_factor: the factor by which the scale shrinks, in (0, 1); default: 0.5.
+      growth_interval: good steps until the scale grows, a whole number >= 1; default:
+        2000.
+      minimum: the smallest scale, >= 2**-126; it may be below 1; default: 2**-14.
+      maximum: the largest scale, <= 2**127, which is PyTorch's; default: 2**24.
+      counts: "steps" (default) counts good optimizer steps until the scale grows, as
+        PyTorch does; "gradients" counts all good gradients, as Keras does, including
+        those that only accumulate.
 
     Raises:
       ValueError, TypeError: a value out of its range, or `initial` out of the bounds.
@@ -110,7 +114,14 @@ class DynamicLossScale:
     def after(
         self, scale: Array, growth: Array, bad: Array, good: Array
     ) -> tuple[Array, Array]:
-        """The scale and the count of good steps after a gradient was judged."""
+        """Return the next scale and the next count of good steps.
+
+        Args:
+          scale: the present scale.
+          growth: good steps since the last change.
+          bad: whether the gradient was not finite.
+          good: whether this call counts as a good step.
+        """
         smaller = jnp.maximum(scale * jnp.float32(self.backoff_factor), self.minimum)
         larger = scale * jnp.float32(self.growth_factor)
         # PyTorch keeps a scale that would grow to infinity.

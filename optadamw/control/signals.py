@@ -1,7 +1,7 @@
-"""Checking a signal of one gradient: its norm, or its loss.
+"""Check the signals of one gradient: its norm and its loss.
 
-A signal is bad if it is not finite, or if it is a spike: beyond the limit that the
-window of its last values gives.
+A signal is bad if it is not finite, or if it is a spike: larger than the limit that
+follows from the window of its last values.
 """
 
 import math
@@ -16,16 +16,16 @@ from optadamw.store.state import State
 
 
 class Check(NamedTuple):
-    """The verdict on one signal; each flag is a bool array of shape ()."""
+    """The result of checking one signal; each flag is a bool array of shape ()."""
 
     name: str
     value: Array
     is_known: Array
-    """Whether the signal came with this call; the flags are False if it did not."""
+    """Whether this call has the signal; if not, the flags are False."""
     nonfinite: Array
     spike: Array
     limit: Array | None
-    """The largest value that is no spike; None if the signal is not watched."""
+    """The largest value that is no spike; None if spikes of it are not checked."""
 
     @property
     def bad(self) -> Array:
@@ -41,7 +41,7 @@ def check_signal(
     is_known: Array,
     most: float = math.inf,
 ) -> Check:
-    """Check one signal if `is_known`; beyond `most` it counts as not finite."""
+    """Check one signal if `is_known`; beyond `most` a value counts as not finite."""
     nonfinite = is_known & ~(jnp.isfinite(value) & (jnp.abs(value) <= most))
     if spikes is None or name not in spikes.of:
         return Check(name, value, is_known, nonfinite, is_known & False, None)
@@ -55,7 +55,7 @@ def check_signal(
 def next_history(
     spikes: Spikes, state: State, checks: list[Check]
 ) -> tuple[Array, dict[str, Array]]:
-    """The windows with the values of `checks` entered, and the counts of entries."""
+    """Return the windows with the values of `checks`, and the counts of values seen."""
     assert state.history is not None and state.events is not None
     rows, seen = list(state.history), {}
     for check in checks:

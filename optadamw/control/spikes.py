@@ -1,4 +1,4 @@
-"""The spike guard: a rolling window of what gradients and losses usually are."""
+"""The spike guard: limits from a rolling window of gradient norms and losses."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,14 @@ SIGNALS = ("grad_norm", "loss")
 
 @dataclass(frozen=True)
 class Spikes:
-    """Limits at mean + `sigmas` standard deviations of the last `window` values."""
+    """Limits at mean + `sigmas` standard deviations of the last `window` values.
+
+    Attributes:
+      sigmas: standard deviations between mean and limit.
+      window: number of values that are remembered.
+      min_history: number of values before the first limit.
+      of: the signals with a limit, some of `SIGNALS`.
+    """
 
     sigmas: Constant | Dynamic
     window: int
@@ -21,36 +28,36 @@ class Spikes:
     of: tuple[str, ...]
 
     def empty(self) -> np.ndarray:
-        """The history before the first value: a row for each signal."""
+        """Return the history before the first value: a row of zeros for each signal."""
         return np.zeros((len(self.of), self.window), np.float32)
 
     def limit(self, row: Array, seen: Array) -> Array:
-        """The limit of one signal; the largest float until there is enough history."""
+        """Return the limit of one signal; without enough history, the largest float."""
         filled = jnp.arange(self.window) < seen
         count = jnp.clip(seen, 1, self.window).astype(jnp.float32)
         mean = jnp.sum(jnp.where(filled, row, 0)) / count
         apart = jnp.where(filled, row - mean, 0)
         sigma = jnp.sqrt(jnp.sum(apart * apart) / count)
-        # Rounding of a constant signal is no spike.
+        # The rounding errors of a constant signal are no spikes.
         sigma = jnp.maximum(sigma, 1e-6 * jnp.abs(mean))
         sigmas = jnp.asarray(self.sigmas.value, jnp.float32)
         none = jnp.finfo(jnp.float32).max
-        # Zeros alone tell no scale: a limit of 0 would be entered as 0, for ever.
+        # A window of zeros gives no limit: with a limit of 0 every value would enter
+        # the window as 0, for ever.
         known = (seen >= self.min_history) & (sigma > 0)
         return jnp.where(known, mean + sigmas * sigma, none)
 
     def entered(
         self, row: Array, seen: Array, value: Array, limit: Array, when: Array
     ) -> tuple[Array, Array]:
-        """The window with `value` in it, and the number of entries, where `when`.
+        """Return the window and the count of values seen; with `value` if `when`.
 
-        A value beyond its limit enters as the limit: one huge value does not widen
-        the limit for the length of the window, and a lasting change of level is let
-        through after some time.
+        A value beyond its limit enters the window as the limit: one huge value does not
+        raise the limit much, and a lasting change of level passes after some time.
         """
         here = jnp.arange(self.window) == seen % self.window
         held = jnp.minimum(value, limit).astype(row.dtype)
         row = jnp.where(when & here, held, row)
-        # It stays below twice the window, full or not, and never overflows.
+        # The count stays below twice the window, so that it never overflows.
         following = jnp.where(seen + 1 < 2 * self.window, seen + 1, self.window)
         return row, jnp.where(when, following, seen)

@@ -1,4 +1,4 @@
-"""The statistics that a step leaves behind: one short row of numbers for each group."""
+"""The statistics that a step records: one short row of numbers for each group."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,30 @@ import numpy as np
 from optadamw.base.masks import Selector
 
 TREE = "all"
-"""The row of the whole tree."""
+"""The name of the row of the whole tree."""
 
 FREE = ("learning_rate", "weight_decay", "grad_norm", "clipped_grad_norm")
+"""The entries that are always recorded."""
 NORMS = ("update_norm", "param_norm")
+"""The entries that are recorded with `norms=True`."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is recorded: rates and gradient norms, and on request two more norms."""
+    """The checked arguments of `with_stats`."""
 
     norms: bool
+    """Whether the norms of updates and parameters are recorded too."""
     groups: tuple[tuple[str, Selector], ...]
+    """Name and choice of each group of parameters whose norms are recorded."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The rows, in the order in which norms are measured."""
+        """The names of the rows, in the order in which norms are measured."""
         return (TREE, *(name for name, _ in self.groups))
 
     def empty(self) -> dict[str, np.ndarray]:
-        """The rows before the first step, in the order of `FREE` and `NORMS`."""
+        """Return the rows before the first step, in the order of `FREE` and `NORMS`."""
         extra = len(NORMS) if self.norms else 0
         rows = {TREE: np.zeros(len(FREE) + extra, np.float32)}
         for name, _ in self.groups:

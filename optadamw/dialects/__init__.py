@@ -1,7 +1,7 @@
-"""Doors to this library for those who come from another one.
+"""The AdamW of other libraries, called as there.
 
-One module for each peer, with the peer's function name, argument names, order and
-defaults, and the import and export of its saved state:
+Each module belongs to one library, a peer. It has the peer's function name, argument
+names, order and defaults, and imports and exports the peer's saved state:
 
     from optadamw.dialects import torch
     tx = torch.AdamW(lr=1e-3, weight_decay=0.01)

@@ -1,4 +1,4 @@
-"""All doors, in the order in which they are shown."""
+"""The calls of all peers, in the order in which they are shown."""
 
 from optadamw.dialects import (
     flux,
@@ -13,11 +13,11 @@ from optadamw.dialects import (
     timm,
     torch,
 )
-from optadamw.dialects.calls.call import Door
+from optadamw.dialects.calls.call import PeerCall
 
-DOORS: dict[str, Door] = {
-    module.DOOR.module: module.DOOR
-    for module in (
+CALLS: dict[str, PeerCall] = {
+    peer.CALL.module: peer.CALL
+    for peer in (
         keras,
         r_keras3,
         torch,

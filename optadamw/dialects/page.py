@@ -1,13 +1,11 @@
-"""The doors as tables: the text of docs/dialects.md and of `optadamw dialects`."""
+"""The peers' calls as tables: docs/dialects.md and `optadamw dialects`."""
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from optadamw.dialects.calls.call import Door
-
-_EMPTY = inspect.Parameter.empty
+from optadamw.dialects.calls import docstring
+from optadamw.dialects.calls.call import PeerCall
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Headings and rows."""
@@ -15,8 +13,8 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 _INTRODUCTION = """# Dialects
 
-For those who come from another library: its AdamW under its own name, with its
-argument names, order, defaults and numbers, and its saved state.
+Users of another library find its AdamW here under its own name, with its argument
+names, order, defaults and numbers, and its saved state.
 
 ```python
 from optadamw.dialects import torch
@@ -24,62 +22,71 @@ from optadamw.dialects import torch
 tx = torch.AdamW(lr=3e-4, weight_decay=0.1, clip_grad_norm=1.0)
 ```
 
-A door is a row of settings and a mapping of names onto `optadamw.adamw`: no rule is
-written twice, so everything that works with `adamw` works with all of them (but one:
-Keras's average under accumulation with `bug_compatible=True` stands outside the step,
-and the wrappers refuse the pair). What a peer accepts in silence and should not is an
-error here; where it has a trap, the sane thing is done and listed below, and
-`bug_compatible=True` reproduces the peer where numbers could be compared.
-[numbers.md](dialects/numbers.md) has the distance from the real package for every
-recorded configuration; `optadamw dialects torch` prints one door in a terminal.
+Each call sets options of `optadamw.adamw`: no rule is written twice, so everything that
+works with `adamw` works with all of them. (There is one exception: Keras's average
+under accumulation with `bug_compatible=True` stands outside the step, and the wrappers
+refuse the pair.) An argument that a peer accepts in silence and should not is an error
+here. Traps of the peers are avoided and listed below; `bug_compatible=True` reproduces
+those whose numbers could be compared. [numbers.md](dialects/numbers.md) has the
+distance from the real package for every recorded configuration;
+`optadamw dialects torch` prints one peer in a terminal.
 
-This page is made from the doors' own data:
+This page is made from the records and docstrings of the calls:
 `optadamw dialects --markdown > docs/dialects.md`."""
 
+_ARGUMENTS = """An argument sets options of `optadamw.adamw`. Arguments marked (ours)
+are additions to those of the peer."""
 
-def page(doors: Mapping[str, Door]) -> str:
+
+def page(calls: Mapping[str, PeerCall]) -> str:
     """The page, as Markdown."""
-    guides = [f"[{door.peer}](dialects/{door.module}.md)" for door in doors.values()]
+    peers = calls.values()
+    guides = [f"[{call.peer}](dialects/{call.module}.md)" for call in peers]
+    differences = [
+        f"**{call.peer}** ({call.studied})\n\n"
+        + "\n".join(f"- {text}" for text in docstring.differences(call.function))
+        for call in peers
+    ]
     sections = [
         ("", _INTRODUCTION),
         ("## Guides", f"How to move, a page for each: {', '.join(guides)}."),
-        ("## Formulas", _markdown(formulas(doors.values()))),
-        ("## Defaults", _markdown(defaults(doors.values()))),
-        ("## Arguments", _markdown(arguments(doors.values()))),
-        ("## Saved state", _markdown(states(doors.values()))),
-        ("## What differs, and why", _differences(doors.values())),
+        ("## Formulas", _markdown(formulas(peers))),
+        ("## Defaults", _markdown(defaults(peers))),
+        ("## Arguments", f"{_ARGUMENTS}\n\n{_markdown(arguments(peers))}"),
+        ("## Saved state", _markdown(states(peers))),
+        ("## Differences, and why", "\n\n".join(differences)),
     ]
     return "\n\n".join(f"{title}\n\n{text}".strip() for title, text in sections)
 
 
-def shown(door: Door) -> str:
-    """One door, for a terminal."""
+def shown(call: PeerCall) -> str:
+    """One peer, for a terminal."""
     parts = [
-        f"{door.peer} ({door.studied}): optadamw.dialects.{door.module}."
-        f"{door.function.__name__}",
-        f"  {door.formula}",
-        _plain(arguments([door])),
+        f"{call.peer} ({call.studied}): optadamw.dialects.{call.module}.{call.name}",
+        f"  {call.formula}",
+        _plain(arguments([call])),
     ]
-    if door.state:
-        parts.append(_plain(states([door])))
-    parts.append("\n".join(f"  - {text}" for text in door.differs))
-    names = [function.__name__ for function in door.others]
-    if names:
-        parts.append(f"  Also: {', '.join(names)}")
+    if call.state:
+        parts.append(_plain(states([call])))
+    listed = docstring.differences(call.function)
+    parts.append("\n".join(f"  - {text}" for text in listed))
+    others = [function.__name__ for function in call.others]
+    if others:
+        parts.append(f"  Also: {', '.join(others)}")
     return "\n\n".join(parts)
 
 
-def formulas(doors: Iterable[Door]) -> Table:
+def formulas(calls: Iterable[PeerCall]) -> Table:
     """One step of each peer."""
     rows = [
-        (door.peer, f"`{door.module}.{door.function.__name__}`", f"`{door.formula}`")
-        for door in doors
+        (call.peer, f"`{call.module}.{call.name}`", f"`{call.formula}`")
+        for call in calls
     ]
-    return ("peer", "door", "one step"), rows
+    return ("peer", "call", "one step"), rows
 
 
-def defaults(doors: Iterable[Door]) -> Table:
-    """What each peer does unless it is told otherwise, by what it is here."""
+def defaults(calls: Iterable[PeerCall]) -> Table:
+    """The main defaults of each peer, under the names of `adamw`."""
     columns = {
         "rate": ("learning_rate", "lr", "eta", "alpha"),
         "betas": ("betas", "beta", "beta_1", "b1"),
@@ -87,9 +94,8 @@ def defaults(doors: Iterable[Door]) -> Table:
         "decay": ("weight_decay", "lambda_"),
     }
     rows = []
-    for door in doors:
-        known = door.defaults()
-        known = {n: v for n, v in known.items() if v is not None}
+    for call in calls:
+        known = {n: v for n, v in _defaults(call.function).items() if v is not None}
         for first, second in (("beta_1", "beta_2"), ("b1", "b2")):
             if first in known:
                 known[first] = (known[first], known.pop(second))
@@ -97,55 +103,44 @@ def defaults(doors: Iterable[Door]) -> Table:
             next((repr(known[name]) for name in names if name in known), "required")
             for names in columns.values()
         ]
-        rows.append((door.peer, *cells))
+        rows.append((call.peer, *cells))
     return ("peer", *columns), rows
 
 
-def arguments(doors: Iterable[Door]) -> Table:
-    """Every argument of every peer, and what it is here."""
+def arguments(calls: Iterable[PeerCall]) -> Table:
+    """Every argument of every function, its default and its description."""
     rows = []
-    for door in doors:
-        known = door.defaults()
-        for name, here in (*door.arguments.items(), *door.ours.items()):
-            mark = " (ours)" if name in door.ours else ""
-            default = repr(known[name]) if name in known else "required"
-            rows.append((door.peer, f"`{name}`{mark}", f"`{default}`", here))
-        for function in door.others:
-            parameters = inspect.signature(function).parameters
-            for name, here in _told(function).items():
-                default = parameters[name].default
-                known_default = "required" if default is _EMPTY else repr(default)
-                spelled = f"`{function.__name__}`: `{name}`"
-                rows.append((door.peer, spelled, f"`{known_default}`", here))
-    return ("peer", "argument", "default", "here"), rows
+    for call in calls:
+        for function in (call.function, *call.others):
+            of = "" if function is call.function else f"`{function.__name__}`: "
+            described = docstring.arguments(function)
+            described.pop("kwargs", None)
+            known = _defaults(function)
+            for name, text in described.items():
+                mark = " (ours)" if name in call.ours else ""
+                default = repr(known[name]) if name in known else "required"
+                rows.append((call.peer, f"{of}`{name}`{mark}", f"`{default}`", text))
+    return ("peer", "argument", "default", "description"), rows
 
 
-def _told(function: Callable[..., Any]) -> dict[str, str]:
-    """What a docstring says of each argument."""
-    text = inspect.getdoc(function) or ""
-    found = re.search(r"^Args:\n(.*?)\n\n", text, re.M | re.S)
-    entries = re.findall(
-        r"^  \**(\w+): (.*?)(?=\n  \S|\Z)", found[1] if found else "", re.M | re.S
-    )
-    return {name: " ".join(told.split()).rstrip(".") for name, told in entries}
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default of every argument that has one."""
+    parameters = inspect.signature(function).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
-def states(doors: Iterable[Door]) -> Table:
+def states(calls: Iterable[PeerCall]) -> Table:
     """Every key of the peers' saved states."""
     rows = [
-        (door.peer, f"`{key}`", here)
-        for door in doors
-        for key, here in door.state.items()
+        (call.peer, f"`{key}`", field)
+        for call in calls
+        for key, field in call.state.items()
     ]
     return ("peer", "key", "field of State"), rows
-
-
-def _differences(doors: Iterable[Door]) -> str:
-    return "\n\n".join(
-        f"**{door.peer}** ({door.studied})\n\n"
-        + "\n".join(f"- {text}" for text in door.differs)
-        for door in doors
-    )
 
 
 def _markdown(table: Table) -> str:
@@ -157,7 +152,7 @@ def _markdown(table: Table) -> str:
 
 def _plain(table: Table) -> str:
     headings, rows = table
-    # A terminal shows one door: the peer's name would stand on every line.
+    # A terminal shows one peer, whose name would stand on every line.
     lines = [[c.replace("`", "") for c in line[1:]] for line in (headings, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(

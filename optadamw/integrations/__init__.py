@@ -1,13 +1,13 @@
-"""Training loops of other libraries, taking the step that works in place.
+"""Training loops of other libraries that take the step in place.
 
-`optadamw.integrations.flax_nnx.Optimizer` stands where `flax.nnx.Optimizer` stood,
-`optadamw.integrations.flax_linen.TrainState` where Flax's `TrainState` stood, and
+`optadamw.integrations.flax_nnx.Optimizer` replaces `flax.nnx.Optimizer`,
+`optadamw.integrations.flax_linen.TrainState` replaces Flax's `TrainState`, and
 `optadamw.integrations.equinox` has `init`, `step` and `flush` for Equinox models. Each
-imports its library, so none is imported with optadamw.
+module imports its library, so `import optadamw` imports none of them.
 
-None of them is needed: a transformation is one of Optax, and the loops of these
-libraries take it as it is. They then go through `update`, which has to return the
-updates; these go through `step`, which writes over the parameters.
+They are optional: the loops of these libraries accept a transformation of optadamw as
+an Optax transformation. Those loops call `update`, which must return the updates; these
+integrations call `step`, which overwrites the parameters.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Equinox: the whole model in and out, its inexact arrays written over."""
+"""Equinox: take steps with whole models, whose inexact arrays are overwritten."""
 
 from typing import Any, TypeVar
 
@@ -13,14 +13,17 @@ _M = TypeVar("_M")
 
 
 def init(tx: optax.GradientTransformation, model: PyTree) -> PyTree:
-    """`tx.init` of the inexact arrays of a model.
+    """Make the state of the inexact arrays of a model.
+
+    It is `tx.init(eqx.filter(model, eqx.is_inexact_array))`.
 
     Args:
       tx: any Optax transformation.
       model: an Equinox module, or any pytree with leaves that are not trained.
 
     Returns:
-      The state for `step`; its buffers are models with None for what is not trained.
+      The state for `step`; its buffers have the structure of the model, with None in
+      place of leaves that are not trained.
 
     Example:
       >>> import equinox, jax, optadamw
@@ -40,7 +43,7 @@ def step(
     model: _M,
     **extra: Any,
 ) -> tuple[_M, PyTree]:
-    """Take one step with a model: `(model, state)`.
+    """Take one step with a model; return `(model, state)`.
 
     It is this code:
 
@@ -48,9 +51,9 @@ def step(
         params, state = optadamw.step(tx, grads, state, params, **extra)
         return eqx.combine(params, static), state
 
-    In place means: in a function that takes and returns the model and the state, in
-    this order, before anything else, and donates them, no temporary of the size of the
-    parameters is needed. jit pairs donated buffers with results in order of position:
+    The step works in place in a jitted function that donates model and state and
+    returns them first, in this order, because jit pairs donated buffers with results in
+    order of position. No temporary of the size of the parameters is then needed:
 
         @eqx.filter_jit(donate="all-except-first")
         def train_step(batch, model, state):
@@ -59,20 +62,22 @@ def step(
             return model, state, loss
 
     Args:
-      tx: any Optax transformation. Those of this library step in place; others go
-        through `update`.
-      grads: what `eqx.filter_grad` returned: None where nothing is differentiated. A
-        None for an inexact array leaves that array alone.
-      state: what `init` or the step before returned.
+      tx: any Optax transformation. One of this library steps in place; others use
+        `update` and `optax.apply_updates`.
+      grads: the gradients that `eqx.filter_grad` returned, with None for leaves that
+        are not differentiated. An inexact array with a gradient of None is unchanged.
+      state: the state that `init` or the last step returned.
       model: the model.
       **extra: passed to the transformation, such as `weight=` and `loss=`.
 
     Returns:
-      The next model, everything but its inexact arrays as it was, and the next state.
+      The next model and the next state. Leaves of the model that are no inexact arrays
+      are unchanged.
 
     Raises:
       TypeError: `tx` is no transformation.
-      ValueError, TypeError: gradients that do not fit, by path.
+      ValueError, TypeError: a gradient does not fit its parameter; the message has the
+        path.
 
     Example:
       >>> import equinox, jax, jax.numpy as jnp, optadamw
@@ -92,18 +97,18 @@ def step(
 def flush(
     tx: optax.GradientTransformation, state: PyTree, model: _M
 ) -> tuple[_M, PyTree]:
-    """Apply a partial window of accumulated gradients, as after the last batch.
+    """Apply the gradients of a window that is not full, after the last batch.
 
     Args:
       tx: a transformation of this library.
-      state: what `step` returned.
+      state: the state that `step` returned.
       model: the model.
 
     Returns:
-      The next model and state.
+      The next model and the next state; both unchanged if no gradient was accumulated.
 
     Raises:
-      TypeError: `tx` is of another library.
+      TypeError: `tx` is not from this library.
     """
     params, static = eqx.partition(model, eqx.is_inexact_array)
     params, state = flush_arrays(tx, state, params)

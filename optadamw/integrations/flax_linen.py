@@ -1,4 +1,4 @@
-"""Flax linen: `TrainState`, writing over the parameters."""
+"""Flax linen: a `TrainState` whose step overwrites the parameters."""
 
 import dataclasses
 from typing import Any, Self
@@ -13,15 +13,15 @@ from optadamw.transforms.step import step
 
 
 class TrainState(train_state.TrainState):
-    """Flax's `TrainState` whose `apply_gradients` takes the step that works in place.
+    """Flax's `TrainState` with an `apply_gradients` that steps in place.
 
-    It is made and used as Flax's own and *is* one; subclasses may add fields. With a
-    transformation of this library `apply_gradients` calls `tx.step`; any other Optax
-    transformation takes its own `update`, as in Flax.
+    This subclass of Flax's `TrainState` is created and used in the same way; subclasses
+    of it may add fields. With a transformation of this library `apply_gradients` calls
+    `tx.step`; with any other Optax transformation it calls `tx.update`, as Flax does.
 
-    In place means: in a jitted function that takes and returns the state and donates
-    it, no temporary of the size of the parameters is needed. The state stands before
-    other results, as jit pairs donated buffers with results in order of position:
+    The step works in place in a jitted function that donates the state and returns it
+    first, because jit pairs donated buffers with results in order of position. No
+    temporary of the size of the parameters is then needed:
 
         @functools.partial(jax.jit, donate_argnums=0)
         def train_step(state, batch):
@@ -29,15 +29,15 @@ class TrainState(train_state.TrainState):
             return state.apply_gradients(grads=grads, loss=loss), loss
 
     Attributes:
-      step: calls of `apply_gradients`, from 0, as Flax users expect: with
-        accumulation it counts micro-batches, also those that a guard dropped, and
-        `flush` does not move it. Optimizer steps, which schedules and bias
-        corrections see, are counted in `opt_state.step`: with `accumulate_steps=4`
-        and no skipped window, `step // 4`.
+      step: number of calls of `apply_gradients`, as in Flax. With accumulation it
+        counts micro-batches, including those that a guard dropped; `flush` does not
+        change it. The number of optimizer steps, on which schedules and bias
+        corrections depend, is `opt_state.step`: with `accumulate_steps=4` and no
+        skipped window it is `step // 4`.
       apply_fn: usually the module's `apply`; static.
       params: the parameters.
       tx: any Optax transformation; static.
-      opt_state: its state.
+      opt_state: the state of `tx`.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -57,20 +57,23 @@ class TrainState(train_state.TrainState):
         """Take one step.
 
         Args:
-          grads: gradients, a tree like `params`. A collection of Flax's fp8 layers,
-            `_overwrite_with_gradient`, replaces its parameters, as in Flax.
-          weight: weight of a micro-batch, such as its number of tokens; it goes to the
-            transformation. None: not given.
-          loss: the loss of the batch; it goes to the transformation. None: not given.
-          **kwargs: fields of a subclass that are replaced, as in Flax.
+          grads: the gradients, a tree with the structure of `params`. The collection
+            `_overwrite_with_gradient` of Flax's fp8 layers replaces its parameters, as
+            in Flax.
+          weight: weight of a micro-batch, such as its number of tokens, passed to the
+            transformation. None (default): it is not passed.
+          loss: the loss of the batch, passed to the transformation. None (default): it
+            is not passed.
+          **kwargs: new values for fields of a subclass, as in Flax.
 
         Returns:
           The state with `params` and `opt_state` after the step, and `step` + 1.
 
         Raises:
-          TypeError: a keyword that is no field; a field of a subclass that is called
-            `weight` or `loss`, if that keyword is given.
-          ValueError, TypeError: gradients that do not fit, by path.
+          TypeError: a keyword is no field; or `weight` or `loss` is passed and is also
+            a field of the subclass.
+          ValueError, TypeError: a gradient does not fit its parameter; the message has
+            the path.
         """
         given = {"weight": weight, "loss": loss}
         extra = {name: value for name, value in given.items() if value is not None}
@@ -87,20 +90,20 @@ class TrainState(train_state.TrainState):
         )
 
     def flush(self) -> Self:
-        """Apply a partial window of accumulated gradients, as after the last batch.
+        """Apply the gradients of a window that is not full, after the last batch.
 
         Returns:
-          The state with `params` and `opt_state` after it; `step` is as it was.
+          The state with new `params` and `opt_state`, and with the same `step`.
 
         Raises:
-          TypeError: `tx` is of another library.
+          TypeError: `tx` is not from this library.
         """
         trained, overwritten = _divided(self.params)
         params, opt_state = flush(self.tx, self.opt_state, trained)
         return self.replace(params=_joined(params, overwritten), opt_state=opt_state)
 
     def _refuse_fields(self, extra: dict[str, Any]) -> None:
-        """A field of that name would be left as it is, in silence."""
+        """Refuse extra arguments that are also fields, which would not be replaced."""
         for field in dataclasses.fields(self):
             if field.name in extra:
                 raise TypeError(
@@ -111,7 +114,7 @@ class TrainState(train_state.TrainState):
 
 
 def _divided(tree: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
-    """What is trained, and what fp8 layers overwrite with its gradient."""
+    """Divide a tree into trained leaves and those overwritten by their gradients."""
     if isinstance(tree, jax.Array) or OVERWRITE_WITH_GRADIENT not in tree:
         return tree, {}
     return tree["params"], {OVERWRITE_WITH_GRADIENT: tree[OVERWRITE_WITH_GRADIENT]}

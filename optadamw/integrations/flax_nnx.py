@@ -1,4 +1,4 @@
-"""Flax NNX: `nnx.Optimizer`, writing over the parameters."""
+"""Flax NNX: an `nnx.Optimizer` whose step overwrites the parameters."""
 
 from typing import Any, TypeVar
 
@@ -14,17 +14,18 @@ _M = TypeVar("_M")
 
 
 class Optimizer(nnx.Optimizer[_M]):
-    """`flax.nnx.Optimizer` whose `update` takes the step that works in place.
+    """`flax.nnx.Optimizer` with an `update` that steps in place.
 
-    It is made and used as Flax's own and *is* one: `isinstance`, `nnx.state`,
-    `nnx.split`, `nnx.jit`, checkpoints and sharding metadata see no difference, and
-    what one has saved the other restores. With a transformation of this library
-    `update` calls `tx.step`; any other Optax transformation takes its own `update`,
-    as in Flax.
+    This subclass of `flax.nnx.Optimizer` is created and used in the same way:
+    `isinstance`, `nnx.state`, `nnx.split`, `nnx.jit`, checkpoints and sharding metadata
+    see no difference, and each of the two restores checkpoints of the other. With a
+    transformation of this library `update` calls `tx.step`; with any other Optax
+    transformation it calls `tx.update`, as Flax does.
 
-    In place means: in a function that donates the model and the optimizer, an update
-    needs no temporary of the size of the parameters. `nnx.jit` returns its arguments
-    before the result and in their order, so they may stand in any order:
+    The step works in place in a jitted function that donates model and optimizer: an
+    update then needs no temporary of the size of the parameters. Model and optimizer
+    may be arguments in any order, because `nnx.jit` returns its arguments before the
+    result, in their order:
 
         @nnx.jit(donate_argnums=(0, 1))
         def train_step(model, optimizer, batch):
@@ -32,20 +33,20 @@ class Optimizer(nnx.Optimizer[_M]):
             optimizer.update(model, grads, loss=loss)
             return loss
 
-    The optimizer's state is `optimizer.opt_state`, in Variables; functions of this
-    library take it as arrays: `optadamw.ema_of(nnx.as_pure(optimizer.opt_state))`.
+    The state `optimizer.opt_state` holds Variables; functions of this library need
+    arrays: `optadamw.ema_of(nnx.as_pure(optimizer.opt_state))`.
 
     Args:
       model: an NNX module.
       tx: any Optax transformation.
-      wrt: which Variables are trained, the filter that `nnx.grad` is given.
+      wrt: the filter of the Variables that are trained, as for `nnx.grad`.
       graph: see `flax.nnx.Optimizer`.
 
     Attributes:
-      step: calls of `update`, uint32, as in Flax. Optimizer steps are counted in
-        `opt_state.step`: under accumulation or a guard there are fewer of them.
+      step: number of calls of `update`, uint32, as in Flax. The number of optimizer
+        steps is `opt_state.step`; it is smaller with accumulation or skipped steps.
       tx: the transformation.
-      opt_state: its state; every buffer has the metadata of its parameter.
+      opt_state: the state of `tx`; every buffer has the metadata of its parameter.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -60,23 +61,24 @@ class Optimizer(nnx.Optimizer[_M]):
     """
 
     def update(self, model: _M, grads: PyTree, /, **extra: Any) -> PyTree:
-        """Take one step: write the model's parameters and the state over.
+        """Take one step: overwrite the model's parameters and the state.
 
         Args:
-          model: the module; its Variables under `wrt` are replaced.
-          grads: what `nnx.grad` of it returned.
-          **extra: passed to the transformation: `loss=` of the batch and `weight=` of
-            a micro-batch, for those of this library.
+          model: the module; its Variables that match `wrt` are replaced.
+          grads: the gradients that `nnx.grad` returned for this module.
+          **extra: passed to the transformation; those of this library read `loss=`, the
+            loss of the batch, and `weight=`, the weight of a micro-batch.
 
         Returns:
-          By how much the parameters changed, as Flax does. Under `nnx.jit` it costs
-          nothing if it is not used; a use keeps the old parameters alive.
+          The change of the parameters, as in Flax. Under `nnx.jit` an unused result
+          costs nothing; a used one needs the memory of the old parameters.
 
         Raises:
-          TypeError: the gradients stand in the model's place.
-          ValueError, TypeError: gradients that do not fit, by path.
+          TypeError: `model` and `grads` are exchanged.
+          ValueError, TypeError: a gradient does not fit its parameter; the message has
+            the path.
         """
-        # Swapped, the gradients would be trained towards the parameters in silence.
+        # Exchanged arguments would train the gradients with the parameters, unnoticed.
         if isinstance(model, nnx.State) and not isinstance(grads, nnx.State):
             raise TypeError(
                 "`model` must be the module; got a State, with "
@@ -96,15 +98,15 @@ class Optimizer(nnx.Optimizer[_M]):
         return jax.tree.map(jnp.subtract, after, before)
 
     def flush(self, model: _M, /) -> None:
-        """Apply a partial window of accumulated gradients, as after the last batch.
+        """Apply the gradients of a window that is not full, after the last batch.
 
-        `step` does not count it: it is no call of `update`.
+        `step` does not change, because it counts the calls of `update`.
 
         Args:
-          model: the module; its Variables under `wrt` are replaced.
+          model: the module; its Variables that match `wrt` are replaced.
 
         Raises:
-          TypeError: `tx` is of another library.
+          TypeError: `tx` is not from this library.
         """
         params, state = flush(self.tx, nnx.as_pure(self.opt_state), self._pure(model))
         self._replace(model, params, state)

@@ -1,4 +1,4 @@
-"""Applying a partial window, for the loops of every library."""
+"""Apply a window that is not full, in the training loop of any library."""
 
 import optax
 
@@ -10,13 +10,13 @@ from optadamw.transforms.transformation import Transformation
 def flush(
     tx: optax.GradientTransformation, state: PyTree, params: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """`tx.flush`, refused by name for a transformation that has none."""
+    """Call `tx.flush`; raise a TypeError for a transformation without `flush`."""
     if not isinstance(tx, Transformation):
         raise mistyped(
             "tx",
             "a transformation of optadamw to be flushed",
             tx,
-            "Only those apply a partial window: accumulate with "
+            "Other transformations cannot apply a partial window: accumulate with "
             "optadamw.multi_steps instead of optax.MultiSteps.",
         )
     return tx.flush(state, params)

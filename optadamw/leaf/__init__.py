@@ -1,1 +1,1 @@
-"""Run: one parameter's way through decode, rules, commit and encode."""
+"""The computation for one parameter: decode, rules, commit, encode."""

@@ -1,19 +1,20 @@
-"""Refusing what a rule did to a parameter and cannot mean, while a step is traced."""
+"""Check the results of a rule's methods while a step is traced."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from optadamw.rules.rule import Leaf, Overwrite, Rule
+from optadamw.rules.leaf import Leaf, Overwrite
+from optadamw.rules.rule import Rule
 
 
 def checked_leaf(rule: Rule, method: str, before: Leaf, after: Any) -> Leaf:
-    """Return what a method of a rule made of a leaf, if it is one of the same kind.
+    """Return the result `after` of a rule's method, if it is a leaf of the same kind.
 
     Raises:
-      TypeError: it is no Leaf.
-      ValueError: an array of another shape or dtype, or a buffer that no slot has.
+      TypeError: the result is no Leaf.
+      ValueError: an array has another shape or dtype, or a buffer belongs to no slot.
     """
     call = f"{rule.verb}: {method}"
     if not isinstance(after, Leaf):
@@ -45,11 +46,11 @@ def checked_leaf(rule: Rule, method: str, before: Leaf, after: Any) -> Leaf:
 def checked_commit(
     rule: Rule, before: Leaf, made: Any
 ) -> tuple[Leaf, Overwrite | None]:
-    """Return what `after_commit` of a rule returned, if it is what it must be.
+    """Return the result `made` of `after_commit`, if it is a legal one.
 
     Raises:
-      TypeError: it is no pair of a Leaf and an Overwrite or None.
-      ValueError: see `checked_leaf`.
+      TypeError: the result is no pair of a Leaf and an Overwrite or None.
+      ValueError: the leaf is not legal, see `checked_leaf`.
     """
     is_pair = isinstance(made, tuple) and not isinstance(made, Leaf) and len(made) == 2
     if not is_pair or not isinstance(made[1], Overwrite | None):
@@ -66,11 +67,11 @@ def check_written(
 ) -> None:
     """Refuse a slot whose rule never writes it, or writes another shape into it.
 
-    A slot that starts as a copy of the parameter may be read alone: the parameter as it
-    was when training began.
+    A slot that starts as a copy of the parameter need not be written: it holds the
+    parameter at the beginning of the training.
 
     Raises:
-      ValueError: naming rule and buffer.
+      ValueError: a slot is refused; the message names rule and buffer.
     """
     for rule in rules:
         for slot in rule.slots:
@@ -90,7 +91,7 @@ def check_written(
 
 
 def _kind(value: Any) -> str:
-    """What a value is, without the numbers of a traced array."""
+    """Describe the type of a value, without the numbers of a traced array."""
     return "None" if value is None else f"a {type(value).__name__}"
 
 

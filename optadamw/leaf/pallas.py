@@ -1,13 +1,12 @@
 """The leaf function as one Pallas kernel: every byte is read and written once.
 
-A block of 8 bits needs the largest of its numbers before it can be encoded, so XLA
-makes two passes of it. A tile holds whole blocks, and is small enough to stay in
-registers between the two. The kernel runs the same rules, stores and commit as
-`leaf.run_leaf`, on a tile in place of the leaf; only what sums over a parameter has no
-place in it.
+A block of 8 bits can be encoded only after its largest number is known, so XLA makes
+two passes. A tile holds whole blocks, and is small enough to stay in registers between
+the two. The kernel runs the same rules, stores and commit as `leaf.run_leaf` on a tile
+instead of a leaf. Rules that reduce a whole parameter cannot run in tiles.
 
-It is checked against `run_leaf` in Pallas's interpreter, bit for bit, and was not
-measured on a device: `with_pallas` asks for it.
+Tests compare the kernel with `run_leaf` in Pallas's interpreter, bit for bit. It was
+not measured on a device; it runs only under `with_pallas`.
 """
 
 import importlib
@@ -22,16 +21,16 @@ import jax.numpy as jnp
 from optadamw.base.numerics import compute_dtype, is_complex, kind_of
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import compute, run_leaf
+from optadamw.leaf.compute import compute, run_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.store.blockwise import BlockStore
 
 TILE = 1024
-"""The numbers of a tile: eight for each of 128 threads."""
+"""Size of a tile: eight numbers for each of 128 threads."""
 
 
 def run(program: Program, given: LeafInput) -> LeafOutput:
-    """Run a leaf as its program says: as a whole, or in tiles if it fits."""
+    """Run a leaf in tiles if the program has a kernel and the leaf fits; else whole."""
     if program.kernel is None or not fits(program, given.param):
         return run_leaf(program, given)
     if program.kernel == "interpreted":
@@ -44,7 +43,7 @@ def run(program: Program, given: LeafInput) -> LeafOutput:
 
 
 def fits(program: Program, param: Any) -> bool:
-    """Whether a leaf can be run in tiles; others are run as a whole."""
+    """Return whether a leaf can be run in tiles; other leaves are run as a whole."""
     if param is None or not param.shape or 0 in param.shape or param.weak_type:
         return False
     if is_complex(param.dtype) or compute_dtype(param.dtype) != jnp.float32:
@@ -115,7 +114,7 @@ def run_tiles(program: Program, interpret: bool, given: LeafInput) -> LeafOutput
         dtype = kind_of(program.update_dtype, dtype)
     like = jax.ShapeDtypeStruct((rows, columns), dtype)
     results = [like, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat[2:])]
-    # The parameter and every buffer give their memory to what replaces them.
+    # Parameter and buffers are overwritten by their new values.
     first = 2 + 1
     aliases = {first + i: i for i in range(len(results))}
     if program.emit == "update":

@@ -1,8 +1,7 @@
-"""The two halves of a leaf function: its program, and what one leaf gives it.
+"""The arguments of a leaf function: its program, and the input of one leaf.
 
-A program holds no number, so it is the key of a compilation: leaves of one shape and
-dtype that go through the same rules share one compiled function, whatever their number
-and the hyperparameters.
+A program holds no numbers and is the key of a compilation: all leaves of one shape and
+dtype with the same rules share one compiled function, for all hyperparameters.
 """
 
 from collections.abc import Mapping
@@ -18,10 +17,10 @@ from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
 
 Emit = Literal["param", "update"]
-"""What a leaf function returns: the new parameter, or the update that leads to it."""
+"""The output of a leaf function: the new parameter, or its update."""
 
 Kernel = Literal["compiled", "interpreted"]
-"""Kernels on the devices that have them, or in an interpreter on any."""
+"""Whether kernels are compiled (on NVIDIA GPUs), or interpreted (on any device)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Program:
     @property
     def rounded(self) -> tuple[str, ...]:
         """The buffers that are rounded when kept, after the parameter used them."""
-        # Those of rules that follow the commit are not known before it.
+        # Buffers of rules that follow the commit are not known before it.
         before = Stage.COMMITTED
         rules = [r for r in self.rules if r.stage < before and not r.follows_commit]
         moved = [slot.name for rule in rules for slot in rule.slots]
@@ -53,25 +52,25 @@ class Program:
 
     @property
     def draws(self) -> bool:
-        """Whether it needs a `Site`."""
+        """Whether the function draws random bits and needs a `Site`."""
         return self.commit.draws or any(slot.store.draws for slot in self.slots)
 
 
 class LeafInput(NamedTuple):
-    """Everything that the leaf function of one parameter is given."""
+    """The input of the leaf function for one parameter."""
 
     grad: Any
-    """The gradient; None for a leaf that has none and is left as it is."""
+    """The gradient; None for a leaf that has no gradient and is not changed."""
     param: Any | None
-    """The parameter; None where `update` was called without parameters."""
+    """The parameter; None if `update` was called without parameters."""
     buffers: Mapping[str, Any]
-    """The buffers by the names of their slots, as their stores keep them."""
+    """The encoded buffers by the names of their slots."""
     scalars: tuple[Mapping[str, Array], ...] = ()
     """The scalars of each rule of the program."""
     scale: Array | None = None
     """The factor of the gradient before the first rule; None (default): 1."""
     site: Site | None = None
-    """Where the leaf stands, for random rounding; None: the program draws nothing."""
+    """The site of the leaf's random bits; None (default): no random rounding."""
 
     @property
     def like(self) -> Any:

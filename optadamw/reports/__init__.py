@@ -1,1 +1,1 @@
-"""Told: what a transformation does to given parameters, and what it costs."""
+"""What a transformation does to given parameters, and what it costs."""

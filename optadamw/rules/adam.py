@@ -6,7 +6,7 @@
     v^  = v_t / (1 - b2^t)                     line 10
     d_t = m^ / (sqrt(v^ + eps_root) + eps)     direction, line 11
 
-Two rules, so that a third (AMSGrad's maximum) can stand between them.
+Moments and direction are two rules, so that AMSGrad's maximum can stand between them.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
@@ -61,7 +62,7 @@ class Moments(Rule):
         }
 
     def _remaining(self, moment: str, beta: Scalar, t: Array) -> Scalar:
-        """`1 - beta**t`: the weight that the gradients have in the mean by now."""
+        """Return `1 - beta**t`, the total weight of the gradients in the moment."""
         is_corrected = self.bias_correction in (True, moment)
         return one_minus_power(beta, t) if is_corrected else 1.0
 
@@ -75,7 +76,7 @@ class Moments(Rule):
 
 @dataclass(frozen=True)
 class Direction(Rule):
-    """The first moment over the root of the second."""
+    """Divide the first moment by the root of the second."""
 
     eps: Hyperparameter
     eps_root: Hyperparameter
@@ -90,7 +91,8 @@ class Direction(Rule):
         unit = jnp.ones((), clock.dtype)
         remaining_mu, remaining_nu = shared("remaining_mu"), shared("remaining_nu")
         # Reciprocals, so that the leaves multiply: XLA turns a division by a shared
-        # scalar into this in some graphs only, and the bits would depend on it.
+        # scalar into such a product in some programs only, and the bits would depend
+        # on the program.
         mu_scale, nu_scale = unit / remaining_mu, unit / remaining_nu
         if self.eps_mode == "hat":
             mu_scale = mu_scale * sqrt(unit * remaining_nu)
@@ -123,6 +125,6 @@ class Direction(Rule):
 
 
 def _held(g: Array) -> Array:
-    """`g` with finite values kept where their squares are finite; inf and NaN pass."""
+    """Clip finite values of `g` to where their squares are finite; inf and NaN pass."""
     most = largest_square_root(g.dtype)
     return jnp.where(jnp.isfinite(g), jnp.clip(g, -most, most), g)

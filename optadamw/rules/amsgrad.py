@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
 
 @dataclass(frozen=True)
 class Maximum(Rule):
-    """The direction divides by the largest second moment seen so far."""
+    """Let the direction divide by the largest second moment so far."""
 
     kind: Literal["raw", "corrected"]
     nu_max: Storage

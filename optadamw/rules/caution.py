@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from optadamw.base.errors import misplaced
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Stage
 
 
 @dataclass(frozen=True)
 class Caution(Rule):
-    """Keep the part of the direction whose sign the gradient shares."""
+    """Zero the elements of the direction whose sign differs from the gradient's."""
 
     stage: ClassVar[Stage] = Stage.CAUTION
     sums: ClassVar[bool] = True
@@ -35,5 +36,5 @@ class Caution(Rule):
         agrees = jnp.sign(leaf.numerator) * jnp.sign(leaf.gradient) > 0
         share = jnp.mean(agrees.astype(leaf.numerator.dtype))
         scale = 1 / jnp.maximum(share, 1e-3)
-        kept = jnp.where(agrees, leaf.numerator * scale, 0)
-        return leaf._replace(numerator=kept)
+        cautious = jnp.where(agrees, leaf.numerator * scale, 0)
+        return leaf._replace(numerator=cautious)

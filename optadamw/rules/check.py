@@ -1,4 +1,4 @@
-"""Refusing a rule that its author left unfinished, when its transformation is built."""
+"""Check a rule when its transformation is built: unfinished rules are refused."""
 
 import dataclasses
 import keyword
@@ -11,17 +11,17 @@ from optadamw.store.slot import STARTS, Slot
 from optadamw.store.state import SCALARS, is_scales
 
 _TAKEN = (*SCALARS, "custom", "accumulator", "residual", "around", "states", "params")
-"""Names that mean something else in a state, or where a checkpoint's names begin."""
+"""Names that already mean something else in a state or in a checkpoint."""
 
 _SLOTS = 'return (Slot("slow", store, start="param"),)'
 
 
 def check_rule(rule: Any) -> None:
-    """Refuse a rule that could not run, or would do something else than it says.
+    """Refuse a rule that could not run, or would not do what it promises.
 
     Raises:
-      TypeError: an attribute of a kind that can never be right, or a missing one.
-      ValueError: a slot that a state cannot hold.
+      TypeError: an attribute is missing, or its type is not allowed.
+      ValueError: a state cannot hold one of the slots.
     """
     if not isinstance(rule, Rule):
         is_class = isinstance(rule, type) and issubclass(rule, Rule)

@@ -13,7 +13,8 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import norm
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 
 REMEDY = "Leave the clip out to switch it off."
 
@@ -27,7 +28,7 @@ class _Clip(Rule):
 
     @property
     def latest(self) -> Stage:
-        # After Adam it limits the direction, which is a known use of its own.
+        # A clip after Adam limits the direction, which is a known use too.
         return Stage.CAUTION
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
@@ -37,19 +38,19 @@ class _Clip(Rule):
 
 @dataclass(frozen=True)
 class ClipByValue(_Clip):
-    """Hold every element within +-limit."""
+    """Limit every element of the gradient to [-limit, limit]."""
 
     verb: ClassVar[str] = "clip_by_value"
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         limit = scalars["limit"]
-        held = jnp.clip(leaf.value(), -limit, limit)
-        return leaf.settled()._replace(numerator=held)
+        clipped = jnp.clip(leaf.value(), -limit, limit)
+        return leaf.settled()._replace(numerator=clipped)
 
 
 @dataclass(frozen=True)
 class ClipByNorm(_Clip):
-    """Hold the norm of each parameter's gradient within limit."""
+    """Limit the norm of each parameter's gradient."""
 
     sums: ClassVar[bool] = True
     verb: ClassVar[str] = "clip_by_norm"
@@ -61,7 +62,7 @@ class ClipByNorm(_Clip):
 
 @dataclass(frozen=True)
 class ClipByGlobalNorm(_Clip):
-    """Hold the norm of all gradients together within limit."""
+    """Limit the norm of all gradients together."""
 
     eps: Hyperparameter
 
@@ -86,10 +87,10 @@ class ClipByGlobalNorm(_Clip):
 
 
 def _factor(norm: Array, limit: Scalar) -> Array:
-    """`min(1, limit / norm)`, and 1 for a norm that is not finite.
+    """Return `min(1, limit / norm)`, and 1 for a norm that is not finite.
 
-    One scalar, as XLA fuses a multiplication by it into every consumer; a division
-    or a `where` on the arrays would be materialized.
+    The factor is one scalar, because XLA fuses a multiplication by a scalar into every
+    consumer; a division or a `where` on the arrays would be materialized.
     """
     above = (norm > limit) & jnp.isfinite(norm)
     return jnp.where(above, limit / jnp.where(above, norm, 1), 1)

@@ -1,7 +1,8 @@
 """Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2).
 
-The shrinkage is added as `-s p` and never multiplied as `p (1 - s)`: the factor
-rounds, and over 1e4 steps with s = 1e-5 float32 drifts by 1.4e-4 that way.
+With s the share by which a step shrinks the parameter p, `-s p` is added to the
+update, and p is never multiplied by `1 - s`: in float32 that factor is rounded, and for
+s = 1e-5 the parameter is off by 1.4e-4 after 1e4 steps.
 """
 
 from collections.abc import Mapping
@@ -18,14 +19,15 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.masks import Selector
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 
 DecayMode = Literal["lr", "schedule", "independent", "corrected"]
 
 
 @dataclass(frozen=True)
 class Decay(Rule):
-    """Pull a parameter towards zero, beside the gradient and not through it."""
+    """Shrink a parameter towards zero, without a change to gradient or moments."""
 
     weight_decay: Hyperparameter
     mode: DecayMode
@@ -57,15 +59,16 @@ class Decay(Rule):
         if scaled and not known:
             raise ValueError(
                 f"`max_learning_rate` is missing: the decay mode {self.mode!r} divides "
-                f"by the peak of the learning rate, which {rate!r} does not tell. Give "
-                "it, for example max_learning_rate=1e-3."
+                f"by the peak of the learning rate, which is unknown for {rate!r}. "
+                "Give it, for example max_learning_rate=1e-3."
             )
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         weight_decay = self.weight_decay.at(clock)
         if not shared.has("learning_rate"):
-            # Alone, in mode "lr": what follows multiplies by -learning_rate.
-            return {"drift": weight_decay}
+            # Mode "lr" without a rate in this chain: positive, as a later part of an
+            # optax.chain multiplies the whole update by -learning_rate.
+            return {"share": weight_decay}
         learning_rate = shared("learning_rate")
         match self.mode:
             case "lr":
@@ -77,21 +80,24 @@ class Decay(Rule):
             case "corrected":
                 multiplier = self._multiplier(learning_rate, clock)
                 shrinkage = learning_rate * multiplier * weight_decay
-        return {"drift": -shrinkage}
+        return {"share": -shrinkage}
 
     def report(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         del shared
         return {"weight_decay": self.weight_decay.at(clock)}
 
     def _multiplier(self, learning_rate: Scalar, clock: Clock) -> Scalar:
-        """The paper's schedule multiplier; 1 for a constant learning rate."""
+        """The paper's eta_t: the learning rate over its peak.
+
+        1 if no peak was given: the learning rate is then a constant.
+        """
         if self.max_learning_rate is None:
             return 1.0
         return learning_rate / self.max_learning_rate.at(clock)
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         assert leaf.param is not None
-        # No decay adds negative zero, which leaves a parameter of -0.0 as it is.
-        shrinkage = scalars["drift"]
-        drift = jnp.where(shrinkage == 0, -0.0, shrinkage * leaf.param)
+        # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
+        share = scalars["share"]
+        drift = jnp.where(share == 0, -0.0, share * leaf.param)
         return leaf._replace(drift=drift if leaf.drift is None else leaf.drift + drift)

@@ -12,12 +12,13 @@ from optadamw.base.hyperparameters import (
 )
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Overwrite, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf, Overwrite
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
 
 LEGAL = "'float32', 'float64', stochastic('bfloat16') or None"
-"""How an average may be kept."""
+"""The legal dtypes of an average, as errors print them."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Average(Rule):
             decay = jnp.minimum(decay, (1 + t) / (10 + t))
         scalars: dict[str, Scalar] = {"keep": decay, "take": 1.0 - decay}
         if self.debias:
-            # The bias-corrected average from zero, kept corrected: the new parameter
-            # weighs (1 - d) / (1 - d^t), which is 1 at t = 1, and 1 / t for d = 1.
+            # The buffer holds the corrected average itself: the new parameter has the
+            # weight (1 - d) / (1 - d^t), which is 1 at t = 1, and 1 / t for d = 1.
             flat = jnp.asarray(decay == 1.0)
             weight = jnp.where(flat, 1, one_minus_power(decay, t))
             take = jnp.where(flat, 1 / t, scalars["take"] / weight)
@@ -60,8 +61,8 @@ class Average(Rule):
     def after_commit(
         self, target: Array, leaf: Leaf, scalars: Mapping[str, Array]
     ) -> tuple[Leaf, Overwrite | None]:
-        # Two products and not `ema + take * (target - ema)`, which loses the target
-        # where `take` is 1 and the average is larger.
+        # Not `ema + take * (target - ema)`, which loses digits of the target if `take`
+        # is 1 and the average is larger.
         ema = scalars["keep"] * leaf.buffers["ema"] + scalars["take"] * target
         leaf = leaf.keeping(ema=ema)
         if self.overwrite_every is None:

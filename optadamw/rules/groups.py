@@ -1,8 +1,8 @@
-"""Groups: parameters that go through the chain with numbers of their own.
+"""Groups: parameters whose rules have hyperparameters of their own.
 
-A group is not another transformation beside the first, with a state of its own (as
-`optax.multi_transform` has it): all groups share one `State`, one count of steps and
-one global norm. Only the rules differ from leaf to leaf.
+Unlike the parts of `optax.multi_transform`, groups have no states of their own: all
+groups share one `State`, one count of steps and one global norm. Only the rules differ
+from leaf to leaf.
 """
 
 from collections.abc import Sequence
@@ -13,27 +13,32 @@ from optadamw.base.masks import Selector
 from optadamw.rules.rule import Rule, Stage
 
 Variant = tuple[Rule | None, ...]
-"""The rules of one group, in step with those of the chain; None: left out there."""
+"""The rules of one group, one for each of the chain; None: the group leaves it out."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some parameters and their rules."""
+    """A choice of parameters, and their rules."""
 
     name: str
-    """As the user wrote the choice: what messages call the group."""
+    """The name of the group in messages: the choice as the user wrote it."""
     where: Selector
+    """The choice; a parameter belongs to the first group that chooses it."""
     rules: Variant
 
 
 def aligned(
     chains: Sequence[tuple[str, Sequence[Rule]]],
 ) -> tuple[tuple[Rule, ...], list[Variant]]:
-    """One chain with room for all rules of several, and each of them in its places.
+    """Merge several chains into one, and align each of them with the merged chain.
+
+    Returns:
+      The merged chain, which has the rules of all chains, and each chain as a `Variant`
+      of the merged one.
 
     Raises:
-      ValueError: chains that do not keep the same buffers, do not agree on what is
-        common to all parameters, or have the same parts in another order.
+      ValueError: the chains have different buffers, differ in a rule that concerns all
+        parameters together, or have the same rules in another order.
     """
     merged: list[tuple[tuple[type[Rule], int], Rule]] = []
     keyed = [(name, _keyed(rules)) for name, rules in chains]
@@ -56,7 +61,7 @@ def aligned(
 
 
 def _keyed(rules: Sequence[Rule]) -> dict[tuple[type[Rule], int], Rule]:
-    """Each rule by its kind, and by its number among those of its kind."""
+    """Return the rules by their class and their number within the class."""
     keyed: dict[tuple[type[Rule], int], Rule] = {}
     for rule in rules:
         number = sum(type(rule) is kind for kind, _ in keyed)
@@ -65,7 +70,7 @@ def _keyed(rules: Sequence[Rule]) -> dict[tuple[type[Rule], int], Rule]:
 
 
 def _check_common(rule: Rule, own: Sequence[tuple[str, Rule | None]]) -> None:
-    """Refuse a part in which the groups differ and which concerns them all."""
+    """Refuse groups that differ in a rule that concerns all parameters together."""
     stages = (Stage.MOMENTS, Stage.DIRECTION, Stage.RATE, Stage.COMMITTED)
     given = [(name, other) for name, other in own if other is not None]
     lacking = [name for name, other in own if other is None]
@@ -84,7 +89,7 @@ def _check_common(rule: Rule, own: Sequence[tuple[str, Rule | None]]) -> None:
             )
         if other.slots != first.slots:
             raise misplaced(
-                f"{rule.verb} keeps its buffers otherwise in {first_name} than in "
-                f"{name}.",
-                "The state has one form: give all groups the same dtypes.",
+                f"{rule.verb} stores its buffers in another format in {first_name} "
+                f"than in {name}.",
+                "All groups share one state: give them the same dtypes.",
             )

@@ -1,11 +1,12 @@
-"""Ascend instead of descending."""
+"""Ascent: maximize the objective instead of minimizing it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Stage
 
 
 @dataclass(frozen=True)

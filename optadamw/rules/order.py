@@ -1,4 +1,4 @@
-"""The order of a chain: what may stand where, and what a misplaced rule would mean."""
+"""The order of the rules in a chain, and its check."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _ORDER = (
 
 
 def composed(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The rules of a chain, each maximum moved before the direction it modifies."""
+    """Return the rules of a chain; each maximum is moved before its direction."""
     ordered: list[Rule] = []
     for rule in rules:
         follows = ordered and ordered[-1].stage == Stage.DIRECTION
@@ -24,10 +24,10 @@ def composed(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 
 def check_order(rules: Sequence[Rule]) -> None:
-    """Refuse rules that would not mean what they say where they stand.
+    """Refuse a chain in which a rule would not do what its name says.
 
     Raises:
-      ValueError: a rule too late, twice, or without one that it depends on.
+      ValueError: a rule stands too late, stands twice, or lacks a rule that it needs.
     """
     _check_once(rules)
     for index, rule in enumerate(rules):
@@ -36,8 +36,8 @@ def check_order(rules: Sequence[Rule]) -> None:
         for earlier in before:
             if earlier.stage > rule.latest:
                 raise misplaced(
-                    f"{rule.verb} stands after {earlier.verb} in this chain, where it "
-                    "would not mean what it says.",
+                    f"{rule.verb} stands after {earlier.verb} in this chain, which "
+                    "would change its meaning.",
                     _ORDER,
                 )
 

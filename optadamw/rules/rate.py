@@ -9,12 +9,13 @@ from optadamw.base.hyperparameters import (
     Hyperparameter,
 )
 from optadamw.base.types import Array
-from optadamw.rules.rule import Leaf, Rule, Scalar, Shared, Stage
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
 
 
 @dataclass(frozen=True)
 class Rate(Rule):
-    """Step against the direction."""
+    """Multiply the direction by `-learning_rate`."""
 
     learning_rate: Hyperparameter
 

@@ -1,32 +1,31 @@
-"""A rule: what happens to one parameter, and the scalars it needs.
+"""A rule: a pure function on the arrays of one parameter, and the scalars it needs.
 
-A rule is a frozen record of hyperparameters with one pure function, `apply`, on the
-arrays of one parameter. It knows nothing of trees, dtypes, sharding or frameworks:
-the walk hands it real arrays in the dtype of computation. What is the same for the
-whole tree (a bias correction, a learning rate) is a scalar, computed once per step by
-`scalars`; what needs the whole tree's gradient (its norm) is asked for with
-`reads_norm`.
+A rule is a frozen record of hyperparameters with one pure function, `apply`. It knows
+nothing of trees, dtypes, sharding or frameworks: the walk passes real arrays in the
+dtype of computation. Numbers that all parameters share (a bias correction, a learning
+rate) are scalars, which `scalars` computes once per step. A rule that needs the norm of
+all gradients sets `reads_norm` and computes further scalars in `norm_scalars`.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Scheduled
 from optadamw.base.masks import Selector
-from optadamw.base.numerics import quotient
 from optadamw.base.types import Array
-from optadamw.rules.scalars import check_scalars
+from optadamw.rules.check_scalars import check_scalars
+from optadamw.rules.leaf import Leaf, Overwrite
 from optadamw.store.slot import Slot
 
 Scalar = float | Array
-"""A Python number (formed in host doubles) or a 0-d array of the computed dtype."""
+"""A Python number, computed in host doubles, or a 0-d array."""
 
 
 class Stage(IntEnum):
-    """Where in the order of a step a rule stands; a chain must not go back."""
+    """The place of a rule in a step; along a chain the stages must not decrease."""
 
     GRADIENT = 0
     MOMENTS = 1
@@ -38,106 +37,66 @@ class Stage(IntEnum):
     COMMITTED = 7
 
 
-class Leaf(NamedTuple):
-    """One parameter on its way through the rules.
-
-    The update is `numerator / denominator + drift`. The quotient stays open until the
-    end, so that the last operation on it is a division: a multiplication there would
-    be contracted with the addition to the parameter (FMA) inside `step` and not
-    across `update` and `apply_updates`, and the two would part by an ulp.
-    """
-
-    numerator: Array
-    """The gradient at first, then the moments' numerator, then times the rate."""
-    denominator: Array | None
-    drift: Array | None
-    """The part that no later rule scales: decoupled decay."""
-    gradient: Array
-    """The gradient as the moments saw it."""
-    second: Array | None
-    """The second moment that the direction will use."""
-    second_is_corrected: bool
-    param: Array | None
-    """The parameter before the step."""
-    buffers: Mapping[str, Array]
-    is_bounded: bool = False
-    """Whether a guard has refused what is not finite or has no finite square."""
-
-    def value(self) -> Array:
-        update = self.numerator
-        if self.denominator is not None:
-            update = quotient(update, self.denominator)
-        return update if self.drift is None else update + self.drift
-
-    def settled(self) -> Self:
-        """The same leaf with the quotient carried out."""
-        return self._replace(numerator=self.value(), denominator=None, drift=None)
-
-    def keeping(self, **buffers: Array) -> Self:
-        return self._replace(buffers={**self.buffers, **buffers})
-
-
-class Overwrite(NamedTuple):
-    """A value that replaces the committed parameter in the steps where `when` holds."""
-
-    when: Array
-    value: Array
-
-
 @dataclass(frozen=True)
 class Rule:
-    """The base of all rules; a subclass overrides what it has."""
+    """The base class of all rules; its defaults leave a parameter unchanged."""
 
     stage: ClassVar[Stage]
+    """The place of the rule in a step; it has no default."""
     publishes: ClassVar[tuple[str, ...]] = ()
-    """Scalars of this rule that other rules may look up; one publisher per chain."""
+    """Scalars that other rules may read as `shared(name)`; default: none."""
     once: ClassVar[bool] = False
-    """Whether a second one in a chain would undo or repeat the first."""
+    """Whether a chain may hold only one such rule; default: False."""
     needs_params: ClassVar[bool] = False
-    """Whether `apply` or `after_commit` reads the parameter, so that `update` without
-    parameters is refused."""
+    """Whether `apply` or `after_commit` reads the parameter; default: False.
+
+    `update` without parameters is then refused.
+    """
     reads_norm: ClassVar[bool] = False
-    """Whether `norm_scalars` gets the global norm of the updates so far."""
+    """Whether `norm_scalars` gets the norm of all updates so far; default: False."""
     sums: ClassVar[bool] = False
-    """Whether `apply` needs all elements of a parameter at once: its norm, a mean."""
+    """Whether `apply` reduces a whole parameter, as a norm does; default: False.
+
+    Such a rule cannot run on a part of a parameter, as Pallas kernels do.
+    """
     shrinks: ClassVar[bool] = False
-    """Whether no element of the update is larger after `apply` than before."""
+    """Whether `apply` makes no element of the update larger; default: False."""
     keeps_norm: ClassVar[bool] = False
-    """Whether the update has the same norm after `apply` as before."""
+    """Whether `apply` leaves the norm of the update unchanged; default: False."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The buffers that the rule keeps between steps; the default is none.
+        """The buffers that the rule keeps between steps; default: none.
 
-        `leaf.buffers[name]` reads one as real numbers, whatever its form, and
+        `leaf.buffers[name]` reads a buffer as real numbers, whatever its form, and
         `leaf.keeping(name=value)` writes it.
         """
         return ()
 
     @property
     def selector(self) -> Selector | None:
-        """Which parameters the rule applies to; None: all."""
+        """The choice of parameters to which the rule applies; None (default): all."""
         return None
 
     @property
     def verb(self) -> str:
-        """How messages and `describe` call the rule."""
+        """The name of the rule in messages and in `describe`; default: its class."""
         return type(self).__name__
 
     @property
     def latest(self) -> Stage:
-        """The last stage after which the rule may still stand: its own."""
+        """The latest stage that a rule before this one may have; default: `stage`."""
         return self.stage
 
     def placed(self, before: "tuple[Rule, ...]", after: "tuple[Rule, ...]") -> None:
-        """Raise if the rule is wrong between these rules of its chain."""
+        """Raise if the rule cannot stand between these rules; default: never."""
         del before, after
 
     def scalars(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """The real scalars of this step, computed once for all parameters.
+        """Return the real scalars of this step by name, computed once for all leaves.
 
-        `apply` and `after_commit` get them as arrays. `shared(name)` returns a scalar
-        that another rule of the chain publishes.
+        `apply` and `after_commit` get these scalars as arrays. `shared(name)` returns a
+        scalar that another rule of the chain publishes.
         """
         del clock, shared
         return {}
@@ -145,26 +104,26 @@ class Rule:
     def norm_scalars(
         self, norm: Array, scalars: Mapping[str, Scalar]
     ) -> dict[str, Scalar]:
-        """Scalars that follow from the global norm (if `reads_norm`)."""
+        """Return the scalars that depend on the global norm, if `reads_norm`."""
         del norm, scalars
         return {}
 
     def norm_after(self, norm: Array, scalars: Mapping[str, Scalar]) -> Array | None:
-        """The norm that `apply` leaves of `norm`, if it follows from scalars."""
+        """Return the norm after `apply`; None if it must be measured anew."""
         del scalars
         return norm if self.keeps_norm else None
 
     def report(self, clock: Clock, shared: "Shared") -> dict[str, Scalar]:
-        """The rates of this step, for `with_stats` and for the guard.
+        """Return the rates of this step, for `with_stats` and for the guard.
 
         Statistics record `learning_rate` and `weight_decay`; a guard refuses a step
-        in which any of the rates is negative or not finite.
+        in which any of the rates is negative or not finite. Default: no rates.
         """
         del clock, shared
         return {}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        """Return the leaf after this rule; the default leaves it as it is.
+        """Return the leaf after this rule; the default leaves it unchanged.
 
         It is called once per parameter and step, with the scalars of this step.
         """
@@ -176,8 +135,8 @@ class Rule:
     ) -> tuple[Leaf, Overwrite | None]:
         """Change buffers after the parameter was written, or write it once more.
 
-        `target` is the parameter as it was written, rounding and all. An `Overwrite`
-        replaces the parameter; None leaves it.
+        `target` is the parameter as it was written, after rounding. An `Overwrite`
+        replaces the parameter; None leaves it unchanged.
         """
         del target, scalars
         return leaf, None
@@ -194,10 +153,10 @@ class Rule:
         return any(isinstance(v, Dynamic) and v.is_traced for v in values)
 
     def skeleton(self) -> Self:
-        """The rule without its hyperparameters: what a leaf function depends on.
+        """Return the rule with an Ellipsis in place of each hyperparameter.
 
-        Leaf functions take all numbers as arguments, so one compiled leaf serves
-        every learning rate. An Ellipsis stands where a hyperparameter was given.
+        Leaf functions are compiled for a skeleton and take all numbers as arguments, so
+        that one compiled leaf serves every learning rate.
         """
         fields = {
             f.name: ...
@@ -208,7 +167,7 @@ class Rule:
 
 
 class Shared:
-    """The scalars of the rules of one chain, computed on demand and once each."""
+    """The scalars of the rules of one chain, each computed once, at its first use."""
 
     def __init__(self, rules: "tuple[Rule | None, ...]", clock: Clock):
         self._rules = rules
@@ -216,6 +175,7 @@ class Shared:
         self._known: dict[int, dict[str, Scalar]] = {}
 
     def of(self, index: int) -> dict[str, Scalar]:
+        """Return the scalars of the rule at this index of the chain."""
         if index not in self._known:
             rule = self._rules[index]
             known: dict[str, Scalar] = {}
@@ -228,6 +188,7 @@ class Shared:
         return self._known[index]
 
     def has(self, name: str) -> bool:
+        """Return whether a rule of the chain publishes this scalar."""
         return self._publisher(name) is not None
 
     def __call__(self, name: str) -> Scalar:

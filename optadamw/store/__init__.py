@@ -1,1 +1,1 @@
-"""Kept: how a buffer of the optimizer lives between two steps."""
+"""How a buffer is kept between two steps, and the State of all buffers."""

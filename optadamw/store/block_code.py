@@ -8,10 +8,10 @@ exponent, in the biased form of float32, and c the code without its sign:
     c = 0:   0
     c > 0:   (1 + (c mod 8) / 8) * 2 ** (E - 127 - top + floor(c / 8)),  top = 15 or 31
 
-These are the bits of a float32 with a shorter exponent, so both directions are shifts
-and sums of integers: exact, the same on every device, and fused by XLA into what reads
-or makes the numbers. As the scale is a power of two, a number that did not change keeps
-its code.
+These are the bits of a float32 with a shorter exponent, so encoding and decoding are
+shifts and sums of integers: exact, the same on every device, and fused by XLA into the
+code that computes or reads the numbers. The scale is a power of two, so a number that
+did not change keeps its code.
 
 Sources: the shared exponent is the E8M0 scale of the OCP Microscaling Formats (MX)
 specification, v1.0, section 5.2, whose block of 32 this is; the elements are its E4M3
@@ -28,10 +28,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from optadamw.base.types import Array
 
 BLOCK = 32
-"""The largest block that is chosen where none is asked for, as in MX."""
+"""The largest block that is chosen by default, as in MX."""
 MANTISSA = 3
 RELATIVE = {"nearest": 2.0**-4, "stochastic": 2.0**-3}
-"""The largest error of a decoded number, relative to itself, within the range."""
+"""The largest relative error of a decoded number within the range."""
 
 _CUT = 23 - MANTISSA
 """The bits of a float32's mantissa that are cut off."""
@@ -48,32 +48,33 @@ class Blocks(NamedTuple):
 
     @property
     def block(self) -> int:
-        """How many numbers share an exponent."""
+        """The number of neighbours that share an exponent."""
         return self.codes.shape[-1] // self.scales.shape[-1]
 
 
 def block_of(shape: tuple[int, ...]) -> int:
-    """The largest divisor of the last axis up to `BLOCK`.
+    """Return the largest divisor of the last axis up to `BLOCK`.
 
-    Of a prime that is 1, a scale for each number: 2 bytes. One block of the whole axis
-    would take 1, and lose the columns of a vocabulary whose gradients are small.
+    A prime axis has blocks of 1, a scale for each number, which takes 2 bytes. One
+    block for the whole axis would take 1 byte, and would lose the columns of a
+    vocabulary whose gradients are small.
     """
     return max(size for size in range(1, BLOCK + 1) if shape[-1] % size == 0)
 
 
 def floor_of(*, signed: bool) -> float:
-    """The smallest number beside 0 in a block, at most, relative to its largest.
+    """Return the smallest number besides 0 in a block, relative to its largest number.
 
-    Below it a first moment becomes 0 or this, whichever is nearer: raised at random, as
-    would be right on average, it could meet a second moment that is small indeed, and
-    their quotient would be a step of any size. A second moment becomes this, so that
-    what is not zero never turns into a division by `eps`.
+    A first moment below this number becomes 0 or this number, whichever is nearer:
+    raised at random, it could be divided by a tiny second moment, which would be a step
+    of any size. A second moment below it becomes this number, so that a moment that is
+    not zero never turns into a division by `eps`.
     """
     return 1.2 * 2.0 ** -_top(signed)
 
 
 def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> Blocks:
-    """Float32 numbers as blocks: rounded to nearest, or at random by 32-bit `noise`.
+    """Encode float32 numbers: rounded to nearest, or at random with 32-bit `noise`.
 
     A block with a number that is not finite decodes to NaN as a whole.
     """
@@ -81,7 +82,8 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
     bits = jax.lax.bitcast_convert_type(value, jnp.int32)
     size = bits & 0x7FFFFFFF
     largest = jnp.minimum(jnp.max(in_blocks(size, block), axis=-1), _INFINITY)
-    # Raised by what a carry could add: no number is beyond the last code.
+    # Raised by the largest carry of rounding, so that no number is beyond the last
+    # code.
     exponent = (largest + ((1 << _CUT) - 1)) >> 23
     # At least 1 beside zeros: below there are only subnormals, which become 2**-126.
     exponent = jnp.clip(exponent, jnp.minimum(largest, 1), 254)
@@ -92,7 +94,8 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
     # The smallest code whose number float32 holds without subnormals.
     floor = jnp.maximum((lowest << 23) + (1 << _CUT), 1 << 23)
     least = (floor >> _CUT) - (lowest << MANTISSA)
-    # What becomes that code at least: from half of its number on, or all but 0.
+    # Numbers from half of the smallest one on get at least its code; without a sign
+    # all numbers but 0.
     enough = jnp.maximum(floor - (1 << 23), 1) if signed else 1
     codes = jnp.where(size >= enough, jnp.clip(codes, least, (top << MANTISSA) + 7), 0)
     if signed:
@@ -101,7 +104,7 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
 
 
 def decoded(blocks: Blocks, *, signed: bool) -> Array:
-    """The float32 numbers in blocks."""
+    """Decode blocks to float32 numbers."""
     codes = blocks.codes.astype(jnp.int32)
     exponent = _spread(blocks.scales.astype(jnp.int32), codes)
     size = codes & 0x7F if signed else codes
@@ -114,26 +117,26 @@ def decoded(blocks: Blocks, *, signed: bool) -> Array:
 
 
 def _top(signed: bool) -> int:
-    """The exponent field of the largest code."""
+    """Return the exponent field of the largest code."""
     return 15 if signed else 31
 
 
 def in_blocks(x: Array, block: int) -> Array:
-    """The last axis cut into blocks, as two axes."""
+    """Cut the last axis into blocks, as two axes."""
     count = x.shape[-1] // block
     sharding = _explicit(x)
     if sharding is not None and count % _parts(sharding):
-        # JAX will not choose for us where the pieces of a shard go.
+        # On explicit axes JAX does not choose a sharding for pieces of a shard.
         front = sharding.spec[: x.ndim - 1]
         x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*front)))
     return x.reshape(*x.shape[:-1], count, block)
 
 
 def _spread(scales: Array, like: Array) -> Array:
-    """For each number the scale of its block.
+    """Return for each number the scale of its block.
 
-    Not the numbers in the shape of blocks: XLA writes over a buffer in place only where
-    all operations on it are elementwise.
+    The scales get the shape of the numbers, not the numbers the shape of blocks: XLA
+    overwrites a buffer in place only if all operations on it are elementwise.
     """
     shape = like.shape
     block = shape[-1] // scales.shape[-1]
@@ -145,13 +148,13 @@ def _spread(scales: Array, like: Array) -> Array:
 
 
 def _explicit(x: Array) -> Any:
-    """The sharding of an array, if it is over axes that are explicit."""
+    """Return the sharding of an array over explicit axes; else None."""
     sharding = jax.typeof(x).sharding
     return sharding if any(part is not None for part in sharding.spec) else None
 
 
 def _parts(sharding: Any) -> int:
-    """Over how many devices the last axis is divided."""
+    """Return the number of devices over which the last axis is divided."""
     axes = sharding.spec[-1] if sharding.spec else None
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(sharding.mesh.shape[name] for name in names)

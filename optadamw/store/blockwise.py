@@ -16,14 +16,14 @@ from optadamw.base.random_bits import Site, bits_at
 from optadamw.base.tree import Leaves
 from optadamw.base.types import Array, PyTree
 from optadamw.store.block_code import Blocks, block_of, decoded, encoded, in_blocks
-from optadamw.store.dense import Dense
+from optadamw.store.dense import Dense, tied
 
 Rounding = Literal["nearest", "stochastic"]
 
 
 @dataclass(frozen=True)
 class Blockwise:
-    """Eight bits for large leaves; `blockwise` makes it from what a user says."""
+    """The checked arguments of `blockwise`: 8 bits for large leaves."""
 
     block_size: int | None = None
     min_size: int = 4096
@@ -39,7 +39,7 @@ class Blockwise:
 
 @dataclass(frozen=True)
 class BlockStorage:
-    """The blocks of one slot: which leaves have them."""
+    """The 8-bit format of one slot: large leaves have blocks, others are float32."""
 
     how: Blockwise
     signed: bool
@@ -58,7 +58,7 @@ class BlockStorage:
         store = BlockStore(self.signed, self.draws, how.block_size)
         found: list[BlockStore | Dense] = []
         for path, array, is_kept in zip(leaves.paths, leaves.arrays, kept, strict=True):
-            # Without parameters a gradient may be None, and nothing is kept for it.
+            # Without parameters the leaf is a gradient, which may be None.
             shape = () if array is None else array.shape
             is_small = math.prod(shape) < max(how.min_size, 1)
             if is_kept or is_small or shape == ():
@@ -71,16 +71,18 @@ class BlockStorage:
 
 @dataclass(frozen=True)
 class BlockStore:
-    """Blocks of 8 bits."""
+    """The store of one buffer in blocks of 8 bits."""
 
     signed: bool
+    """Whether the codes have a sign."""
     draws: bool
+    """Whether numbers are rounded at random."""
     block_size: int | None
-    """None: chosen for each leaf by its last axis."""
+    """Numbers that share a scale; None: `block_of` chooses it for each leaf."""
     is_lossy: ClassVar[bool] = True
 
     def check_leaf(self, name: str, path: str, array: Any) -> None:
-        """Refuse a leaf that has no such blocks."""
+        """Refuse a leaf that cannot be stored in these blocks."""
         is_wide = is_complex(array.dtype) or jnp.dtype(array.dtype).itemsize > 4
         if is_wide:
             raise kind_at_leaf(
@@ -99,11 +101,11 @@ class BlockStore:
             )
 
     def block(self, shape: tuple[int, ...]) -> int:
-        """How many numbers of a leaf of this shape share a scale."""
+        """Return how many numbers share a scale in a leaf of this shape."""
         return self.block_size or block_of(shape)
 
     def shapes(self, param: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the codes and of the scales."""
+        """Return the shape of the codes and the shape of the scales."""
         *front, last = param.shape
         return tuple(param.shape), (*front, last // self.block(param.shape))
 
@@ -119,11 +121,8 @@ class BlockStore:
             )
         codes = Dense(np.dtype(np.uint8)).zeros(param)
         if isinstance(param, jax.core.Tracer):
-            # As Dense.zeros: the parameter's sharding passes through, then it folds.
-            never = jnp.zeros((), bool)
-            view = in_blocks(codes, self.block(shape))
-            empty = jnp.zeros(coarse, jnp.uint8)
-            return Blocks(codes, jnp.where(never, view.max(-1), empty))
+            largest = in_blocks(codes, self.block(shape)).max(-1)
+            return Blocks(codes, tied(jnp.zeros_like(largest), largest))
         scales = jnp.zeros(coarse, jnp.uint8)
         if isinstance(param.sharding, NamedSharding):
             scales = jax.device_put(scales, _coarse(param.sharding, coarse))
@@ -175,12 +174,16 @@ class BlockStore:
 
 
 def _coarse(sharding: Any, shape: tuple[int, ...]) -> Any:
-    """The sharding of the scales: the parameter's, where it divides them."""
+    """The sharding of the scales: the parameter's, if it divides them.
+
+    It is written as the parameter's is: for JAX's cache of compiled programs
+    P("data", None) is another sharding than P("data").
+    """
     if not isinstance(sharding, NamedSharding):
         return sharding
-    spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    spec = list(sharding.spec)
     try:
-        NamedSharding(sharding.mesh, PartitionSpec(*spec)).shard_shape(shape)
+        sharding.shard_shape(shape)
     except ValueError:
         spec[-1] = None
     kind = sharding.memory_kind

@@ -1,4 +1,4 @@
-"""Refusing a State that is not of the transformation that it is given to."""
+"""Check that a State belongs to the transformation that gets it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,13 +31,13 @@ def check_fields(state: Any, kept: Sequence[str]) -> None:
             raise ValueError(
                 f"`state` {has} {what}, which this transformation "
                 f"{'does not keep' if present else 'keeps'}: it is the state of "
-                "another one. Use the state that this tx.init(params) returned, or "
-                "carry the old one over by name with checkpoint.restore."
+                "another transformation. Use the state that this tx.init(params) "
+                "returned, or restore the old state by name with checkpoint.restore."
             )
 
 
 def check_scalars(state: State, like: Mapping[str, Any]) -> None:
-    """Refuse counters and scalars of another dtype or shape: 16 bits end at 32767."""
+    """Refuse scalars of another dtype or shape, such as a counter in 16 bits."""
     for name, wanted in like.items():
         pairs = [(f"state.{name}", getattr(state, name), wanted)]
         if isinstance(wanted, dict):
@@ -51,12 +51,12 @@ def check_scalars(state: State, like: Mapping[str, Any]) -> None:
             pairs = [
                 (f"state.{name}[{key!r}]", found[key], wanted[key]) for key in wanted
             ]
-        for spelled, found, expected in pairs:
+        for shown, found, expected in pairs:
             dtype = getattr(found, "dtype", type(found).__name__)
             if dtype != expected.dtype or np.shape(found) != expected.shape:
                 shape = "scalar" if expected.shape == () else list(expected.shape)
                 raise TypeError(
-                    f"`{spelled}` must be: {expected.dtype} {shape}; got "
+                    f"`{shown}` must be: {expected.dtype} {shape}; got "
                     f"{dtype}{list(np.shape(found))}. Keep the state that "
                     "tx.init(params) returned as it is."
                 )

@@ -10,10 +10,10 @@ from optadamw.store.state import State, buffer_in, place_of, scales_of
 
 
 def column_of(slot: Slot, state: State, leaves: Leaves) -> list[Any]:
-    """The buffer of every leaf, out of the trees of State that hold it.
+    """Return the buffers of one slot, one for each leaf, from the trees of a State.
 
     Raises:
-      ValueError: a tree of another structure than the parameters'.
+      ValueError: a tree has another structure than the parameters.
     """
     kept = _matched(slot.name, state, leaves)
     if not slot.store.has_scales:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.base.numerics import (
@@ -27,8 +28,8 @@ from optadamw.store.block_code import Blocks
 class Dense:
     """An array of the parameter's shape, rounded to nearest or at random.
 
-    `dtype` None means the dtype of computation (float32; float64 for a float64
-    parameter). Complex parameters get the complex dtype of the same precision.
+    A `dtype` of None (default) is the dtype of computation (float32; float64 for a
+    float64 parameter). Complex parameters get the complex dtype of the same precision.
     """
 
     dtype: np.dtype | None = None
@@ -51,19 +52,14 @@ class Dense:
         if isinstance(param, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(param.shape, dtype, sharding=param.sharding)
         if isinstance(param, jax.core.Tracer):
-            # Zeros that depend on nothing land on one device under jit. This select
-            # folds to plain zeros, but only after the parameter's sharding has
-            # passed through it (seen on jax 0.10 and 0.12, Auto and Explicit axes).
-            never = jnp.zeros((), bool)
-            empty = jnp.zeros_like(param, dtype=dtype)
-            return jnp.where(never, param.astype(dtype), empty)
+            return tied(jnp.zeros_like(param, dtype=dtype), param)
         return jnp.zeros_like(param, dtype=dtype)
 
     def copy(self, param: Any) -> Any:
         if isinstance(param, jax.ShapeDtypeStruct):
             return self.zeros(param)
-        # `copy`, as jit returns an unchanged input as the same buffer, and donation
-        # then refuses it ("attempt to donate the same buffer twice").
+        # A copy, because jit returns an unchanged input as the same buffer, and
+        # donation then refuses it ("attempt to donate the same buffer twice").
         return jnp.array(param, dtype=self.dtype_for(param), copy=True)
 
     def check(self, path: str, buffer: Any, param: Any) -> None:
@@ -92,8 +88,8 @@ class Dense:
         dtype = self.dtype_for(param)
         most = float(jnp.finfo(dtype).max)
         if most < float(jnp.finfo(value.dtype).max):
-            # A finite value beyond the dtype is kept as its largest: infinity would
-            # never decay, and would end in NaN.
+            # A finite value beyond the dtype becomes the largest of the dtype: infinity
+            # would never decay, and would end in NaN.
             value = jnp.where(jnp.isfinite(value), jnp.clip(value, -most, most), value)
         if self.draws and site is not None and is_narrow(dtype):
             return rounded(value, bits_at(site, value.shape), dtype)
@@ -108,23 +104,35 @@ class Dense:
         return complex_of(real) if is_complex(param.dtype) else real
 
 
+def tied(made: Array, like: Array) -> Array:
+    """Return `made` unchanged; under `jit` it gets the sharding of `like`.
+
+    Zeros depend on nothing, so XLA would put a whole copy of them on every device. The
+    selection lets the sharding of `like` reach them. Its predicate stands behind a
+    barrier, because XLA for TPU and GPU removes a selection by a known predicate
+    before it gives shardings to what is left (libtpu 0.0.42 and 0.0.50, CUDA 13).
+    """
+    never = lax.optimization_barrier(jnp.zeros((), bool))
+    return jnp.where(never, like.astype(made.dtype), made)
+
+
 def dense(name: str, dtype: DTypeLike | None) -> Dense:
-    """The store for a dtype that a user gave under the argument `name`."""
+    """Return the store for the dtype that a user passed as the argument `name`."""
     if dtype is None:
         return Dense()
     rule = "a floating dtype such as 'bfloat16' or 'float32', or None"
     try:
-        found = jnp.dtype(dtype)
+        parsed = jnp.dtype(dtype)
     except TypeError as error:
         raise mistyped(name, rule, dtype) from error
-    if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
+    if not jnp.issubdtype(parsed, jnp.floating) or parsed.itemsize < 2:
         raise mistyped(name, rule, dtype)
-    check_enabled(name, found)
-    return Dense(found)
+    check_enabled(name, parsed)
+    return Dense(parsed)
 
 
 def check_enabled(name: str, dtype: np.dtype) -> None:
-    """Refuse float64 where JAX would make float32 of it."""
+    """Refuse float64 if x64 is off, where JAX would make float32 of it."""
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise invalid(
             name,

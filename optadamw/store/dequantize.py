@@ -1,4 +1,4 @@
-"""Reading a state whose moments are kept in 8 bits."""
+"""Read a state whose moments are stored in 8 bits."""
 
 import jax
 
@@ -16,26 +16,27 @@ from optadamw.store.state import (
 )
 
 UNSIGNED = ("nu", "nu_max")
-"""The buffers that hold no negative number, whose codes have no sign.
+"""The buffers without negative numbers, whose codes have no sign.
 
-The codes of all others have one, also those of the buffers in `State.custom`: a state
-does not say it, so it must follow from the name.
+The codes of all other buffers have a sign, also in `State.custom`: the state does not
+record it, so it must follow from the name.
 """
 
 
 def dequantize(state: PyTree) -> PyTree:
-    """Return the state with arrays of float32 in place of blocks of 8 bits.
+    """Return the state with float32 arrays in place of blocks of 8 bits.
 
-    Use it to look at moments, or to convert them. Buffers in 16 bits are arrays already
-    and stay as they are. A transformation that keeps blocks does not take the result;
-    `checkpoint.restore` puts the numbers of one form into the other.
+    Use it to read moments, or to convert them. Buffers in 16 bits are arrays already
+    and do not change. A transformation with moments in 8 bits refuses the result;
+    `checkpoint.restore` converts a state from one format to the other.
 
     Args:
-      state: the state of a transformation, of an `optax.chain`, of a wrapper.
+      state: the state of a transformation, of an `optax.chain` or of a wrapper.
 
     Returns:
-      A tree like `state`; each number is within an eighth (rounded to nearest: a
-      sixteenth) of what was to be kept, see `blockwise`.
+      A state like `state`, without scales. Each number is within an eighth of the
+      number that was encoded (within a sixteenth if rounded to nearest), see
+      `blockwise`.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

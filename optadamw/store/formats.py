@@ -1,4 +1,4 @@
-"""The forms of a buffer that a user may ask for, and the storage of each."""
+"""The formats of a buffer that a user may choose, and the storage of each format."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +21,9 @@ REMEDY = "Use stochastic('bfloat16'), blockwise() or 'float32'."
 
 @dataclass(frozen=True)
 class Stochastic:
-    """A 16-bit dtype, rounded at random; `stochastic` makes it."""
+    """The checked argument of `stochastic`: a 16-bit dtype, rounded at random."""
 
-    # Not `dtype`, by which `jnp.dtype` would take it for that dtype itself.
+    # Not called `dtype`: `jnp.dtype` would take the object for the dtype itself.
     kept_as: np.dtype
 
     def __repr__(self) -> str:
@@ -31,27 +31,29 @@ class Stochastic:
 
 
 Stored = DTypeLike | Stochastic | Blockwise
-"""What `mu_dtype`, `nu_dtype` and `ema_dtype` take."""
+"""A value of `mu_dtype`, `nu_dtype` or `ema_dtype`; None is float32."""
 
 
 def stochastic(dtype: DTypeLike = "bfloat16") -> Stochastic:
-    """Keep a buffer in 16 bits, rounded up or down at random, right on average.
+    """Store a buffer in 16 bits, rounded at random so that the expected value is exact.
 
-    For `mu_dtype`, `nu_dtype` and `ema_dtype`. Rounded to nearest, a second moment with
-    b2 = 0.999 never decays in bfloat16: a step of a thousandth is below half a unit in
-    the last place. At random it decays on average. The bits are a hash of (seed, step,
-    leaf, buffer, element); see `with_seed`.
+    The result is a value for `mu_dtype`, `nu_dtype` and `ema_dtype`. Rounded to
+    nearest, a second moment with b2 = 0.999 never decays in bfloat16: a step of a
+    thousandth is below half a unit in the last place. Rounded at random it decays on
+    average. The random bits are a hash of (seed, step, leaf, buffer, element); see
+    `with_seed`.
 
     Source: Gupta et al., arXiv 1502.02551; Zamirai et al., arXiv 2010.06192.
 
     Args:
-      dtype: "bfloat16", or "float16", whose range suits first moments alone.
+      dtype: "bfloat16" (default), or "float16", whose range is too small for second
+        moments.
 
     Returns:
-      A value for those arguments.
+      A value for `mu_dtype`, `nu_dtype` or `ema_dtype`.
 
     Raises:
-      TypeError: another dtype.
+      TypeError: `dtype` is neither bfloat16 nor float16.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -77,22 +79,23 @@ def blockwise(
     keep: Any = None,
     rounding: Rounding = "stochastic",
 ) -> Blockwise:
-    """Keep moments in 8 bits: codes in the parameter's shape, and a scale per block.
+    """Store moments in 8 bits: codes in the parameter's shape, and a scale per block.
 
-    For `mu_dtype` and `nu_dtype`. Neighbours along the last axis share a power of two;
-    each number is a small float below it with 3 bits of mantissa, so that its error is
-    relative to itself: an eighth at most where it is rounded at random, a sixteenth to
-    nearest, over the range 3.7e-5 (first moment) or 5.6e-10 (second moment) to 1 of the
-    largest in its block. Below, a first moment becomes 0 or the smallest number, the
-    nearer one, and a second moment the smallest number, never 0. A step uses the
+    The result is a value for `mu_dtype` and `nu_dtype`. A block of neighbours along the
+    last axis shares a power of two as its scale; each number is a small float relative
+    to this scale, with 3 bits of mantissa. Its relative error is at most an eighth if
+    rounded at random and a sixteenth if rounded to nearest, for numbers from 3.7e-5
+    (first moment) or 5.6e-10 (second moment) to 1 times the largest number of the
+    block. A smaller first moment becomes 0 or the smallest number, whichever is nearer;
+    a smaller second moment becomes the smallest number, never 0. A step uses the
     moments before they are rounded.
 
-    One number that is not finite would spoil its block, so a guard is needed: `adamw`
-    brings `skip_nonfinite`; put `skip_nonfinite` around other chains.
+    One number that is not finite would spoil its block, so a guard is required: `adamw`
+    adds `skip_nonfinite`; around other chains put it yourself.
 
     The state holds uint8 codes in `mu` and `nu`, and the scales in `mu_scales` and
-    `nu_scales`, arrays of the parameter's rank too, None for leaves that stay as they
-    are: `dequantize(state)` gives the numbers.
+    `nu_scales`, with None for leaves that stay float32. `dequantize(state)` returns the
+    numbers.
 
     Source: the E8M0 scale and E4M3 elements of the OCP Microscaling Formats (MX)
     specification v1.0, without subnormals, and 5 bits of exponent for the second
@@ -101,19 +104,20 @@ def blockwise(
 
     Args:
       block_size: numbers that share a scale, >= 1; it must divide the last axis of
-        every leaf that is kept so. None: for each leaf the largest divisor up to 32
-        (of a prime that is 1, and 2 bytes).
-      min_size: leaves of fewer numbers stay float32, >= 0. Scalars do in any case.
-      keep: leaves that stay float32 whatever their size: what `mask` takes, such as
-        "*/embedding". None: none.
-      rounding: "stochastic", or "nearest", in which moments freeze unless their beta is
-        below 0.93.
+        every leaf in 8 bits. None (default): for each leaf the largest divisor of its
+        last axis up to 32. A prime axis has blocks of 1, which take 2 bytes per number.
+      min_size: leaves with fewer numbers stay float32, >= 0; scalars always do.
+        Default: 4096.
+      keep: leaves that stay float32 at any size, chosen as by `mask`, such as
+        "*/embedding". None (default): none.
+      rounding: "stochastic" (default), or "nearest", with which a moment never decays
+        unless its beta is below 0.93.
 
     Returns:
-      A value for those arguments.
+      A value for `mu_dtype` or `nu_dtype`.
 
     Raises:
-      TypeError, ValueError: an argument of another kind or out of its range.
+      TypeError, ValueError: an argument is of a wrong type or out of its range.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -137,20 +141,20 @@ def blockwise(
 
 
 def storage(name: str, given: Stored, *, signed: bool = True) -> Any:
-    """The storage of a buffer, in any form that a user may ask for.
+    """Return the storage of a buffer, in any format that a user may choose.
 
-    Whether the numbers move in that form is not checked: `moment`, `maximum` and
-    `average` do that for the buffers that they are for.
+    This function does not check that rounding lets the numbers change; for Adam's own
+    buffers `moment`, `maximum` and `average` do.
 
     Args:
-      name: the argument that the user gave, for errors.
+      name: the name of the argument in errors.
       given: a dtype, `stochastic(...)`, `blockwise(...)`, or None for float32 (float64
         for float64 parameters).
-      signed: whether the buffer may hold negative numbers. Only the buffers `nu` and
-        `nu_max` may be kept in 8 bits without a sign.
+      signed: whether the buffer may hold negative numbers; default: True. Only the
+        buffers `nu` and `nu_max` may be stored in 8 bits without a sign.
 
     Raises:
-      TypeError, ValueError: what is no form.
+      TypeError, ValueError: `given` is no format.
     """
     if isinstance(given, Blockwise):
         return BlockStorage(given, signed)
@@ -162,10 +166,11 @@ def storage(name: str, given: Stored, *, signed: bool = True) -> Any:
 
 
 def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
-    """The storage of a running mean with the decay `beta`.
+    """Return the storage of a running mean with the decay `beta`.
 
     Raises:
-      TypeError, ValueError: what is no form for it, or one in which it would freeze.
+      TypeError, ValueError: `given` is no format for a moment, or the mean would never
+        decay in it.
     """
     is_square = name == "nu_dtype"
     found = storage(name, given, signed=not is_square)
@@ -176,7 +181,10 @@ def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
 
 
 def maximum(name: str, given: Stored) -> Storage:
-    """The storage of a maximum, rounded to nearest: at random it would climb."""
+    """Return the storage of a maximum, always rounded to nearest.
+
+    A maximum of random roundings would grow.
+    """
     if isinstance(given, Blockwise):
         how = Blockwise(given.block_size, given.min_size, given.keep, "nearest")
         return BlockStorage(how, signed=False)
@@ -188,17 +196,18 @@ def maximum(name: str, given: Stored) -> Storage:
 
 
 def average(name: str, given: Stored, legal: str) -> Dense:
-    """The storage of the running average of the parameters.
+    """Return the storage of the running average of the parameters.
 
     Raises:
-      TypeError, ValueError: what is no form for it, or one in which it stands still.
+      TypeError, ValueError: `given` is no format for an average, or the average would
+        not change in it.
     """
     if isinstance(given, Blockwise):
         raise invalid(
             name,
             legal,
             given,
-            "3 bits of mantissa are no model: its weights would be off by 6 percent.",
+            "With 3 bits of mantissa the averaged weights would be off by 6 percent.",
         )
     found = storage(name, given, signed=True)
     assert isinstance(found, Dense)
@@ -214,7 +223,7 @@ def average(name: str, given: Stored, legal: str) -> Dense:
 
 
 def as_written(kept: Storage) -> str:
-    """A storage as the user writes it."""
+    """Return a storage as a user would write it."""
     if isinstance(kept, BlockStorage):
         return repr(kept.how)
     if not isinstance(kept, Dense) or kept.dtype is None:
@@ -223,7 +232,7 @@ def as_written(kept: Storage) -> str:
 
 
 def _check_range(name: str, kept: Any) -> None:
-    """Refuse a form of squares in which those of small gradients are 0."""
+    """Refuse a format of the second moment in which small squares are 0."""
     if getattr(kept, "dtype", None) == jnp.float16:
         raise invalid(
             name,
@@ -236,10 +245,10 @@ def _check_range(name: str, kept: Any) -> None:
 def _check_moves(
     name: str, kept: Any, beta: Hyperparameter, *, must_know: bool
 ) -> None:
-    """Refuse a mean that its rounding would not let decay.
+    """Refuse a mean that rounding would keep from decaying.
 
-    A mean decays by the factor beta, and stands still where 1 - beta is not above half
-    a unit in the last place, which is at most 2**-(bits of mantissa + 1) of a number.
+    A mean decays by the factor beta. It does not change if 1 - beta is at most half a
+    unit in the last place, which is at most 2**-(bits of mantissa + 1) of a number.
     """
     half = _half_unit(kept)
     if half is None:
@@ -263,7 +272,7 @@ def _check_moves(
 
 
 def _half_unit(kept: Any) -> float | None:
-    """Half a unit in the last place, relative, of what is rounded to nearest."""
+    """Return half a relative unit in the last place; None if not rounded to nearest."""
     if kept.draws:
         return None
     if isinstance(kept, BlockStorage):

@@ -1,4 +1,4 @@
-"""One word for how everything is kept: the presets of `adamw(..., precision=)`."""
+"""The presets of `adamw(..., precision=)`: one word for the format of each buffer."""
 
 from typing import Any, Literal
 
@@ -21,10 +21,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def forms(precision: Any, **given: Any) -> dict[str, Any]:
-    """The arguments that a word stands for; those that are given, not None, count.
+    """Return the arguments of a preset; an argument that is not None replaces its own.
 
     Raises:
-      TypeError, ValueError: it is no such word.
+      TypeError, ValueError: `precision` is no preset.
     """
     legal = f"one of {', '.join(map(repr, PRESETS))}, or None"
     if precision is not None and not isinstance(precision, str):

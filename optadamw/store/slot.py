@@ -1,4 +1,4 @@
-"""A slot: one buffer for every parameter, its name, its form and how it starts."""
+"""A slot: the name, the format and the first value of a buffer for each parameter."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,11 @@ class Slot(NamedTuple):
 
     name: str
     """The field of `State` that holds the buffer. A name that is no field is a key of
-    `State.custom`: no edit of the library is needed for a new one."""
+    `State.custom`: a new name needs no edit of the library."""
     store: Any
-    """How the buffer is kept: a `Storage` for all leaves, a `Store` for one of them."""
+    """The format of the buffer: a `Storage` for all leaves, a `Store` for one leaf."""
     start: str = "zeros"
-    """What the buffer holds at first: "zeros" (default), or "param" for a copy of the
+    """The first value of the buffer: "zeros" (default), or "param" for a copy of the
     parameter."""
 
 

@@ -1,4 +1,4 @@
-"""The state of an optimizer: one named record, the same for every chain."""
+"""The state of an optimizer: one named record with the same fields for every chain."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from optadamw.base.types import Array, PyTree
 
@@ -26,7 +26,7 @@ class State(NamedTuple):
     mu: PyTree = None
     """First moment: the running mean of the gradients."""
     nu: PyTree = None
-    """Second moment: the running mean of their squares."""
+    """Second moment: the running mean of the squared gradients."""
     nu_max: PyTree = None
     """AMSGrad: the largest second moment so far."""
     mu_scales: PyTree = None
@@ -38,7 +38,7 @@ class State(NamedTuple):
     ema: PyTree = None
     """The running average of the parameters."""
     residual: PyTree = None
-    """What `with_commit` keeps of a 16-bit parameter beyond its 16 bits."""
+    """The buffer of `with_commit`: the part of a parameter that its 16 bits lack."""
     accumulator: PyTree = None
     """Accumulation: the weighted sum of this window's gradients, unscaled."""
     micro_step: Array | None = None
@@ -61,7 +61,7 @@ class State(NamedTuple):
 
 
 class Swapped(NamedTuple):
-    """A state whose average and parameters have changed places; it takes no steps."""
+    """A state that holds parameters in place of their average; `step` refuses it."""
 
     state: State
 
@@ -83,45 +83,45 @@ SCALARS = tuple(name for name in State._fields if name not in (*TREES, "custom")
 
 
 def scales_of(name: str) -> str:
-    """The name under which the scales of a buffer in blocks are kept."""
+    """Return the name of the scales of a buffer in blocks."""
     return f"{name}_scales"
 
 
 def is_scales(name: str) -> bool:
-    """Whether the scales of a buffer are kept under this name."""
+    """Return whether this is the name of the scales of a buffer."""
     return name.endswith(scales_of(""))
 
 
 def is_custom(name: str) -> bool:
-    """Whether a buffer of this name is kept in `State.custom`."""
+    """Return whether a buffer of this name is a key of `State.custom`."""
     return name.isidentifier() and name not in State._fields and not is_scales(name)
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a State may hold a buffer of this name, in a field or in `custom`."""
+    """Return whether a State may hold a buffer of this name, in a field or `custom`."""
     return name in BUFFERS or is_custom(name)
 
 
 def place_of(name: str) -> str:
-    """Where a State holds a buffer or its scales, as a user writes it."""
+    """Return the expression with which a user reads a buffer, or its scales."""
     return f"state.{name}" if name in State._fields else f"state.custom[{name!r}]"
 
 
 def buffer_in(state: State, name: str) -> PyTree | None:
-    """The buffer of a slot, or the scales of one; None if the state lacks it."""
+    """Return a buffer, or the scales of one, by name; None if the state lacks it."""
     if name in State._fields:
         return getattr(state, name)
     return (state.custom or {}).get(name)
 
 
 def buffers_in(state: State) -> dict[str, PyTree]:
-    """All buffers and scales that the state holds, by name; those of `custom` last."""
+    """Return all buffers and scales of a state by name, those of `custom` last."""
     held = {name: getattr(state, name) for name in TREES}
     return {k: v for k, v in (held | (state.custom or {})).items() if v is not None}
 
 
 def state_of(fields: Mapping[str, Any]) -> State:
-    """The State of these fields; buffers that State does not name go to `custom`."""
+    """Make a State of these fields; names that are no fields go to `custom`."""
     named = {name: value for name, value in fields.items() if name in State._fields}
     custom = {
         name: fields[name]
@@ -132,7 +132,7 @@ def state_of(fields: Mapping[str, Any]) -> State:
 
 
 def state_replacing(state: State, buffers: Mapping[str, PyTree | None]) -> State:
-    """The state with these buffers or scales in place of its own; None removes one."""
+    """Replace buffers or scales of a state; None removes one."""
     fields = {k: v for k, v in state._asdict().items() if k != "custom"}
     return state_of(fields | (state.custom or {}) | dict(buffers))
 
@@ -147,19 +147,31 @@ def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
     for param in params:
         if isinstance(param, jax.core.Tracer):
+            sharding = jax.typeof(param).sharding
+            if any(part is not None for part in sharding.spec):
+                return reshard(jnp.asarray(value), _everywhere(sharding.mesh, value))
             break
         sharding = getattr(param, "sharding", None)
         if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
-            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.device_put(value, everywhere)
+            return jax.device_put(value, _everywhere(sharding.mesh, value))
     return jnp.asarray(value)
 
 
+def _everywhere(mesh: Any, value: np.ndarray | Array) -> NamedSharding:
+    """Return the sharding that replicates `value` over a mesh.
+
+    It is written as a compiled step writes it for its results: on explicit axes with a
+    None for each axis of the array, else with none.
+    """
+    is_explicit = AxisType.Explicit in mesh.axis_types
+    return NamedSharding(mesh, PartitionSpec(*[None] * (value.ndim * is_explicit)))
+
+
 def states_in(tree: PyTree) -> list[State]:
-    """Every State in the state of a chain or wrapper, in order.
+    """Return every State in the state of a chain or wrapper, in order.
 
     Raises:
-      ValueError: there is one whose average and parameters have changed places.
+      ValueError: one of them is a `Swapped`.
     """
     refuse_swapped(tree)
     nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
@@ -167,10 +179,10 @@ def states_in(tree: PyTree) -> list[State]:
 
 
 def state_with(tree: PyTree, field: str, what: str, about: str, remedy: str) -> State:
-    """The one State in `tree` that has `field`, which errors call `what`, `about`.
+    """Return the one State in `tree` that has `field`; errors call it `what` `about`.
 
     Raises:
-      ValueError: there is none, or more than one.
+      ValueError: no State or more than one has the field.
     """
     found = [s for s in states_in(tree) if getattr(s, field) is not None]
     if len(found) != 1:
@@ -180,7 +192,7 @@ def state_with(tree: PyTree, field: str, what: str, about: str, remedy: str) -> 
 
 
 def refuse_swapped(tree: PyTree) -> None:
-    """Raise ValueError for a state whose average and parameters changed places."""
+    """Raise a ValueError for a state that holds a `Swapped`."""
     nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
     if any(isinstance(node, Swapped) for node in nodes):
         raise ValueError(

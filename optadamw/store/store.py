@@ -1,7 +1,7 @@
-"""How a buffer is kept between steps.
+"""The protocols of a buffer's format.
 
-A store is the only thing that knows the physical form of a buffer. `Dense` keeps an
-array of the parameter's shape in one dtype, `optadamw.store.blockwise` one in 8 bits.
+Only a store knows the physical form of a buffer. `Dense` stores an array of the
+parameter's shape in one dtype, `BlockStore` stores blocks of 8 bits.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from optadamw.base.types import Array, PyTree
 
 
 class Storage(Protocol):
-    """How the buffers of one slot are kept: it knows the store of every leaf."""
+    """The format of the buffers of one slot: it chooses the store of every leaf."""
 
     @property
     def draws(self) -> bool:
@@ -22,49 +22,49 @@ class Storage(Protocol):
 
     @property
     def has_scales(self) -> bool:
-        """Whether numbers share scales, which are a field of State of their own.
+        """Whether numbers share scales, which a State holds as a buffer of their own.
 
-        One that is not finite then spoils those beside it.
+        A number that is not finite then spoils those that share its scale.
         """
         ...
 
     def resolved(self, name: str, leaves: Leaves, tree: PyTree) -> "Sequence[Store]":
-        """The store of each leaf; errors speak of the buffer `name`."""
+        """Return the store of each leaf; errors call the buffer `name`."""
         ...
 
 
 class Store(Protocol):
-    """Decodes a buffer for the rules and encodes what they return.
+    """Decodes a buffer for the rules, and encodes the new values.
 
-    Rules see real arrays in the dtype of computation. A buffer may be any pytree whose
-    shapes depend on the parameter's alone.
+    Rules compute on real arrays in the dtype of computation. A buffer may be any pytree
+    whose shapes depend only on the shape of the parameter.
     """
 
     @property
     def is_lossy(self) -> bool:
-        """Whether `encode` rounds, so that the rules' value is another than is kept."""
+        """Whether `encode` rounds, so that the stored value differs from the rules'."""
         ...
 
     def zeros(self, param: Any) -> PyTree:
-        """The buffer that decodes to zeros, sharded as `param`."""
+        """Return a buffer that decodes to zeros, sharded as `param`."""
         ...
 
     def copy(self, param: Any) -> PyTree:
-        """The buffer that decodes to the parameter; it never shares its memory."""
+        """Return a buffer that decodes to the parameter, without sharing its memory."""
         ...
 
     def check(self, path: str, buffer: PyTree, param: Any) -> None:
-        """Refuse a buffer that is not one of this store for this parameter."""
+        """Refuse a buffer that this store did not make for such a parameter."""
         ...
 
     def decode(self, buffer: PyTree, param: Any) -> Array:
-        """The numbers in the buffer."""
+        """Return the numbers in the buffer, in the dtype of computation."""
         ...
 
     def encode(self, value: Array, param: Any, site: Site | None = None) -> PyTree:
-        """The buffer that holds `value`; without a site rounded to nearest."""
+        """Return a buffer that holds `value`; without a site rounded to nearest."""
         ...
 
     def summary(self, param: Any) -> tuple[str, int]:
-        """What `describe` shows: the form's name and the bytes it takes."""
+        """Return the name of the format and the bytes of the buffer, for `describe`."""
         ...

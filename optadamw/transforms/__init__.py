@@ -1,1 +1,1 @@
-"""Composed first: what a user chains, one public atom or wrapper a file."""
+"""What a user chains: one atom or wrapper in each file, and `chain` itself."""

@@ -1,4 +1,4 @@
-"""Decoupled weight decay, as an atom."""
+"""Decoupled weight decay as a transformation."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def add_decoupled_weight_decay(
     mode: DecayMode = "lr",
     max_learning_rate: ScalarOrSchedule | None = None,
 ) -> Transformation:
-    """Shrink parameters by a share of themselves, apart from the gradient.
+    """Add decoupled weight decay: shrink each parameter by a fraction of its value.
 
     With p the parameter before the step, a the learning rate of this step and w the
     weight decay, `-s p` is added to the update, with
@@ -29,30 +29,36 @@ def add_decoupled_weight_decay(
         "independent":  s = w                         TensorFlow Addons
         "corrected":    s = a (a / max_learning_rate) w   AdamC, timm
 
-    It stands after `scale_by_adam` and before `scale_by_learning_rate`; any other
-    place would mean something else (before Adam it is L2 regularization, normalized
-    away; after the rate its sign is wrong) and is refused. In all modes but "lr" the
-    learning rate must be in the same `optadamw.chain`, where it can be seen.
+    Weight decay stands after `scale_by_adam` and before `scale_by_learning_rate`; any
+    other place would change its meaning and is refused (before Adam it would be L2
+    regularization, which Adam normalizes away; after the rate its sign would be wrong).
+    All modes but "lr" read the learning rate, which must be in the same
+    `optadamw.chain`.
 
     Source: arXiv 1711.05101v3, Algorithm 2, line 12; "corrected": Defazio,
     arXiv 2506.02285.
+    Differs from `optax.add_decayed_weights`: masks may be patterns, modes other than
+    "lr", and a place in the chain that would change its meaning is refused.
 
     Args:
-      weight_decay: >= 0; per unit of learning rate ("lr", "corrected") or per step
-        ("schedule", "independent"). A schedule sees finished optimizer steps.
-      mask: which parameters are decayed: a pattern such as `"*/kernel"`, a list of
+      weight_decay: w above, >= 0, per unit of learning rate ("lr", "corrected") or per
+        step ("schedule", "independent"): a number, an array, or a schedule of the
+        finished optimizer steps. Default: 1e-4.
+      mask: the parameters that decay: a pattern such as `"*/kernel"`, a list of
         patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`, or a
-        tree of bools. None: all.
-      mode: see above.
-      max_learning_rate: the peak of the learning rate's schedule, > 0, for "schedule"
-        and "corrected"; None takes the learning rate where that is a plain number.
+        tree of bools. None (default): all parameters.
+      mode: one of the four formulas above. Default: "lr".
+      max_learning_rate: the peak of the learning rate's schedule, > 0, for the modes
+        "schedule" and "corrected". None (default): the learning rate itself, if it is
+        a plain number; with a schedule the peak is required.
 
     Returns:
       A transformation without buffers.
 
     Raises:
-      ValueError, TypeError: at construction for a bad argument; when traced, for a
-        pattern that matches nothing or parameters that were not passed.
+      ValueError, TypeError: at construction, an argument is out of its range or of a
+        wrong type; when traced, a pattern matches no parameter, or the parameters were
+        not passed.
 
     Example:
       >>> import optadamw

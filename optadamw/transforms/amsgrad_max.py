@@ -1,4 +1,4 @@
-"""AMSGrad's maximum, as an atom."""
+"""AMSGrad's maximum as a transformation."""
 
 from typing import Literal
 
@@ -13,33 +13,34 @@ from optadamw.transforms.transformation import Transformation, atom
 def amsgrad_max(
     kind: Literal["raw", "corrected"] = "raw", *, dtype: Stored | None = None
 ) -> Transformation:
-    """Let Adam divide by the maximum of its second moments.
+    """Let Adam divide by the maximum of its second moments (AMSGrad).
 
-        raw:        v~ = max(v~, v),               used in place of v
-        corrected:  v~ = max(v~, v / (1 - b2^t)),  used as it is
+        raw:        v~ = max(v~, v),               then bias-corrected as v is
+        corrected:  v~ = max(v~, v / (1 - b2^t)),  without a further correction
 
-    It modifies the `scale_by_adam` that it follows in `optadamw.chain`; alone it has
-    no second moment and is refused.
+    AMSGrad modifies the `scale_by_adam` right before it in `optadamw.chain`; without
+    one it is refused.
 
-    Source: arXiv 1904.09237, Algorithm 2. "raw", with the bias correction applied to
-    the maximum, is what PyTorch, Keras and TensorFlow do; "corrected" is Optax's.
-    The two maxima are different numbers: a state of one is not a state of the other.
+    Source: arXiv 1904.09237, Algorithm 2. PyTorch, Keras and TensorFlow use "raw",
+    Optax uses "corrected". The two maxima are different numbers: a state saved with one
+    `kind` cannot be used with the other.
 
     Args:
-      kind: which second moment the maximum is of.
-      dtype: how the maximum is kept: what `nu_dtype` of `scale_by_adam` takes, always
-        rounded to nearest, as a maximum of random roundings would climb. (That of a
-        `nu` which is itself rounded at random climbs all the same, with its noise:
-        over 10,000 steps of a stationary gradient to 1.05 times what it is in
-        float32 on average in stochastic bfloat16, to 1.35 in 8 bits.) None: float32
-        (float64 for float64 parameters).
+      kind: the second moment whose maximum is taken, raw or bias-corrected. Default:
+        "raw".
+      dtype: the format of the maximum in the state, one of those of `nu_dtype` in
+        `scale_by_adam`. It is always rounded to nearest, because a maximum of random
+        roundings grows. (With a `nu` that is itself rounded at random, the maximum
+        grows with the noise of `nu`: over 10,000 steps of a stationary gradient to
+        1.05 times its float32 value on average in stochastic bfloat16, to 1.35 times
+        in 8 bits.) None (default): float32 (float64 for float64 parameters).
 
     Returns:
-      A transformation that adds `nu_max` (as `nu`) to the state.
+      A transformation whose state has `nu_max`, a buffer for each parameter.
 
     Raises:
-      ValueError, TypeError: at construction, for another `kind` or `dtype`, or
-        without `scale_by_adam`.
+      ValueError, TypeError: at construction, `kind` or `dtype` is not legal, or no
+        `scale_by_adam` stands right before it.
 
     Example:
       >>> import optadamw

@@ -1,4 +1,4 @@
-"""The averaged parameters in the place of the trained ones, for a time or for good."""
+"""Read the averaged parameters, and put them in place of the trained ones."""
 
 from typing import Any
 
@@ -12,23 +12,24 @@ from optadamw.store.state import State, Swapped, state_with
 
 
 def averaging(state: PyTree) -> State:
-    """The one State in `state` that keeps an average; else a ValueError."""
+    """Return the one `State` in `state` that has an average; raise without one."""
     remedy = "Ask for it with adamw(..., ema_decay=0.999) or ema_params(0.999)."
     return state_with(state, "ema", "average", " of the parameters", remedy)
 
 
 def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
-    """The averaged parameters in `state`, wherever `ema_params` stands in it.
+    """Return the running average of the parameters that `ema_params` keeps.
 
     Args:
-      state: the state of a transformation, of an `optax.chain`, of a wrapper.
-      like: parameters whose dtypes the result takes; None: as kept (float32).
+      state: the state of a transformation, of an `optax.chain` or of a wrapper.
+      like: parameters whose dtypes the result gets, such as bfloat16. None (default):
+        the dtype of the average in the state, float32 unless another was chosen.
 
     Returns:
-      A tree like the parameters.
+      A tree with the structure of the parameters.
 
     Raises:
-      ValueError: there is no average in `state`, or more than one.
+      ValueError: `state` has no average, or more than one.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -46,24 +47,23 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
 
 
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
-    """Exchange the parameters and their average; twice is as if nothing happened.
+    """Exchange the parameters and their average; a second call undoes the first.
 
-    Nothing is copied or rounded: the average comes out in the dtype in which it is
-    kept, and the parameters wait in its place. The state in between is a `Swapped`,
-    which `step` refuses, so that training cannot go on with the wrong weights.
-    (`ema_of(state, like=params)` gives the average in the parameters' dtype, beside
-    them.)
+    Nothing is copied or rounded: the average is returned in its own dtype, and the
+    state holds the parameters meanwhile. This state is a `Swapped`, which `step`
+    refuses, so that training cannot continue with the wrong weights. To have the
+    average beside the parameters, in their dtype, use `ema_of(state, like=params)`.
 
     Args:
       state: the `State` of a transformation that averages, or a `Swapped`.
-      params: the parameters, or what the first swap returned.
+      params: the parameters, or the average that the first call returned.
 
     Returns:
-      The average and a `Swapped`, or the parameters and the `State`.
+      The average and a `Swapped`; from the second call the parameters and the `State`.
 
     Raises:
-      ValueError: there is no average, or `params` has another structure.
-      TypeError: `state` is neither.
+      ValueError: `state` has no average, or `params` has another structure.
+      TypeError: `state` is neither a `State` nor a `Swapped`.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -101,22 +101,23 @@ def _check_like(params: PyTree, average: PyTree) -> None:
 
 
 def finalize(state: PyTree, params: PyTree) -> PyTree:
-    """The average in the place of the parameters, for good: the end of training.
+    """Return the average as the final parameters, at the end of training.
 
-    Keras's `finalize_variable_values`.
+    It does what Keras's `finalize_variable_values` does.
 
     Args:
-      state: the state of a transformation that averages, of a chain, of a wrapper.
-      params: the parameters, whose dtypes the result takes (rounded to nearest).
+      state: the state of a transformation that averages, of an `optax.chain` or of a
+        wrapper.
+      params: the parameters; the result has their dtypes, rounded to nearest.
 
     Returns:
-      A tree like `params`. It shares no memory with `state`.
+      A tree with the structure of `params`, which shares no memory with `state`.
 
     Raises:
-      ValueError: no step was taken yet, so that the average is the initial
-        parameters; there is no average; `params` has another structure. Under `jit` the
-        first is not known, so call it outside.
-      TypeError: called under `jit`.
+      ValueError: no step was taken yet, so that the average is the initial parameters;
+        `state` has no average; or `params` has another structure.
+      TypeError: `finalize` was called under `jit`, where the number of steps is not
+        known.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""The call that made a transformation, which is how the transformation prints."""
+"""Transformations print as the call that made them."""
 
 import functools
 import inspect
@@ -12,11 +12,16 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """The call that made a transformation, for its repr; it has no part in equality."""
+    """The call that made a transformation; all calls compare equal.
+
+    Equality of transformations therefore does not depend on the call that made them.
+    """
 
     name: str
+    """The name of the function that was called."""
     positional: tuple[Any, ...]
     named: tuple[tuple[str, Any], ...]
+    """The keyword arguments that differ from their defaults, with their names."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Call)
@@ -31,9 +36,11 @@ class Call:
 
 
 class Printable(Protocol):
-    """A value that can be told which call it prints as."""
+    """A value that prints as a call."""
 
-    def called(self, call: Call) -> Self: ...
+    def called(self, call: Call) -> Self:
+        """Return an equal value that prints as `call`."""
+        ...
 
 
 _P = ParamSpec("_P")
@@ -78,7 +85,7 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as one would type it: dtypes by their names."""
+    """Return a value as a user would type it; a dtype is shown by its name."""
     if isinstance(value, np.dtype):
         return repr(value.name)
     is_scalar_type = isinstance(value, type) and issubclass(value, np.generic)

@@ -1,4 +1,4 @@
-"""`chain`: transformations composed into one that walks the tree once."""
+"""`chain` composes transformations into one that walks the tree once."""
 
 from dataclasses import replace
 
@@ -23,23 +23,23 @@ def chain(
 ) -> Transformation:
     """Compose transformations of this library into one that walks the tree once.
 
-    The result computes what `optax.chain` of the same parts computes, in one pass per
-    parameter instead of one per part, and holds one `State`. Chains nest.
+    The result computes the same as `optax.chain` of the same parts, in one pass over
+    each parameter instead of one pass for each part, and has one `State`. A part may
+    itself be a chain.
 
     Args:
-      *transformations: atoms and chains of this library, in the order of a step.
-      update_dtype: dtype of the updates that `update` returns; None: the parameter's.
-        With "float32", `optax.apply_updates` lands exactly on what `step` writes for
-        parameters of every dtype.
+      *transformations: transformations of this library, in the order of a step.
+      update_dtype: dtype of the updates that `update` returns. None (default): the
+        parameter's dtype. With "float32", `optax.apply_updates` gives exactly the
+        parameters that `step` writes, for parameters of every dtype.
 
     Returns:
       A transformation.
 
     Raises:
-      TypeError: a part from elsewhere, which has no rule to compose.
-      ValueError: an order in which a part would not mean what it says, two parts
-        that keep the same buffer, or a wrapper such as `multi_steps` as one of several
-        parts.
+      TypeError: a part is not from this library, so that it has no rule to compose.
+      ValueError: a part stands where its meaning would change, two parts keep the same
+        buffer, or one of several parts is a wrapper such as `multi_steps`.
 
     Example:
       >>> import optadamw
@@ -68,8 +68,8 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
         if len(transformations) > 1 and not only.is_bare:
             raise misplaced(
                 f"{part!r} has groups, or decides when a step is taken or how it is "
-                "written, and stands inside a chain, whose other parts would not "
-                "follow it.",
+                "written, and cannot be one of several parts of a chain: it would "
+                "apply to itself alone.",
                 "Wrap the whole chain: multi_steps(chain(...), every); give groups to "
                 "adamw, or param_groups whole chains.",
             )
@@ -91,10 +91,10 @@ def _update_dtype(dtype: DTypeLike | None) -> np.dtype | None:
     if dtype is None:
         return None
     try:
-        found = jnp.dtype(dtype)
+        parsed = jnp.dtype(dtype)
     except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
+        parsed = None
+    if parsed is None or not jnp.issubdtype(parsed, jnp.floating):
         raise mistyped("update_dtype", "a floating dtype, or None", dtype)
-    check_enabled("update_dtype", found)
-    return found
+    check_enabled("update_dtype", parsed)
+    return parsed

@@ -11,16 +11,16 @@ from optadamw.transforms.transformation import Transformation, atom
 def clip_by_global_norm(
     limit: ScalarOrSchedule, *, eps: ScalarOrSchedule = 0.0
 ) -> Transformation:
-    """Hold the norm of all gradients together within `limit`.
+    """Limit the norm of all gradients together.
 
         n = sqrt(sum over all parameters and elements of g^2)
         g = g * min(1, limit / (n + eps))
 
-    The norm is summed in float32 (float64 where a parameter is) and overflows only
-    where it cannot be represented. Where it is not finite it limits nothing: the
-    element that caused it stays visible, and the other parameters are not turned into
-    NaN (Keras) or zeros (Optax). A caller that knows the norm passes it as
-    `update(..., grad_norm=n)`; it is used where nothing in the chain comes before.
+    The norm is summed in float32 (float64 if a parameter is float64) and overflows only
+    if it cannot be represented. A norm that is not finite limits nothing: the element
+    that caused it stays visible, and the other gradients do not become NaN (as in
+    Keras) or zero (as in Optax). A caller that knows the norm of the gradients can pass
+    it as `update(..., grad_norm=n)`; a clip that is first in its chain then uses it.
 
     Source: Pascanu et al., arXiv 1211.5063, Algorithm 1; PyTorch's `clip_grad_norm_`
     and MLX's `clip_grad_norm` have eps = 1e-6.
@@ -28,15 +28,17 @@ def clip_by_global_norm(
     and a selection on every array, which saves a temporary of the gradients' size.
 
     Args:
-      limit: the largest norm, > 0, in units of the gradient.
-      eps: added to the norm, >= 0, in units of the gradient. Only to reproduce those
-        who need it against a division by zero.
+      limit: the largest norm, > 0, in units of the gradient: a number, an array, or a
+        schedule of the finished optimizer steps.
+      eps: added to the norm, >= 0, in units of the gradient. Default: 0. Needed only to
+        reproduce PyTorch and MLX; a norm of 0 is safe without it.
 
     Returns:
       A transformation without buffers.
 
     Raises:
-      ValueError, TypeError: at construction, for a limit that is not positive.
+      ValueError, TypeError: at construction, `limit` is not positive or `eps` is
+        negative.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -9,21 +9,24 @@ from optadamw.transforms.transformation import Transformation, atom
 
 @prints_as_call
 def clip_by_norm(limit: ScalarOrSchedule) -> Transformation:
-    """Hold the Euclidean norm of each parameter's gradient within `limit`.
+    """Limit the Euclidean norm of each parameter's gradient.
 
         g = g * min(1, limit / |g|)        for each parameter by itself
 
-    The norm is formed in float32 and overflows only where it cannot be represented.
-    A norm that is not finite limits nothing. Keras's `clipnorm`.
+    The norm is summed in float32 (float64 for float64 parameters) and overflows only if
+    it cannot be represented. A norm that is not finite limits nothing.
+
+    Source: Keras's `clipnorm`.
 
     Args:
-      limit: the largest norm, > 0, in units of the gradient.
+      limit: the largest norm, > 0, in units of the gradient: a number, an array, or a
+        schedule of the finished optimizer steps.
 
     Returns:
       A transformation without buffers.
 
     Raises:
-      ValueError, TypeError: at construction, for a limit that is not positive.
+      ValueError, TypeError: at construction, `limit` is not positive.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

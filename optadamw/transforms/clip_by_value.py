@@ -9,21 +9,25 @@ from optadamw.transforms.transformation import Transformation, atom
 
 @prints_as_call
 def clip_by_value(limit: ScalarOrSchedule) -> Transformation:
-    """Hold every element of the gradients within `[-limit, limit]`.
+    """Limit every element of the gradients to `[-limit, limit]`.
 
         g = min(max(g, -limit), limit)
 
-    NaN stays NaN. Keras's `clipvalue`, `optax.clip`.
+    NaN stays NaN.
+
+    Source: Keras's `clipvalue`, `optax.clip`.
+    Differs from Keras: 0 and negative limits are refused; Keras accepts them in silence
+    and does not clip.
 
     Args:
-      limit: the largest magnitude, > 0, in units of the gradient.
+      limit: the largest magnitude, > 0, in units of the gradient: a number, an array,
+        or a schedule of the finished optimizer steps.
 
     Returns:
       A transformation without buffers.
 
     Raises:
-      ValueError, TypeError: at construction, for a limit that is not positive. (Keras
-        takes 0 and negative limits in silence and does not clip.)
+      ValueError, TypeError: at construction, `limit` is not positive.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""The running average of the parameters, as an atom."""
+"""The running average of the parameters as a transformation."""
 
 from typing import Any
 
@@ -26,39 +26,45 @@ def ema_params(
 ) -> Transformation:
     """Keep a running average of the parameters; `ema_of(state)` reads it.
 
-    With p the parameter as it was written, rounding and all, t = `state.step` + 1:
+    With p the parameter after the step, as it is written in its dtype, and
+    t = `state.step` + 1:
 
         e_0 = p_0,    e_t = d e_{t-1} + (1 - d) p_t
         d = decay                                      plain
         d = min(decay, (1 + t) / (10 + t))             warmup
         d = decay (1 - decay^(t-1)) / (1 - decay^t)    debias
 
-    `debias` equals the average from zero divided by `1 - decay^t`: it starts from
-    the first written parameter and forgets p_0. Every `overwrite_every` steps the
-    average, after it moved, is written into the parameters (Keras's
-    `ema_overwrite_frequency`); the average itself is kept.
+    With `debias` the average equals an average that starts at zero, divided by
+    `1 - decay^t`: e_1 is p_1, and p_0 has no influence. Every `overwrite_every` steps
+    the new average is written into the parameters (Keras's `ema_overwrite_frequency`),
+    and the average itself does not change.
 
-    It stands last in a chain. In an `optax.chain` it takes the updates that reach it
-    as final, so it must be the last part there too.
+    It must be the last part of a chain, and of an `optax.chain` too, because it takes
+    the updates that reach it as final.
 
     Source: Polyak & Juditsky 1992; warm-up as TensorFlow's ExponentialMovingAverage.
     Differs from `optax.ema`, which averages updates.
 
     Args:
-      decay: share of the old average that is kept, in [0, 1].
-      overwrite_every: a whole number of steps >= 1, a schedule of them (below 1: not
-        at this step), or None for never.
-      debias: see above; not with `warmup`.
-      warmup: see above; not with `debias`.
-      dtype: how the average is kept: "float32", "float64" or `stochastic("bfloat16")`;
-        None: float32 (float64 for float64 parameters).
+      decay: the weight of the old average, in [0, 1]: a number, an array, or a schedule
+        of the finished optimizer steps.
+      overwrite_every: write the average into the parameters every that many steps: a
+        whole number >= 1, or a schedule of such numbers (below 1: not at this step).
+        None (default): never.
+      debias: whether to use the formula `debias` above. Default: False. It excludes
+        `warmup`.
+      warmup: whether to use the formula `warmup` above, by which the average follows
+        the first steps faster. Default: False. It excludes `debias`.
+      dtype: format of the average in the state: "float32", "float64" or
+        `stochastic("bfloat16")`. None (default): float32 (float64 for float64
+        parameters).
 
     Returns:
-      A transformation whose state has `ema`.
+      A transformation whose state has `ema`, a buffer for each parameter.
 
     Raises:
-      ValueError, TypeError: at construction for a bad argument; when traced, for
-        parameters that were not passed.
+      ValueError, TypeError: at construction, an argument is out of its range or of a
+        wrong type; when traced, the parameters were not passed.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -73,8 +79,7 @@ def ema_params(
     debias, warmup = switch("debias", debias), switch("warmup", warmup)
     if debias and warmup:
         raise ValueError(
-            "`debias` and `warmup` are two answers to the same question; got both as "
-            "True. Choose one."
+            "`debias` and `warmup` exclude each other; got True for both. Choose one."
         )
     return atom(
         Average(

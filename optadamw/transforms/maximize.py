@@ -1,4 +1,4 @@
-"""Ascent in the place of descent, as an atom."""
+"""Ascent instead of descent as a transformation."""
 
 from optadamw.rules.maximize import Maximize
 from optadamw.transforms.call import prints_as_call
@@ -7,10 +7,12 @@ from optadamw.transforms.transformation import Transformation, atom
 
 @prints_as_call
 def maximize() -> Transformation:
-    """Negate the gradients, before everything else, to maximize the objective.
+    """Negate the gradients before everything else, to maximize the objective.
 
-    As PyTorch's `maximize=True`: the first moment is that of the negated gradient,
-    and weight decay still shrinks the parameters.
+    The moments are computed from the negated gradient, and weight decay still shrinks
+    the parameters.
+
+    Source: PyTorch's `maximize=True`.
 
     Returns:
       A transformation without buffers.

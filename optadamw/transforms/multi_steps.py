@@ -18,47 +18,52 @@ def multi_steps(
     use_grad_mean: bool = True,
     dtype: DTypeLike | None = None,
 ) -> Transformation:
-    """Take one step for every so many gradients, with their weighted mean.
+    """Accumulate `every` gradients, and take one step with their weighted mean.
 
     With g_i the gradient of micro-batch i and w_i its weight:
 
         G = sum_i w_i g_i / sum_i w_i        in float32, applied when i = every
 
-    A call that only accumulates does `acc + w g` in place and nothing else: no rule
-    runs, no norm is taken (but by a guard that drops), and `update` returns negative
-    zeros, which leave every parameter as it is. Schedules, bias corrections, decay
-    and averages see optimizer steps, which `state.step` counts. Pass the weight of a
-    micro-batch, such as its number of tokens, as `step(..., weight=w)`, in all calls
-    of a window or in none; a weight of 0 leaves the micro-batch out, and one that is
-    negative or not finite too (both are counted as dropped). At the end of the data
-    call `tx.flush(state, params)`, so that a window that is not full is not lost.
+    A call that only accumulates computes `acc + w g` in place and nothing else: no rule
+    runs, no norm is computed (except for a guard that drops micro-batches), and
+    `update` returns negative zeros, which change no parameter. Schedules, bias
+    corrections, decay and averages see optimizer steps, which `state.step` counts.
 
-    With a guard (`skip_nonfinite`, in any order of nesting) a bad micro-batch is left
-    out of the mean, or costs its window. A window of which nothing was kept is skipped.
+    Pass the weight of a micro-batch, such as its number of tokens, as
+    `step(..., weight=w)`, in all calls of a window or in none. A micro-batch whose
+    weight is 0, negative or not finite is left out and counted as dropped. After the
+    last micro-batch call `tx.flush(state, params)`, which takes the step of a window
+    that is not full.
 
-    Source: `optax.MultiSteps`, `every` being its `every_k_schedule`. Differs: the
-    inner transformation runs only when a step is due; weights; windows can be
-    flushed; the accumulator stays float32 until the rules have it; a NaN cannot
-    outlive its window (`optax.MultiSteps` multiplies by 0 what it means to drop).
+    With a guard (`skip_nonfinite`, inside or outside) a bad micro-batch is left out of
+    the mean, or its whole window is discarded. A window that lost all its micro-batches
+    is skipped.
+
+    Source: `optax.MultiSteps`; `every` is its `every_k_schedule`.
+    Differs: the inner transformation runs only when a step is due; micro-batches have
+    weights; windows can be flushed; the rules get the accumulator in float32; a NaN
+    cannot outlive its window (`optax.MultiSteps` multiplies a gradient that it drops by
+    0, and 0 times NaN is NaN).
 
     Args:
       inner: a transformation of this library.
       every: micro-batches in a step: a whole number >= 1, an array, or a schedule of
-        the finished optimizer steps (rounded, and held in [1, 2**30]). With 1 and the
-        mean nothing is accumulated, weights make no difference, and the result is
-        `inner`.
-      use_grad_mean: False sums, `G = sum_i w_i g_i`, and does not divide.
-      dtype: of the accumulator; None: float32 (float64 for float64 parameters).
+        the finished optimizer steps, whose values are rounded and clipped to
+        [1, 2**30]. With 1 and `use_grad_mean=True` nothing is accumulated, weights have
+        no effect, and the result is `inner`.
+      use_grad_mean: True (default) averages; False sums, `G = sum_i w_i g_i`.
+      dtype: dtype of the accumulator. None (default): float32 (float64 for float64
+        parameters).
 
     Returns:
       A transformation whose state has `accumulator`, `micro_step`, `weight` and
-      counters besides what `inner` keeps. A gradient that is None must be None in the
-      whole window.
+      counters in addition to the buffers of `inner`. A gradient that is None must be
+      None in all calls of a window.
 
     Raises:
-      TypeError, ValueError: at construction, for an `inner` from elsewhere or one
-        that accumulates already, or a bad `every`; when traced, for a weight that is no
-        real scalar, or a known one that is negative or not finite.
+      TypeError, ValueError: at construction, `inner` is not from this library or
+        accumulates already, or `every` is not legal; when traced, a weight is no real
+        scalar, or is known and negative or not finite.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

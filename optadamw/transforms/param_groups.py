@@ -1,4 +1,4 @@
-"""Groups of parameters with numbers of their own."""
+"""Groups of parameters with hyperparameters of their own."""
 
 from collections.abc import ItemsView, Mapping, Sequence
 from dataclasses import replace
@@ -17,29 +17,32 @@ def param_groups(
     rest: Transformation,
     groups: Mapping[Any, Transformation] | Sequence[tuple[Any, Transformation]],
 ) -> Transformation:
-    """Give some parameters rules with numbers of their own, in one step.
+    """Give groups of parameters hyperparameters of their own, in one transformation.
 
-    The chains have the same form: they differ in numbers, and in parts that concern
-    one parameter by itself (`maximize`, `clip_by_value`, `clip_by_norm`,
-    `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`), which a group may leave
-    out. There is one state, one count of steps and one norm over all gradients, which
-    is what sets it apart from `optax.multi_transform`. `adamw(..., groups=)` is the
-    same in one call. Wrappers such as `multi_steps` stand around it.
+    The chains of the groups must have the same parts, with other numbers. A group may
+    leave out the parts that concern each parameter by itself (`maximize`,
+    `clip_by_value`, `clip_by_norm`, `amsgrad_max`, `cautious`,
+    `add_decoupled_weight_decay`). `adamw(..., groups=)` makes such groups in one call.
+    Wrappers such as `multi_steps` are put around the result.
+
+    Differs from `optax.multi_transform`: all groups share one state, one count of steps
+    and one norm over all gradients.
 
     Args:
-      rest: for the parameters that no group chooses.
-      groups: `{choice: transformation}`, or pairs of them. A choice is what `mask`
-        takes: a pattern such as `"*/bias"`, several of them, a predicate, a tree of
-        bools. The first that matches a parameter counts.
+      rest: the transformation of the parameters that no group chooses.
+      groups: `{choice: transformation}`, or a list of such pairs. A choice is a pattern
+        such as `"*/bias"`, a tuple of patterns, a predicate `(path, array) -> bool`, or
+        a tree of bools, as for `mask`. A parameter belongs to the first group that
+        chooses it.
 
     Returns:
-      A transformation whose state is that of `rest`, with a `nu_max` for all
-      parameters where one group has AMSGrad.
+      A transformation with the state of `rest`; if one group has AMSGrad, all
+      parameters have a `nu_max`.
 
     Raises:
-      TypeError: a part from elsewhere.
-      ValueError: at construction, for chains of different form; with the parameters,
-        for a group that no parameter is in.
+      TypeError: a transformation is not from this library.
+      ValueError: at construction, the chains have different parts; at `init`, no
+        parameter is in one of the groups.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -76,9 +79,10 @@ def param_groups(
         composition = tx.recipe.composition
         if not composition.is_bare or composition.update_dtype is not None:
             raise misplaced(
-                f"{tx!r} decides more than the rules of its parameters, and is the "
-                f"{name} of param_groups.",
-                "Give plain chains, and wrap or chain the result.",
+                f"{tx!r} is more than a chain of rules, and is the {name} of "
+                "param_groups.",
+                "Give plain chains, and put wrappers and update_dtype around the "
+                "result.",
             )
     rules, variants = aligned(
         [(name, tx.recipe.composition.rules) for name, tx in parts]

@@ -1,4 +1,4 @@
-"""Adam's moments and direction, as an atom."""
+"""Adam's moments and direction as a transformation."""
 
 from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import BETA, NON_NEGATIVE, hyperparameter, switch
@@ -24,18 +24,19 @@ def scale_by_adam(
 ) -> Transformation:
     r"""Rescale gradients by Adam's moments.
 
-    With g the gradient, t = `state.step` + 1, and all of it in float32:
+    With g the gradient and t = `state.step` + 1, in float32 (float64 for float64
+    parameters):
 
         m = b1 m + (1 - b1) g,           v = b2 v + (1 - b2) g^2
         outside:  d = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t) + eps_root) + eps)
         hat:      d = (m sqrt(1 - b2^t) / (1 - b1^t)) / (sqrt(v + eps_root) + eps)
 
-    and d = 0 where the denominator is 0. With `nesterov` the numerator is
+    and d = 0 where the denominator is 0. With `nesterov=True` the numerator is
     `b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)`, with `nesterov="current"`
     `(b1 m + (1 - b1) g) / (1 - b1^t)`.
 
-    A finite gradient beyond 1.84e19 (1.3e154 in float64), whose square would
-    overflow, counts as that; infinities and NaN pass through and stay visible.
+    A finite gradient beyond 1.84e19 (1.3e154 in float64), whose square would overflow,
+    is clipped to this magnitude; infinities and NaN pass through and stay visible.
 
     Source: arXiv 1412.6980v9, Algorithm 1; `hat` is the formula before its section
     2.1, used by Keras, TensorFlow and the authors of AdamW. Nesterov: Dozat 2016, as
@@ -45,27 +46,30 @@ def scale_by_adam(
     parameters; complex parameters are two reals.
 
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root; in units of the gradient, >= 0.
-      eps_root: added under the root; in units of the squared gradient, >= 0.
-      mu_dtype: how the first moment is kept: a dtype (rounded to nearest),
-        `stochastic("bfloat16")` or `blockwise()`, 8 bits; None: float32 (float64 for
-        float64 parameters). The step uses the unrounded value.
-      nu_dtype: the same for the second moment. What would freeze it, such as
-        "bfloat16" rounded to nearest with b2 = 0.999, is refused.
-      nesterov: look ahead by one step of momentum: True corrects its bias as that of
-        the next step, "current" as that of this one.
-      bias_correction: whether to divide by `1 - beta^t`. MLX's default does not; "mu"
-        or "nu" corrects one moment only.
-      eps_mode: "outside" the root of the corrected moment, or "hat".
+      b1: decay of the first moment, in [0, 1). Default: 0.9.
+      b2: decay of the second moment, in [0, 1). Default: 0.999.
+      eps: added to the root, in units of the gradient, >= 0. Default: 1e-8.
+      eps_root: added under the root, in units of the squared gradient, >= 0. Default:
+        0.
+      mu_dtype: format of the first moment in the state: a dtype, rounded to nearest;
+        `stochastic("bfloat16")`, rounded at random; or `blockwise()`, 8 bits. None
+        (default): float32 (float64 for float64 parameters). The step itself uses the
+        unrounded moment.
+      nu_dtype: format of the second moment in the state, with the choices and the
+        default of `mu_dtype`. A format in which the moment would not change any more,
+        such as "bfloat16" rounded to nearest with b2 = 0.999, is refused.
+      nesterov: use Nesterov momentum: True with the bias correction of the next step,
+        "current" with that of this step. Default: False.
+      bias_correction: whether to divide the moments by `1 - beta^t`; "mu" or "nu"
+        corrects one moment only. Default: True (MLX's default is False).
+      eps_mode: the formula above in which `eps` enters: "outside" (default) or "hat".
 
     Returns:
       A transformation whose state has `step`, `mu` and `nu`.
 
     Raises:
-      ValueError, TypeError: at construction, for a hyperparameter out of its range, or
-        a form in which a moment would freeze.
+      ValueError, TypeError: at construction, a hyperparameter is out of its range or of
+        a wrong type, or a moment would not change any more in its format.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

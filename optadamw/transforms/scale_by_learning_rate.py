@@ -1,4 +1,4 @@
-"""The learning rate, as an atom."""
+"""The learning rate as a transformation."""
 
 from optadamw.base.hyperparameters import NON_NEGATIVE, hyperparameter
 from optadamw.base.types import ScalarOrSchedule
@@ -11,16 +11,19 @@ from optadamw.transforms.transformation import Transformation, atom
 def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> Transformation:
     """Multiply the direction by `-learning_rate`.
 
+    Differs from `optax.scale_by_learning_rate`: a negative rate and `flip_sign=False`
+    do not exist; to ascend, use `maximize()`.
+
     Args:
-      learning_rate: a number, array or schedule of the finished optimizer steps;
+      learning_rate: a number, an array, or a schedule of the finished optimizer steps;
         >= 0, in units of the parameter per unit of the direction.
 
     Returns:
       A transformation without buffers.
 
     Raises:
-      ValueError, TypeError: at construction, for a rate that is negative or not a
-        number. None (with which Optax ascends) is refused: use `maximize()`.
+      ValueError, TypeError: at construction, the rate is negative, or it is no number,
+        array or schedule.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

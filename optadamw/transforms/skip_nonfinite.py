@@ -12,44 +12,45 @@ def skip_nonfinite(
     on_bad_micro_step: OnBad | None = None,
     max_consecutive: int | None = None,
 ) -> Transformation:
-    """Leave everything as it is, bit for bit, where a gradient is not finite.
+    """Skip a step whose gradient is not finite: no parameter and no buffer changes.
 
-    A gradient is finite if the float32 sum of its squares is (float64 with float64
-    parameters): no NaN, no infinity, and a norm of at most 1.8e19, beyond which the
-    second moment would overflow. This is the norm that a global clip computes anyway,
-    of the gradients as they come (before a loss scale is divided out, after they are
-    accumulated where a window is judged as a whole). A `loss` that is passed to
-    `step` must be finite too. A step whose learning rate or weight decay, as a schedule
-    or array gives it, is negative or not finite is skipped as well.
+    A gradient is finite if its global norm is: no NaN, no infinity, and a norm of at
+    most 1.8e19 (float32), beyond which the second moment would overflow. A global clip
+    computes this norm anyway. The norm is that of the gradients as they are passed,
+    before a loss scale is undone; with "abort" below, that of the accumulated
+    gradients. A `loss` that is passed to `step` must be finite too. A step is also
+    skipped if a schedule or an array gives a learning rate or a weight decay that is
+    negative or not finite.
 
-    Parameters, moments, average and `state.step` keep their bits; `stats_of(state)`
-    tells how many gradients were not finite, how many steps were skipped, and how
-    many bad gradients came in a row. NaN is never let through, unless the caller says
-    that there is none: a `grad_norm` that is passed to `step` is believed. (It is that
-    of the gradients as they are passed, still multiplied by a loss scale.)
+    A skipped step leaves every bit of parameters, moments, average and `state.step`
+    unchanged. `stats_of(state)` counts the gradients that were not finite, the skipped
+    steps, and the bad gradients in a row. A `grad_norm` that is passed to `step` is not
+    checked against the gradients: it must be their norm as they are passed, still
+    multiplied by a loss scale.
 
     Under `vmap` each member is guarded by itself; XLA then selects between the old and
     the new arrays, and needs the memory for both.
 
-    Differs from `optax.apply_if_finite`: the check reuses the clip's norm, the
-    refusal costs nothing, and the bad gradient is not applied after all when
-    `max_consecutive_errors` is reached.
+    Differs from `optax.apply_if_finite`: the check reuses the clip's norm, skipping
+    costs no time and no memory, and a bad gradient is never applied
+    (`apply_if_finite` applies it after `max_consecutive_errors`).
 
     Args:
       inner: a transformation of this library.
-      on_bad_micro_step: what a bad micro-batch costs under `multi_steps`. "drop" (also
-        None) leaves it out of the mean, at the price of reading every micro-batch's
-        gradient once more; "wait" does the same and waits for another one in its place;
-        "abort" gives up its window, at no price.
-      max_consecutive: so many bad gradients in a row set `stats_of(state).stalled`,
-        for the program to act on. None: never.
+      on_bad_micro_step: what a bad micro-batch does under `multi_steps`. "drop" (None,
+        the default) leaves it out of the mean; this reads the gradient of every
+        micro-batch once more. "wait" also waits for a replacement. "abort" discards the
+        whole window, without an extra pass over the gradients.
+      max_consecutive: set `stats_of(state).stalled` after this many bad gradients in a
+        row, so that the program can act; a whole number >= 1. None (default): never.
 
     Returns:
-      A transformation whose state has counters (`events`) besides what `inner` keeps.
+      A transformation whose state has counters, `events`, in addition to the buffers of
+      `inner`.
 
     Raises:
-      TypeError, ValueError: at construction, for an `inner` from elsewhere or one that
-        is guarded already, or a bad argument.
+      TypeError, ValueError: at construction, `inner` is not from this library or has a
+        guard already, or an argument is not legal.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""The guard against gradients and losses far beyond what they usually are."""
+"""The guard against gradients and losses far above their recent mean."""
 
 from collections.abc import Sequence
 
@@ -28,19 +28,21 @@ def skip_spikes(
     on_bad_micro_step: OnBad | None = None,
     max_consecutive: int | None = None,
 ) -> Transformation:
-    """Leave everything as it is where a gradient norm or a loss leaps.
+    """Skip a step whose gradient norm or loss is far above its recent mean.
 
-    With x the signal, and mean and sigma over its last `window` values:
+    With x the gradient norm or the loss, and mean and sigma (the standard deviation)
+    over its last `window` values:
 
         skip if x is not finite, or x > mean + sigmas * sigma
 
-    It is `skip_nonfinite` and more. The norm is the global one before any clip,
-    unscaled; under `multi_steps` that of each micro-batch, or of the window's mean
-    with "abort". The loss is what is passed as `step(..., loss=x)`, unscaled, judged
-    at every call. A value beyond its limit enters the window as the limit: one huge
-    value does not widen the limit, and a lasting change of level gets through in the
-    end. Sigma is that of the population, and at least 1e-6 of the mean; a window of
-    zeros judges nothing.
+    `skip_spikes` does everything that `skip_nonfinite` does. The norm is the global
+    norm before any clip, with the loss scale undone; under `multi_steps` the norm of
+    each micro-batch, or with "abort" the norm of the window's mean. The loss is passed
+    as `step(..., loss=x)`, without the loss scale, and checked in every call. A value
+    above the limit enters the window as the limit: one huge value does not raise the
+    limit much, and a lasting change of level passes after some steps. Sigma divides by
+    the number of values and is at least 1e-6 of the mean; a window of zeros sets no
+    limit.
 
     Source: the guards of OLMo-core (`SkipStepOptimizer`), MaxText
     (`skip_step_on_spikes`) and Levanter, which differ in the window's length and in
@@ -48,22 +50,24 @@ def skip_spikes(
 
     Args:
       inner: a transformation of this library.
-      sigmas: > 0, a number or a 0-d array.
-      window: values remembered, a whole number >= 2.
-      min_history: values that must have been seen before one is judged, in
-        [2, window]; None: half of the window.
-      of: "grad_norm", "loss", or both in a sequence.
-      on_bad_micro_step: as in `skip_nonfinite`.
-      max_consecutive: as in `skip_nonfinite`.
+      sigmas: standard deviations between mean and limit, > 0, a number or a 0-d array.
+        Default: 6.
+      window: number of values that are remembered, a whole number >= 2. Default: 128.
+      min_history: number of values before the first check, in [2, window]. None
+        (default): half of the window.
+      of: the signals that are checked: "grad_norm" (default), "loss", or both in a
+        sequence.
+      on_bad_micro_step: see `skip_nonfinite`. Default: "drop".
+      max_consecutive: see `skip_nonfinite`. Default: never.
 
     Returns:
       A transformation whose state has `history` (float32, signals x window) and
-      counters besides what `inner` keeps.
+      counters in addition to the buffers of `inner`.
 
     Raises:
-      TypeError, ValueError: at construction, for an `inner` from elsewhere or one
-        that is guarded already, or a bad argument; when traced, for a loss that is
-        watched and was not passed.
+      TypeError, ValueError: at construction, `inner` is not from this library or has a
+        guard already, or an argument is not legal; when traced, `of` names the loss and
+        the loss was not passed.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""`step`: update and apply in one, with any Optax transformation."""
+"""`step` updates and applies in one call, with any Optax transformation."""
 
 from typing import Any
 
@@ -16,20 +16,23 @@ def step(
     params: PyTree,
     **extra: Any,
 ) -> tuple[PyTree, PyTree]:
-    """Take one step with any Optax transformation: `(params, state)`.
+    """Take one step with any Optax transformation; return `(params, state)`.
 
-    Transformations of this library take their own `step`; others go through `update`
-    and `optax.apply_updates`.
+    For a transformation of this library it calls `tx.step`. For others it is this code:
+
+        updates, state = tx.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state
 
     Args:
       tx: any gradient transformation.
-      grads: gradients, a tree like `params`.
-      state: what `tx.init(params)` or the step before returned.
+      grads: the gradients, a tree with the structure of `params`.
+      state: the state that `tx.init(params)` or the last step returned.
       params: the parameters.
-      **extra: passed to the transformation.
+      **extra: passed to the transformation, such as `loss` or `weight`; parts that do
+        not take extra arguments ignore them.
 
     Returns:
-      The next parameters and state.
+      The next parameters and the next state.
 
     Raises:
       TypeError: `tx` is no gradient transformation.

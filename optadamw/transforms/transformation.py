@@ -1,9 +1,9 @@
-"""Transformations: rules behind Optax's interface, and their composition.
+"""Transformations: composed rules with Optax's interface.
 
 A `Transformation` is an `optax.GradientTransformationExtraArgs`, a pair of `init` and
-`update`, whose members are records and not closures. It therefore prints as the call
-that makes it, compares and hashes by value, pickles, and shares the compilation of
-every equal one: `jax.jit(tx.step)` of two equal transformations is one program.
+`update`, whose members are records and not closures. A transformation therefore prints
+as the call that makes it, compares and hashes by value, and pickles. Equal
+transformations share their compiled programs: `jax.jit(tx.step)` compiles once.
 """
 
 import functools
@@ -26,7 +26,7 @@ from optadamw.walk.step import advance, flush
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a transformation is."""
+    """The composition of a transformation, and the call as which it prints."""
 
     composition: Composition
     call: Call | None = field(default=None, compare=False)
@@ -34,7 +34,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Init:
-    """`init(params) -> state`."""
+    """The function `init(params) -> state`."""
 
     recipe: Recipe
     __name__: ClassVar[str] = "init"  # shown in traces and profiles
@@ -45,7 +45,7 @@ class Init:
 
 @dataclass(frozen=True)
 class Update:
-    """`update(grads, state, params, **extra) -> (updates, state)`."""
+    """The function `update(grads, state, params, **extra) -> (updates, state)`."""
 
     recipe: Recipe
     __name__: ClassVar[str] = "update"  # shown in traces and profiles
@@ -59,7 +59,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Step:
-    """`step(grads, state, params, **extra) -> (params, state)`."""
+    """The function `step(grads, state, params, **extra) -> (params, state)`."""
 
     composition: Composition
     __name__: ClassVar[str] = "step"  # shown in traces and profiles
@@ -72,7 +72,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Flush:
-    """`flush(state, params, like=None) -> (params, state)`."""
+    """The function `flush(state, params, like=None) -> (params, state)`."""
 
     composition: Composition
     __name__: ClassVar[str] = "flush"  # shown in traces and profiles
@@ -85,7 +85,7 @@ class Flush:
 
 @dataclass(frozen=True)
 class JitStep:
-    """`step`, compiled, in the memory of the state and parameters it is given."""
+    """A compiled `step` that reuses the memory of its parameters and state."""
 
     composition: Composition
 
@@ -97,7 +97,7 @@ class JitStep:
     def lower(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> jax.stages.Lowered:
-        """What `jax.jit(...).lower` gives, to look at the compiled program."""
+        """Lower the step as `jax.jit(...).lower` does, to read the compiled program."""
         return _in_place.lower(self.composition, params, state, grads, extra)
 
 
@@ -111,57 +111,60 @@ def _in_place(
 ) -> tuple[PyTree, State]:
     # The arguments stand in the order of the results: jit pairs donated buffers with
     # results of the same shape and dtype in order of position. In the order of `step`
-    # the parameters would be written over the first moment, that over the second, and
-    # XLA would copy them all first: temporaries of twice the parameters' size.
+    # the parameters would overwrite the first moment, and the first moment the second,
+    # so that XLA would copy them all first: temporaries of twice the parameters' size.
     return advance(composition, grads, state, params, extra, "param")
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation that carries its rules and can step in place."""
+    """An Optax transformation that holds its rules and can step in place."""
 
     __slots__ = ()
 
     @property
     def recipe(self) -> Recipe:
+        """The composition of this transformation, and the call as which it prints."""
         return self.init.recipe
 
     @property
     def step(self) -> Step:
-        """Update and apply in one: `step(grads, state, params) -> (params, state)`.
+        """Update and apply in one call: `step(grads, state, params, **extra)`.
 
-        Inside a jitted function that takes and returns `(params, state)` and donates
-        them, both are replaced in place, without a temporary.
+        The result is `(params, state)`. Inside a jitted function that donates
+        parameters and state and returns both, they are overwritten in place, without a
+        temporary.
         """
         composition = self.recipe.composition
         return Step(composition) if composition.is_traced else _step_of(composition)
 
     @property
     def jit_step(self) -> JitStep:
-        """`step`, compiled once for all equal transformations, in place.
+        """The compiled `step`: `jit_step(grads, state, params) -> (params, state)`.
 
-        `jit_step(grads, state, params) -> (params, state)`. The state and the
-        parameters that are passed are donated: they cannot be used again.
+        Equal transformations share one compiled program. State and parameters are
+        donated: the arrays that are passed are overwritten and cannot be used again.
         """
         return JitStep(self.recipe.composition)
 
     @property
     def flush(self) -> Flush:
-        """Take the step of a window that is not full: `flush(state, params)`.
+        """Take the step of a partial window: `flush(state, params, like=None)`.
 
-        It returns `(params, state)`. The gradients accumulated so far are averaged
-        over their own weight and applied as a full window is. A window of which
-        nothing was kept ends too, and is counted as skipped; before the first gradient
-        of a window, or where nothing accumulates, parameters and state return as they
-        are. A parameter without gradients in the window keeps its bits: `like`, a tree
-        of gradients (or of parameters) with None in their places, says which those are;
-        without it the accumulators tell, and selecting takes memory for the old and the
-        new arrays. Call it after the last micro-batch, so that a partial window is not
-        lost.
+        The result is `(params, state)`. Call it after the last micro-batch, so that the
+        gradients of a partial window are not lost. They are averaged over the sum of
+        their weights and applied as those of a full window. A window that lost all its
+        micro-batches ends too, and is counted as skipped. Before the first gradient of
+        a window, or without `multi_steps`, parameters and state are returned unchanged.
+
+        A parameter that had no gradient in the window does not change. `like`, a tree
+        of gradients or parameters with None at these parameters, names them. Without
+        `like` they are derived from the accumulators, which takes memory for the old
+        and the new arrays.
         """
         return Flush(self.recipe.composition)
 
     def called(self, call: Call) -> "Transformation":
-        """The same transformation, printing as `call`."""
+        """Return an equal transformation that prints as `call`."""
         return transformation(self.recipe.composition, call)
 
     def __repr__(self) -> str:
@@ -172,16 +175,16 @@ class Transformation(optax.GradientTransformationExtraArgs):
 def transformation(
     composition: Composition, call: Call | None = None
 ) -> Transformation:
-    """The transformation of composed rules; `call` is what it prints as."""
+    """Make the transformation of a composition, which prints as `call`."""
     if composition.is_traced:
         recipe = Recipe(composition, call)
         return Transformation(Init(recipe), Update(recipe))
     return _transformation_of(composition, call, repr(call))
 
 
-# jit forgets what it compiled for a function when the function dies. Equal ones are
-# therefore one object, kept here: a script that makes its transformation anew for
-# every run, or a cell that is executed again, finds the compiled step.
+# jit drops the compiled program of a function when the function is deleted. These
+# caches keep one object for all equal transformations: a script that rebuilds its
+# transformation for every run, or a notebook cell that runs again, reuses the program.
 @functools.lru_cache(maxsize=256)
 def _step_of(composition: Composition) -> Step:
     return Step(composition)
@@ -189,19 +192,19 @@ def _step_of(composition: Composition) -> Step:
 
 @functools.lru_cache(maxsize=256)
 def _transformation_of(
-    composition: Composition, call: Call | None, spelling: str
+    composition: Composition, call: Call | None, printed: str
 ) -> Transformation:
-    del spelling  # part of the key: equal transformations may print differently
+    del printed  # part of the key: equal transformations may print differently
     recipe = Recipe(composition, call)
     return Transformation(Init(recipe), Update(recipe))
 
 
 def atom(*rules: Rule) -> Transformation:
-    """The transformation of one rule (Adam's has two), to be chained or used alone.
+    """Make the transformation of one rule (Adam has two), to be chained or used alone.
 
     Raises:
-      TypeError, ValueError: a rule without a stage, with a slot that a state cannot
-        hold, or otherwise unfinished; the message names the attribute.
+      TypeError, ValueError: a rule has no stage, has a slot that a state cannot hold,
+        or is otherwise unfinished; the message names the attribute.
     """
     for rule in rules:
         check_rule(rule)
@@ -209,18 +212,19 @@ def atom(*rules: Rule) -> Transformation:
 
 
 def controlled(name: str, inner: Any, **parts: Any) -> Transformation:
-    """`inner` with parts of its control set, which a wrapper called `name` asks for.
+    """Set parts of the control of `inner`, for a wrapper called `name`.
 
     Raises:
-      TypeError: `inner` is from elsewhere.
-      ValueError: it has one of the parts already.
+      TypeError: `inner` is not from this library.
+      ValueError: `inner` has one of the parts already.
     """
     if not isinstance(inner, Transformation):
         raise mistyped(
             "inner",
             "a transformation of optadamw",
             inner,
-            f"{name} works on its rules; for others Optax has wrappers of its own.",
+            f"{name} changes its rules; for other transformations use the wrappers of "
+            "Optax.",
         )
     composition = inner.recipe.composition
     for part in parts:

@@ -1,4 +1,4 @@
-"""How 16-bit parameters are written."""
+"""Choose how 16-bit parameters are rounded when they are written."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,38 +17,40 @@ NAMES = ("nearest", "stochastic", "kahan", "master")
 
 @prints_as_call
 def with_commit(inner: Transformation, commit: CommitName) -> Transformation:
-    """Write parameters below float32 otherwise than rounded to nearest.
+    """Choose how 16-bit parameters are rounded when they are written.
 
-    An update of less than half a unit in the last place is lost by rounding to nearest:
-    at a learning rate of 1e-4, bfloat16 weights near 1 do not move at all.
+    Rounding to nearest loses an update of less than half a unit in the last place: at a
+    learning rate of 1e-4, bfloat16 weights near 1 do not move at all.
 
-        "nearest"     round to nearest; nothing is kept.
-        "stochastic"  round up or down at random, with the probability of the part cut
-                      off: right on average. Nothing is kept. The bits are a hash of
-                      (seed, step, leaf, element): the same for any sharding, and after
-                      a restart; `with_seed` gives another seed than 0.
-        "kahan"       round to nearest and keep the error in the parameter's dtype, to
-                      be added the next time: 16 bits more, 2 bytes.
-        "master"      keep what the parameter lacks of a float32: for bfloat16 the
-                      lower 16 bits, 2 bytes; for float16 a whole copy, 4 bytes.
+        "nearest"     round to nearest. No buffer.
+        "stochastic"  round up or down at random, so that the expected value is exact.
+                      No buffer. The random bits are a hash of (seed, step, leaf,
+                      element): they do not depend on the sharding, and a restarted run
+                      draws the same ones. The seed is 0; `with_seed` changes it.
+        "kahan"       round to nearest and keep the rounding error, which the next step
+                      adds. A buffer in the parameter's dtype, 2 bytes per parameter.
+        "master"      keep a float32 copy. Its buffer holds only the bits that the
+                      parameter lacks: 2 bytes for a bfloat16 parameter, and the whole
+                      copy, 4 bytes, for a float16 parameter.
 
-    Rules, decay and average see the parameter with what is kept beside it; float32 and
-    wider parameters of the same tree are written as ever.
+    Rules, decay and average compute on the sum of parameter and buffer. Parameters of
+    the same tree in float32 or wider are rounded to nearest.
 
     Source: Gupta et al., arXiv 1502.02551; Zamirai et al., arXiv 2010.06192,
-    Algorithms 1 and 2. PyTorch's torchao rounds at random from a stream, optimi's
-    compensation leaves the weight decay out.
+    Algorithms 1 and 2.
+    Differs from torchao, which rounds with a stream of random numbers, and from optimi,
+    whose compensation does not cover the weight decay.
 
     Args:
-      inner: a chain with a learning rate, or `param_groups` of such.
-      commit: see above.
+      inner: a chain with a learning rate, or `param_groups` of such chains.
+      commit: "nearest", "stochastic", "kahan" or "master", see above.
 
     Returns:
       A transformation whose state has `residual` for "kahan" and "master".
 
     Raises:
-      TypeError, ValueError: at construction, for an unknown name, a chain without a
-        learning rate; with the parameters, if none of them is below float32.
+      TypeError, ValueError: at construction, the name is unknown, or the chain has no
+        learning rate; at `init`, no parameter has 16 bits.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -78,7 +80,7 @@ def with_commit(inner: Transformation, commit: CommitName) -> Transformation:
 
 
 def _chosen(commit: Any) -> Commit:
-    """The commit of a name."""
+    """Return the commit with this name."""
     legal = f"one of {', '.join(map(repr, NAMES))}"
     if not isinstance(commit, str):
         raise mistyped("commit", legal, commit)

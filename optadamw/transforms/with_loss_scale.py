@@ -1,4 +1,4 @@
-"""Loss scaling around a transformation, and the scaled loss."""
+"""Loss scaling: scale the loss, and undo the scale in the gradients."""
 
 from typing import Any
 
@@ -23,28 +23,28 @@ from optadamw.transforms.transformation import Transformation, controlled
 def with_loss_scale(
     inner: Transformation, loss_scale: Number | DynamicLossScale
 ) -> Transformation:
-    """Divide the gradients by the factor that the loss was multiplied by.
+    """Undo a loss scale: divide the gradients by the factor of the loss.
 
-    The loss is multiplied by `scale_loss(state, loss)` before it is differentiated, so
-    that 16-bit gradients do not underflow; here they are divided by the same factor,
-    in float32, before anything else looks at them:
+    `scale_loss(state, loss)` multiplies the loss by the scale before it is
+    differentiated, so that 16-bit gradients do not underflow. This wrapper undoes the
+    scale in float32, before all other parts:
 
         g = float32(g) * (1 / scale)
 
-    A `DynamicLossScale` finds its factor by itself, and brings `skip_nonfinite` with
-    it. It is judged and moves as that is told to: at each micro-batch, or at each
-    window with `on_bad_micro_step="abort"`.
+    A `DynamicLossScale` adapts the scale, and adds `skip_nonfinite`. It changes at each
+    micro-batch, or with `on_bad_micro_step="abort"` at each window.
 
     Args:
       inner: a transformation of this library.
-      loss_scale: a number > 0 (Keras's `loss_scale_factor`), or a `DynamicLossScale`.
+      loss_scale: a number or 0-d array in [2**-126, 2**127] (Keras's
+        `loss_scale_factor`), or a `DynamicLossScale`.
 
     Returns:
       A transformation whose state has `loss_scale`, and `growth` if it is dynamic.
 
     Raises:
-      TypeError, ValueError: at construction, for an `inner` from elsewhere or one that
-        has a loss scale already, or a scale out of its range.
+      TypeError, ValueError: at construction, `inner` is not from this library or has a
+        loss scale already, or the scale is out of its range.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -77,20 +77,20 @@ def _static(loss_scale: Any) -> Constant | Dynamic:
 
 
 def scale_loss(state: PyTree, loss: Array) -> Array:
-    """The loss times the loss scale in `state`, to be differentiated.
+    """Multiply the loss by the loss scale in `state`, before it is differentiated.
 
     Args:
       state: the state of a transformation with a loss scale, or of a chain or wrapper
         of Optax around one.
-      loss: a real array; 16-bit ones are widened to float32, which the product may
-        need.
+      loss: a real floating array. A 16-bit loss is widened to float32, because the
+        product may exceed 16-bit range.
 
     Returns:
       `loss * scale`, float32 or wider.
 
     Raises:
-      ValueError: there is no loss scale in `state`, or more than one.
-      TypeError: the loss is complex or an integer.
+      ValueError: `state` has no loss scale, or more than one.
+      TypeError: the loss is not real and floating.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""Leaves as kernels of their own."""
+"""Run each parameter as one Pallas kernel."""
 
 from dataclasses import replace
 
@@ -11,31 +11,33 @@ from optadamw.transforms.transformation import Transformation, transformation
 
 @prints_as_call
 def with_pallas(inner: Transformation, *, interpret: bool = False) -> Transformation:
-    """Run each leaf as one Pallas kernel on NVIDIA GPUs.
+    """Run the step of each parameter as one Pallas kernel on NVIDIA GPUs.
 
-    For moments in 8 bits: a block needs the largest of its numbers before it can be
-    encoded, and XLA makes two passes of it. A kernel runs the same rules on tiles of a
-    leaf, in place. Leaves and chains that have no tiles (complex or float64 parameters,
-    blocks that are no power of two, `clip_by_norm`, `cautious`, `stats="norms"`) and
-    other devices are run as without it.
+    This is for moments in 8 bits: a block can be encoded only after its largest number
+    is known, and XLA makes two passes of this. A kernel runs the same rules on tiles of
+    a parameter, in place. The step runs as without kernels on other devices, and for
+    parameters and chains that cannot be cut into tiles (complex or float64 parameters,
+    blocks that are no power of two, `clip_by_norm`, `cautious`, `stats="norms"`).
 
-    XLA does not divide a kernel over devices, but gathers its operands: use it on one
-    device, or inside `jax.shard_map`.
+    XLA does not divide a kernel over devices but gathers its operands: use kernels on
+    one device, or inside `jax.shard_map`.
 
-    The kernels give the bits of the plain step in Pallas's interpreter, up to the
-    contraction of products and sums, and lower to Triton. They have not been measured
-    on a device, and JAX means to give its Triton backend up: hence a choice.
+    In Pallas's interpreter the kernels give the bits of the plain step, up to the
+    contraction of products and sums, and they lower to Triton. They are an option and
+    not the default, because they have not been measured on a device and JAX plans to
+    remove its Triton backend.
 
     Args:
       inner: a transformation of this library.
-      interpret: run the kernels in Pallas's interpreter, on any device: slow, to test.
+      interpret: whether to run the kernels in Pallas's interpreter, on any device and
+        slowly, for tests. Default: False.
 
     Returns:
       A transformation with the state of `inner`.
 
     Raises:
-      TypeError: `inner` is from elsewhere, `interpret` is no bool.
-      ValueError: `inner` has it already.
+      TypeError: `inner` is not from this library, or `interpret` is no bool.
+      ValueError: `inner` runs as kernels already.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -1,4 +1,4 @@
-"""The seed of the random bits."""
+"""The seed of the random bits of stochastic rounding."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,23 +16,24 @@ from optadamw.transforms.transformation import Transformation, transformation
 
 @prints_as_call
 def with_seed(inner: Transformation, seed: Number) -> Transformation:
-    """Draw the random bits of stochastic rounding from another seed than 0.
+    """Set the seed of the random bits of stochastic rounding; without it, 0.
 
-    The bits are a hash of (seed, step, leaf, buffer, element). Two runs of one seed
-    round alike; so do the members of a `vmap`, and the parts inside `jax.shard_map`,
-    which see themselves alone, unless each has a seed of its own.
+    The bits are a hash of (seed, step, leaf, buffer, element), so two runs with the
+    same seed round alike. So do the members of a `vmap` and the parts inside a
+    `jax.shard_map`, unless each of them has a seed of its own.
 
     Args:
       inner: a transformation that rounds at random: with the commit "stochastic", or
-        with buffers kept as `stochastic(...)` or `blockwise(...)`.
-      seed: a whole number or 0-d array of integers (a traced one too), in [0, 2**32).
+        with moments or average in the format `stochastic(...)` or `blockwise(...)`.
+      seed: a whole number or a 0-d array of integers, concrete or traced, in
+        [0, 2**32).
 
     Returns:
       A transformation with the state of `inner`.
 
     Raises:
-      TypeError, ValueError: at construction, for another seed, or where nothing is
-        rounded at random.
+      TypeError, ValueError: at construction, the seed is not legal, or `inner` rounds
+        nothing at random.
 
     Example:
       >>> import optadamw
@@ -43,13 +44,13 @@ def with_seed(inner: Transformation, seed: Number) -> Transformation:
     if not isinstance(inner, Transformation):
         raise mistyped("inner", "a transformation of optadamw", inner)
     composition = inner.recipe.composition
-    found = _checked(seed)
+    checked = _checked(seed)
     if not composition.draws:
         raise ValueError(
             f"`seed` has no effect where nothing is rounded at random; got {seed!r}. "
             "Leave it out, or use commit='stochastic'."
         )
-    return transformation(replace(composition, seed=found))
+    return transformation(replace(composition, seed=checked))
 
 
 def _checked(seed: Any) -> Constant | Dynamic:

@@ -1,4 +1,4 @@
-"""Statistics of the last step, and the counters, by name."""
+"""Record statistics of each step, and read them and the counters by name."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,52 +17,64 @@ from optadamw.transforms.transformation import Transformation, controlled
 
 
 class GroupStats(NamedTuple):
-    """The norms over one group of parameters in the last step that was taken."""
+    """Norms over one group of parameters in the last step that was taken."""
 
     grad_norm: Array
-    """Of the gradients before any clip."""
+    """Norm of the group's gradients before any clip."""
     update_norm: Array | None
+    """Norm of the group's updates; None without `norms=True`."""
     param_norm: Array | None
+    """Norm of the group's parameters after the step; None without `norms=True`."""
 
 
 class Stats(NamedTuple):
-    """What `stats_of` returns: scalars, and None for what is not recorded.
+    """The statistics and counters that `stats_of` returns.
 
-    Rates and norms are those of the last step that was taken, 0 before the first;
-    counters are of the whole run.
+    Rates and norms are those of the last step that was taken, 0 before the first step.
+    Counters count from the first call. A field that is not recorded is None.
     """
 
     step: Array
-    """Optimizer steps taken."""
+    """Number of optimizer steps taken."""
     learning_rate: Array | None
+    """Learning rate of the last step."""
     weight_decay: Array | None
-    """As configured, not times the learning rate; of the first decay in the chain."""
+    """Weight decay as configured, of the first decay in the chain.
+
+    It is not multiplied by the learning rate.
+    """
     grad_norm: Array | None
-    """Of all gradients, unscaled, accumulated, before any clip."""
+    """Norm of all gradients, accumulated, with the loss scale undone, before any clip.
+    """
     clipped_grad_norm: Array | None
-    """The same after the clips: what the moments saw."""
+    """Norm of the gradients after all clips, from which the moments are computed."""
     update_norm: Array | None
-    """Of what was added to the parameters, before it was rounded."""
+    """Norm of the updates before they are rounded; None without `norms=True`."""
     param_norm: Array | None
-    """Of the parameters after the step, those without a gradient left out."""
+    """Norm of the parameters after the step; None without `norms=True`.
+
+    Parameters without a gradient are left out.
+    """
     clip_fraction: Array | None
-    """Share of the steps whose gradient was clipped."""
+    """Fraction of the steps whose gradient was clipped."""
     skipped: Array | None
-    """Optimizer steps that were due and not taken."""
+    """Number of optimizer steps that were due and not taken."""
     nonfinite: Array | None
-    """Gradients or losses that were not finite."""
+    """Number of gradients or losses that were not finite."""
     spikes: Array | None
-    """Those beyond the limit of the spike guard."""
+    """Number of gradients or losses beyond the limit of the spike guard."""
     dropped: Array | None
-    """Micro-batches left out of their window."""
+    """Number of micro-batches left out of their window."""
     consecutive: Array | None
-    """Bad gradients since the last good one."""
+    """Number of bad gradients since the last good one."""
     stalled: Array | None
-    """Whether `consecutive` has reached `max_consecutive`."""
+    """Whether `consecutive` is at least `max_consecutive`."""
     loss_scale: Array | None
+    """Scale of the next loss."""
     fill: Array | None
-    """Gradients received in the present window of accumulation."""
+    """Number of gradients received in the present window of accumulation."""
     groups: dict[str, GroupStats]
+    """Norms of each group by its name; empty without `with_stats(..., groups=)`."""
 
 
 @prints_as_call
@@ -74,24 +86,26 @@ def with_stats(
 ) -> Transformation:
     """Record the rates and norms of each step; `stats_of(state)` reads them.
 
-    Rates, counters and the norms that a global clip or a guard computes cost nothing.
-    Without those the gradient norm costs a pass over the gradients, and the norm after
-    a clip by value or by parameter another. `norms` adds those of the update and the
-    parameters, a pass each on CPU.
+    Rates and counters cost nothing, nor does a norm that a global clip or a guard
+    computes anyway. Without clip and guard, the gradient norm costs a pass over the
+    gradients, and the norm after a clip by value or by parameter costs another one. The
+    norms of updates and parameters cost a pass each on CPU.
 
     Args:
       inner: a transformation of this library.
-      norms: whether to record `update_norm` and `param_norm`.
-      groups: names of groups, each with a pattern, predicate or tree that chooses its
-        parameters as masks do; the norms are recorded for each of them too.
+      norms: whether to record `update_norm` and `param_norm` too. Default: False.
+      groups: `{name: choice}`, to record the norms of groups of parameters too; a
+        choice is a pattern, a predicate or a tree of bools, as for `mask`. None
+        (default): no groups.
 
     Returns:
-      A transformation whose state has `stats` and counters besides what `inner` keeps.
+      A transformation whose state has `stats` and counters in addition to the buffers
+      of `inner`.
 
     Raises:
-      TypeError, ValueError: at construction, for an `inner` from elsewhere or one that
-        records already, or a group that is none; at `init`, for a pattern that matches
-        nothing.
+      TypeError, ValueError: at construction, `inner` is not from this library or
+        records statistics already, or `groups` is not legal; at `init`, a pattern
+        matches no parameter.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -116,19 +130,17 @@ def with_stats(
 
 
 def stats_of(state: PyTree) -> Stats:
-    """The statistics and counters in `state`, by name.
-
-    It may be called under `jit` and reads only what is there: what was not asked for
-    is None.
+    """Return the statistics and counters in `state` by name, also under `jit`.
 
     Args:
-      state: the state of a transformation, of an `optax.chain`, of a wrapper.
+      state: the state of a transformation, of an `optax.chain` or of a wrapper.
 
     Returns:
-      A `Stats` of 0-d arrays; of arrays, for the states of a vmapped optimizer.
+      A `Stats` of 0-d arrays, or with leading axes for a vmapped optimizer. A field
+      that is not recorded is None.
 
     Raises:
-      ValueError: there is no state of this library in `state`, or more than one.
+      ValueError: `state` holds no state of this library, or more than one.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -136,13 +148,13 @@ def stats_of(state: PyTree) -> Stats:
       >>> int(optadamw.stats_of(tx.init(jnp.ones(2))).skipped)
       0
     """
-    found = states_in(state)
-    if len(found) != 1:
+    states = states_in(state)
+    if len(states) != 1:
         raise ValueError(
-            f"`state` holds {len(found)} states of optadamw; it must hold one. Pass "
+            f"`state` holds {len(states)} states of optadamw; it must hold one. Pass "
             "the state that tx.init(params) or tx.step returned."
         )
-    return _named(found[0])
+    return _named(states[0])
 
 
 def _named(state: State) -> Stats:
@@ -189,5 +201,5 @@ def _group(norms: Array) -> GroupStats:
 
 
 def _entries(row: Array) -> list[Array]:
-    """The last axis apart; there may be others before it, as under `vmap`."""
+    """Split the last axis; leading axes, as under `vmap`, remain."""
     return [row[..., i] for i in range(row.shape[-1])]

@@ -1,1 +1,1 @@
-"""Walked once, stepped in place: the only room that maps rules over the tree."""
+"""Applies the rules to every parameter of the tree, in one pass and in place."""

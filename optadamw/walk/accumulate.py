@@ -1,4 +1,4 @@
-"""Taking gradients in: unscale them, check them, add them to their window."""
+"""Take gradients in: unscale them, check them, add them to their window."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,26 +15,28 @@ from optadamw.base.types import Array
 from optadamw.control.accumulation import ABORTED, weight_of
 from optadamw.control.control import Arrival, Control
 from optadamw.control.signals import Check
-from optadamw.leaf.leaf import accumulate_leaf
+from optadamw.leaf.compute import accumulate_leaf
 from optadamw.store.state import State
 from optadamw.walk.inputs import Inputs
 
 
 class Incoming(NamedTuple):
-    """The gradients that the rules may now see."""
+    """The gradients for the rules of this call, after accumulation."""
 
     inputs: Inputs
+    """The leaves of this call, with accumulated gradients under `multi_steps`."""
     scale: Array | None
-    """The factor that multiplies these gradients; None: 1."""
+    """The factor by which the rules multiply these gradients; None: 1."""
     arrival: Arrival
     accumulators: list[Any] | None = None
+    """The accumulators for the next state, one for each leaf; None: there are none."""
     present: list[Array] | None = None
-    """For a flush: whether each leaf had a gradient in the window."""
+    """For a flush, whether each leaf had a gradient in the window; None: all had."""
 
 
 @dataclass(frozen=True)
 class Intake:
-    """One call before its gradients are taken in."""
+    """Gradients and state of one call, before accumulation."""
 
     control: Control
     inputs: Inputs
@@ -43,32 +45,35 @@ class Intake:
 
     @cached_property
     def inverse(self) -> Array | None:
-        """The factor that undoes the loss scale; None: there is none."""
+        """The factor that undoes the loss scale; None without a loss scale."""
         return self.control.unscale(self.state, self.clock)
 
     def whole(self, extra: Mapping[str, Any]) -> Incoming:
-        """Take in gradients that are a step by themselves.
+        """Take in the gradients of a call without accumulation.
 
-        The guard sees their norm later, where a clip needs it too.
+        Their norm is checked later, where a clip may need it too.
         """
         loss = self.control.check_loss(self.state, extra)
-        weight_of(extra)  # refuses a weight that is none; a mean of one ignores it
+        weight_of(extra)  # refuses an illegal weight; a mean of one does not need it
         arrival = Arrival(
             checks=() if loss is None else (loss,),
             bad=None if loss is None else loss.bad,
         )
         return Incoming(self.inputs, self.inverse, arrival)
 
-    def partial_window(self, accumulators: list[Any], *, look: bool) -> Incoming:
-        """Take the sums of a window that is not full, as if it were.
+    def partial_window(
+        self, accumulators: list[Any], *, find_present: bool
+    ) -> Incoming:
+        """Take the sums of a window that is not full as if it were full.
 
-        With `look` the accumulators tell which leaves had a gradient.
+        With `find_present` the leaves that had a gradient are derived from the
+        accumulators.
         """
         state, accumulation = self.state, self.control.accumulation
         assert accumulation is not None
         assert state.micro_step is not None and state.weight is not None
         present = None
-        if look:
+        if find_present:
             present = [_is_present(leaf.grad, leaf.like) for leaf in self.inputs.leaves]
         return Incoming(
             self.inputs,
@@ -86,7 +91,9 @@ class Intake:
     def accumulated(self, extra: Mapping[str, Any], norm: Array | None) -> Incoming:
         """Add gradients to their window, unless they are bad.
 
-        `norm` is that of the unscaled gradients; None: it is not checked here.
+        Args:
+          extra: the extra arguments of the call, such as `weight` and `loss`.
+          norm: the norm of the unscaled gradients; None: the norm is not checked here.
         """
         control, state = self.control, self.state
         accumulation, guard = control.accumulation, control.effective_guard
@@ -147,7 +154,7 @@ class Intake:
     def _sums(
         self, first: Array, keep: Array | None, weight: Array | None
     ) -> list[Any]:
-        """The accumulators with the gradients of this call in them."""
+        """Return the accumulators with the gradients of this call added."""
         assert self.control.accumulation is not None
         store = self.control.accumulation.store
         factor = self.inverse
@@ -155,32 +162,33 @@ class Intake:
             wide = weight.astype(self.clock.dtype)
             factor = wide if factor is None else wide * factor
         leaves, inputs = self.inputs.plan.leaves, self.inputs
-        held = match_leaves(self.state.accumulator, leaves, "state.accumulator")
+        old = match_leaves(self.state.accumulator, leaves, "state.accumulator")
         sums = []
-        for i, (leaf, kept) in enumerate(zip(inputs.leaves, held, strict=True)):
+        for i, (leaf, total) in enumerate(zip(inputs.leaves, old, strict=True)):
             if leaf.grad is None:
-                # What an earlier window left must not reach a gradient to come.
-                empty = jax.tree.map(lambda x: jnp.where(first, emptied(x), x), kept)
+                # The sum of an earlier window must not reach a later gradient.
+                empty = jax.tree.map(lambda x: jnp.where(first, _emptied(x), x), total)
                 sums.append(empty)
                 continue
-            store.check(leaves.paths[i], kept, leaf.like)
+            store.check(leaves.paths[i], total, leaf.like)
             by = None if factor is None else factor.astype(inputs.dtypes[i])
             sums.append(
-                accumulate_leaf(store, kept, leaf.grad, leaf.like, first, keep, by)
+                accumulate_leaf(store, total, leaf.grad, leaf.like, first, keep, by)
             )
         return sums
 
 
-def emptied(buffer: Any) -> Any:
-    """Negative zeros: no sum of gradients is -0.0, as those begin at +0.0."""
-    if isinstance(buffer, jax.ShapeDtypeStruct):
-        return buffer
+def _emptied(buffer: Array) -> Array:
+    """Return negative zeros, which mark an accumulator without a gradient.
+
+    A sum of gradients is never -0.0, because it begins at +0.0.
+    """
     return -jnp.zeros_like(buffer)
 
 
 def _is_present(buffer: Any, like: Any) -> Array:
-    """Whether a gradient was added to an accumulator since it was emptied."""
+    """Return whether a gradient was added to an accumulator since it was emptied."""
     reals = as_reals(buffer, compute_dtype(like.dtype))
-    # Of -0.0 alone the reciprocal is -inf. One reduction of an arithmetic expression:
-    # a comparison would be kept as an array of bools first.
+    # Only -0.0 has the reciprocal -inf. This is one reduction of an arithmetic
+    # expression; a comparison would first be materialized as an array of bools.
     return jnp.max(1 / reals, initial=-jnp.inf) != -jnp.inf

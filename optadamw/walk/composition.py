@@ -1,4 +1,4 @@
-"""The composition: rules in order, and everything else that makes a transformation."""
+"""The composition: the rules of a transformation, and the parts around them."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,32 +15,36 @@ from optadamw.store.slot import Slot
 
 @dataclass(frozen=True)
 class Composition:
-    """Rules in the order in which they apply, and how a step is taken with them."""
+    """The rules of a transformation in order, and the settings of a step."""
 
     rules: tuple[Rule, ...]
     commit: Commit = field(default_factory=Nearest)
+    """The rounding of parameters when they are written; default: to nearest."""
     update_dtype: np.dtype | None = None
+    """Dtype of the updates; None (default): the parameter's."""
     control: Control = field(default_factory=Control)
+    """Loss scale, guard, accumulation and statistics; default: none of them."""
     groups: tuple[Group, ...] = ()
-    """Parameters with rules of their own; the last holds the rest."""
+    """Groups of parameters with rules of their own; the last group holds the rest."""
     seed: Constant | Dynamic = field(default_factory=lambda: Constant(0.0))
-    """The seed of the random bits, if anything is rounded at random."""
+    """The seed of random rounding; default: 0."""
     kernel: Kernel | None = None
+    """The kernels that run a leaf; None (default): XLA runs it."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The rules of each group; without groups those of all parameters."""
+        """The rules of each group; without groups, one entry for all parameters."""
         return tuple(group.rules for group in self.groups) or (self.rules,)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The buffers that rules and commit keep."""
+        """The buffers of rules and commit."""
         own = tuple(slot for rule in self.rules for slot in rule.slots)
         return own + self.commit.slots
 
     @property
     def buffers(self) -> tuple[Slot, ...]:
-        """All buffers in the state: those of `slots`, and the accumulator."""
+        """All buffers in the state: `slots`, and the accumulator if there is one."""
         accumulation = self.control.accumulation
         if accumulation is None:
             return self.slots
@@ -53,7 +57,7 @@ class Composition:
 
     @property
     def needs_guard(self) -> bool:
-        """Whether a value that is not finite would spoil others in the state."""
+        """Whether a buffer has blocks, in which one NaN would spoil other numbers."""
         return any(slot.store.has_scales for slot in self.slots)
 
     @property
@@ -66,17 +70,17 @@ class Composition:
 
     @property
     def is_bare(self) -> bool:
-        """Whether it is its rules and nothing else."""
+        """Whether everything but the rules and `update_dtype` has its default."""
         return replace(self, rules=(), update_dtype=None) == Composition(())
 
     @property
     def is_whole(self) -> bool:
-        """Whether the chain ends in a learning rate: its update moves a parameter."""
+        """Whether the chain has a learning rate, so that its updates are final."""
         return any(rule.stage == Stage.RATE for rule in self.rules)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether gradients that reach the moments have finite squares."""
+        """Whether a guard ensures that gradients at the moments have finite squares."""
         early = [rule for rule in self.rules if rule.stage == Stage.GRADIENT]
         has_guard = self.control.effective_guard is not None
         return has_guard and all(rule.shrinks for rule in early)
@@ -85,13 +89,13 @@ class Composition:
         """Refuse buffers in blocks of 8 bits without a guard.
 
         Raises:
-          ValueError: a gradient that is not finite would spoil a whole block.
+          ValueError: there is no guard, and a gradient that is not finite would spoil a
+            whole block.
         """
         if self.needs_guard and self.control.effective_guard is None:
             names = [s.name for s in self.slots if s.store.has_scales]
             raise ValueError(
                 f"`{names[0]}` is kept in blocks of 8 bits, where one number that is "
-                "not finite spoils its whole block, and nothing refuses such "
-                "gradients. Put skip_nonfinite(...) around the chain, as adamw does by "
-                "itself."
+                "not finite spoils its whole block, and no guard refuses such "
+                "gradients. Put skip_nonfinite(...) around the chain, as adamw does."
             )

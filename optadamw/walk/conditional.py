@@ -1,10 +1,10 @@
 """The pass over all leaves: always, or only if a condition holds.
 
-A step that may be refused, or is due only when a window is full, is a loop of at most
-one turn over the parameters and buffers: XLA runs it in their memory and leaves their
-bits alone where it does not run. A `where` on every result, or `lax.cond` around
-them, would copy them (docs/design.md has the measurements). `update` must stay
-differentiable in reverse, which loops are not, and takes the `lax.cond`.
+A step that may be skipped, or is due only when a window is full, is a loop of at most
+one turn over parameters and buffers. XLA runs this loop in their memory, and if it does
+not run, their bits stay unchanged. A `where` on every result, or a `lax.cond`, would
+copy parameters and buffers (docs/design.md has the measurements). `update` must be
+differentiable in reverse mode, which loops are not, and therefore uses `lax.cond`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,23 +26,26 @@ from optadamw.leaf.program import LeafInput, Program
 
 
 class Outcome(NamedTuple):
-    """What the pass leaves behind: outputs and buffers by leaf, and the norms."""
+    """The results of a pass: outputs and buffers of each leaf, and norms."""
 
     outputs: list[Any]
+    """The new parameter or the update of each leaf."""
     buffers: list[Mapping[str, Any]]
+    """The new buffers of each leaf by name."""
     measured: Array | None
-    """Norms of update and parameters: a row for the tree and for each group."""
+    """Norms of updates and parameters, a row for the tree and for each group."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The part of a pass that is known when it is traced: its compilation key."""
+    """The static part of a pass: the key under which it is compiled."""
 
     programs: tuple[Program, ...]
+    """The leaf function of each leaf."""
     positions: tuple[int, ...]
-    """Where each leaf stands in the tree, for what is rounded at random."""
+    """The position of each leaf in the tree, from which its random bits follow."""
     groups: tuple[tuple[int, ...], ...] = ()
-    """Rows among these leaves for which norms are measured; the first is all."""
+    """The leaves whose norms are measured together; the first group is all leaves."""
 
 
 def always(
@@ -57,27 +60,28 @@ def always(
       key: the programs and the positions of the leaves.
       leaves: the leaves that have a gradient.
       bits: the `step_key` of the random bits.
-      present: whether each leaf is moved at all; None: all are.
+      present: whether each leaf is updated; None (default): all are.
     """
     outputs: list[Any] = []
     buffers: list[Mapping[str, Any]] = []
     squares: list[Array | None] = []
     for i, (program, given) in enumerate(zip(key.programs, leaves, strict=True)):
         if outputs and program.commit.slots:
-            # One leaf after the other: the number that each keeps is then in the
-            # memory of the one before, and not beside it.
+            # One leaf after the other, so that the float32 value of each leaf reuses
+            # the memory of the last one.
             outputs[-1], grad = materialized((outputs[-1], given.grad))
             given = given._replace(grad=grad)
         if program.draws:
             given = given._replace(site=Site(bits, jnp.int32(key.positions[i])))
         made = run(program, given)
-        output, kept = made.output, made.buffers
+        output, next_buffers = made.output, made.buffers
         if present is not None:
-            # Inside the loop the selection is fused with what it selects from.
-            old, new = (given.param, given.buffers), (output, kept)
-            output, kept = jax.tree.map(partial(jnp.where, present[i]), new, old)
+            # Inside the loop XLA fuses this selection with the leaf function.
+            old, new = (given.param, given.buffers), (output, next_buffers)
+            select = partial(jnp.where, present[i])
+            output, next_buffers = jax.tree.map(select, new, old)
         outputs.append(output)
-        buffers.append(kept)
+        buffers.append(next_buffers)
         squares.append(made.squares)
     return Outcome(outputs, buffers, _norms(key, squares))
 
@@ -91,19 +95,19 @@ def if_step(
     go: Array,
     measured: Array | None,
 ) -> Outcome:
-    """Run the pass if `go`; otherwise return parameters and buffers bit for bit."""
+    """Run the pass if `go`; otherwise return parameters and buffers unchanged."""
     params = [leaf.param for leaf in leaves]
-    kept = [leaf.buffers for leaf in leaves]
+    unchanged = [leaf.buffers for leaf in leaves]
 
     def turn(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
         _, (before, buffers, _) = carry
-        held = [
+        carried = [
             leaf._replace(param=param, buffers=buffer)
             for leaf, param, buffer in zip(leaves, before, buffers, strict=True)
         ]
-        return jnp.zeros((), bool), always(key, held, bits, present)
+        return jnp.zeros((), bool), always(key, carried, bits, present)
 
-    start = (jnp.asarray(go), Outcome(params, kept, measured))
+    start = (jnp.asarray(go), Outcome(params, unchanged, measured))
     return lax.while_loop(lambda carry: carry[0], turn, start)[1]
 
 
@@ -116,7 +120,7 @@ def if_update(
     go: Array,
     measured: Array | None,
 ) -> Outcome:
-    """Run the pass if `go`; otherwise return updates of -0.0, which change nothing."""
+    """Run the pass if `go`; otherwise return updates of -0.0: no parameter changes."""
 
     def still() -> Outcome:
         none = [
@@ -129,8 +133,10 @@ def if_update(
 
 
 def no_update(like: Any, dtype: np.dtype | None) -> Array:
-    """Negative zeros: an update that leaves every parameter as it is, -0.0 too."""
-    return jnp.full(like.shape, -0.0, kind_of(dtype, like.dtype))
+    """Return an update of negative zeros, which changes no parameter, not even -0.0."""
+    # Like the leaf, and not of its shape alone: on explicit axes both branches of a
+    # condition must have one sharding.
+    return jnp.full_like(like, -0.0, dtype=kind_of(dtype, like.dtype))
 
 
 def _norms(key: Pass, squares: Sequence[Array | None]) -> Array | None:

@@ -1,4 +1,4 @@
-"""The state before the first step."""
+"""`init` makes the state before the first step."""
 
 from typing import Any
 
@@ -9,17 +9,16 @@ from optadamw.base.types import PyTree
 from optadamw.rules.order import check_order
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, beside, state_of
-from optadamw.walk.accumulate import emptied
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
 
 
 def init(composition: Composition, params: PyTree) -> State:
-    """Make the state of these parameters, which may be shapes.
+    """Make the first state of these parameters, which may be `jax.ShapeDtypeStruct`s.
 
     Raises:
-      ValueError, TypeError: a chain in an order that would not mean what it says, a
-        parameter that cannot be moved, a choice of parameters that chooses none.
+      ValueError, TypeError: a rule stands where its meaning would change, a parameter
+        is no floating or complex array, or a pattern matches no parameter.
     """
     check_order(composition.rules)
     leaves = parameters(params)
@@ -34,7 +33,7 @@ def init(composition: Composition, params: PyTree) -> State:
             for store, array in zip(stores, leaves.arrays, strict=True)
         ]
         if slot.name == "accumulator":
-            column = [emptied(buffer) for buffer in column]
+            column = [_negated(buffer) for buffer in column]
         for name, values in trees_of(slot, column).items():
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(
@@ -42,3 +41,8 @@ def init(composition: Composition, params: PyTree) -> State:
         composition.control.initial_scalars(),
     )
     return state_of(fields | scalars)
+
+
+def _negated(zeros: Any) -> Any:
+    """Return negative zeros, sharded as `zeros` are; no sum of gradients is -0.0."""
+    return zeros if isinstance(zeros, jax.ShapeDtypeStruct) else -zeros

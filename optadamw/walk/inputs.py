@@ -20,17 +20,17 @@ from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
 
 Key = tuple[np.dtype, int]
-"""A dtype of computation and a group: leaves of one key share their scalars."""
+"""A dtype of computation and a group: leaves with the same key share their scalars."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The leaves of one step, in the order of the tree."""
+    """Gradient, parameter and buffers of each leaf, in the order of the tree."""
 
     plan: Plan
     leaves: tuple[LeafInput, ...]
     dtypes: tuple[np.dtype, ...]
-    """For each leaf the dtype in which the rules compute."""
+    """The dtype in which the rules compute on each leaf."""
 
     @cached_property
     def moving(self) -> list[int]:
@@ -39,34 +39,34 @@ class Inputs:
 
     @cached_property
     def places(self) -> dict[int, int]:
-        """For each moving leaf, by its position, its number among the moving ones."""
+        """Maps the position of a leaf that has a gradient to its index in `moving`."""
         return {position: number for number, position in enumerate(self.moving)}
 
     def places_of(self, groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-        """For groups of positions the numbers of those that move."""
+        """Return groups of positions as indices in `moving`; others are left out."""
         return tuple(
             tuple(self.places[i] for i in group if i in self.places) for group in groups
         )
 
     def key(self, position: int) -> Key:
-        """Which scalars a leaf is given."""
+        """Return the key of the scalars of one leaf."""
         return self.dtypes[position], self.plan.rows[position].group
 
     def row(self, position: int) -> LeafPlan:
-        """The plan of one leaf."""
+        """Return the plan of one leaf."""
         return self.plan.rows[position]
 
     @property
     def largest_norm(self) -> float:
-        """The norm up to which the square of every element is finite."""
+        """The largest norm with which the squares of all elements are finite."""
         return min(largest_square_root(self.dtypes[i]) for i in self.moving)
 
     def tree(self, values: Sequence[Any]) -> PyTree:
-        """A tree like the parameters, of a value for each leaf."""
+        """Return a tree with the structure of the parameters, from a value per leaf."""
         return self.plan.leaves.treedef.unflatten(values)
 
     def with_gradients(self, grads: Sequence[Any]) -> "Inputs":
-        """These leaves with other gradients."""
+        """Return these leaves with other gradients."""
         pairs = zip(self.leaves, grads, strict=True)
         return replace(self, leaves=tuple(leaf._replace(grad=g) for leaf, g in pairs))
 
@@ -78,17 +78,17 @@ def checked_inputs(
     params: PyTree | None,
     emit: Emit,
 ) -> Inputs:
-    """Check everything that a call is given, and look at the tree once.
+    """Check gradients, state and parameters of a call, and gather them by leaf.
 
     Raises:
-      ValueError, TypeError: gradients, state or parameters that do not fit together,
-        with the path of the leaf.
+      ValueError, TypeError: gradients, state and parameters do not fit together; the
+        message has the path of the leaf.
     """
     if isinstance(params, State):
         raise TypeError(
             "`params` is a State; the order of the arguments is (grads, state, params)."
         )
-    # As in `init`: an atom that optax.chain combines with others was never checked.
+    # A transformation used alone or in optax.chain was never checked by `chain`.
     check_order(composition.rules)
     leaves: Leaves
     if params is None:
@@ -105,7 +105,7 @@ def checked_inputs(
 
 
 def check_state(composition: Composition, state: Any) -> None:
-    """Refuse an object that is no State of this composition."""
+    """Refuse an object that is no `State`, or not one of this composition."""
     buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
     check_fields(state, (*buffers, *composition.control.initial_scalars()))
 
@@ -113,7 +113,7 @@ def check_state(composition: Composition, state: Any) -> None:
 def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
     if emit == "param":
         raise ValueError(
-            "`params` is missing, and a step returns the next ones. Call "
+            "`params` is missing, and a step returns the next parameters. Call "
             "tx.step(grads, state, params)."
         )
     for rule in composition.rules:
@@ -127,10 +127,11 @@ def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
 def _inputs_of(
     plan: Plan, grads: Sequence[Any], params: PyTree | None, state: State
 ) -> Inputs:
-    """Put everything about each leaf in one place.
+    """Gather gradient, parameter and buffers of each leaf.
 
     Raises:
-      ValueError, TypeError: buffers of another structure, shape or dtype.
+      ValueError, TypeError: the buffers have another structure, shape or dtype than
+        the plan.
     """
     slots = plan.composition.slots
     columns = {slot.name: column_of(slot, state, plan.leaves) for slot in slots}

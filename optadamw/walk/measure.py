@@ -1,4 +1,4 @@
-"""Measuring a step for the statistics: rates, and the norms around its clips."""
+"""Measure a step for the statistics: rates, and the norms before and after clips."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,15 +14,23 @@ from optadamw.walk.norms import Norms, Scalars
 
 
 class Measurements(NamedTuple):
-    """The rows of `State.stats` so far, and whether a clip changed the gradients."""
+    """Rates and gradient norms of a step, measured before the pass over the leaves."""
 
     rows: dict[str, list[Array]]
+    """The first entries of each row of `State.stats`."""
     clipped: Array
+    """Whether a clip reduced the norm of the gradients."""
 
     def finished(
         self, norms: Array | None, go: Array, old: dict[str, Array]
     ) -> dict[str, Array]:
-        """The rows, with the norms of update and parameters; `old` unless `go`."""
+        """Return the complete rows of `State.stats`; unless `go`, the old ones.
+
+        Args:
+          norms: the norms of updates and parameters; None: they are not recorded.
+          go: whether the step was taken.
+          old: the rows of the last state.
+        """
         rows = {}
         for index, (name, entries) in enumerate(self.rows.items()):
             row = jnp.stack(entries)
@@ -40,7 +48,7 @@ def measure(
     clock: Clock,
     shared: Shared,
 ) -> Measurements:
-    """Rates and gradient norms; those that a clip or guard needs too cost no pass."""
+    """Measure rates and gradient norms; norms that clips or guards need are reused."""
     rates: dict[str, Scalar] = {"learning_rate": 1.0, "weight_decay": 0.0}
     for rule in reversed(rules):
         rates.update({} if rule is None else rule.report(clock, shared))
@@ -54,14 +62,14 @@ def measure(
     rows = {TREE: [jnp.asarray(entry, jnp.float32) for entry in row]}
     for (name, _), norm in zip(statistics.groups, groups, strict=True):
         rows[name] = [norm.astype(jnp.float32)]
-    # A factor of 1 leaves the norm as it is; measured again, it may round otherwise.
+    # The tolerance covers a norm that is measured twice and rounded differently.
     return Measurements(rows, after < before * (1 - 1e-6))
 
 
 def _clipped(
     rules: Sequence[Rule], norms: Norms, scalars: Scalars, before: Array
 ) -> Array:
-    """The norm of the gradients as the moments see them."""
+    """Return the norm of the gradients after all clips that precede the moments."""
     leading = [i for i, rule in enumerate(rules) if rule.stage == Stage.GRADIENT]
     changing = [i for i in leading if not rules[i].keeps_norm]
     if not changing:

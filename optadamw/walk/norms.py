@@ -1,4 +1,4 @@
-"""Norms over the tree, for rules, guard and statistics; each is measured once."""
+"""Norms over the tree for rules, guard and statistics; each norm is measured once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from jax import lax
 
 from optadamw.base.numerics import compute_dtype, sqrt, total_norm
 from optadamw.base.types import Array
-from optadamw.leaf.leaf import measure_leaf
+from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
 from optadamw.walk.inputs import Inputs, Key
@@ -19,23 +19,24 @@ from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
 
 Scalars = dict[Key, list[dict[str, Array]]]
-"""The scalars of each rule, for each dtype of computation and group in the tree."""
+"""The scalars of each rule, by dtype of computation and group."""
 
 
 @dataclass
 class Norms:
-    """The norms of the updates on their way through the rules of one step.
+    """The norms of gradients and updates before each rule of one step.
 
     Attributes:
       rules: the rules of the chain.
       inputs: the leaves.
-      scale: the factor of the gradients before the first rule; None: 1.
-      is_due: whether the norms are needed in this call; None: always.
-      given: the norm of the gradients as they were passed, if the caller knows it.
-      rescued: whether a sum that overflows is formed again. A guard refuses such
-        gradients instead, which saves a second reduction of every leaf; but not if
-        they are still multiplied by a loss scale.
-      groups: positions of the leaves of each group of the statistics.
+      scale: the factor of the gradients before the first rule; None (default): 1.
+      is_due: whether the norms are needed in this call; None (default): always.
+      given: the norm of the gradients as the caller passed it; None (default): it is
+        measured.
+      rescued: whether a sum of squares that overflows is computed again with rescaled
+        numbers. A guard refuses such gradients instead, which saves a second reduction
+        of every leaf; under a loss scale it must know the norm. Default: True.
+      groups: positions of the leaves of each group of the statistics; default: none.
     """
 
     rules: tuple[Rule, ...]
@@ -51,13 +52,13 @@ class Norms:
         self._programs = Programs(self.inputs.plan.composition, "update")
 
     def of_gradients(self) -> Array:
-        """The norm of all gradients, then those of the groups."""
+        """Return the norm of all gradients, followed by the norms of the groups."""
         if 0 not in self._known:
             self._known[0] = self._of_gradients()
         return self._known[0]
 
     def before(self, index: int, scalars: Scalars) -> Array:
-        """The norm of the updates that reach rule `index`."""
+        """Return the norm of the updates before the rule at `index`."""
         if all(rule.keeps_norm for rule in self.rules[:index]):
             return self.of_gradients()[0]
         if index not in self._known:
@@ -71,8 +72,8 @@ class Norms:
             norms = self._measured(0, {}, None, self.groups)
         if self.scale is None:
             return norms
-        # The sum is that of the gradients as they are: XLA's CPU backend would
-        # materialize a product inside the reduction.
+        # The norm is scaled and not the gradients: XLA's CPU backend would materialize
+        # a product inside the reduction.
         return norms * self.scale.astype(norms.dtype)
 
     def _measured(
@@ -82,7 +83,7 @@ class Norms:
         scale: Array | None,
         groups: tuple[tuple[int, ...], ...],
     ) -> Array:
-        """The norms of the updates that reach rule `index`, and of groups of them."""
+        """Measure the norm of the updates before the rule at `index`, and of groups."""
         inputs = self.inputs
         only_gradients = all(
             rule.stage == Stage.GRADIENT and not rule.slots and not rule.needs_params
@@ -120,7 +121,7 @@ def _tree_norms(
     is_due: Array | None,
     leaves: list[LeafInput],
 ) -> Array:
-    """The norms of all updates and of groups of them, as one compiled function."""
+    """Measure the norm of all leaves, and of groups, in one compiled function."""
 
     def measured() -> Array:
         squares = [
@@ -147,14 +148,14 @@ def _root(squares: Sequence[Array]) -> Array:
 def chosen_rows(
     rows: Sequence[Mapping[str, Array]], row: LeafPlan
 ) -> tuple[Mapping[str, Array], ...]:
-    """The scalars of those rules that apply to a leaf."""
+    """Return the scalars of the rules that apply to a leaf."""
     return tuple(r for r, yes in zip(rows, row.applies, strict=False) if yes)
 
 
 def _gradient_only(given: LeafInput, dtype: np.dtype) -> LeafInput:
-    """The leaf without parameter and buffers, for rules that read the gradient alone.
+    """Remove parameter and buffers, for rules that read only the gradient.
 
-    Fewer operands to trace and to keep alive.
+    The compiled norm then has fewer operands to trace and to keep alive.
     """
     assert given.grad is not None
     if compute_dtype(given.grad.dtype) != dtype:

@@ -1,6 +1,6 @@
-"""The plan: one look at the tree, which tells everything about each leaf but numbers.
+"""The plan: the group, rules and buffers of each leaf, resolved once per trace.
 
-It is made of paths, shapes and dtypes alone, when a step is traced.
+A plan depends on paths, shapes and dtypes only, not on numbers.
 """
 
 from collections.abc import Sequence
@@ -20,41 +20,42 @@ class LeafPlan(NamedTuple):
 
     group: int
     applies: tuple[bool, ...]
-    """Which of the rules of its group apply to it."""
+    """Whether each rule of the group applies to the leaf."""
     slots: tuple[Slot, ...]
     """The buffers of rules and commit, each with the store of this leaf."""
     accumulator: Slot | None = None
+    """The accumulator with the store of this leaf; None without accumulation."""
 
     @property
     def buffers(self) -> tuple[Slot, ...]:
-        """All its buffers, the accumulator too."""
+        """All buffers of the leaf, including the accumulator."""
         own = self.slots
         return own if self.accumulator is None else (*own, self.accumulator)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The leaves of a tree of parameters, and what a composition does to each."""
+    """A composition and the leaves of a tree, with a `LeafPlan` for each leaf."""
 
     composition: Composition
     leaves: Leaves
     rows: tuple[LeafPlan, ...]
     """A row for each leaf, in the order of the tree."""
     measured: tuple[tuple[int, ...], ...]
-    """For each group of the statistics, the positions of its leaves."""
+    """The positions of the leaves of each group of the statistics."""
 
 
 def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
-    """Look at a tree of parameters once, or at gradients in their place.
+    """Make the plan of a tree of parameters, or of gradients if no parameters exist.
 
     Args:
-      composition: the rules, and all that stands around them.
+      composition: the rules, and the parts around them.
       leaves: the flattened tree.
       tree: the tree itself, for masks that are functions of it.
 
     Raises:
-      ValueError: a pattern that matches nothing, a group without a parameter, a store
-        that a leaf cannot have.
+      ValueError: a pattern matches no parameter, a group has no parameter, or a leaf
+        cannot have the store that is chosen for it.
     """
     count = len(leaves.paths)
     tables = []
@@ -62,17 +63,17 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
         columns = [_applies(rule, leaves, tree) for rule in rules]
         tables.append(list(zip(*columns, strict=True)) or [()] * count)
     groups = _members(composition.groups, leaves, tree)
-    kept = _slots_by_leaf(composition.buffers, leaves, tree)
+    slots = _slots_by_leaf(composition.buffers, leaves, tree)
     width = len(composition.slots)
     rows = tuple(
-        LeafPlan(group, tables[group][i], kept[i][:width], *kept[i][width:])
+        LeafPlan(group, tables[group][i], slots[i][:width], *slots[i][width:])
         for i, group in enumerate(groups)
     )
     return Plan(composition, leaves, rows, _measured(composition, leaves, tree))
 
 
 def _applies(rule: Rule | None, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-    """For each leaf, whether a rule applies to it."""
+    """Return for each leaf whether a rule applies to it."""
     if rule is None or rule.selector is None:
         return (rule is not None,) * len(leaves.paths)
     return rule.selector.resolve("mask", leaves, tree)
@@ -81,7 +82,7 @@ def _applies(rule: Rule | None, leaves: Leaves, tree: PyTree) -> tuple[bool, ...
 def _slots_by_leaf(
     slots: Sequence[Slot], leaves: Leaves, tree: PyTree
 ) -> list[tuple[Slot, ...]]:
-    """For each leaf the slots, each with the store of that leaf."""
+    """Return the slots of each leaf, with the stores of this leaf."""
     columns = [
         [
             slot._replace(store=store)
@@ -106,27 +107,27 @@ def _measured(
 
 
 def _members(groups: Sequence[Group], leaves: Leaves, tree: PyTree) -> list[int]:
-    """For each leaf the first group that chooses it.
+    """Return for each leaf the number of the first group that chooses it.
 
     Raises:
-      ValueError: a group without a parameter, so that its numbers are never used.
+      ValueError: a group has no parameter, so that its numbers would have no effect.
     """
     count = len(leaves.paths)
     if not groups:
         return [0] * count
-    found: list[int | None] = [None] * count
+    members: list[int | None] = [None] * count
     for number, group in enumerate(groups):
         chosen = group.where.resolve("groups", leaves, tree)
-        free = [i for i, is_in in enumerate(chosen) if is_in and found[i] is None]
+        free = [i for i, is_in in enumerate(chosen) if is_in and members[i] is None]
         is_rest = number == len(groups) - 1
         if any(chosen) and not free and not is_rest:
             taken = next(i for i, is_in in enumerate(chosen) if is_in)
-            earlier = groups[found[taken] or 0].name
+            earlier = groups[members[taken] or 0].name
             raise ValueError(
                 f"`groups`: every parameter of {group.name} is in an earlier group; "
                 f"'{leaves.paths[taken]}' is in {earlier}. The first group that "
-                "matches counts: put the narrower ones first."
+                "matches counts: put the narrower groups first."
             )
         for i in free:
-            found[i] = number
-    return [0 if number is None else number for number in found]
+            members[i] = number
+    return [0 if number is None else number for number in members]

@@ -1,4 +1,4 @@
-"""The leaf functions of a composition, made once for all leaves that share them."""
+"""The leaf functions of a composition, shared by leaves with equal plans."""
 
 from optadamw.leaf.program import Emit, Program
 from optadamw.walk.composition import Composition
@@ -6,7 +6,7 @@ from optadamw.walk.plan import LeafPlan
 
 
 class Programs:
-    """The leaf functions of one composition, each made once."""
+    """The leaf functions of one composition; equal plans share one function."""
 
     def __init__(self, composition: Composition, emit: Emit):
         self._composition = composition
@@ -14,7 +14,7 @@ class Programs:
         self._known: dict[tuple[LeafPlan, int], Program] = {}
 
     def of(self, row: LeafPlan, upto: int | None = None) -> Program:
-        """The leaf function of a leaf, of its first `upto` rules (None: of all)."""
+        """Return the function of a leaf, with its first `upto` rules (None: all)."""
         upto = len(self._composition.rules) if upto is None else upto
         if (row, upto) not in self._known:
             self._known[row, upto] = self._made(row, upto)

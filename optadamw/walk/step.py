@@ -1,12 +1,12 @@
-"""One call: gradients in, the new parameters or the updates out.
+"""One call of `step` or `update`: gradients in, new parameters or updates out.
 
 inputs      flatten; check gradients, state and shapes         (when traced)
-plan        which rules and stores each leaf has               (when traced)
-accumulate  unscale, check, add to the window                  (if asked for)
+plan        the rules and stores of each leaf                  (when traced)
+accumulate  unscale, check, add to the window                  (if switched on)
 norms       each global norm that a rule or a guard reads, once
 scalars     rates, bias corrections, clip factors, once
 conditional the pass over all leaves, if the step is due and its gradient good
-measure     statistics                                         (if asked for)
+measure     statistics                                         (if switched on)
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,6 @@ from optadamw.base.hyperparameters import Clock, real_scalar
 from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
-from optadamw.control.signals import Check
 from optadamw.control.statistics import NORMS
 from optadamw.leaf.program import Emit
 from optadamw.rules.rule import Shared
@@ -36,11 +35,12 @@ from optadamw.walk.conditional import (
     if_update,
     no_update,
 )
+from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.programs import Programs
-from optadamw.walk.scalars import are_legal, scalars_of
+from optadamw.walk.scalars import scalars_of
 
 
 def advance(
@@ -51,11 +51,19 @@ def advance(
     extra: Mapping[str, Any],
     emit: Emit,
 ) -> tuple[PyTree, State]:
-    """Take in gradients, and take the step if it is due and they are good.
+    """Take in gradients, and take the step if it is due and its gradients are good.
+
+    Args:
+      composition: the rules, and the parts around them.
+      grads: the gradients.
+      state: the state that `init` or the last call returned.
+      params: the parameters; None: they were not passed to `update`.
+      extra: `loss`, `weight` and `grad_norm`, if the caller passed them.
+      emit: "param" returns the new parameters, "update" the updates.
 
     Raises:
-      ValueError, TypeError: gradients, state or parameters that do not fit together,
-        with the path of the leaf.
+      ValueError, TypeError: gradients, state and parameters do not fit together; the
+        message has the path of the leaf.
     """
     inputs = checked_inputs(composition, grads, state, params, emit)
     call = _Call(composition, inputs, state, Clock.at(state.step), emit)
@@ -72,7 +80,7 @@ def advance(
 def flush(
     composition: Composition, state: State, params: PyTree, like: PyTree | None
 ) -> tuple[PyTree, State]:
-    """Take the step of a window that is not full; without one, change nothing."""
+    """Take the step of a partial window; without accumulation, change nothing."""
     if composition.control.accumulation is None:
         check_state(composition, state)
         return params, state
@@ -98,13 +106,13 @@ def flush(
     grads = leaves.treedef.unflatten(sums)
     inputs = checked_inputs(composition, grads, state, params, "param")
     call = _Call(composition, inputs, state, Clock.at(state.step), "param")
-    incoming = call.intake.partial_window(accumulators, look=like is None)
+    incoming = call.intake.partial_window(accumulators, find_present=like is None)
     return call.conclude(incoming, None)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call on its way, after its arguments were checked."""
+    """One call, after its arguments were checked."""
 
     composition: Composition
     inputs: Inputs
@@ -114,11 +122,12 @@ class _Call:
 
     @cached_property
     def intake(self) -> Intake:
+        """The gradients of this call, before accumulation."""
         control = self.composition.control
         return Intake(control, self.inputs, self.state, self.clock)
 
     def norm_of_arrivals(self, given: Any) -> Array | None:
-        """The norm of gradients that are to be accumulated, if a guard drops by it."""
+        """Return the norm of this call's gradients if a guard may drop them by it."""
         control = self.composition.control
         guard = control.effective_guard
         if guard is None or not guard.drops or not self.inputs.moving:
@@ -133,14 +142,11 @@ class _Call:
         return norms.of_gradients()[0]
 
     def conclude(self, incoming: Incoming, given: Any) -> tuple[PyTree, State]:
-        """Take the step if it is due and its gradient good, and count the events."""
+        """Take the step if it is due and its gradients are good; count the events."""
         composition, state, clock = self.composition, self.state, self.clock
-        control, inputs, arrival = (
-            composition.control,
-            incoming.inputs,
-            incoming.arrival,
-        )
-        # Accumulated gradients were unscaled when they came in.
+        control, inputs = composition.control, incoming.inputs
+        arrival = incoming.arrival
+        # Accumulated gradients were already unscaled in their own calls.
         is_scaled = control.loss_scale is not None and control.accumulation is None
         norms = Norms(
             rules=composition.rules,
@@ -151,11 +157,11 @@ class _Call:
             rescued=control.effective_guard is None or is_scaled,
             groups=inputs.plan.measured,
         )
-        go, checks = self._allowed(incoming, norms)
+        go, checks = go_by_gradients(control, state, arrival, norms)
         shared = [Shared(rules, clock) for rules in composition.variants]
         scalars, read = scalars_of(norms, shared, clock)
         if control.effective_guard is not None:
-            go = are_legal(go, read, composition.variants, shared, clock)
+            go = go_by_scalars(go, read, composition.variants, shared, clock)
         measured = None
         if control.statistics is not None:
             rest = composition.variants[-1]
@@ -178,26 +184,6 @@ class _Call:
         if control.is_gated:
             fields["step"] = jnp.where(go, clock.number, state.step)
         return inputs.tree(outputs), state_of(fields)
-
-    def _allowed(self, incoming: Incoming, norms: Norms) -> tuple[Array, list[Check]]:
-        """Whether to take the step, as far as the gradient's norm and loss tell."""
-        control, arrival = self.composition.control, incoming.arrival
-        guard = control.effective_guard
-        go = jnp.ones((), bool)
-        if arrival.weight is not None:
-            assert arrival.is_due is not None
-            go = arrival.is_due & (arrival.weight > 0)
-        elif arrival.bad is not None:
-            go = ~arrival.bad
-        checks = list(arrival.checks)
-        if guard is None or not norms.inputs.moving:
-            return go, checks
-        norm, most = norms.of_gradients()[0], norms.inputs.largest_norm
-        if control.accumulation is not None and guard.drops:
-            # Each gradient that was kept is good; their sum may overflow all the same.
-            return go & (norm <= most), checks
-        check = control.check_norm(self.state, norm, go, most)
-        return go & ~check.bad, [*checks, check]
 
     def _run(self, incoming: Incoming, scalars: Scalars, go: Array) -> Outcome:
         """Run the rules on every leaf that has a gradient, if `go`."""
@@ -234,24 +220,24 @@ class _Call:
     def _all_leaves(
         self, inputs: Inputs, outcome: Outcome
     ) -> tuple[list[Any], dict[str, Sequence[Any]]]:
-        """Outputs and buffers of all leaves, those without a gradient among them."""
+        """Return outputs and buffers of all leaves, also those without gradient."""
         outputs: list[Any] = []
         columns: dict[str, Any] = {slot.name: [] for slot in self.composition.slots}
         for i, leaf in enumerate(inputs.leaves):
             place = inputs.places.get(i)
             if place is not None:
-                output, kept = outcome.outputs[place], outcome.buffers[place]
+                output, buffers = outcome.outputs[place], outcome.buffers[place]
             elif self.emit == "param" or leaf.param is None:
-                output, kept = leaf.param, leaf.buffers
+                output, buffers = leaf.param, leaf.buffers
             else:
                 dtype = self.composition.update_dtype
-                output, kept = no_update(leaf.param, dtype), leaf.buffers
+                output, buffers = no_update(leaf.param, dtype), leaf.buffers
             outputs.append(output)
             for name, column in columns.items():
-                column.append(kept[name])
+                column.append(buffers[name])
         return outputs, columns
 
 
 def _given_norm(given: Any) -> Array | None:
-    """The argument `grad_norm` of a call, which must be a real scalar."""
+    """Check the argument `grad_norm` of a call: a real scalar, or None."""
     return None if given is None else real_scalar("grad_norm", given)

@@ -79,7 +79,7 @@ def test_a_parameter_that_was_added_or_removed_is_reported():
 
 
 REFUSED_RENAMES = {
-    "unknown key": ({"stm": "enc"}, r"`rename` speaks of 'stm'.*'stem/"),
+    "unknown key": ({"stm": "enc"}, r"`rename` has the key 'stm'.*'stem/"),
     "unknown target": (
         {"stem": "en"},
         r"'mu/stem/bias': `rename` takes it from 'mu/en/",

@@ -122,4 +122,4 @@ def test_counters_are_found_by_name():
     other = checkpoint.Saved(arrays, saved.fields, meaning)
     restored, report = checkpoint.restore(tx, params, other)
     trees.assert_same_bits(restored.events, state.events)
-    assert "counters that are no more: novel" in str(report)
+    assert "counters that this version does not have: novel" in str(report)

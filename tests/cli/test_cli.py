@@ -153,7 +153,7 @@ def test_missing_package_names_the_extra(module, monkeypatch, capsys):
     assert main(["demo"]) == 1
     assert capsys.readouterr().err == (
         f"optadamw demo: error: not installed: {command.arguments.REQUIRES[module]}. "
-        "Install what it needs with: pip install 'optadamw[demo]'\n"
+        "Install the packages with: pip install 'optadamw[demo]'\n"
     )
 
 

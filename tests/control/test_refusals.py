@@ -44,7 +44,7 @@ def refused(error: Any, text: str, call: Any, *args: Any, **kwargs: Any) -> None
 )
 def test_an_inner_from_elsewhere_is_refused(name, wrap, inner):
     text = "`inner` must be a transformation of optadamw; got "
-    with pytest.raises(TypeError, match=f"{name} works on its rules") as caught:
+    with pytest.raises(TypeError, match=f"{name} changes its rules") as caught:
         wrap(inner)
     assert str(caught.value).startswith(text)
 

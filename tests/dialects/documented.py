@@ -14,7 +14,7 @@ from optadamw.dialects import (
     timm,
     torch,
 )
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 
 MODULES = {
     "keras": keras,
@@ -24,7 +24,7 @@ MODULES = {
     "tensorflow_addons": tensorflow_addons,
     "flux": flux,
     "mlx": mlx,
-    "optax": optax_door,
+    "optax": optax_peer,
     "paper": paper,
     "optimi": optimi,
     "timm": timm,
@@ -117,7 +117,7 @@ OURS = {
 }
 
 
-def door_of(spelling):
+def function_of(spelling):
     module, _, name = spelling.partition(".")
     return getattr(MODULES[module], name)
 

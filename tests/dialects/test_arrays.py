@@ -15,12 +15,12 @@ from tests.dialects.training import PARAMS, gradients, trained
 @pytest.mark.parametrize("kind", [np.float32, jnp.float32])
 def test_a_rate_of_torch_may_be_an_array_of_one_element(shape, kind):
     whole = kind(np.full(shape, 0.125)) if shape else kind(0.125)
-    for door in (torch.AdamW, timm.AdamWLegacy, timm.NAdamW, optimi.AdamW):
-        found, _ = trained(door(lr=jnp.asarray(whole)))
+    for call in (torch.AdamW, timm.AdamWLegacy, timm.NAdamW, optimi.AdamW):
+        found, _ = trained(call(lr=jnp.asarray(whole)))
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-6),
             found,
-            trained(door(lr=0.125))[0],
+            trained(call(lr=0.125))[0],
         )
 
 
@@ -40,14 +40,14 @@ def test_a_rate_of_torch_may_be_traced():
 
 
 @pytest.mark.parametrize(
-    "door",
+    "call",
     [torch.AdamW, timm.AdamWLegacy, functools.partial(optimi.AdamW)],
     ids=["torch", "timm", "optimi"],
 )
-def test_an_array_of_more_elements_is_no_rate(door):
+def test_an_array_of_more_elements_is_no_rate(call):
     for shape in ((2,), (0,), (2, 1)):
         with pytest.raises(ValueError, match="1-element"):
-            door(lr=jnp.ones(shape))
+            call(lr=jnp.ones(shape))
 
 
 def test_an_array_of_one_element_and_two_axes():

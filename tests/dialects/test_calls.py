@@ -1,4 +1,4 @@
-"""Every call of a door is the call of `adamw` that its documentation claims."""
+"""Every call in a peer's words is the call of `adamw` that its documentation claims."""
 
 import functools
 
@@ -17,7 +17,7 @@ from optadamw.dialects import (
     timm,
     torch,
 )
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from tests.dialects.training import halving, same_trees, trained
 
 _hat = {"eps_mode": "hat"}
@@ -142,13 +142,13 @@ MEANS = {
             clip_eps=1e-6,
         ),
     ),
-    "optax": (optax_door.adamw(0.1), adamw(0.1)),
+    "optax": (optax_peer.adamw(0.1), adamw(0.1)),
     "optax positions": (
-        optax_door.adamw(0.1, 0.5, 0.6, 1e-3, 1e-4, "bfloat16", 0.2, "*/kernel"),
+        optax_peer.adamw(0.1, 0.5, 0.6, 1e-3, 1e-4, "bfloat16", 0.2, "*/kernel"),
         adamw(0.1, 0.5, 0.6, 1e-3, 1e-4, "bfloat16", 0.2, "*/kernel"),
     ),
-    "optax nadamw": (optax_door.nadamw(0.1), adamw(0.1, nesterov=True)),
-    "optax nadamw off": (optax_door.nadamw(0.1, nesterov=False), adamw(0.1)),
+    "optax nadamw": (optax_peer.nadamw(0.1), adamw(0.1, nesterov=True)),
+    "optax nadamw off": (optax_peer.nadamw(0.1, nesterov=False), adamw(0.1)),
     "paper": (
         paper.adamw(0.1, lambda_=0.2),
         adamw(

@@ -24,13 +24,13 @@ def counting(step):
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
-@pytest.mark.parametrize("door", [keras.AdamW, r_keras3.optimizer_adam_w])
-def test_schedules_count_steps_or_gradient_calls(door, k):
+@pytest.mark.parametrize("call", [keras.AdamW, r_keras3.optimizer_adam_w])
+def test_schedules_count_steps_or_gradient_calls(call, k):
     options = {"weight_decay": 0.0, "gradient_accumulation_steps": k}
-    sane = rates(door(counting, **options), 3 * k, k)
+    sane = rates(call(counting, **options), 3 * k, k)
     np.testing.assert_allclose(sane, [1, 2, 3], rtol=1e-4)
     # Keras asks its schedule for `_iterations`, which counts calls.
-    as_keras = rates(door(counting, bug_compatible=True, **options), 3 * k, k)
+    as_keras = rates(call(counting, bug_compatible=True, **options), 3 * k, k)
     np.testing.assert_allclose(as_keras, [k, 2 * k, 3 * k], rtol=1e-4)
 
 
@@ -114,15 +114,15 @@ def test_keras_overwrites_at_every_call_of_a_window():
 
 
 def test_finalize_gives_the_average_and_refuses_before_the_first_step():
-    for door, module in ((keras.AdamW, keras), (tensorflow.AdamW, tensorflow)):
-        tx = door(0.1, use_ema=True, ema_momentum=0.5)
+    for call, module in ((keras.AdamW, keras), (tensorflow.AdamW, tensorflow)):
+        tx = call(0.1, use_ema=True, ema_momentum=0.5)
         with pytest.raises(ValueError, match="no step was taken"):
             module.finalize_variable_values(tx.init(PARAMS), PARAMS)
         params, state = trained(tx)
         final = module.finalize_variable_values(state, params)
         same_trees(final, optadamw.ema_of(state))
         assert differ(final, params)
-        plain = door(0.1)
+        plain = call(0.1)
         with pytest.raises(ValueError, match="average"):
             module.finalize_variable_values(plain.init(PARAMS), PARAMS)
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from optadamw.dialects import keras, tensorflow, tensorflow_addons
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from tests.dialects.training import PARAMS, differ, rates, same_trees, trained
 
 
@@ -30,9 +30,9 @@ EXCLUDING = (
 )
 
 
-@pytest.mark.parametrize(("door", "exclude"), EXCLUDING)
-def test_exclude_from_weight_decay(door, exclude):
-    tx = door(0.1, 0.5)
+@pytest.mark.parametrize(("call", "exclude"), EXCLUDING)
+def test_exclude_from_weight_decay(call, exclude):
+    tx = call(0.1, 0.5)
     assert undecayed(tx) == set()
     assert undecayed(exclude(tx, var_names=["bias"])) == BIASES
     assert undecayed(exclude(tx, var_names=["^norm", "kernel$"])) == {
@@ -46,23 +46,23 @@ def test_exclude_from_weight_decay(door, exclude):
     assert undecayed(tx) == set()  # a value: the first is as it was
 
 
-@pytest.mark.parametrize(("door", "exclude"), EXCLUDING)
-def test_a_list_is_of_exact_paths(door, exclude):
-    tx = exclude(door(0.1, 0.5), var_list=["dense/bia."])
+@pytest.mark.parametrize(("call", "exclude"), EXCLUDING)
+def test_a_list_is_of_exact_paths(call, exclude):
+    tx = exclude(call(0.1, 0.5), var_list=["dense/bia."])
     with pytest.raises(ValueError, match="dense/bias"):
         tx.init(PARAMS)
 
 
-@pytest.mark.parametrize(("door", "exclude"), EXCLUDING)
-def test_a_second_exclusion_replaces_the_first(door, exclude):
-    first = exclude(door(0.1, 0.5), var_names=["bias"])
+@pytest.mark.parametrize(("call", "exclude"), EXCLUDING)
+def test_a_second_exclusion_replaces_the_first(call, exclude):
+    first = exclude(call(0.1, 0.5), var_names=["bias"])
     assert undecayed(exclude(first, var_names=["scale"])) == {"norm/scale"}
 
 
-@pytest.mark.parametrize(("door", "exclude"), EXCLUDING)
+@pytest.mark.parametrize(("call", "exclude"), EXCLUDING)
 @pytest.mark.parametrize("choice", [{"var_names": ["moon"]}, {"var_list": ["bias"]}])
-def test_an_exclusion_without_a_match_names_near_paths(door, exclude, choice):
-    tx = exclude(door(0.1, 0.5), **choice)
+def test_an_exclusion_without_a_match_names_near_paths(call, exclude, choice):
+    tx = exclude(call(0.1, 0.5), **choice)
     with pytest.raises(ValueError, match=r"matches no parameter. Paths near.*/"):
         tx.init(PARAMS)
 
@@ -77,7 +77,7 @@ def test_keras_searches_the_last_name_alone(last):
     assert undecayed(excluded(var_names=["dense/bias"])) == set()
 
 
-@pytest.mark.parametrize(("door", "exclude"), EXCLUDING)
+@pytest.mark.parametrize(("call", "exclude"), EXCLUDING)
 @pytest.mark.parametrize(
     ("choice", "error", "text"),
     [
@@ -90,16 +90,16 @@ def test_keras_searches_the_last_name_alone(last):
         ({"var_list": [jnp.ones(2)]}, TypeError, "no identity"),
     ],
 )
-def test_a_bad_exclusion(door, exclude, choice, error, text):
+def test_a_bad_exclusion(call, exclude, choice, error, text):
     with pytest.raises(error, match=text):
-        exclude(door(0.1, 0.5), **choice)
+        exclude(call(0.1, 0.5), **choice)
 
 
 def test_an_exclusion_from_what_is_no_optimizer():
     with pytest.raises(TypeError, match="optimizer"):
         keras.exclude_from_weight_decay(optax.adamw(0.1), var_names=["bias"])
     with pytest.raises(ValueError, match="no weight decay"):
-        keras.exclude_from_weight_decay(optax_door.amsgrad(0.1), var_names=["bias"])
+        keras.exclude_from_weight_decay(optax_peer.amsgrad(0.1), var_names=["bias"])
 
 
 def test_an_exclusion_inside_a_loss_scale_and_around_an_accumulation():
@@ -119,21 +119,21 @@ def test_an_exclusion_inside_a_loss_scale_and_around_an_accumulation():
 
 
 def test_the_list_of_addons_goes_before_its_exclusion():
-    door = functools.partial(tensorflow_addons.AdamW, 0.5)
+    call = functools.partial(tensorflow_addons.AdamW, 0.5)
     kernel, everything = "dense/kernel", BIASES | {"dense/kernel", "norm/scale"}
-    assert undecayed(door()) == set()
-    assert undecayed(door(exclude_from_weight_decay=["bias"])) == BIASES
-    assert undecayed(door(decay_var_list=[kernel])) == everything - {kernel}
-    both = door(decay_var_list=[kernel], exclude_from_weight_decay=["kernel"])
+    assert undecayed(call()) == set()
+    assert undecayed(call(exclude_from_weight_decay=["bias"])) == BIASES
+    assert undecayed(call(decay_var_list=[kernel])) == everything - {kernel}
+    both = call(decay_var_list=[kernel], exclude_from_weight_decay=["kernel"])
     assert undecayed(both) == everything - {kernel}
     with pytest.raises((TypeError, ValueError), match="decay_var_list"):
-        door(decay_var_list=[])
+        call(decay_var_list=[])
     for choice in (
         {"decay_var_list": ["moon"]},
         {"exclude_from_weight_decay": ["moon"]},
     ):
         with pytest.raises(ValueError, match="matches no parameter"):
-            door(**choice).init(PARAMS)
+            call(**choice).init(PARAMS)
 
 
 def test_the_decay_of_addons_is_not_times_the_rate():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optadamw.dialects.catalogue import DOORS
+from optadamw.dialects.catalogue import CALLS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "dialects"
 
@@ -46,8 +46,8 @@ def _losses(guide: str, info: str) -> np.ndarray:
     return np.array([float(loss) for loss in namespace["losses"]])
 
 
-def test_every_door_has_a_guide():
-    assert sorted(PEERS | NOT_PYTHON) == sorted(DOORS)
+def test_every_peer_has_a_guide():
+    assert sorted(PEERS | NOT_PYTHON) == sorted(CALLS)
     for guide, language in NOT_PYTHON.items():
         assert _blocks(guide, language)
 

@@ -1,4 +1,4 @@
-"""R4, small: every door beside its installed peer, and the peers' own signatures.
+"""R4, small: every call beside the installed peer, and the peers' own signatures.
 
 `python -m tests.peers.live` is the whole of it. Each peer runs in a process of its own:
 Keras has one backend in each.
@@ -72,15 +72,15 @@ def test_the_numbers_of_the_installed_peer(peer, record_property):
     assert float(excess) <= 16, done.stdout
 
 
-def test_a_wrong_door_is_noticed():
-    """The comparison can fail: a door with another epsilon is out of the bound."""
+def test_a_wrong_call_is_noticed():
+    """The comparison can fail: a call with another epsilon is out of the bound."""
     code = (
         "import sys, functools\n"
-        "from tests.peers import doors\n"
+        "from tests.peers import calls\n"
         "from tests.peers import live\n"
-        "right = doors.OPENED['optax']\n"
+        "right = calls.OPENED['optax']\n"
         "import optadamw\n"
-        "doors.OPENED['optax'] = lambda row: optadamw.chain(\n"
+        "calls.OPENED['optax'] = lambda row: optadamw.chain(\n"
         "    optadamw.clip_by_value(1e-3), optadamw.adamw(0.1))\n"
         "sys.exit(live.main(['optax', '--configs=3']))\n"
     )

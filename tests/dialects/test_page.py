@@ -1,11 +1,12 @@
-"""The page and the command print what the doors say of themselves."""
+"""The page and the command print the records of the calls."""
 
 from pathlib import Path
 
 import pytest
 
 import optadamw.cli.main as cli
-from optadamw.dialects.catalogue import DOORS
+from optadamw.dialects.calls import docstring
+from optadamw.dialects.catalogue import CALLS
 
 PAGE = Path(__file__).parents[2] / "docs" / "dialects.md"
 
@@ -15,24 +16,24 @@ def test_the_page_is_what_the_command_prints(capsys):
     assert capsys.readouterr().out == PAGE.read_text()
 
 
-def test_the_command_prints_every_door(capsys):
+def test_the_command_prints_every_peer(capsys):
     assert cli.main(["dialects"]) == 0
     out = capsys.readouterr().out
-    for door in DOORS.values():
-        assert f"{door.peer} ({door.studied})" in out
-        assert door.formula in out
+    for call in CALLS.values():
+        assert f"{call.peer} ({call.studied})" in out
+        assert call.formula in out
 
 
-@pytest.mark.parametrize("name", DOORS)
-def test_the_command_prints_one_door(name, capsys):
+@pytest.mark.parametrize("name", CALLS)
+def test_the_command_prints_one_peer(name, capsys):
     assert cli.main(["dialects", name]) == 0
     out = capsys.readouterr().out
-    door = DOORS[name]
-    assert out.startswith(f"{door.peer} (")
+    call = CALLS[name]
+    assert out.startswith(f"{call.peer} (")
     lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
-    for argument in (*door.arguments, *door.ours):
+    for argument in {*docstring.arguments(call.function)} - {"kwargs"}:
         assert argument in lines
-    others = [d for d in DOORS.values() if d.peer not in door.peer]
+    others = [d for d in CALLS.values() if d.peer not in call.peer]
     assert not any(f"{d.peer} (" in out for d in others)
 
 
@@ -45,6 +46,6 @@ def test_the_command_refuses_an_unknown_name(name, capsys):
     assert printed.err.count("\n") == 1
 
 
-def test_the_command_names_the_door_that_was_meant(capsys):
+def test_the_command_names_the_peer_that_was_meant(capsys):
     cli.main(["dialects", "pytorch"])
     assert "Near it: 'torch'" in capsys.readouterr().err

@@ -20,16 +20,16 @@ GROUPED = {
 
 @pytest.mark.parametrize("case", GROUPED)
 def test_param_groups(case):
-    door = functools.partial(GROUPED[case], lr=0.1)
+    call = functools.partial(GROUPED[case], lr=0.1)
     groups = [
         {"params": "*/bias", "weight_decay": 0.0},
         {"params": "norm/*", "lr": 0.5, "eps": 0.25},
         {"params": "*/*", "lr": 0.75},  # the first that matches counts
     ]
-    found, _ = trained(door(groups))
-    plain, _ = trained(door(lr=0.75))
-    bias, _ = trained(door(weight_decay=0.0))
-    norm, _ = trained(door(lr=0.5, eps=0.25))
+    found, _ = trained(call(groups))
+    plain, _ = trained(call(lr=0.75))
+    bias, _ = trained(call(weight_decay=0.0))
+    norm, _ = trained(call(lr=0.5, eps=0.25))
     same_trees(found["dense"]["kernel"], plain["dense"]["kernel"])
     same_trees(found["dense"]["bias"], bias["dense"]["bias"])
     same_trees(found["norm"]["bias"], bias["norm"]["bias"])
@@ -39,16 +39,16 @@ def test_param_groups(case):
 
 @pytest.mark.parametrize("case", GROUPED)
 def test_betas_and_an_array_of_one_element_in_a_group(case):
-    door = GROUPED[case]
+    call = GROUPED[case]
     group = {"params": "*/bias", "betas": (0.5, 0.75), "lr": jnp.full(1, 0.5)}
-    found, _ = trained(door([group]))
-    expected, _ = trained(door(betas=(0.5, 0.75), lr=0.5))
+    found, _ = trained(call([group]))
+    expected, _ = trained(call(betas=(0.5, 0.75), lr=0.5))
     for layer in ("dense", "norm"):
         np.testing.assert_allclose(
             found[layer]["bias"], expected[layer]["bias"], rtol=1e-6
         )
-    single, _ = trained(door([{"params": "*/bias", "betas": (0.5, 0.75)}]))
-    assert differ(single["norm"]["bias"], trained(door())[0]["norm"]["bias"])
+    single, _ = trained(call([{"params": "*/bias", "betas": (0.5, 0.75)}]))
+    assert differ(single["norm"]["bias"], trained(call())[0]["norm"]["bias"])
 
 
 @pytest.mark.parametrize("option", ["amsgrad", "maximize"])

@@ -1,4 +1,4 @@
-"""R4: every door against what the real package computed, call by call."""
+"""R4: every call against what the real package computed, call by call."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.peers import agreement, doors
+from tests.peers import agreement, calls
 from tests.peers.rows import ROWS
 
-CASES = [(peer, name) for peer in doors.OPENED for name in ROWS[peer]]
+CASES = [(peer, name) for peer in calls.OPENED for name in ROWS[peer]]
 DIFFERENT = agreement.BY_DESIGN
 PAGE = Path(__file__).parents[2] / "docs" / "dialects" / "numbers.md"
 
@@ -35,14 +35,14 @@ def test_a_row_that_differs_by_design_does(peer, name):
 
 def test_every_peer_has_twelve_rows():
     for peer, rows in ROWS.items():
-        if peer in doors.OPENED:
+        if peer in calls.OPENED:
             assert len(rows) >= 12, peer
 
 
 def test_the_page_shows_every_row():
     page = PAGE.read_text()
     sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", page, re.M | re.S))
-    assert list(sections) == list(doors.OPENED)
+    assert list(sections) == list(calls.OPENED)
     for peer, text in sections.items():
         listed = re.findall(r"^\| (\w+) \| (?:float|bfloat|complex)", text, re.M)
         assert listed == list(ROWS[peer])
@@ -52,6 +52,6 @@ def test_the_page_shows_every_row():
 def test_a_wrong_row_is_noticed():
     """The comparison can fail: another row's options are not within the bound."""
     rows = ROWS["torch"]
-    ours, _ = doors.run(doors.OPENED["torch"](rows["large_eps"]), rows["betas"])
-    right, _ = doors.run(doors.OPENED["torch"](rows["betas"]), rows["betas"])
+    ours, _ = calls.run(calls.OPENED["torch"](rows["large_eps"]), rows["betas"])
+    right, _ = calls.run(calls.OPENED["torch"](rows["betas"]), rows["betas"])
     assert np.max(np.abs(ours - right)) > 1e-4

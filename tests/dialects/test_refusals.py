@@ -1,4 +1,4 @@
-"""Arguments that a door refuses, each with the words of its error."""
+"""Arguments that a call refuses, each with the words of its error."""
 
 import math
 
@@ -18,7 +18,7 @@ from optadamw.dialects import (
     timm,
     torch,
 )
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from tests.dialects.training import halving
 
 
@@ -169,7 +169,7 @@ REFUSED = {
         "`ema_overwrite_frequency`",
     ),
     "r unknown": refused(lambda: R(momentum=0.9), TypeError, "not recognized"),
-    "r unknown's door": refused(
+    "r unknown in R's call": refused(
         lambda: R(momentum=0.9),
         TypeError,
         "r_keras3.optimizer_adam_w",
@@ -308,30 +308,30 @@ REFUSED = {
         lambda: flux.old_AdamW(decay=-1.0), ValueError, "`decay`"
     ),
     # semantics.md 8: Optax accepts all of these in silence
-    "optax none": refused(lambda: optax_door.adamw(None), TypeError, "learning_rate"),
+    "optax none": refused(lambda: optax_peer.adamw(None), TypeError, "learning_rate"),
     "optax decay none": refused(
-        lambda: optax_door.adamw(0.1, weight_decay=None), TypeError, "weight_decay"
+        lambda: optax_peer.adamw(0.1, weight_decay=None), TypeError, "weight_decay"
     ),
-    "optax b1": refused(lambda: optax_door.adamw(0.1, b1=1.5), ValueError, "`b1`"),
-    "optax eps": refused(lambda: optax_door.nadamw(0.1, eps=-1.0), ValueError, "`eps`"),
+    "optax b1": refused(lambda: optax_peer.adamw(0.1, b1=1.5), ValueError, "`b1`"),
+    "optax eps": refused(lambda: optax_peer.nadamw(0.1, eps=-1.0), ValueError, "`eps`"),
     "optax rate": refused(
-        lambda: optax_door.amsgrad(-0.1), ValueError, "`learning_rate`"
+        lambda: optax_peer.amsgrad(-0.1), ValueError, "`learning_rate`"
     ),
     "optax mu_dtype": refused(
-        lambda: optax_door.adamw(0.1, mu_dtype="moon"), (TypeError, ValueError), "moon"
+        lambda: optax_peer.adamw(0.1, mu_dtype="moon"), (TypeError, ValueError), "moon"
     ),
     "optax correction": refused(
-        lambda: optax_door.amsgrad(0.1, bias_correction_mu="yes"),
+        lambda: optax_peer.amsgrad(0.1, bias_correction_mu="yes"),
         TypeError,
         "`bias_correction_mu`",
     ),
     "optax no correction": refused(
-        lambda: optax_door.amsgrad(0.1, bias_correction_nu=None),
+        lambda: optax_peer.amsgrad(0.1, bias_correction_nu=None),
         TypeError,
         "`bias_correction_nu`",
     ),
     "optax decay of amsgrad": refused(
-        lambda: optax_door.amsgrad(0.1, weight_decay=0.1), TypeError, "weight_decay"
+        lambda: optax_peer.amsgrad(0.1, weight_decay=0.1), TypeError, "weight_decay"
     ),
     # semantics.md 9: the paper
     "paper alpha": refused(lambda: paper.adamw(-1.0), ValueError, "`alpha`"),

@@ -1,4 +1,4 @@
-"""Traps of the peers, where a door does the sane thing."""
+"""Traps of the peers, which the calls of the same names avoid."""
 
 import math
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optadamw.dialects import flux, keras, mlx, tensorflow, tensorflow_addons, torch
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from tests.dialects.training import PARAMS, moved, same_trees
 
 
@@ -16,13 +16,13 @@ from tests.dialects.training import PARAMS, moved, same_trees
     "case", ["keras", "tensorflow", "torch", "mlx", "optax", "tfa"]
 )
 def test_bfloat16_parameters_train(case):
-    doors = {
+    calls = {
         "keras": keras.AdamW(0.1), "tensorflow": tensorflow.AdamW(0.1),
         "torch": torch.AdamW(lr=0.1), "mlx": mlx.AdamW(0.1),
-        "optax": optax_door.adamw(0.1), "tfa": tensorflow_addons.AdamW(0.01, 0.1),
+        "optax": optax_peer.adamw(0.1), "tfa": tensorflow_addons.AdamW(0.01, 0.1),
     }  # fmt: skip
     params = {"w": jnp.ones(4, jnp.bfloat16)}
-    tx = doors[case]
+    tx = calls[case]
     after, state = jax.jit(tx.step)({"w": jnp.ones(4)}, tx.init(params), params)
     assert after["w"].dtype == jnp.bfloat16
     assert float(after["w"][0]) < 0.95

@@ -1,4 +1,4 @@
-"""Doors print, compare, hash, pickle and compile as values."""
+"""The peers' transformations print, compare, hash, pickle and compile as values."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ from optadamw.dialects import (
     timm,
     torch,
 )
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from tests.dialects.documented import MODULES
 from tests.dialects.training import PARAMS, gradients, halving, trained
 from tests.support.compilations import Compilations
@@ -66,9 +66,9 @@ VALUES = {
     "flux": lambda: flux.AdamW(3e-4, (0.9, 0.95), 0.1, couple=False),
     "flux old": lambda: flux.old_AdamW(3e-4, (0.9, 0.95), 0.2),
     "mlx": lambda: mlx.AdamW(0.1, betas=[0.5, 0.9], clip_grad_norm=1.0),
-    "optax": lambda: optax_door.adamw(0.1, mask="*/kernel"),
-    "optax nadamw": lambda: optax_door.nadamw(0.1),
-    "optax amsgrad": lambda: optax_door.amsgrad(0.1, bias_correction_nu=False),
+    "optax": lambda: optax_peer.adamw(0.1, mask="*/kernel"),
+    "optax nadamw": lambda: optax_peer.nadamw(0.1),
+    "optax amsgrad": lambda: optax_peer.amsgrad(0.1, bias_correction_nu=False),
     "paper": lambda: paper.adamw(
         0.1,
         lambda_=paper.normalized_weight_decay(
@@ -83,8 +83,8 @@ VALUES = {
 }
 
 NAMES = MODULES | {
-    "CosineWarmRestarts": optadamw.schedules.CosineWarmRestarts,
-    "NormalizedWeightDecay": optadamw.schedules.NormalizedWeightDecay,
+    "cosine_warm_restarts": optadamw.cosine_warm_restarts,
+    "normalized_weight_decay": optadamw.normalized_weight_decay,
     "DynamicLossScale": optadamw.DynamicLossScale,
     "halving": halving,
     "a_tenth": a_tenth,
@@ -100,13 +100,13 @@ def readable(text):
     "case",
     VALUES,
 )
-def test_a_door_prints_as_its_call(case):
+def test_a_transformation_prints_as_its_call(case):
     tx = VALUES[case]()
     assert eval(readable(repr(tx)), dict(NAMES)) == tx
 
 
 @pytest.mark.parametrize("case", VALUES)
-def test_a_door_is_a_value(case):
+def test_a_transformation_is_a_value(case):
     first, second = VALUES[case](), VALUES[case]()
     assert first == second
     assert hash(first) == hash(second)
@@ -151,7 +151,7 @@ def test_a_second_call_traces_nothing(case):
 
 
 @pytest.mark.parametrize("case", VALUES)
-def test_a_door_works_in_scan_under_vmap_and_in_place(case):
+def test_a_transformation_works_in_scan_under_vmap_and_in_place(case):
     tx = VALUES[case]()
     expected, last = trained(tx, 3)
     grads = jax.tree.map(lambda *x: jnp.stack(x), *[gradients(i) for i in range(3)])
@@ -185,11 +185,11 @@ def test_a_door_works_in_scan_under_vmap_and_in_place(case):
 
 
 @pytest.mark.parametrize(
-    "door", [keras.AdamW, r_keras3.optimizer_adam_w, tensorflow.AdamW, torch.AdamW]
+    "call", [keras.AdamW, r_keras3.optimizer_adam_w, tensorflow.AdamW, torch.AdamW]
 )
-def test_doors_inside_inject_hyperparams(door):
-    name = "lr" if door is torch.AdamW else "learning_rate"
-    tx, params = optax.inject_hyperparams(door)(**{name: 0.5}), {"w": jnp.ones(2)}
+def test_calls_inside_inject_hyperparams(call):
+    name = "lr" if call is torch.AdamW else "learning_rate"
+    tx, params = optax.inject_hyperparams(call)(**{name: 0.5}), {"w": jnp.ones(2)}
     state = tx.init(params)
     updates, _ = tx.update(params, state, params)
     assert float(updates["w"][0]) == pytest.approx(-0.5, rel=0.02)

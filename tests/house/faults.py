@@ -216,8 +216,8 @@ FAULTS = [
     Fault(
         "no decay",
         "rules/decay.py",
-        "-0.0, shrinkage * leaf.param)",
-        "-0.0, 0 * shrinkage * leaf.param)",
+        "-0.0, share * leaf.param)",
+        "-0.0, 0 * share * leaf.param)",
         knob("weight_decay"),
     ),
     Fault(
@@ -229,7 +229,7 @@ FAULTS = [
     ),
     Fault(
         "the decay is of the parameter after the step",  # rate * decay = 5e-5
-        "leaf/leaf.py",
+        "leaf/compute.py",
         "target = before + update\n",
         "target = before + update * (1 - 5e-5)\n",
         DEFAULT,
@@ -308,7 +308,7 @@ FAULTS = [
     ),
     Fault(
         "an update of a 16-bit parameter is rounded as it is",
-        "leaf/leaf.py",
+        "leaf/compute.py",
         "if not (narrow and program.is_whole):",
         "if True:",
         f"{ALL_ON} -k update",
@@ -316,20 +316,20 @@ FAULTS = [
     Fault(
         "a parameter without a gradient loses its moments",
         "walk/step.py",
-        "output, kept = leaf.param, leaf.buffers",
-        "output, kept = leaf.param, {k: 0 * v for k, v in leaf.buffers.items()}",
+        "output, buffers = leaf.param, leaf.buffers",
+        "output, buffers = leaf.param, {k: 0 * v for k, v in leaf.buffers.items()}",
         "rules/test_knobs.py::test_a_missing_gradient_touches_nothing",
     ),
     Fault(
         "the average is of the parameter before the step",
-        "leaf/leaf.py",
+        "leaf/compute.py",
         "target = commit.read(written, leaf.buffers)",
         "target = before",
         knob("ema_decay"),
     ),
     Fault(
         "the average is of the parameter before it is rounded",
-        "leaf/leaf.py",
+        "leaf/compute.py",
         "target = commit.read(written, leaf.buffers)",
         "target = before + update",
         f"{ALL_ON} -k 'bfloat16 or float16'",
@@ -365,14 +365,14 @@ FAULTS = [
     # Windows, guards, scales
     Fault(
         "a dropped gradient is multiplied by zero",
-        "leaf/leaf.py",
+        "leaf/compute.py",
         "term = jnp.where(keep, term, -0.0)",
         "term = term * keep",
         "laws/test_guard.py -k a_run_with_bad_gradients",
     ),
     Fault(
         "a window begins with what the one before left",
-        "leaf/leaf.py",
+        "leaf/compute.py",
         "before = jnp.where(first, 0.0, store.decode(accumulator, like))",
         "before = store.decode(accumulator, like)",
         "laws/test_accumulation.py",

@@ -25,7 +25,7 @@ from tests.house.planted_faults import ROOT, copy_to, run_tests
 CORE = (
     "base/numerics.py",
     "commit/commit.py",
-    "leaf/leaf.py",
+    "leaf/compute.py",
     "rules/adam.py",
     "rules/amsgrad.py",
     "rules/caution.py",
@@ -46,6 +46,7 @@ CONTROL = (
     "control/signals.py",
     "walk/norms.py",
     "walk/measure.py",
+    "walk/decision.py",
     "walk/scalars.py",
     "walk/step.py",
 )

@@ -11,7 +11,14 @@ import pytest
 import optadamw
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("checkpoint", "dialects", "integrations", "interchange", "plotting")
+ROOMS = (
+    "checkpoint",
+    "dialects",
+    "integrations",
+    "interchange",
+    "plotting",
+    "schedules",
+)
 
 
 def run(program: str) -> str:
@@ -59,6 +66,14 @@ def test_every_name_can_be_imported_at_once():
 def test_a_plot_imports_matplotlib():
     used = "import sys, optadamw; optadamw.plotting.curves; "
     assert run(used + "print('matplotlib' in sys.modules)") == "True"
+
+
+def test_a_module_that_is_a_face_can_be_imported_in_every_way():
+    told = run(
+        "import optadamw.plotting; from optadamw.plotting import curves; "
+        "from optadamw import plotting; print(plotting.curves is curves, dir(plotting))"
+    )
+    assert told == "True ['curves', 'update_to_weight']"
 
 
 def test_the_version_is_that_of_the_checkout_and_of_the_build():

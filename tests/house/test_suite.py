@@ -5,19 +5,38 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests import lanes
+
 TESTS = Path(__file__).parents[1]
 
 # A round number below the count, to be raised as the suite grows.
 FEWEST = 8_000
 
 
-def test_every_file_is_collected(request):
-    config, items = request.config, request.session.items
+def _all_tests(request) -> list[pytest.Item]:
+    """Every test of both lanes; none in a run of a part, which says nothing of them."""
+    config = request.config
     is_whole = config.args_source is config.ArgsSource.TESTPATHS
     if not is_whole or config.option.keyword or config.option.markexpr:
-        return  # a run of a part says nothing of the whole
-    assert {item.path for item in items} == set(TESTS.rglob("test_*.py"))
-    assert len(items) >= FEWEST
+        return []
+    return config.stash[lanes.COLLECTED]
+
+
+def test_every_file_is_collected(request):
+    if items := _all_tests(request):
+        assert {item.path for item in items} == set(TESTS.rglob("test_*.py"))
+        assert len(items) >= FEWEST
+
+
+def test_two_lanes_are_all_tests(request):
+    """Every row of the table has its test, and the short lane has most of the tests."""
+    if items := _all_tests(request):
+        assert set(lanes.ONE_IN) <= {lanes.key(item) for item in items}
+        short = sum(lanes.is_short(items))
+        assert len(items) * 0.85 < short < len(items)
+    assert all(share == 0 or share >= 2 for share in lanes.ONE_IN.values())
 
 
 def test_a_skip_that_is_not_listed_fails(tmp_path):

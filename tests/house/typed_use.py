@@ -20,4 +20,7 @@ updates, state = tx.update(grads, state, params)
 step: jax.Array = state.step
 rate: jax.Array | None = optadamw.stats_of(state).learning_rate
 text: str = optadamw.describe(tx, params)
+average: object = optadamw.ema_of(state)
+schedule = optadamw.schedules.cosine_decay_schedule(1e-3, 100, alpha=0.1)
+scheduled: optax.GradientTransformation = optadamw.adamw(schedule)
 optadamw.checkpoint.save("state.npz", tx, state, params)

@@ -1,7 +1,7 @@
 """States that real packages saved, taken up here: the next ten calls are theirs.
 
 `tests/peers/states` holds them, with the parameters of the packages' own ten calls
-after. The transformations are our doors of the same names.
+after. The transformations are our calls of the same names.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from optadamw import interchange
 from optadamw.dialects.files import files
 from tests.interchange import states
-from tests.peers import doors, low_bit, saved
+from tests.peers import calls, low_bit, saved
 from tests.peers.feed import feed
 from tests.peers.streams import flatten
 
@@ -28,7 +28,7 @@ WHOLE = sorted(set(NAMES) & set(states.READ))
 def test_ten_more_calls_are_those_of_the_package(name, record_property):
     found = saved.load(name)
     assert found.row is not None
-    tx = doors.OPENED[found.peer](found.row)
+    tx = calls.OPENED[found.peer](found.row)
     dtype = jnp.dtype(found.row.dtype)
     params = {key: jnp.asarray(x).astype(dtype) for key, x in found.params.items()}
     state = states.READ[name](found, params, tx)

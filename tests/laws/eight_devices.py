@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import optadamw
 from optadamw.store.state import SCALARS
 from tests.support import trees
 from tests.support.trajectories import assert_agree
@@ -164,3 +165,41 @@ def _assert_as_before(after: Any, before: Any) -> None:
         jax.tree.leaves(tuple(after)), jax.tree.leaves(before), strict=True
     ):
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+
+
+FORM = optadamw.blockwise(min_size=0)
+BORN = {
+    "window": {"accumulate_steps": 2},
+    "blocks": {"mu_dtype": FORM, "nu_dtype": FORM},
+    "guard": {"skip_nonfinite": True, "ema_decay": 0.9},
+}
+"""A state with an accumulator, with scales, with an average."""
+
+LAYOUTS = [
+    ("Auto", P("data")),
+    ("Auto", P(None, "data")),
+    # On explicit axes JAX itself makes P("data", None) of a result at P("data").
+    ("Explicit", P(None, "data")),
+]
+
+
+@pytest.mark.parametrize("options", BORN.values(), ids=BORN)
+@pytest.mark.parametrize(("kind", "spec"), LAYOUTS, ids=str)
+@pytest.mark.parametrize("how", ["eager", "jit", "jit in the mesh"])
+def test_a_state_is_born_where_it_stays(options, kind, spec, how):
+    """Equal shardings before and after, not only equivalent ones: one program."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(getattr(AxisType, kind),))
+    tx = optadamw.adamw(0.1, **options)
+    with _within(mesh, how == "jit in the mesh"):
+        params = {"w": jax.device_put(jnp.ones((64, 512)), NamedSharding(mesh, spec))}
+        state = (tx.init if how == "eager" else jax.jit(tx.init))(params)
+        step, pair = jax.jit(lambda p, s, g: tx.step(g, s, p)), (params, state)
+        before = jax.tree.map(lambda x: x.sharding, pair)
+        for _ in range(3):
+            pair = step(*pair, params)
+        assert jax.tree.map(lambda x: x.sharding, tuple(pair)) == before
+        assert step._cache_size() == 1
+        jax.jit(tx.update)(params, state, params)
+    held = {"mu": state.mu["w"], "accumulator": (state.accumulator or state.mu)["w"]}
+    for name, buffer in held.items():
+        assert buffer.addressable_shards[0].data.size == 64 * 512 // 8, name

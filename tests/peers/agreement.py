@@ -1,4 +1,4 @@
-"""How far our doors are from what the real packages computed, row by row.
+"""How far our calls are from what the real packages computed, row by row.
 
     python -m tests.peers.agreement [peer ...]   print the table of dialects/numbers.md
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.peers import doors, recording
+from tests.peers import calls, recording
 from tests.peers.feed import feed
 from tests.peers.float64 import trajectory
 from tests.peers.rows import ROWS
@@ -37,7 +37,7 @@ BY_DESIGN = {
     ("tf_keras", "loss_scale_optimizer"): "a skipped call counts as a step there",
     ("tf_keras", "loss_scale_optimizer_ema"): "a skipped call counts as a step there",
 }
-"""Rows in which our door does the sane thing, and what the peer does instead."""
+"""Rows in which our call does the sane thing, and what the peer does instead."""
 
 
 class Distance(NamedTuple):
@@ -69,9 +69,9 @@ def recorded(peer: str) -> dict[str, recording.Recorded]:
 
 @functools.cache
 def distance(peer: str, name: str) -> Distance:
-    """Run our door on a row and measure it against the peer and against float64."""
+    """Run our call on a row and measure it against the peer and against float64."""
     row = ROWS[peer][name]
-    ours, _ = doors.run(doors.OPENED[peer](row), row)
+    ours, _ = calls.run(calls.OPENED[peer](row), row)
     start, grads = feed(row)
     exact = np.stack([flatten(tree) for tree in trajectory(peer, row, start, grads)])
     first = np.abs(flatten(start))[None]
@@ -127,4 +127,4 @@ def _shown(ulps: float) -> str:
 
 
 if __name__ == "__main__":
-    print(table(sys.argv[1:] or list(doors.OPENED)))
+    print(table(sys.argv[1:] or list(calls.OPENED)))

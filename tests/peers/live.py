@@ -1,9 +1,9 @@
-"""R4: every door beside its installed peer, on configurations drawn at random.
+"""R4: every call beside its installed peer, on configurations drawn at random.
 
     python -m tests.peers.live [peer ...] [--configs 200] [--steps 20] [--seed 0]
 
 Hyperparameters over wide ranges, trees of random shapes, gradients over seven decades,
-float32; the peer runs in the loops of `record/`, our door in those of `doors`, and
+float32; the peer runs in the loops of `record/`, our call in those of `calls`, and
 `float64` says what is exact. The bound after every call: no further from the peer than
 the peer is from float64, plus 4 units in the last place or 0.3 a call (see
 `agreement`), of the element or of its longest step. The table also counts what is
@@ -71,7 +71,7 @@ class Peer(NamedTuple):
     """A peer as it is drawn and run."""
 
     recording: str
-    """Its name among the rows, the doors and the transcriptions."""
+    """Its name among the rows, the calls and the transcriptions."""
     packages: tuple[str, ...]
     """Modules that it needs."""
     draw: Callable[[draws.Draw], Row]
@@ -169,13 +169,13 @@ class Compared(NamedTuple):
 
 
 def compared(peer: str, case: Case, of_peer: np.ndarray) -> Compared:
-    """Our door on a case, measured as the recorded rows are."""
-    from tests.peers import agreement, doors  # the peer's interpreter may have no JAX
+    """Our call on a case, measured as the recorded rows are."""
+    from tests.peers import agreement, calls  # the peer's interpreter may have no JAX
 
     name, row = PEERS[peer].recording, case.row
     with _feeding(case.stream), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of optimi's large decays
-        ours, _ = doors.run(doors.OPENED[name](row), row)
+        ours, _ = calls.run(calls.OPENED[name](row), row)
         start, grads = feed(row)
         exact = np.stack([flatten(t) for t in trajectory(name, row, start, grads)])
     path = np.concatenate([flatten(start)[None], exact])

@@ -208,11 +208,11 @@ def plain(*parts):
         ),
         (
             plain(optadamw.scale_by_adam(mu_dtype="bfloat16")),
-            "keeps its buffers otherwise",
+            "stores its buffers in another format",
         ),
         (
             optadamw.multi_steps(plain(optadamw.scale_by_adam()), 2),
-            "decides more than the rules",
+            "is more than a chain of rules",
         ),
     ],
 )

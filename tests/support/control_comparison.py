@@ -14,7 +14,7 @@ import optax
 
 import optadamw
 from optadamw.control.counters import EVENTS
-from tests.support import comparison, control_oracle, floats, oracle, trees
+from tests.support import comparison, control_oracle, floats, trees
 from tests.support.control_oracle import Control
 
 SUM_ULPS = 2.5
@@ -115,7 +115,7 @@ def check_init(control: Control, params: Any, state: Any) -> None:
             asked = control.accumulator_dtype
             kept = np.dtype(asked or floats.compute_dtype(p.dtype))
             total = np.asarray(state.accumulator[name])
-            assert oracle._real_dtype(total.dtype) == kept, name
+            assert floats.real_dtype(total.dtype) == kept, name
             assert total.shape == p.shape and not total.any()
 
 
@@ -222,7 +222,7 @@ def _check_window(
             wanted, size = kept + term, np.abs(kept) + np.abs(term)
         computed = floats.compute_dtype(grad.dtype)
         tolerance = SUM_ULPS * floats.ulp(size, computed)
-        if oracle._real_dtype(total.dtype).itemsize < computed.itemsize:
+        if floats.real_dtype(total.dtype).itemsize < computed.itemsize:
             tolerance = tolerance + 0.51 * floats.ulp(wanted, total.dtype)
         wanted = np.where(
             np.abs(wanted) <= float(np.finfo(computed).max),

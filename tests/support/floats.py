@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 
-def _real_dtype(dtype: Any) -> np.dtype:
+def real_dtype(dtype: Any) -> np.dtype:
     """Return the dtype of the real and imaginary parts."""
     dtype = np.dtype(dtype)
     return {"c8": np.dtype("f4"), "c16": np.dtype("f8")}.get(dtype.str[1:], dtype)
@@ -14,12 +14,12 @@ def _real_dtype(dtype: Any) -> np.dtype:
 
 def compute_dtype(dtype: Any) -> np.dtype:
     """Return the real dtype that the library computes in for such a parameter."""
-    return np.dtype("f8" if _real_dtype(dtype).itemsize == 8 else "f4")
+    return np.dtype("f8" if real_dtype(dtype).itemsize == 8 else "f4")
 
 
 def ulp(x: Any, dtype: Any) -> np.ndarray:
     """Return the spacing of `dtype` around the float64 values `x`."""
-    info = ml_dtypes.finfo(_real_dtype(dtype))
+    info = ml_dtypes.finfo(real_dtype(dtype))
     x = np.asarray(x, np.float64)
     exponent = np.where(x == 0, int(info.minexp), np.frexp(x)[1] - 1)
     return np.ldexp(1.0, np.maximum(exponent, int(info.minexp)) - int(info.nmant))
@@ -32,12 +32,12 @@ def round_to(x: Any, dtype: Any) -> np.ndarray:
     (1 + 2**-8 + 2**-40 becomes 1 instead of 1 + 2**-7).
     """
     x = np.asarray(x, np.float64)
-    if _real_dtype(dtype).itemsize == 8:
+    if real_dtype(dtype).itemsize == 8:
         return x
     spacing = ulp(x, dtype)
     with np.errstate(invalid="ignore"):
         rounded = np.rint(x / spacing) * spacing
-        largest = float(ml_dtypes.finfo(_real_dtype(dtype)).max)
+        largest = float(ml_dtypes.finfo(real_dtype(dtype)).max)
         overflowed = np.where(
             np.abs(rounded) > largest, np.copysign(np.inf, x), rounded
         )
@@ -61,7 +61,7 @@ def ulps(actual: Any, expected64: Any, dtype: Any) -> np.ndarray:
 
 def near_midpoint(x: Any, dtype: Any, slack: Any = 0.0) -> np.ndarray:
     """Tell where an error of `slack` could change the rounding of `x` to `dtype`."""
-    if _real_dtype(dtype).itemsize == 8:
+    if real_dtype(dtype).itemsize == 8:
         return np.zeros(np.shape(x), bool)
     spacing = ulp(x, dtype)
     part = np.abs(np.asarray(x, np.float64) / spacing) % 1.0

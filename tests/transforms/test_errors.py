@@ -431,7 +431,8 @@ def test_contradicting_options_are_refused(options, words):
 
 
 def test_an_average_has_one_start():
-    with pytest.raises(ValueError, match=r"`debias` and `warmup` .*; got both .*one"):
+    text = r"`debias` and `warmup` .*; got True for both\. Choose one"
+    with pytest.raises(ValueError, match=text):
         optadamw.ema_params(0.9, debias=True, warmup=True)
 
 

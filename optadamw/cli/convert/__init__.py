@@ -1,1 +1,1 @@
-"""`optadamw convert`: convert a saved state of one library to that of another."""
+"""`optadamw convert`: convert a saved state from one library to another."""

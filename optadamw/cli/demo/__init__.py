@@ -1,6 +1,6 @@
 """`optadamw demo`: train a small network on handwritten digits with AdamW.
 
-`settings` and `arguments` say what can be chosen, `data` and `model` what is trained,
-`optimizers`, `training` and `evaluation` how, `progress`, `report` and `summary` what
-is told, and `command` puts them in order.
+`settings` and `arguments` define the options. `data` and `model` define the task,
+`optimizers`, `training` and `evaluation` solve it, `progress`, `report` and `summary`
+show the results, and `command` calls all of these in order.
 """

@@ -11,11 +11,11 @@ SUMMARY = (
     "Train a small network on scikit-learn's handwritten digits with AdamW, "
     "compare with L2-regularized Adam, write plots and a summary."
 )
-# Module to look for -> package that provides it.
+# Module that the command imports -> package that provides it.
 REQUIRES = {"flax": "flax", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
-# Field of `Settings` -> kind, interval (a round bracket leaves the end out), an
-# example for the error message, and the help text.
+# Field of `Settings` -> type, interval (a round bracket excludes the end), an example
+# for the error message, and the help text.
 _NUMBERS = {
     "epochs": (int, "[1, 10000]", "40", "passes over the training images"),
     "seed": (int, f"[0, {2**32 - 1}]", "0", "same seed and machine: same bits"),
@@ -81,7 +81,7 @@ def _number(
 
 
 def _folder(text: str) -> Path:
-    """Return a folder's path, refused now rather than after the training."""
+    """Return a folder's path; refuse it now rather than after the training."""
     folder = Path(text)
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not text:

@@ -26,7 +26,7 @@ class Splits(NamedTuple):
 
 
 def load() -> Splits:
-    """Return the same three parts every time, whatever the demo's seed."""
+    """Return the three parts of the data; they do not depend on the demo's seed."""
     pixels, labels = load_digits(return_X_y=True)
     # Pixels are whole numbers from 0 to 16.
     images = jnp.asarray(pixels / 16, jnp.float32).reshape(-1, 8, 8, 1)
@@ -50,7 +50,7 @@ def load() -> Splits:
 
 
 def shift(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Move each image by up to one pixel each way, so that training never repeats."""
+    """Move each image at random by up to one pixel in each direction."""
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     corners = jax.random.randint(key, (len(images), 2), 0, 3)
     return jax.vmap(_window)(padded, corners)

@@ -1,4 +1,4 @@
-"""The loss, and what networks make of images that they were not trained with."""
+"""The loss and the accuracy of a network, and a comparison of two networks."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from optadamw.cli.demo.data import Examples, Splits
 def loss_and_right(
     params: Any, graph: nnx.GraphDef, examples: Examples
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the mean cross-entropy, in nats, and which images are read right."""
+    """Return the mean cross-entropy in nats, and for each image if it is read right."""
     logits = nnx.merge(graph, params)(examples.images)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
     return loss.mean(), logits.argmax(axis=-1) == examples.labels
@@ -24,7 +24,7 @@ evaluate = jax.jit(loss_and_right, static_argnames="graph")
 
 
 def scores(graph: Any, params: Any, splits: Splits) -> dict[str, dict[str, float]]:
-    """Return loss and accuracy of final parameters on each part of the data."""
+    """Return loss and accuracy of parameters on each part of the data."""
     table = {}
     for part, examples in splits._asdict().items():
         loss, right = evaluate(params, graph, examples)
@@ -33,10 +33,10 @@ def scores(graph: Any, params: Any, splits: Splits) -> dict[str, dict[str, float
 
 
 def compare(graph: Any, first: Any, second: Any, splits: Splits) -> dict[str, Any]:
-    """Count the test images that only one of two networks gets right.
+    """Count the test images that only one of two networks reads right.
 
-    The p-value is the exact sign test's over those images (McNemar's): how often two
-    equally good networks would differ at least so much.
+    The p-value of the exact sign test over these images (McNemar's test) is the
+    probability that two equally good networks differ at least as much.
     """
     first_right, second_right = (
         np.asarray(evaluate(params, graph, splits.test)[1])

@@ -10,12 +10,12 @@ from optadamw.cli.demo.settings import TRAINING_IMAGES, Settings
 
 
 def steps_per_epoch(settings: Settings) -> int:
-    """Return how many whole batches an epoch has."""
+    """Return the number of whole batches in an epoch."""
     return TRAINING_IMAGES // settings.batch_size
 
 
 def schedule(settings: Settings) -> optax.Schedule:
-    """Return a linear warm-up in a tenth of the steps, then a cosine down to zero."""
+    """Return a linear warm-up over a tenth of the steps, then a cosine down to zero."""
     steps = settings.epochs * steps_per_epoch(settings)
     return optax.warmup_cosine_decay_schedule(
         init_value=settings.learning_rate / 10,
@@ -26,7 +26,7 @@ def schedule(settings: Settings) -> optax.Schedule:
 
 
 def adamw(settings: Settings) -> optax.GradientTransformationExtraArgs:
-    """Return AdamW; its decay shrinks the kernels beside the gradient step."""
+    """Return AdamW, with decoupled weight decay of the kernels."""
     averaged = settings.ema_decay is not None
     return optadamw.adamw(
         schedule(settings),
@@ -39,10 +39,10 @@ def adamw(settings: Settings) -> optax.GradientTransformationExtraArgs:
 
 
 def adam_l2(settings: Settings) -> optax.GradientTransformationExtraArgs:
-    """Return Adam with L2 regularization: the decay passes through its moments.
+    """Return Adam with L2 regularization: the moments include the decay.
 
-    The limit on the gradients comes first, as where a loss without its penalty is
-    differentiated and clipped, and the optimizer adds the decay (PyTorch's Adam).
+    Gradients are clipped before the decay is added, as in PyTorch, where a user clips
+    the gradients of the loss and Adam adds the decay.
     """
     limit = settings.clip_global_norm
     return optax.chain(
@@ -53,7 +53,7 @@ def adam_l2(settings: Settings) -> optax.GradientTransformationExtraArgs:
     )
 
 
-# Name in the summary -> name for people, and what makes the optimizer.
+# Name in the summary -> name in printed tables, and the function for the optimizer.
 COMPARED = {"adamw": ("AdamW", adamw), "adam_l2": ("Adam + L2", adam_l2)}
 
 

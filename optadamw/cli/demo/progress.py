@@ -1,4 +1,4 @@
-"""A live progress bar on a terminal, a line for each epoch elsewhere."""
+"""Show progress: a live bar on a terminal, else a line for each epoch."""
 
 import shutil
 from typing import TextIO
@@ -9,12 +9,12 @@ _WIDEST_BAR = 40
 
 
 class Progress:
-    """A context in which one training's epochs are shown as they end.
+    """A context that shows each epoch of one training when the epoch ends.
 
     Args:
         label: The optimizer's name.
-        epochs: How many epochs there will be.
-        stream: Where to write.
+        epochs: The number of epochs.
+        stream: The stream to which progress is written.
     """
 
     def __init__(self, label: str, epochs: int, stream: TextIO):
@@ -29,7 +29,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the last state of the bar standing."""
+        """End the line, so that the last state of the bar stays visible."""
         if self._live:
             print(file=self._stream, flush=True)
 
@@ -57,7 +57,7 @@ class Progress:
 
 
 def _columns() -> int:
-    # The last column stays free: a character there makes some terminals wrap.
+    # The last column stays free, because a character there makes some terminals wrap.
     return shutil.get_terminal_size().columns - 1
 
 

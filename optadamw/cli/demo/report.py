@@ -1,4 +1,4 @@
-"""What the demo says at its end: a table and a verdict."""
+"""The texts that the demo prints at its end: a table and a verdict."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from optadamw.cli.demo.training import Run
 
 
 def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Lay out the scores, one optimizer in a line."""
+    """Return the scores as a table, one line for each optimizer."""
     width = max(map(len, rows))
     parts = next(iter(rows.values()))
     lines = [
@@ -24,7 +24,7 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def verdict(comparison: dict[str, Any], first: str, second: str) -> str:
-    """Say which of the two did better on the test images, or that neither did."""
+    """Return a text that says which of two networks is better on the test images."""
     right, only = comparison["right"], comparison["only_right"]
     counts = (
         f"Test images read right: {first} {right[0]}, {second} {right[1]} "
@@ -43,7 +43,7 @@ def verdict(comparison: dict[str, Any], first: str, second: str) -> str:
 
 
 def failure(label: str, run: Run, settings: Settings) -> str:
-    """Say at which step a training failed, and what to change."""
+    """Return a text with the step at which a training failed, and the remedy."""
     return (
         f"{label}: the loss was not finite at step {run.failed_step} "
         f"(epoch {len(run.history)} of {settings.epochs}); its training stopped there. "

@@ -1,4 +1,4 @@
-"""What the demo leaves for machines: everything a rerun or a plot needs, as JSON."""
+"""The demo's JSON summary: everything that a rerun or a plot needs."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
 def of_run(run: Run) -> dict[str, Any]:
-    """Return one optimizer's course."""
+    """Return the results of one optimizer's training."""
     return {
         "failed_step": run.failed_step,
         "parameters_sha256": digest(run.params),
@@ -28,7 +28,7 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def records(run: Run) -> list[dict[str, Any]]:
-    """Return a run's epochs as plain mappings, as plots and JSON take them."""
+    """Return a run's epochs as plain mappings, for plots and JSON."""
     return [epoch._asdict() for epoch in run.history]
 
 
@@ -55,7 +55,7 @@ def size(params: Any) -> int:
 
 
 def digest(params: Any) -> str:
-    """Return a SHA-256 of the parameters' bytes: equal where every bit is."""
+    """Return a SHA-256 of the parameters' paths and bytes."""
     sha256 = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         sha256.update(jax.tree_util.keystr(path).encode())

@@ -1,4 +1,4 @@
-"""Train the network with one optimizer: an epoch is one compiled program."""
+"""Train the network with one optimizer; an epoch is one compiled program."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from optadamw.cli.demo.settings import Settings
 
 
 class Step(NamedTuple):
-    """What a training step reports: scalars, stacked by the scan over an epoch."""
+    """Measurements of a training step: scalars, which the scan of an epoch stacks."""
 
     loss: Any
     accuracy: Any
@@ -29,10 +29,10 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch reports: means over its steps, and the validation after it.
+    """Measurements of an epoch: means over its steps, and the validation after it.
 
-    The training figures are taken on the way and of shifted images, so they are worse
-    than the validation's until the end.
+    Training loss and accuracy are measured during the epoch and on shifted images, so
+    they are worse than those of the validation.
     """
 
     epoch: int
@@ -49,8 +49,8 @@ class Epoch(NamedTuple):
 class Run(NamedTuple):
     """A finished training: its final values and one `Epoch` for each epoch.
 
-    `failed_step` is the first step that found a loss or gradient that is not finite, or
-    None; a validation loss that is not counts for the step that would have followed.
+    `failed_step` is the first step with a loss or a gradient that is not finite, or
+    None. A validation loss that is not finite counts for the next step.
     """
 
     params: Any
@@ -66,16 +66,16 @@ def train(
     settings: Settings,
     report: Callable[[Epoch], None] | None = None,
 ) -> Run:
-    """Train from the seed's initial parameters; stop where the loss is not finite.
+    """Train from the seed's initial parameters; stop if the loss is not finite.
 
     Args:
         tx: The optimizer.
-        splits: The data; the test part is not touched.
-        settings: The budget, the seed and the schedule.
-        report: Called with each epoch as it ends, if given.
+        splits: The data; the test part is not used.
+        settings: The options of the demo.
+        report: Called with each epoch when it ends; None: nothing is called.
 
     Returns:
-        The run so far as it came.
+        The run; after a failure it ends with the epoch that failed.
     """
     start = time.perf_counter()
     graph, params = initial_network(settings.seed)
@@ -152,7 +152,7 @@ def _epoch(
 
 
 def _update_to_weight(params: Any, new_params: Any) -> dict[str, jax.Array]:
-    """Return |update| / |weight| of each layer, its kernel and bias taken together."""
+    """Return |update| / |weight| of each layer, over its kernel and bias together."""
     updates = jax.tree.map(jnp.subtract, new_params, params)
     return {
         layer: optax.tree.norm(updates[layer]) / optax.tree.norm(params[layer])

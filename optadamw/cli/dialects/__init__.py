@@ -1,1 +1,1 @@
-"""`optadamw dialects`: how each peer's AdamW is spoken here."""
+"""`optadamw dialects`: the calls of other libraries' AdamW."""

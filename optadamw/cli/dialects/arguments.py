@@ -1,8 +1,8 @@
-"""Command line of `optadamw dialects`; nothing here imports a door."""
+"""Command line of `optadamw dialects`; nothing here imports a dialect."""
 
 import argparse
 
-SUMMARY = "Show how each peer's AdamW is spoken here."
+SUMMARY = "Show the calls of other libraries' AdamW and their arguments."
 REQUIRES: dict[str, str] = {}
 """Modules that the command needs beyond the library's own, and their packages."""
 
@@ -10,7 +10,7 @@ REQUIRES: dict[str, str] = {}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
-        "name", nargs="?", help="one of them, such as torch; all of them without it"
+        "name", nargs="?", help="a peer, such as torch (default: all of them)"
     )
     parser.add_argument(
         "--markdown",

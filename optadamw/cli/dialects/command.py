@@ -4,22 +4,22 @@ import argparse
 import sys
 
 from optadamw.base.errors import near
-from optadamw.dialects.catalogue import DOORS
+from optadamw.dialects.catalogue import CALLS
 from optadamw.dialects.page import page, shown
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one door, or all; 2 for a name that is none."""
-    if options.name is not None and options.name not in DOORS:
+    """Print one peer's call, or all; return 2 for an unknown name."""
+    if options.name is not None and options.name not in CALLS:
         print(
-            f"optadamw dialects: error: `name` must be one of {', '.join(DOORS)}; got "
-            f"{options.name!r}. Near it: {near(options.name, DOORS)}.",
+            f"optadamw dialects: error: `name` must be one of {', '.join(CALLS)}; got "
+            f"{options.name!r}. Near it: {near(options.name, CALLS)}.",
             file=sys.stderr,
         )
         return 2
-    doors = DOORS if options.name is None else {options.name: DOORS[options.name]}
+    calls = CALLS if options.name is None else {options.name: CALLS[options.name]}
     if options.markdown:
-        print(page(doors))
+        print(page(calls))
         return 0
-    print("\n\n".join(shown(door) for door in doors.values()))
+    print("\n\n".join(shown(call) for call in calls.values()))
     return 0

@@ -1,1 +1,1 @@
-"""How much memory a training takes, before it is started."""
+"""`optadamw memory`: print the memory of a training before it starts."""

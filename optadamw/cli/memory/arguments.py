@@ -1,4 +1,4 @@
-"""Command line of `optadamw memory`; nothing here compiles."""
+"""The arguments of `optadamw memory`; imports nothing heavy, so `--help` is quick."""
 
 import argparse
 
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-temporaries",
         dest="temporaries",
         action="store_false",
-        help="without compiling each step for what XLA takes besides (seconds each)",
+        help="leave out XLA's temporaries; to know them each step is compiled, which "
+        "takes seconds",
     )
 
 

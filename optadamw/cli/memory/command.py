@@ -1,4 +1,4 @@
-"""`optadamw memory --params N`."""
+"""Run `optadamw memory`: print the memory of each plan side by side."""
 
 import argparse
 from typing import Any
@@ -26,7 +26,7 @@ OPTIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"precision": "compact"},
     ),
 }
-"""For each plan the parameters' dtype, what it is, and the arguments of `adamw`."""
+"""The plans: dtype of the parameters, a description, and the arguments of `adamw`."""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The shapes of a decoder with about so many parameters."""
+"""The shapes of a decoder with a given number of parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ _VOCABULARY = 32_000
 
 
 def decoder(count: float, dtype: DTypeLike) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a decoder of about `count` parameters, its layers stacked for a scan.
+    """Return shapes of a decoder of about `count` parameters, its layers stacked.
 
-    128 wide for each layer, as decoders from 1e8 to 1e11 parameters are within a
-    factor of 2; what memory depends on is their number and that nearly all of them
-    are in large matrices.
+    The width is 128 times the number of layers, as in decoders from 1e8 to 1e11
+    parameters within a factor of 2. Memory depends only on the number of parameters,
+    nearly all of which are in large matrices.
     """
     width = 128
     while _size(width + 128) <= count:

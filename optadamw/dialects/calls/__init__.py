@@ -1,1 +1,1 @@
-"""What the calls of all peers share: checks, callables, selections, the record."""
+"""Parts of the peers' calls: the record of a call, shared arguments, checks."""

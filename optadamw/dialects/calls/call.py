@@ -1,91 +1,96 @@
-"""What a door says of itself: the one source of its page, its help and its tests."""
+"""A peer's call: its record, and the decorator that makes it one."""
 
 import functools
-import inspect
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-import optax
-
-from optadamw.transforms.call import prints_as_call
+from optadamw.base.errors import renamed, reworded
+from optadamw.dialects.calls import docstring
+from optadamw.transforms.call import Printable, prints_as_call
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_T = TypeVar("_T", bound=optax.GradientTransformationExtraArgs)
+_T = TypeVar("_T", bound=Printable)
 
 
 @dataclass(frozen=True, eq=False)
-class Door:
-    """A peer, and how it is spoken here."""
+class PeerCall:
+    """A peer, and its AdamW as it is called in this library.
+
+    The docstring of the function describes its arguments and its differences from the
+    peer; docs/dialects.md is printed from both.
+    """
 
     module: str
     """The module of `optadamw.dialects`."""
     peer: str
-    """How people call the peer."""
+    """The usual name of the peer."""
     studied: str
-    """Its version whose sources and numbers this follows."""
-    function: Callable[..., Any]
-    """The door itself, of the peer's own name."""
+    """The version of the peer whose sources and numbers are followed."""
     formula: str
     """One step, in the peer's own order."""
-    arguments: Mapping[str, str]
-    """Every argument of the peer and what it is here."""
-    differs: tuple[str, ...]
-    """Where the sane thing is not what the peer does."""
+    function: Callable[..., Any]
+    """The peer's AdamW."""
     state: Mapping[str, str]
     """Keys of the peer's saved state and the fields of `State` that they become."""
-    ours: Mapping[str, str] = field(default_factory=dict)
-    """Arguments that the peer does not have, and why they are here."""
+    ours: tuple[str, ...] = ()
+    """Arguments of the functions that the peer does not have."""
     others: tuple[Callable[..., Any], ...] = ()
-    """What else stands in the module under a name of the peer's."""
+    """The other functions of the module that have a name of the peer's."""
 
-    def defaults(self) -> dict[str, Any]:
-        """The default of every argument; those without one are missing."""
-        parameters = inspect.signature(self.function).parameters
-        return {
-            name: parameter.default
-            for name, parameter in parameters.items()
-            if parameter.default is not inspect.Parameter.empty
-        }
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return self.function.__name__
 
 
-def door(module: str, **renamed: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Make what a door returns print as its call, and errors speak of its arguments.
+def call(
+    module: str, like: Callable[..., Any] | None = None
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Make what a peer's function returns print as its call, and do as `described`.
 
-    `renamed` says what the door calls an argument of ours.
+    Args:
+      module: The module of `optadamw.dialects`.
+      like: See `described`.
     """
 
     def decorate(factory: Callable[_P, _T]) -> Callable[_P, _T]:
-        return prints_as_call(speaking(renamed)(factory), prefix=f"{module}.")
+        return prints_as_call(described(like)(factory), prefix=f"{module}.")
 
     return decorate
 
 
-def speaking(
-    renamed: Mapping[str, str],
+def described(
+    like: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Put the caller's name of an argument into the errors that begin with ours."""
+    """Complete the docstring of a peer's function, and name its arguments in errors.
+
+    An argument whose description ends with "Sets `b1`." is named in errors about the
+    option `b1` of `adamw`. (Python's `-OO` drops docstrings; errors then name options.)
+
+    Args:
+      like: A function whose docstring describes the arguments that the docstring of the
+        decorated function leaves out.
+    """
+    shared = {} if like is None else docstring.arguments(like)
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        if function.__doc__ is None:
+            return function
+        text, arguments = docstring.completed(function, shared)
+        names = {
+            option: name
+            for name, description in arguments.items()
+            for option in docstring.options(description)
+        }
+
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            try:
+            with reworded(lambda message: renamed(message, names)):
                 return function(*args, **kwargs)
-            except (TypeError, ValueError) as error:
-                told = str(error)
-                first = re.match(r"(`groups\[.*?\]`: )?`(\w+)`", told)
-                ours = first[2] if first else ""
-                if first is None or ours not in renamed or type(error) not in _PLAIN:
-                    raise
-                start, end = first.span(2)
-                told = told[:start] + renamed[ours] + told[end:]
-                raise type(error)(told) from error
 
+        call.__doc__ = text
         return call
 
     return decorate
-
-
-_PLAIN = (TypeError, ValueError)

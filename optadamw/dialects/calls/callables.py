@@ -1,4 +1,4 @@
-"""Hyperparameters as functions, in the forms that the peers know."""
+"""Hyperparameters that are functions, in the forms that the peers take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from optadamw.dialects.calls.checks import takes
 
 @dataclass(frozen=True)
 class Asked:
-    """A callable without arguments, asked anew at every step.
+    """A schedule that calls a function without arguments at every step.
 
     Keras and TensorFlow promise this of `learning_rate=function`. Under `jit` they ask
     once, when the step is traced, and the first answer stays for ever. A callback on
@@ -47,10 +47,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class AtMicroSteps:
-    """A schedule of gradient calls, of which every so many make a step.
+    """A schedule of gradient calls, read at optimizer steps of `every` calls each.
 
-    The step after `step` finished ones is made by call `every * (step + 1)`, whose
-    number, counted from 0, is one less.
+    A step is made by the last of its calls: step 0 by call `every - 1`, step `step` by
+    call `every * (step + 1) - 1`.
     """
 
     schedule: Callable[[Any], Any]
@@ -62,9 +62,9 @@ class AtMicroSteps:
 
 @dataclass(frozen=True)
 class FirstCopy:
-    """The decay of an average that begins as a copy of the first written parameter.
+    """The decay of an average that begins as a copy of the parameters (Keras 3).
 
-    0 in the first `calls` calls, then `decay`: Keras 3's average.
+    It is 0 in the first `calls` calls, and `decay` after them.
     """
 
     decay: float
@@ -76,7 +76,10 @@ class FirstCopy:
 
 @dataclass(frozen=True)
 class InWindows:
-    """The period of an overwrite at every call of every so many-th window of calls."""
+    """An overwrite period: 1 at every call of each `windows`-th window, else 0 (never).
+
+    A window is `calls` gradient calls.
+    """
 
     windows: int
     calls: int
@@ -111,7 +114,7 @@ class Times:
 
 
 def schedule(value: Any) -> Any:
-    """A hyperparameter as this library takes it; other kinds are left as they are."""
+    """Turn a callable without arguments into a schedule; return other values as is."""
     is_function = callable(value) and not isinstance(value, type)
     if is_function and not takes(value, 1) and takes(value, 0):
         return Asked(value)

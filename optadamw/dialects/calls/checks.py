@@ -1,7 +1,7 @@
-"""Checks that several doors share, in the words of their peers."""
+"""Checks that several calls share, in the words of their peers."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,19 +10,21 @@ import numpy as np
 from optadamw.base.errors import invalid, mistyped, near
 
 
-def refuse_unknown(door: str, given: Mapping[str, Any], legal: Iterable[str]) -> None:
-    """Refuse arguments that the peer does not know either.
+def refuse_unknown(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse arguments of `function` that the peer does not know either.
 
     Raises:
-      TypeError: for the first of them, with what to write instead.
+      TypeError: for the first of them, with the arguments whose names are near.
     """
+    *legal, _ = inspect.signature(function).parameters
     if not given.get("kwargs", True):
         # optax.inject_hyperparams binds the defaults, an empty `**kwargs` among them.
         given = {name: value for name, value in given.items() if name != "kwargs"}
     for name in given:
+        peer = function.__module__.split(".")[-2]
         raise TypeError(
-            f"Argument(s) not recognized by {door}: {name}={given[name]!r}. Near it: "
-            f"{near(name, legal)}."
+            f"Argument(s) not recognized by {peer}.{function.__name__}: "
+            f"{name}={given[name]!r}. Near it: {near(name, legal)}."
         )
 
 
@@ -43,7 +45,10 @@ def label(name: str, value: Any) -> None:
 
 
 def whole(name: str, value: Any, least: int, none: str = "") -> int | None:
-    """A whole number of at least `least`; None where `none` says what it means."""
+    """Check a whole number of at least `least`.
+
+    None is legal if `none` is given, which tells in errors what None means.
+    """
     if value is None and none:
         return None
     if value is None:
@@ -60,14 +65,20 @@ def whole(name: str, value: Any, least: int, none: str = "") -> int | None:
 
 
 def flag(name: str, value: Any, *, none: bool = True) -> bool | None:
-    """An implementation flag: True, False, or None where that is its default."""
+    """Check a flag: True or False, and None unless `none` is False."""
     if isinstance(value, bool) or (none and value is None):
         return value
     raise mistyped(name, "True, False or None" if none else "True or False", value)
 
 
+def flags(*, none: bool = True, **values: Any) -> None:
+    """Check several flags by name; None passes unless `none` is False."""
+    for name, value in values.items():
+        flag(name, value, none=none)
+
+
 def scalar(name: str, value: Any) -> Any:
-    """An array of one element as an array without axes, as PyTorch takes either."""
+    """Turn an array of one element into an array without axes; PyTorch takes both."""
     if isinstance(value, np.ndarray | jax.Array) and value.size == 1:
         return value.reshape(())
     if isinstance(value, np.ndarray | jax.Array) and value.shape != ():
@@ -78,7 +89,7 @@ def scalar(name: str, value: Any) -> Any:
 
 
 def takes(function: Any, count: int) -> bool:
-    """Whether a callable can be called with so many positional arguments."""
+    """Whether a callable can be called with `count` positional arguments."""
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:

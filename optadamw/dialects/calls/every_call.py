@@ -1,8 +1,8 @@
 """An optimizer that accumulates, and an average that sees each of its calls.
 
 Inside this library an average moves once for each optimizer step. Keras 3 moves it at
-every gradient call, those that only accumulate too; who must reproduce its numbers
-gets this pair, in which the average stands outside the accumulation.
+every gradient call, also at calls that only accumulate. To reproduce its numbers, this
+pair keeps the average outside the accumulation.
 """
 
 import functools
@@ -75,7 +75,7 @@ def _step_of(inner: Transformation, average: Transformation) -> Step:
 
 
 class EveryCall(optax.GradientTransformationExtraArgs):
-    """The pair, as an Optax transformation with a `step`."""
+    """An optimizer and its average, as an Optax transformation with a `step`."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ class EveryCall(optax.GradientTransformationExtraArgs):
         return _step_of(self.inner, self.init.average)
 
     def called(self, call: Call) -> "EveryCall":
-        """The same, printing as `call`."""
+        """An equal transformation that prints as `call`."""
         return EveryCall(replace(self.init, call=call), self.update)
 
     def __repr__(self) -> str:
@@ -97,5 +97,5 @@ class EveryCall(optax.GradientTransformationExtraArgs):
 
 
 def at_every_call(inner: Transformation, average: Transformation) -> EveryCall:
-    """`inner`, and `average` of what it leaves after each of its calls."""
+    """Run `inner`, and move `average` at each of its gradient calls."""
     return EveryCall(Init(inner, average), Update(inner, average))

@@ -1,4 +1,4 @@
-"""What the optimizers of Keras 2, Keras 3 and R's keras3 have in common."""
+"""Arguments that the optimizers of Keras 2, Keras 3 and R's keras3 share."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from optadamw.dialects.calls.checks import whole
 
 
 def rate(value: Any) -> Any:
-    """`learning_rate` as Keras takes it: a float, a schedule, or a callable.
+    """Check `learning_rate` as Keras does: a float, a schedule, or a callable.
 
     Raises:
       TypeError: an integer (1 where 1.0 is meant is a common slip), None, a string.
@@ -31,10 +31,10 @@ def rate(value: Any) -> Any:
 
 
 def clips(clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]:
-    """The clips for `adamw`; at most one of them.
+    """The clips for `adamw`, of which Keras takes one at most.
 
     Raises:
-      ValueError: more than one is given, as Keras has it.
+      ValueError: more than one is given, or one is 0 or below.
     """
     given = {
         "clipnorm": clipnorm,
@@ -67,7 +67,11 @@ def clips(clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]
 def average(
     use_ema: Any, momentum: Any, every: Any, *, first_copy: bool
 ) -> dict[str, Any]:
-    """The average for `adamw`: Keras 3's begins as a copy of the first result."""
+    """The average for `adamw`.
+
+    The average of Keras 3 begins as a copy of the parameters after the first step
+    (`first_copy`); that of Keras 2 begins as a copy of the initial parameters.
+    """
     if not isinstance(use_ema, bool):
         raise mistyped("use_ema", "True or False", use_ema)
     momentum = _momentum(momentum, use_ema)
@@ -99,7 +103,7 @@ def _momentum(value: Any, is_used: bool) -> float:
 
 
 def decay(weight_decay: Any, optimizer: str) -> Any:
-    """`weight_decay`, which Keras does not take as None."""
+    """Check that `weight_decay` is not None, which Keras refuses."""
     if weight_decay is None:
         raise mistyped(
             "weight_decay",

@@ -1,4 +1,4 @@
-"""Which parameters decay, and which have options of their own, in the peers' words."""
+"""Selections of parameters in the peers' words: for weight decay, for param groups."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ def exactly(paths: Sequence[str]) -> tuple[re.Pattern[str], ...]:
 
 
 def searched(name: str, expressions: Any) -> tuple[re.Pattern[str], ...]:
-    """Regular expressions that are searched in paths, compiled."""
+    """Compile regular expressions that are searched in paths."""
     texts = names(name, expressions)
     found = []
     for text in texts:
@@ -44,7 +44,7 @@ def searched(name: str, expressions: Any) -> tuple[re.Pattern[str], ...]:
 
 
 def names(name: str, values: Any) -> tuple[str, ...]:
-    """A list of strings; one string alone would be read letter by letter."""
+    """Check a list of strings; a single string would be read letter by letter."""
     is_list = isinstance(values, Sequence) and not isinstance(values, str)
     if not is_list or not values or not all(isinstance(v, str) for v in values):
         raise mistyped(
@@ -57,7 +57,7 @@ def names(name: str, values: Any) -> tuple[str, ...]:
 
 
 def leaving_out(paths: Any, expressions: Any, *, last: bool = False) -> Selector:
-    """All parameters but some: exact paths, and expressions searched in paths."""
+    """Select all parameters except exact paths and paths that an expression matches."""
     if paths is None and expressions is None:
         raise ValueError(
             "Neither `var_list` nor `var_names` is given: nothing would be excluded."
@@ -78,7 +78,7 @@ def leaving_out(paths: Any, expressions: Any, *, last: bool = False) -> Selector
 
 
 def decaying(tx: Transformation, where: Selector) -> Transformation:
-    """`tx` with its weight decay on these parameters and on no others."""
+    """Restrict the weight decay of `tx` to the parameters that `where` selects."""
     if not isinstance(tx, Transformation):
         raise mistyped("optimizer", "a transformation of optadamw", tx)
 
@@ -101,7 +101,7 @@ def decaying(tx: Transformation, where: Selector) -> Transformation:
 def param_groups(
     params: Any, translated: Callable[[str, Mapping[str, Any]], dict[str, Any]]
 ) -> list[tuple[Any, dict[str, Any]]] | None:
-    """PyTorch's `params` as groups of `adamw`; None where all are alike.
+    """Translate PyTorch's `params` into groups of `adamw`; None if there are none.
 
     Raises:
       TypeError: arrays, or anything else that is not a choice of parameters.

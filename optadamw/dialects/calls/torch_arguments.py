@@ -1,6 +1,6 @@
-"""What `torch.optim.AdamW` and those who copy its form have in common."""
+"""Arguments that `torch.optim.AdamW`, optimi and timm share."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -8,20 +8,20 @@ import numpy as np
 
 from optadamw.base.errors import invalid, near
 from optadamw.dialects.calls.callables import schedule
-from optadamw.dialects.calls.checks import pair, scalar
+from optadamw.dialects.calls.checks import flag, pair, scalar
 from optadamw.dialects.calls.selections import param_groups
 
 
 def rate(name: str, value: Any) -> Any:
-    """A learning rate: a number, a one-element array, a schedule."""
+    """Check a learning rate: a number, an array of one element, or a schedule."""
     return schedule(scalar(name, value))
 
 
-def both(betas: Any) -> dict[str, Any]:
-    """`betas` for `adamw`.
+def b1_and_b2(betas: Any) -> dict[str, Any]:
+    """Turn `betas` into options of `adamw`.
 
     Raises:
-      ValueError: an integer, or one float and one array, as PyTorch has it.
+      ValueError: one is an integer, or one is a float and the other an array.
     """
     b1, b2 = (scalar("betas", beta) for beta in pair("betas", betas))
     arrays = [isinstance(beta, np.ndarray | jax.Array) for beta in (b1, b2)]
@@ -33,19 +33,52 @@ def both(betas: Any) -> dict[str, Any]:
 
 
 def clipped(norm: Any) -> dict[str, Any]:
-    """`clip_grad_norm_` before the step, for `adamw`."""
+    """Turn a limit of `clip_grad_norm_` into options of `adamw`."""
     return {} if norm is None else {"clip_global_norm": norm, "clip_eps": 1e-6}
 
 
-def grouped(
-    params: Any, names: Mapping[str, str], unchanging: Mapping[str, str]
+def relative_decay(
+    name: str, word: str, mode: str, is_on: Any, lr: Any, max_lr: Any
 ) -> dict[str, Any]:
-    """PyTorch's param groups as the `groups` of `adamw`.
+    """A decay relative to the largest learning rate, for `adamw`.
+
+    Args:
+      name: the argument that turns the decay on.
+      word: how errors call the decay.
+      mode: the `weight_decay_mode` that it sets.
+      is_on: the value of the argument, checked here.
+      lr: the learning rate.
+      max_lr: the largest learning rate; None takes `lr`, if that is a number.
+
+    Raises:
+      ValueError: `max_lr` is missing, or has no effect.
+    """
+    if not flag(name, is_on, none=False):
+        if max_lr is None:
+            return {}
+        raise ValueError(
+            f"`max_lr` has no effect without `{name}`; got {max_lr!r}. Leave it out."
+        )
+    # All groups take the rate of the call, whatever a group's own rate is.
+    peak = lr if max_lr is None and not callable(lr) else max_lr
+    if peak is None:
+        raise ValueError(
+            f"`max_lr` is missing: the {word} decay is relative to the largest "
+            f"learning rate, and `lr` is the schedule {lr!r}. Give it, for example "
+            "max_lr=1e-3."
+        )
+    return {"weight_decay_mode": mode, "max_learning_rate": peak}
+
+
+def grouped(
+    params: Any, names: Mapping[str, str], unchanging: Collection[str]
+) -> dict[str, Any]:
+    """Turn PyTorch's param groups into the `groups` of `adamw`.
 
     Args:
       params: None, or a list of dicts with "params" and options.
-      names: what each option of a group is called by `adamw`.
-      unchanging: options that a group may repeat and that change nothing here.
+      names: the option of `adamw` for each option of a group.
+      unchanging: options that a group may repeat and that have no effect.
 
     Raises:
       TypeError: an option that no group has.
@@ -55,7 +88,7 @@ def grouped(
         options: dict[str, Any] = {}
         for name, value in own.items():
             if name == "betas":
-                options |= both(value)
+                options |= b1_and_b2(value)
             elif name == "lr":
                 options["learning_rate"] = rate(f"{where}['lr']", value)
             elif name in names:

@@ -1,6 +1,6 @@
 """Flux and Optimisers.jl: `AdamW`."""
 
-from optadamw.dialects.flux.adamw import DOOR as DOOR
+from optadamw.dialects.flux.adamw import CALL as CALL
 from optadamw.dialects.flux.adamw import AdamW as AdamW
 from optadamw.dialects.flux.adamw import old_AdamW as old_AdamW
 from optadamw.dialects.flux.state import from_flux as from_flux

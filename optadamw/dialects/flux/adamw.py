@@ -3,23 +3,15 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.base.errors import mistyped
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import schedule
-from optadamw.dialects.calls.checks import pair
+from optadamw.dialects.calls.checks import flag, pair
 from optadamw.rules.decay import DecayMode
 from optadamw.transforms.transformation import Transformation
 
 
-@door(
-    "flux",
-    learning_rate="eta",
-    b1="beta",
-    b2="beta",
-    eps="epsilon",
-    weight_decay="lambda_",
-)
+@call("flux")
 def AdamW(
     eta: ScalarOrSchedule = 0.001,
     beta: tuple[Any, Any] = (0.9, 0.999),
@@ -37,30 +29,32 @@ def AdamW(
     There is no decay unless `lambda_` asks for it.
 
     Source: Optimisers.jl 0.4.8, `src/rules.jl`.
-    Differs: the powers of beta are exact (there a running product in the parameter's
-    type); float16 keeps its epsilon (there 1e-8 becomes 0).
+
+    Differs:
+      - The powers of beta are exact to float32 rounding; Optimisers.jl keeps a running
+        product in the parameter's type.
+      - Float16 parameters keep an epsilon of 1e-8, which Optimisers.jl rounds to 0.
+      - Everything is range-checked; Optimisers.jl checks that eta is not negative.
 
     Args:
-      eta: the learning rate; a schedule stands for `adjust!` in a loop.
-      beta: a pair.
-      lambda_: weight decay; `lambda` is a keyword of Python.
-      epsilon: added to the root.
-      couple: whether the decay is times eta. It is by default since Optimisers
-        0.4; before, and in old Flux, it was not: `old_AdamW`.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a negative rate (a DomainError there), one number for beta.
+      eta: Learning rate: a number, or a schedule of the finished steps, which replaces
+        `adjust!` in a loop. Sets `learning_rate`.
+      beta: Decay rates of the first and the second moment, a pair. `AdamW(eta, 0.01)`,
+        found in tutorials, gives one number and is an error, as in Julia. Sets `b1`,
+        `b2`.
+      lambda_: Weight decay; the underscore is there as `lambda` is a keyword of Python.
+        Sets `weight_decay`.
+      epsilon: Added to the root of the second moment. Sets `eps`.
+      couple: Whether the decay is multiplied by eta. True is the default since
+        Optimisers 0.4; before that, and in old Flux (`old_AdamW`), the decay was not
+        multiplied. Sets `weight_decay_mode` to "lr", or to "independent" for False.
 
     Example:
       >>> from optadamw.dialects import flux
       >>> flux.AdamW(3e-4, (0.9, 0.95), 0.1)
       flux.AdamW(0.0003, beta=(0.9, 0.95), lambda_=0.1)
     """
-    if not isinstance(couple, bool):
-        raise mistyped("couple", "True or False", couple)
+    flag("couple", couple, none=False)
     b1, b2 = pair("beta", beta)
     mode: DecayMode = "lr" if couple else "independent"
     return adamw(
@@ -68,7 +62,7 @@ def AdamW(
     )
 
 
-@door("flux", learning_rate="eta", b1="beta", b2="beta", weight_decay="decay")
+@call("flux", like=AdamW)
 def old_AdamW(
     eta: ScalarOrSchedule = 0.001,
     beta: tuple[Any, Any] = (0.9, 0.999),
@@ -81,16 +75,8 @@ def old_AdamW(
     Source: Flux 0.13, `src/optimise/optimisers.jl`.
 
     Args:
-      eta: the learning rate.
-      beta: a pair. `AdamW(eta, 0.01)`, found in tutorials, gives a number here,
-        which is an error there too.
-      decay: share of the parameter that is taken off at each step.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: as `AdamW`.
+      decay: Share of each parameter that is taken off at each step. Sets
+        `weight_decay`, `weight_decay_mode="independent"`.
 
     Example:
       >>> from optadamw.dialects import flux
@@ -102,25 +88,12 @@ def old_AdamW(
     )
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="flux",
     peer="Flux / Optimisers.jl",
     studied="Optimisers.jl 0.4.8",
-    function=AdamW,
     formula="p -= eta (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + lambda p)",
-    arguments={
-        "eta": "`learning_rate`",
-        "beta": "`b1`, `b2`",
-        "lambda_": "`weight_decay`",
-        "epsilon": "`eps`",
-        "couple": '`weight_decay_mode`: "lr", or "independent" for False',
-    },
-    differs=(
-        "The powers of beta are exact to float32 rounding; there they are a running "
-        "product in the parameter's type.",
-        "Float16 parameters keep an epsilon of 1e-8; there it becomes 0.",
-        "Everything is range-checked; there only a negative eta is.",
-    ),
+    function=AdamW,
     state={"(mt, ...)": "`mu`", "(., vt, .)": "`nu`", "(..., beta_t)": "`step`"},
     others=(old_AdamW,),
 )

@@ -1,6 +1,6 @@
 """Keras 3: `keras.optimizers.AdamW` and what goes with it."""
 
-from optadamw.dialects.keras.adamw import DOOR as DOOR
+from optadamw.dialects.keras.adamw import CALL as CALL
 from optadamw.dialects.keras.adamw import AdamW as AdamW
 from optadamw.dialects.keras.adamw import LossScaleOptimizer as LossScaleOptimizer
 from optadamw.dialects.keras.adamw import (

@@ -6,9 +6,9 @@ from optadamw.adamw import adamw
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import PyTree, ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import AtMicroSteps, FirstCopy, InWindows
-from optadamw.dialects.calls.checks import flag, label, refuse_unknown, whole
+from optadamw.dialects.calls.checks import flags, label, refuse_unknown, whole
 from optadamw.dialects.calls.every_call import EveryCall, at_every_call
 from optadamw.dialects.calls.keras_arguments import average, clips, decay, rate
 from optadamw.dialects.calls.selections import decaying, leaving_out
@@ -19,17 +19,7 @@ from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import with_loss_scale
 
 
-@door(
-    "keras",
-    b1="beta_1",
-    b2="beta_2",
-    eps="epsilon",
-    clip_norm="clipnorm",
-    clip_value="clipvalue",
-    clip_global_norm="global_clipnorm",
-    scale="loss_scale_factor",
-    loss_scale="loss_scale_factor",
-)
+@call("keras")
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,
@@ -59,41 +49,57 @@ def AdamW(
         average = ema_momentum * average + (1 - ema_momentum) p,   = p at t = 1
 
     Source: keras 3.15.1, `base_optimizer.py`, `adam.py`, `adamw.py`.
-    Differs where Keras surprises: schedules and the average count optimizer steps and
-    not gradient calls (`bug_compatible=True` counts as Keras does); a callable
-    rate is asked at every step, also under `jit`; bfloat16 variables train; a clip of 0
-    is refused and not ignored; the powers of beta are exact to float32 rounding.
+
+    Differs:
+      - Schedules and the average count optimizer steps. Under accumulation Keras counts
+        gradient calls, so its average moves k times per step (`bug_compatible=True`).
+      - A callable learning rate is asked at every step; under `jit` Keras asks once.
+      - bfloat16 parameters train, as hyperparameters stay float32. Keras rounds
+        beta_2=0.999 to 1.0 for them, and nothing moves.
+      - Powers of beta are exact to float32 rounding.
+      - An epsilon, clip, decay or rate below 0, a clip of 0 and accumulation of 0
+        gradients are refused; Keras ignores them or computes nonsense.
+      - A gradient that is not finite leaves the other parameters alone; Keras's
+        `global_clipnorm` turns all of them into NaN.
+      - A parameter without a gradient keeps its average; Keras moves it on.
+      - `finalize_variable_values` before the first step is refused; Keras writes zeros
+        into the model.
+      - `exclude_from_weight_decay` searches whole paths; Keras searches the last name
+        of each.
+      - Under accumulation a gradient that is None must be None in the whole window.
 
     Args:
-      learning_rate: a float, a schedule of the finished optimizer steps, or a callable
-        without arguments, which is called on the host at every gradient.
-      weight_decay: times the learning rate. Which parameters:
-        `exclude_from_weight_decay`.
-      beta_1: decay of the first moment, in [0, 1).
-      beta_2: decay of the second moment, in [0, 1).
-      epsilon: "epsilon hat", added to the root of the uncorrected second moment.
-      amsgrad: divide by the maximum of the (uncorrected) second moments.
-      clipnorm: limit on the norm of each parameter's gradient.
-      clipvalue: limit on each element.
-      global_clipnorm: limit on the norm of all gradients. Only one of the three.
-      use_ema: keep an average of the parameters: `ema_of(state)`,
-        `finalize_variable_values(state, params)`.
-      ema_momentum: in [0, 1].
-      ema_overwrite_frequency: write the average into the parameters every so many
-        optimizer steps.
-      loss_scale_factor: what the loss was multiplied by; see `scale_loss`.
-      gradient_accumulation_steps: >= 2; one step with the mean of so many gradients.
-      name: part of how the transformation prints.
-      bug_compatible: count as Keras counts under accumulation: schedules see gradient
-        calls, the average moves and overwrites at every one of them. With an average
-        the state is then a pair of States.
-      **kwargs: refused, by name.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: what Keras refuses, and what it should.
+      learning_rate: A float (an integer is refused), a schedule `step -> rate` of the
+        finished optimizer steps, or a callable without arguments, which is called on
+        the host at every step. Sets `learning_rate`.
+      weight_decay: Weight decay, multiplied by the learning rate.
+        `exclude_from_weight_decay` leaves parameters out. Sets `weight_decay`.
+      beta_1: Decay rate of the first moment, in [0, 1). Sets `b1`.
+      beta_2: Decay rate of the second moment, in [0, 1). Sets `b2`.
+      epsilon: Added to the root of the second moment, before its bias is corrected
+        ("epsilon hat"). Sets `eps`, `eps_mode="hat"`.
+      amsgrad: Divide by the maximum of the second moments so far, taken before their
+        bias is corrected. Sets `amsgrad`.
+      clipnorm: Limit on the norm of each parameter's gradient. Sets `clip_norm`.
+      clipvalue: Limit on the magnitude of each element of the gradients. Sets
+        `clip_value`.
+      global_clipnorm: Limit on the norm of all gradients together. Only one of the
+        three clips can be set. Sets `clip_global_norm`.
+      use_ema: Keep an exponential moving average of the parameters, for
+        `finalize_variable_values(state, params)` and `optadamw.ema_of(state)`.
+      ema_momentum: Decay rate of the average, in [0, 1]. Sets `ema_decay`.
+      ema_overwrite_frequency: Write the average into the parameters every so many
+        optimizer steps; None (default) never does. Sets `ema_overwrite_every`.
+      loss_scale_factor: The factor by which the loss was multiplied
+        (`optadamw.scale_loss`); gradients are divided by it. Sets `loss_scale`.
+      gradient_accumulation_steps: Take one step with the mean of this many gradients,
+        at least 2; None (default) takes a step with every gradient. Sets
+        `accumulate_steps`.
+      name: Accepted and shown when the transformation is printed; it has no other
+        effect.
+      bug_compatible: Count as Keras counts under accumulation: schedules see gradient
+        calls, and the average moves and overwrites at every gradient call. With an
+        average the state is then a pair of States.
 
     Example:
       >>> import jax.numpy as jnp
@@ -104,11 +110,9 @@ def AdamW(
       >>> tx
       keras.AdamW(0.01, global_clipnorm=1.0)
     """
-    refuse_unknown("keras.AdamW", kwargs, DOOR.arguments)
-    flag("amsgrad", amsgrad, none=False)
+    refuse_unknown(AdamW, kwargs)
+    flags(amsgrad=amsgrad, bug_compatible=bug_compatible, none=False)
     label("name", name)
-    if not isinstance(bug_compatible, bool):
-        raise mistyped("bug_compatible", "True or False", bug_compatible)
     every = whole("gradient_accumulation_steps", gradient_accumulation_steps, 2, "is 1")
     averaged = average(use_ema, ema_momentum, ema_overwrite_frequency, first_copy=True)
     learning_rate = rate(learning_rate)
@@ -143,7 +147,7 @@ def _at_every_call(averaged: dict[str, Any], every: int) -> Transformation:
     )
 
 
-@door("keras", initial="initial_scale")
+@call("keras")
 def LossScaleOptimizer(
     inner_optimizer: Transformation,
     initial_scale: float = 2.0**15,
@@ -159,21 +163,18 @@ def LossScaleOptimizer(
 
     Source: keras 3.15.1, `loss_scale_optimizer.py`.
     Under accumulation a micro-batch that overflows is left out, and its window waits
-    for another one.
-    Differs: the scale stays a normal float32 number (Keras's can become 0 or infinite).
+    for another one. The scale stays a normal float32 number; Keras's can become 0 or
+    infinite.
 
     Args:
-      inner_optimizer: what `AdamW` returned, without a `loss_scale_factor`.
-      initial_scale: > 0.
-      dynamic_growth_steps: a whole number >= 1.
-      name: part of how the transformation prints.
-      **kwargs: refused: they belong to the inner optimizer.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      TypeError, ValueError: a bad argument.
+      inner_optimizer: The transformation that `AdamW` returned, without a
+        `loss_scale_factor`.
+      initial_scale: The first scale, > 0. Sets `DynamicLossScale.initial`.
+      dynamic_growth_steps: Number of finite gradients in a row after which the scale
+        doubles, a whole number >= 1. Sets `DynamicLossScale.growth_interval`.
+      name: Accepted and shown when the transformation is printed; it has no other
+        effect.
+      **kwargs: Other arguments are refused: they belong to `inner_optimizer`.
 
     Example:
       >>> from optadamw.dialects import keras
@@ -215,7 +216,7 @@ def LossScaleOptimizer(
     return skip_nonfinite(tx, on_bad_micro_step="wait")
 
 
-@door("keras")
+@call("keras")
 def exclude_from_weight_decay(
     optimizer: Any,
     var_list: list[str] | None = None,
@@ -229,18 +230,13 @@ def exclude_from_weight_decay(
     choice of the first, as in Keras.
 
     Args:
-      optimizer: what `AdamW` returned.
-      var_list: paths of parameters, such as `["dense/bias"]`, exactly.
-      var_names: regular expressions searched in the paths, such as `["bias"]`.
-      bug_compatible: search them in the last name of a path alone, as Keras does on JAX
-        and PyTorch, where a layer's name therefore matches nothing.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      TypeError, ValueError: no list of strings, an expression that does not compile;
-        with the parameters, one that matches none of them.
+      optimizer: The transformation that `AdamW` returned.
+      var_list: Exact paths of parameters without weight decay, such as
+        `["dense/bias"]`.
+      var_names: Regular expressions; parameters whose path matches one of them anywhere
+        have no weight decay, such as `["bias"]`.
+      bug_compatible: Search `var_names` in the last name of each path alone, as Keras
+        does on JAX and PyTorch, where the name of a layer matches nothing.
 
     Example:
       >>> from optadamw.dialects import keras
@@ -255,17 +251,17 @@ def exclude_from_weight_decay(
 def finalize_variable_values(state: PyTree, params: PyTree) -> PyTree:
     """`optimizer.finalize_variable_values(variables)`: the average for the parameters.
 
-    Differs: before the first step it is refused; Keras then writes zeros.
+    Before the first step there is no average, and this is an error; Keras writes zeros.
 
     Args:
-      state: the optimizer's state.
-      params: the parameters.
+      state: The state of the optimizer.
+      params: The parameters.
 
     Returns:
       The averaged parameters.
 
     Raises:
-      ValueError: no step was taken yet, or no average is kept.
+      ValueError: No step was taken yet, or no average is kept.
 
     Example:
       >>> import jax.numpy as jnp
@@ -278,52 +274,14 @@ def finalize_variable_values(state: PyTree, params: PyTree) -> PyTree:
     return finalize(state, params)
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="keras",
     peer="Keras 3",
     studied="keras 3.15.1",
-    function=AdamW,
     formula=(
         "p -= wd lr p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)"
     ),
-    arguments={
-        "learning_rate": "`learning_rate`; a callable without arguments is asked on "
-        "the host at every step",
-        "weight_decay": "`weight_decay`, times the learning rate",
-        "beta_1": "`b1`",
-        "beta_2": "`b2`",
-        "epsilon": '`eps` with `eps_mode="hat"`',
-        "amsgrad": "`amsgrad`, of the raw second moment",
-        "clipnorm": "`clip_norm`",
-        "clipvalue": "`clip_value`",
-        "global_clipnorm": "`clip_global_norm`",
-        "use_ema": "`ema_decay` is given or not",
-        "ema_momentum": "`ema_decay`, 0 at the first step",
-        "ema_overwrite_frequency": "`ema_overwrite_every`",
-        "loss_scale_factor": "`loss_scale`",
-        "gradient_accumulation_steps": "`accumulate_steps`",
-        "name": "printed",
-    },
-    ours={
-        "bug_compatible": "schedules, average and overwrite count gradient calls",
-    },
-    differs=(
-        "Schedules and the average count optimizer steps; Keras's count gradient calls "
-        "under accumulation, so its average moves k times per step "
-        "(`bug_compatible=True`).",
-        "A callable learning rate is asked at every step; under `jit` Keras asks once.",
-        "bfloat16 parameters train: hyperparameters stay float32. In Keras "
-        "beta_2=0.999 becomes 1.0 there and nothing moves.",
-        "`epsilon`, clips, decay and rate below 0, a clip of 0, accumulation by 0 are "
-        "refused; Keras ignores them or computes nonsense.",
-        "A gradient that is not finite leaves the other parameters alone; Keras's "
-        "`global_clipnorm` turns all of them into NaN.",
-        "A parameter without a gradient keeps its average; Keras moves it on.",
-        "`finalize_variable_values` before the first step is refused; Keras writes "
-        "zeros into the model.",
-        "`exclude_from_weight_decay` searches whole paths; Keras the last name alone.",
-        "Under accumulation a gradient that is None is None in the whole window.",
-    ),
+    function=AdamW,
     state={
         "iteration": "`step` (times the accumulation steps, plus `micro_step`)",
         "learning_rate": "not read: the rate is that of `tx`",
@@ -335,5 +293,6 @@ DOOR = Door(
         "dynamic_scale": "`loss_scale`",
         "step_counter": "`growth`",
     },
+    ours=("bug_compatible",),
     others=(LossScaleOptimizer, exclude_from_weight_decay, finalize_variable_values),
 )

@@ -3,15 +3,14 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.base.errors import mistyped
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import schedule
-from optadamw.dialects.calls.checks import pair
+from optadamw.dialects.calls.checks import flag, pair
 from optadamw.transforms.transformation import Transformation
 
 
-@door("mlx", b1="betas", b2="betas", clip_global_norm="clip_grad_norm")
+@call("mlx")
 def AdamW(
     learning_rate: ScalarOrSchedule,
     betas: Any = (0.9, 0.999),
@@ -31,30 +30,32 @@ def AdamW(
     is 3.16 times the learning rate.
 
     Source: mlx 0.32.4, `mlx/optimizers/optimizers.py`.
-    Differs: parameters keep their dtype (there a bfloat16 parameter with a float32
-    gradient becomes float32); a negative rate or decay is refused; a scheduled weight
-    decay works; complex parameters are pairs of reals.
+
+    Differs:
+      - A parameter keeps its dtype; in MLX a float32 gradient makes a bfloat16
+        parameter float32.
+      - Moments are float32; in MLX they have the dtype of the gradients.
+      - Negative rates and decays are refused.
+      - A scheduled weight decay works.
+      - Complex parameters are pairs of reals.
 
     Args:
-      learning_rate: a number or a schedule of the finished steps.
-      betas: a pair.
-      eps: added to the root.
-      weight_decay: times the learning rate.
-      bias_correction: whether to divide by `1 - beta^t`.
-      clip_grad_norm: `mlx.optimizers.clip_grad_norm(grads, value)` before the step.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
+      learning_rate: A number, or a schedule of the finished steps. Sets
+        `learning_rate`.
+      betas: Decay rates of the first and the second moment. Sets `b1`, `b2`.
+      eps: Added to the root of the second moment. Sets `eps`.
+      weight_decay: Weight decay, multiplied by the learning rate. Sets `weight_decay`.
+      bias_correction: Whether to divide the moments by `1 - beta^t`. Sets
+        `bias_correction`.
+      clip_grad_norm: Limit on the norm of all gradients before the step, which
+        `mlx.optimizers.clip_grad_norm(grads, value)` applies. Sets `clip_global_norm`,
+        `clip_eps=1e-6`.
 
     Example:
       >>> from optadamw.dialects import mlx
       >>> tx = mlx.AdamW(learning_rate=1e-3, betas=[0.9, 0.95], weight_decay=0.1)
     """
-    if not isinstance(bias_correction, bool):
-        raise mistyped("bias_correction", "True or False", bias_correction)
+    flag("bias_correction", bias_correction, none=False)
     b1, b2 = pair("betas", betas)
     return adamw(
         schedule(learning_rate),
@@ -68,33 +69,17 @@ def AdamW(
     )
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="mlx",
     peer="MLX",
     studied="mlx 0.32.4",
-    function=AdamW,
     formula="p -= lr wd p; p -= lr m / (sqrt(v) + eps), no bias correction by default",
-    arguments={
-        "learning_rate": "`learning_rate`",
-        "betas": "`b1`, `b2`",
-        "eps": "`eps`",
-        "weight_decay": "`weight_decay`, times the learning rate",
-        "bias_correction": "`bias_correction`",
-    },
-    ours={
-        "clip_grad_norm": "`clip_grad_norm` before the step: `clip_global_norm`, "
-        "`clip_eps=1e-6`"
-    },
-    differs=(
-        "A parameter keeps its dtype; there a float32 gradient makes a bfloat16 "
-        "parameter float32.",
-        "Moments are float32; there they have the gradients' dtype.",
-        "Negative rates and decays are refused.",
-    ),
+    function=AdamW,
     state={
         "step": "`step`",
         "learning_rate": "not read: the rate is that of `tx`",
         "*.m": "`mu`",
         "*.v": "`nu`",
     },
+    ours=("clip_grad_norm",),
 )

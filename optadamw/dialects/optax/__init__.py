@@ -1,6 +1,6 @@
 """Optax: `adamw`, `nadamw`, `amsgrad`."""
 
-from optadamw.dialects.optax.adamw import DOOR as DOOR
+from optadamw.dialects.optax.adamw import CALL as CALL
 from optadamw.dialects.optax.adamw import adamw as adamw
 from optadamw.dialects.optax.adamw import amsgrad as amsgrad
 from optadamw.dialects.optax.adamw import nadamw as nadamw

@@ -4,8 +4,8 @@ from typing import Any
 
 from optadamw.adamw import adamw as _adamw
 from optadamw.base.types import DTypeLike, ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
-from optadamw.dialects.calls.checks import flag
+from optadamw.dialects.calls.call import PeerCall, call
+from optadamw.dialects.calls.checks import flags
 from optadamw.rules.adam import Corrected
 from optadamw.transforms.amsgrad_max import amsgrad_max
 from optadamw.transforms.chain import chain
@@ -14,7 +14,7 @@ from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
 from optadamw.transforms.transformation import Transformation
 
 
-@door("optax")
+@call("optax")
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -27,31 +27,31 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> Transformation:
-    r"""`optax.adamw`; `optadamw.adamw` takes the same call and more.
+    r"""`optax.adamw`; every argument is an option of `optadamw.adamw`, which has more.
 
         p = p - learning_rate * (m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * p)
 
     Source: optax 0.2.8, `optax/_src/alias.py`.
-    Differs: the powers of beta are exact to float32 rounding; moments of 16-bit
-    parameters are float32; None for the rate (which ascends there) and values out of
-    range are refused; complex parameters are pairs of reals.
+
+    Differs:
+      - Bias corrections are exact to float32 rounding; Optax's are off by 1.3e-5 at the
+        first step.
+      - Moments of 16-bit parameters are float32: in 16 bits a second moment freezes.
+      - `learning_rate=None`, with which Optax ascends, is refused, and so are values
+        out of range.
+      - Complex parameters are pairs of reals; Optax takes the magnitude.
 
     Args:
-      learning_rate: a number, an array or a schedule.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: dtype in which the first moment is kept.
-      weight_decay: a number or a schedule, times the learning rate.
-      mask: which parameters are decayed.
-      nesterov: look ahead by one step of momentum.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
+      learning_rate: A number, an array or a schedule.
+      b1: Decay rate of the first moment.
+      b2: Decay rate of the second moment.
+      eps: Added to the root of the corrected second moment.
+      eps_root: Added to the corrected second moment, under the root.
+      mu_dtype: The dtype in which the first moment is kept.
+      weight_decay: Weight decay, a number or a schedule, multiplied by the learning
+        rate.
+      mask: The parameters that decay; None (default) is all.
+      nesterov: Look ahead by one step of momentum.
 
     Example:
       >>> from optadamw.dialects import optax
@@ -63,7 +63,7 @@ def adamw(
     )  # fmt: skip
 
 
-@door("optax")
+@call("optax", like=adamw)
 def nadamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -80,23 +80,6 @@ def nadamw(
 
     Source: optax 0.2.8, `optax/_src/alias.py`.
 
-    Args:
-      learning_rate: a number, an array or a schedule.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: dtype in which the first moment is kept.
-      weight_decay: a number or a schedule, times the learning rate.
-      mask: which parameters are decayed.
-      nesterov: look ahead by one step of momentum.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
-
     Example:
       >>> from optadamw.dialects import optax
       >>> tx = optax.nadamw(1e-3)
@@ -107,7 +90,7 @@ def nadamw(
     )  # fmt: skip
 
 
-@door("optax")
+@call("optax", like=adamw)
 def amsgrad(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -126,30 +109,18 @@ def amsgrad(
     `optadamw.adamw(..., amsgrad="corrected")`.
 
     Args:
-      learning_rate: a number, an array or a schedule.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: dtype in which the first moment is kept.
-      bias_correction_mu: whether to divide the first moment by `1 - b1^t`.
-      bias_correction_nu: whether to divide the second by `1 - b2^t`.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
+      bias_correction_mu: Whether to divide the first moment by `1 - b1^t`.
+      bias_correction_nu: Whether to divide the second moment by `1 - b2^t`.
 
     Example:
       >>> from optadamw.dialects import optax
       >>> tx = optax.amsgrad(1e-3, bias_correction_nu=False)
     """
-    for name, value in (
-        ("bias_correction_mu", bias_correction_mu),
-        ("bias_correction_nu", bias_correction_nu),
-    ):
-        flag(name, value, none=False)
+    flags(
+        bias_correction_mu=bias_correction_mu,
+        bias_correction_nu=bias_correction_nu,
+        none=False,
+    )
     corrected: dict[tuple[bool, bool], Corrected] = {
         (True, True): True,
         (True, False): "mu",
@@ -168,30 +139,12 @@ def amsgrad(
     return chain(adam, amsgrad_max("corrected"), rate)
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="optax",
     peer="Optax",
     studied="optax 0.2.8",
-    function=adamw,
     formula="p -= lr (m^ / (sqrt(v^ + eps_root) + eps) + wd p)",
-    arguments={
-        "learning_rate": "`learning_rate`",
-        "b1": "`b1`",
-        "b2": "`b2`",
-        "eps": "`eps`",
-        "eps_root": "`eps_root`",
-        "mu_dtype": "`mu_dtype`",
-        "weight_decay": "`weight_decay`, times the learning rate",
-        "mask": "`mask`",
-        "nesterov": "`nesterov`",
-    },
-    differs=(
-        "Bias corrections are exact to float32 rounding; Optax's are off by 1.3e-5 at "
-        "the first step.",
-        "Moments of 16-bit parameters are float32: in 16 bits a second moment freezes.",
-        "`learning_rate=None`, which ascends there, is refused.",
-        "Complex parameters are pairs of reals; Optax takes the magnitude.",
-    ),
+    function=adamw,
     state={
         "ScaleByAdamState.count": "`step`",
         "mu": "`mu`",

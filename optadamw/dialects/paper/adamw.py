@@ -5,7 +5,7 @@ from typing import Any
 from optadamw.adamw import adamw as _adamw
 from optadamw.base.errors import mistyped
 from optadamw.base.types import Number, ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import Times
 from optadamw.dialects.calls.checks import takes
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
@@ -13,15 +13,7 @@ from optadamw.schedules import normalized_weight_decay as normalized_weight_deca
 from optadamw.transforms.transformation import Transformation
 
 
-@door(
-    "paper",
-    learning_rate="alpha",
-    max_learning_rate="alpha",
-    b1="beta_1",
-    b2="beta_2",
-    eps="epsilon",
-    weight_decay="lambda_",
-)
+@call("paper")
 def adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -45,19 +37,21 @@ def adamw(
         eta = cosine_warm_restarts(steps, factor=2)
         lambda_ = normalized_weight_decay(0.05, restarts=eta)
 
+    Differs:
+      - `authors_adamw` is the authors' code, whose epsilon stands elsewhere than in
+        their text. With their step-wise schedule the code forgets the decay; that is
+        not copied.
+
     Args:
-      alpha: the initial learning rate.
-      beta_1: decay of the first moment.
-      beta_2: decay of the second moment.
-      epsilon: added to the root.
-      lambda_: weight decay, a number or a schedule.
-      eta: the schedule multiplier, of the finished steps; None: 1.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
+      alpha: The initial learning rate, a number; `eta` is the schedule. Sets
+        `learning_rate`, `max_learning_rate`.
+      beta_1: Decay rate of the first moment. Sets `b1`.
+      beta_2: Decay rate of the second moment. Sets `b2`.
+      epsilon: Added to the root of the second moment. Sets `eps`.
+      lambda_: Weight decay, a number or a schedule. Sets `weight_decay`,
+        `weight_decay_mode="schedule"`.
+      eta: The schedule multiplier, a schedule of the finished steps. None (default) is
+        1.
 
     Example:
       >>> from optadamw.dialects import paper
@@ -67,15 +61,7 @@ def adamw(
     return _algorithm(alpha, beta_1, beta_2, epsilon, lambda_, eta, "outside")
 
 
-@door(
-    "paper",
-    learning_rate="alpha",
-    max_learning_rate="alpha",
-    b1="beta_1",
-    b2="beta_2",
-    eps="epsilon",
-    weight_decay="lambda_",
-)
+@call("paper", like=adamw)
 def authors_adamw(
     alpha: Number = 0.001,
     beta_1: ScalarOrSchedule = 0.9,
@@ -96,18 +82,8 @@ def authors_adamw(
     Source: loshchil/AdamW-and-SGDW at 0ae5185b.
 
     Args:
-      alpha: the initial learning rate.
-      beta_1: decay of the first moment.
-      beta_2: decay of the second moment.
-      epsilon: "epsilon hat".
-      lambda_: weight decay, a number or a schedule.
-      eta: the schedule multiplier, of the finished steps; None: 1.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
+      epsilon: Added to the root of the second moment, before its bias is corrected
+        ("epsilon hat"). Sets `eps`, `eps_mode="hat"`.
 
     Example:
       >>> from optadamw.dialects import paper
@@ -149,25 +125,12 @@ def _algorithm(
     )
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="paper",
     peer="the paper",
     studied="arXiv 1711.05101v3",
-    function=adamw,
     formula="p -= eta_t (alpha m^ / (sqrt(v^) + epsilon) + lambda p)",
-    arguments={
-        "alpha": "`learning_rate`, and `max_learning_rate`",
-        "beta_1": "`b1`",
-        "beta_2": "`b2`",
-        "epsilon": "`eps`",
-        "lambda_": '`weight_decay` with `weight_decay_mode="schedule"`',
-        "eta": "`learning_rate` as a schedule, over `max_learning_rate`",
-    },
-    differs=(
-        "`authors_adamw` is the authors' code, whose epsilon stands elsewhere than in "
-        "their text; with their step-wise schedule it forgets the decay, which is not "
-        "copied.",
-    ),
+    function=adamw,
     state={},
     others=(authors_adamw, cosine_warm_restarts, normalized_weight_decay),
 )

@@ -1,6 +1,6 @@
 """R's keras3: `optimizer_adam_w` and `optimizer_loss_scale`."""
 
-from optadamw.dialects.r_keras3.adamw import DOOR as DOOR
+from optadamw.dialects.r_keras3.adamw import CALL as CALL
 from optadamw.dialects.r_keras3.adamw import optimizer_adam_w as optimizer_adam_w
 from optadamw.dialects.r_keras3.adamw import (
     optimizer_loss_scale as optimizer_loss_scale,

@@ -7,12 +7,12 @@ import numpy as np
 from optadamw.base.errors import invalid
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import keras
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import refuse_unknown
 from optadamw.transforms.transformation import Transformation
 
 
-@door("r_keras3")
+@call("r_keras3", like=keras.AdamW)
 def optimizer_adam_w(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,
@@ -39,62 +39,29 @@ def optimizer_adam_w(
     `optadamw.dialects.keras.AdamW`, whose docstring has the formulas.
 
     Source: R keras3 1.5.1, `R/optimizers.R`.
-    Differs: `2.5` for a number of steps is refused, which R cuts to 2; and as in
-    `keras.AdamW`.
 
-    Args:
-      learning_rate: a float (1L, an integer, is refused as there), a schedule or a
-        callable without arguments.
-      weight_decay: times the learning rate.
-      beta_1: decay of the first moment, in [0, 1).
-      beta_2: decay of the second moment, in [0, 1).
-      epsilon: "epsilon hat".
-      amsgrad: divide by the maximum of the second moments.
-      clipnorm: limit on the norm of each parameter's gradient.
-      clipvalue: limit on each element.
-      global_clipnorm: limit on the norm of all gradients.
-      use_ema: keep an average of the parameters.
-      ema_momentum: in [0, 1].
-      ema_overwrite_frequency: whole; 2 and 2.0 (R's `2L` and `2`) are the same.
-      name: part of how the transformation prints.
-      loss_scale_factor: what the loss was multiplied by.
-      gradient_accumulation_steps: whole, >= 2; 2.0 is 2.
-      bug_compatible: as `keras.AdamW`.
-      **kwargs: refused, by name.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: what Keras refuses, and what it should.
+    Differs:
+      - Numbers of steps must be whole: 2 and 2L are accepted, 2.5 is refused; R cuts it
+        to 2.
+      - All differences between `optadamw.dialects.keras.AdamW` and Keras.
 
     Example:
       >>> from optadamw.dialects import r_keras3
       >>> r_keras3.optimizer_adam_w(learning_rate=0.01, gradient_accumulation_steps=4.0)
       r_keras3.optimizer_adam_w(0.01, gradient_accumulation_steps=4.0)
     """
-    refuse_unknown("r_keras3.optimizer_adam_w", kwargs, DOOR.arguments)
+    refuse_unknown(optimizer_adam_w, kwargs)
     return keras.AdamW(
-        learning_rate,
-        weight_decay,
-        beta_1,
-        beta_2,
-        epsilon,
-        amsgrad,
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
+        learning_rate, weight_decay, beta_1, beta_2, epsilon, amsgrad,
+        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         _as_integer("ema_overwrite_frequency", ema_overwrite_frequency),
         loss_scale_factor,
         _as_integer("gradient_accumulation_steps", gradient_accumulation_steps),
-        name,
-        bug_compatible=bug_compatible,
-    )
+        name, bug_compatible=bug_compatible,
+    )  # fmt: skip
 
 
-@door("r_keras3", initial="initial_scale")
+@call("r_keras3", like=keras.LossScaleOptimizer)
 def optimizer_loss_scale(
     inner_optimizer: Transformation,
     initial_scale: float = 32768.0,
@@ -104,19 +71,6 @@ def optimizer_loss_scale(
     **kwargs: Any,
 ) -> Transformation:
     """`keras3::optimizer_loss_scale()` of R: `keras.LossScaleOptimizer`.
-
-    Args:
-      inner_optimizer: what `optimizer_adam_w` returned.
-      initial_scale: > 0.
-      dynamic_growth_steps: whole, >= 1; 2000.0 is 2000.
-      name: part of how the transformation prints.
-      **kwargs: refused: they belong to the inner optimizer.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      TypeError, ValueError: a bad argument.
 
     Example:
       >>> from optadamw.dialects import r_keras3
@@ -140,22 +94,13 @@ def _as_integer(name: str, value: Any) -> Any:
     return value
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="r_keras3",
     peer="R keras3",
     studied="keras3 1.5.1 for R, on Keras 3",
+    formula=keras.CALL.formula,
     function=optimizer_adam_w,
-    formula=keras.DOOR.formula,
-    arguments={
-        **keras.DOOR.arguments,
-        "ema_overwrite_frequency": "`ema_overwrite_every`; 2 and 2L alike",
-        "gradient_accumulation_steps": "`accumulate_steps`; 2 and 2L alike",
-    },
-    ours=keras.DOOR.ours,
-    differs=(
-        "Numbers of steps must be whole: 2.5 is refused, R cuts it to 2.",
-        *keras.DOOR.differs,
-    ),
-    state=keras.DOOR.state,
+    state=keras.CALL.state,
+    ours=("bug_compatible",),
     others=(optimizer_loss_scale,),
 )

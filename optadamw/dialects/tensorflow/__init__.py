@@ -1,6 +1,6 @@
 """TensorFlow: `tf.keras.optimizers.AdamW` of Keras 2."""
 
-from optadamw.dialects.tensorflow.adamw import DOOR as DOOR
+from optadamw.dialects.tensorflow.adamw import CALL as CALL
 from optadamw.dialects.tensorflow.adamw import AdamW as AdamW
 from optadamw.dialects.tensorflow.adamw import (
     exclude_from_weight_decay as exclude_from_weight_decay,

@@ -1,6 +1,6 @@
 """TensorFlow Addons: `tfa.optimizers.AdamW`."""
 
-from optadamw.dialects.tensorflow_addons.adamw import DOOR as DOOR
+from optadamw.dialects.tensorflow_addons.adamw import CALL as CALL
 from optadamw.dialects.tensorflow_addons.adamw import AdamW as AdamW
 from optadamw.dialects.tensorflow_addons.state import (
     from_tensorflow_addons as from_tensorflow_addons,

@@ -4,27 +4,20 @@ import math
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid
 from optadamw.base.patterns import Excluded, Patterns
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.dialects.calls.call import Door, door
+from optadamw.dialects import keras
+from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.callables import InverseTime, schedule
-from optadamw.dialects.calls.checks import flag, label, refuse_unknown
+from optadamw.dialects.calls.checks import flags, label, refuse_unknown
 from optadamw.dialects.calls.selections import exactly, names, searched
 from optadamw.transforms.transformation import Transformation
 
 _RATE = 0.001
 
 
-@door(
-    "tensorflow_addons",
-    b1="beta_1",
-    b2="beta_2",
-    eps="epsilon",
-    clip_norm="clipnorm",
-    clip_value="clipvalue",
-    clip_global_norm="global_clipnorm",
-)
+@call("tensorflow_addons", like=keras.AdamW)
 def AdamW(
     weight_decay: ScalarOrSchedule,
     learning_rate: ScalarOrSchedule = _RATE,
@@ -53,44 +46,42 @@ def AdamW(
 
     Source: TensorFlow Addons 0.23, `weight_decay_optimizers.py`, on the optimizers of
     `tf.keras.optimizers.legacy`.
-    Differs: functions are asked at every step; an epsilon of 0 is refused, which
-    becomes 1e-7 there (`bug_compatible=True`); an empty `decay_var_list` is refused,
-    which decays everything there.
+
+    Differs:
+      - Functions are asked at every step, also when compiled.
+      - An epsilon of 0 is refused; TensorFlow Addons replaces it by 1e-7
+        (`bug_compatible=True`).
+      - An empty `decay_var_list` is refused; TensorFlow Addons ignores it and decays
+        everything.
+      - All rows of a parameter decay; in TensorFlow Addons only the rows that a sparse
+        gradient names.
+      - A clip of 0 is refused.
 
     Args:
-      weight_decay: a number, an array, a schedule or a callable without arguments.
-      learning_rate: the same forms.
-      beta_1: the same forms, in [0, 1).
-      beta_2: the same forms, in [0, 1).
-      epsilon: "epsilon hat"; the same forms.
-      amsgrad: divide by the maximum of the second moments.
-      name: part of how the transformation prints.
-      exclude_from_weight_decay: regular expressions searched in the paths of
-        parameters.
-      decay_var_list: paths of the only parameters that decay; goes before the other.
-      clipnorm: limit on the norm of each parameter's gradient.
-      clipvalue: limit on each element, before the norms.
-      global_clipnorm: limit on the norm of all gradients; not with `clipnorm`.
-      decay: the rate becomes `learning_rate / (1 + decay * step)`.
-      lr: another name of `learning_rate`.
-      bug_compatible: read an epsilon of 0 as 1e-7.
-      **kwargs: refused, by name.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: what TensorFlow Addons refuses, and what it should.
+      weight_decay: Weight decay, not multiplied by the learning rate. Like the learning
+        rate, the betas and epsilon it is a number, an array, a schedule of the finished
+        steps, or a callable without arguments. Sets `weight_decay`,
+        `weight_decay_mode="independent"`.
+      learning_rate: Learning rate. Sets `learning_rate`.
+      exclude_from_weight_decay: Regular expressions; parameters whose path matches one
+        of them anywhere have no weight decay. Sets `mask`.
+      decay_var_list: Exact paths of the only parameters that decay. If it is given,
+        `exclude_from_weight_decay` has no effect.
+      clipvalue: Limit on the magnitude of each element of the gradients, before the
+        norms. Sets `clip_value`.
+      global_clipnorm: Limit on the norm of all gradients together; not with `clipnorm`.
+        Sets `clip_global_norm`.
+      decay: The learning rate becomes `learning_rate / (1 + decay * step)`.
+      lr: Another name of `learning_rate`.
+      bug_compatible: Read an epsilon of 0 as 1e-7.
 
     Example:
       >>> from optadamw.dialects import tensorflow_addons
       >>> tx = tensorflow_addons.AdamW(1e-4, learning_rate=1e-3)
     """
-    refuse_unknown("tensorflow_addons.AdamW", kwargs, DOOR.arguments)
+    refuse_unknown(AdamW, kwargs)
     label("name", name)
-    flag("amsgrad", amsgrad, none=False)
-    if not isinstance(bug_compatible, bool):
-        raise mistyped("bug_compatible", "True or False", bug_compatible)
+    flags(amsgrad=amsgrad, bug_compatible=bug_compatible, none=False)
     if clipnorm is not None and global_clipnorm is not None:
         raise ValueError(
             "Cannot accept both `clipnorm` and `global_clipnorm`; got "
@@ -145,35 +136,12 @@ def _mask(only: Any, but: Any) -> Any:
     return None
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="tensorflow_addons",
     peer="TensorFlow Addons",
     studied="tensorflow-addons 0.23",
-    function=AdamW,
     formula="p -= wd p; p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)",
-    arguments={
-        "weight_decay": '`weight_decay` with `weight_decay_mode="independent"`',
-        "learning_rate": "`learning_rate`",
-        "beta_1": "`b1`",
-        "beta_2": "`b2`",
-        "epsilon": '`eps` with `eps_mode="hat"`',
-        "amsgrad": "`amsgrad`, of the raw second moment",
-        "name": "printed",
-        "exclude_from_weight_decay": "`mask`, expressions left out",
-        "decay_var_list": "`mask`, exact paths",
-        "clipnorm": "`clip_norm`",
-        "clipvalue": "`clip_value`",
-        "global_clipnorm": "`clip_global_norm`",
-        "decay": "`learning_rate` as a schedule",
-        "lr": "`learning_rate`",
-    },
-    ours={"bug_compatible": "an epsilon of 0 is read as 1e-7"},
-    differs=(
-        "Functions are asked at every step, also when compiled.",
-        "An epsilon of 0 is refused; there it becomes 1e-7 (`bug_compatible=True`).",
-        "An empty `decay_var_list` is refused; there it counts as not given.",
-        "All rows of a parameter decay; there only those that a sparse gradient names.",
-        "A clip of 0 is refused.",
-    ),
+    function=AdamW,
     state={"iter": "`step`", "m": "`mu`", "v": "`nu`", "vhat": "`nu_max`"},
+    ours=("bug_compatible",),
 )

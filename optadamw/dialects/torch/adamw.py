@@ -6,27 +6,13 @@ from optadamw.adamw import adamw
 from optadamw.base.errors import mistyped
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
-from optadamw.dialects.calls.call import Door, door, speaking
-from optadamw.dialects.calls.checks import flag, whole
-from optadamw.dialects.calls.torch_arguments import both, clipped, grouped, rate
+from optadamw.dialects.calls.call import PeerCall, call, described
+from optadamw.dialects.calls.checks import flag, flags, whole
+from optadamw.dialects.calls.torch_arguments import b1_and_b2, clipped, grouped, rate
 from optadamw.transforms.transformation import Transformation
 
-_FLAGS = {
-    "foreach": "always so: XLA fuses what foreach batches",
-    "capturable": "always so: nothing leaves the compiled step",
-    "differentiable": "always so: `update` has finite gradients",
-    "fused": "always so: float32 inside, one rounding at the end",
-}
 
-
-@door(
-    "torch",
-    learning_rate="lr",
-    b1="betas",
-    b2="betas",
-    clip_global_norm="clip_grad_norm",
-    clip_value="clip_grad_value",
-)
+@call("torch")
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -51,40 +37,50 @@ def AdamW(
         m = b1 m + (1 - b1) g,    v = b2 v + (1 - b2) g^2,    [v = max(v, before)]
         p = p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 
-    Complex parameters are pairs of reals, as there. 16-bit parameters have the numbers
-    of `fused=True` (float32 inside, one rounding) with moments that stay float32.
+    Complex parameters are pairs of reals, as in PyTorch. 16-bit parameters have the
+    numbers of `fused=True` (float32 inside, one rounding) with moments that stay
+    float32.
 
     Source: PyTorch 2.13.0, `torch/optim/adam.py`, `adamw.py`.
-    Differs: one step count for all parameters (PyTorch has one each, which matters for
-    a parameter that gets its first gradient late); a parameter that no group names has
-    the options given here (PyTorch does not train it); integers are refused for `betas`
-    as there.
+
+    Differs:
+      - All parameters have one count of steps. PyTorch counts for each parameter, which
+        matters if a parameter gets its first gradient late.
+      - A parameter in no group takes the options of the call; PyTorch does not train
+        it.
+      - 16-bit parameters have float32 moments and the arithmetic of `fused=True`.
+        PyTorch's other two implementations round after every operation, and in float16
+        they divide by zero at eps=1e-8.
+      - A gradient of None leaves a parameter alone and a gradient of zeros decays it,
+        as in PyTorch.
 
     Args:
-      params: None: the parameters are those of `init(params)`. Or param groups by
-        pattern: `[{"params": "*/bias", "weight_decay": 0.0}]` with lr, betas, eps,
-        weight_decay, amsgrad, maximize; the first that matches counts.
-      lr: a number, an array of one element, or a schedule of the finished steps, in the
-        place of a scheduler that multiplies it.
-      betas: a pair, both floats or both arrays.
-      eps: added to the root.
-      weight_decay: times the learning rate.
-      amsgrad: divide by the maximum of the (uncorrected) second moments.
-      maximize: ascend.
-      foreach: accepted: XLA fuses over the whole step what foreach batches.
-      capturable: accepted: the step is always one compiled program.
-      differentiable: accepted: gradients through `update` are always right and finite.
-      fused: accepted: the arithmetic is always that of the fused kernel.
-      clip_grad_norm: `torch.nn.utils.clip_grad_norm_(parameters, value)` before the
-        step, `g min(1, c / (norm + 1e-6))`.
-      clip_grad_value: `clip_grad_value_`, before it.
-      grad_scaler: what `GradScaler(...)` of this module returned.
-
-    Returns:
-      A transformation.
-
-    Raises:
-      ValueError, TypeError: what PyTorch refuses, in its words where they help.
+      params: None (default) for all parameters, or a list of param groups by path
+        pattern, such as `[{"params": "*/bias", "weight_decay": 0.0}]`. A parameter
+        takes the options of the first group that matches it; a parameter in no group
+        takes the options of the call. Sets `groups`.
+      lr: Learning rate: a number, an array of one element, or a schedule `step -> rate`
+        of the finished steps, which replaces a scheduler. Sets `learning_rate`.
+      betas: Decay rates of the first and the second moment, both floats or both arrays;
+        integers are refused. Sets `b1`, `b2`.
+      eps: Added to the root of the corrected second moment. Sets `eps`.
+      weight_decay: Weight decay, multiplied by the learning rate. Sets `weight_decay`.
+      amsgrad: Divide by the maximum of the second moments so far, taken before their
+        bias is corrected. Sets `amsgrad`.
+      maximize: Ascend instead of descending. Sets `maximize`.
+      foreach: Accepted without effect: XLA always fuses what `foreach` batches.
+      capturable: Accepted without effect: the step is always one compiled program.
+      differentiable: Accepted without effect: `update` always has finite gradients.
+      fused: Accepted without effect: the step always computes in float32 and rounds
+        once at the end.
+      clip_grad_norm: Limit on the norm of all gradients before the step, which
+        `torch.nn.utils.clip_grad_norm_` applies: g min(1, c / (norm + 1e-6)). Sets
+        `clip_global_norm`, `clip_eps=1e-6`.
+      clip_grad_value: Limit on the magnitude of each element of the gradients, which
+        `torch.nn.utils.clip_grad_value_` applies, before `clip_grad_norm`. Sets
+        `clip_value`.
+      grad_scaler: The loss scale that `GradScaler(...)` of this module returned. Sets
+        `loss_scale`.
 
     Example:
       >>> from optadamw.dialects import torch
@@ -92,11 +88,8 @@ def AdamW(
       torch.AdamW(lr=0.0003, weight_decay=0.1, clip_grad_norm=1.0)
       >>> tx = torch.AdamW([{"params": "*/bias", "weight_decay": 0.0}], lr=3e-4)
     """
-    flag("amsgrad", amsgrad, none=False)
-    flag("maximize", maximize, none=False)
-    foreach = flag("foreach", foreach)
-    fused = flag("fused", fused)
-    flag("capturable", capturable, none=False)
+    flags(amsgrad=amsgrad, maximize=maximize, capturable=capturable, none=False)
+    flags(foreach=foreach, fused=fused)
     if flag("differentiable", differentiable, none=False) and fused:
         raise ValueError("`fused` does not support `differentiable`; got both as True.")
     if fused and foreach:
@@ -113,12 +106,12 @@ def AdamW(
         clip_value=clip_grad_value,
         loss_scale=grad_scaler,
         **clipped(clip_grad_norm),
-        **both(betas),
-        **grouped(params, names, _FLAGS),
+        **b1_and_b2(betas),
+        **grouped(params, names, ("foreach", "capturable", "differentiable", "fused")),
     )
 
 
-@speaking({"initial": "init_scale"})
+@described()
 def GradScaler(
     device: str = "cuda",
     init_scale: float = 2.0**16,
@@ -130,24 +123,22 @@ def GradScaler(
     """`torch.amp.GradScaler`, for `AdamW(grad_scaler=...)`.
 
     `scaler.scale(loss)` is `optadamw.scale_loss(state, loss)`; unscaling, the check for
-    infinities and the skipped step are inside the step.
+    infinities and the skipped step are inside the step. The scale stays a normal
+    float32 number.
 
     Source: PyTorch 2.13.0, `torch/amp/grad_scaler.py`.
-    Differs: the scale stays a normal float32 number.
 
     Args:
-      device: accepted: arrays are where the parameters are.
-      init_scale: > 0.
-      growth_factor: > 1.
-      backoff_factor: in (0, 1).
-      growth_interval: finite gradients in a row after which the scale grows.
-      enabled: False: no scaling at all.
+      device: Accepted without effect: the scale is where the parameters are.
+      init_scale: The first scale, > 0. Sets `DynamicLossScale.initial`.
+      growth_factor: Factor by which the scale grows, > 1.
+      backoff_factor: Factor by which the scale shrinks at a gradient that is not
+        finite, in (0, 1).
+      growth_interval: Number of finite gradients in a row after which the scale grows.
+      enabled: False turns loss scaling off.
 
     Returns:
-      A `DynamicLossScale`, or None.
-
-    Raises:
-      ValueError, TypeError: a value out of its range.
+      A `DynamicLossScale`, or None if `enabled` is False.
 
     Example:
       >>> from optadamw.dialects import torch
@@ -168,37 +159,12 @@ def GradScaler(
     )
 
 
-DOOR = Door(
+CALL = PeerCall(
     module="torch",
     peer="PyTorch",
     studied="torch 2.13.0",
-    function=AdamW,
     formula="p -= lr wd p; p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)",
-    arguments={
-        "params": "None, or param groups by path pattern: `groups`",
-        "lr": "`learning_rate`",
-        "betas": "`b1`, `b2`",
-        "eps": "`eps`",
-        "weight_decay": "`weight_decay`, times the learning rate",
-        "amsgrad": "`amsgrad`, of the raw second moment",
-        "maximize": "`maximize`",
-        **_FLAGS,
-    },
-    ours={
-        "clip_grad_norm": "`clip_grad_norm_` before the step: `clip_global_norm`, "
-        "`clip_eps=1e-6`",
-        "clip_grad_value": "`clip_grad_value_` before the step: `clip_value`",
-        "grad_scaler": "`torch.amp.GradScaler`: `loss_scale`",
-    },
-    differs=(
-        "One count of steps for all parameters; PyTorch counts for each, which matters "
-        "where a parameter gets its first gradient late.",
-        "A parameter in no group has the options of the call; there it is not trained.",
-        "16-bit parameters have float32 moments and the arithmetic of `fused=True`; "
-        "PyTorch's other two round after every operation, and their float16 divides "
-        "by zero at eps=1e-8.",
-        "A gradient of None leaves a parameter alone, as there; one of zeros decays.",
-    ),
+    function=AdamW,
     state={
         "step": "`step`, of all parameters alike",
         "exp_avg": "`mu`",
@@ -206,5 +172,6 @@ DOOR = Door(
         "max_exp_avg_sq": "`nu_max`",
         "param_groups": "not read but for `maximize`: the numbers are those of `tx`",
     },
+    ours=("clip_grad_norm", "clip_grad_value", "grad_scaler"),
     others=(GradScaler,),
 )

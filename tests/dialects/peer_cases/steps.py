@@ -1,4 +1,4 @@
-"""Steps of a door, from parameters and gradients that the cases share."""
+"""Steps of a transformation, from parameters and gradients that the cases share."""
 
 import jax
 import jax.numpy as jnp

@@ -17,10 +17,10 @@ from tests.dialects.peer_cases.steps import ONES, START, steps
 KERAS = [keras.AdamW, r_keras3.optimizer_adam_w, tensorflow.AdamW]
 
 
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_single_step(door):
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_single_step(call):
     params, grads = jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([1.0, 6.0, 7.0, 2.0])
-    ((after, _),) = steps(door(learning_rate=0.5), params, grads)
+    ((after, _),) = steps(call(learning_rate=0.5), params, grads)
     np.testing.assert_allclose(
         after, [0.4980, 1.4960, 2.494, 3.492], rtol=1e-4, atol=1e-4
     )
@@ -35,9 +35,9 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_golden(door):
-    tx = door(learning_rate=1.0, weight_decay=0.5, epsilon=2)
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_golden(call):
+    tx = call(learning_rate=1.0, weight_decay=0.5, epsilon=2)
     params, state = jnp.ones(10), tx.init(jnp.ones(10))
     grads = [jnp.full(10, 0.01), *[jnp.arange(1, 11) / 10] * 4]
     for given, expected in zip(grads, GOLDEN, strict=True):
@@ -57,10 +57,10 @@ def test_keras_weight_decay(module):
         assert float(found[2][0]["exclude"]) == 2.0
 
 
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_weight_decay_none(door):
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_weight_decay_none(call):
     with pytest.raises((TypeError, ValueError), match=r"weight_decay.*must be a float"):
-        door(learning_rate=1.0, weight_decay=None)
+        call(learning_rate=1.0, weight_decay=None)
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,20 @@ def test_keras_weight_decay_none(door):
         ({"global_clipnorm": 1.0}, [50.0, 100.0], [1 / 5**0.5, 2 / 5**0.5]),
     ],
 )
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_clips(door, clip, given, expected):
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_clips(call, clip, given, expected):
     """The clipped gradient is ten times the first moment of the first step."""
-    tx = door(**clip)
+    tx = call(**clip)
     ((_, state),) = steps(tx, jnp.ones(2), jnp.array(given))
     np.testing.assert_allclose(state.mu / 0.1, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("other", ["clipvalue", "global_clipnorm"])
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_two_clips(door, other):
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_two_clips(call, other):
     text = "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can"
     with pytest.raises(ValueError, match=text):
-        door(learning_rate=1.0, clipnorm=0.1, **{other: 0.1})
+        call(learning_rate=1.0, clipnorm=0.1, **{other: 0.1})
 
 
 # Gradients of ones move AdamW without decay by the rate, as the SGD of Keras's tests.
@@ -106,10 +106,10 @@ def test_keras_average():
     np.testing.assert_allclose(optadamw.ema_of(found[2][1]), written, rtol=1e-4)
 
 
-@pytest.mark.parametrize("door", KERAS[:2])
-def test_keras_accumulation(door):
+@pytest.mark.parametrize("call", KERAS[:2])
+def test_keras_accumulation(call):
     start = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    tx = door(**AS_SGD, gradient_accumulation_steps=3)
+    tx = call(**AS_SGD, gradient_accumulation_steps=3)
     found = steps(tx, start, ONES, 4)
     after = [[0.0, 1.0], [2.0, 3.0]]
     for i, expected in enumerate((start, start, after, after)):
@@ -121,11 +121,11 @@ def test_keras_accumulation(door):
     assert [3 * int(s.step) + int(s.micro_step) for _, s in found] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_callable_rate(door):
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_callable_rate(call):
     start = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     options = AS_SGD | {"learning_rate": lambda: 0.1}
-    ((after, state),) = steps(door(**options), start, ONES)
+    ((after, state),) = steps(call(**options), start, ONES)
     np.testing.assert_allclose(after, [[0.9, 1.9], [2.9, 3.9]], rtol=1e-5)
     assert int(state.step) == 1
 
@@ -152,9 +152,9 @@ def test_keras_gradients_that_are_missing():
     np.testing.assert_allclose(after["b"], START - 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("door", KERAS)
-def test_keras_pickles(door):
-    tx = door(0.5, 0.008, 0.5, 0.67, 1e-5, True)
+@pytest.mark.parametrize("call", KERAS)
+def test_keras_pickles(call):
+    tx = call(0.5, 0.008, 0.5, 0.67, 1e-5, True)
     assert pickle.loads(pickle.dumps(tx)) == tx
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from tests.dialects.peer_cases.steps import ONES, START, steps
 
 OPTAX = {
-    "adamw": functools.partial(optax_door.adamw, learning_rate=1e-1),
-    "nadamw": functools.partial(optax_door.nadamw, learning_rate=1e-2),
-    "amsgrad": functools.partial(optax_door.amsgrad, learning_rate=1e-1),
+    "adamw": functools.partial(optax_peer.adamw, learning_rate=1e-1),
+    "nadamw": functools.partial(optax_peer.nadamw, learning_rate=1e-2),
+    "amsgrad": functools.partial(optax_peer.amsgrad, learning_rate=1e-1),
 }
 
 
@@ -67,8 +67,8 @@ def test_optax_extra_arguments_are_taken(case):
 
 @pytest.mark.parametrize("case", OPTAX)
 def test_optax_inject_hyperparams(case):
-    door = OPTAX[case]
-    plain, injected = door(), optax.inject_hyperparams(door.func)(**door.keywords)
+    call = OPTAX[case]
+    plain, injected = call(), optax.inject_hyperparams(call.func)(**call.keywords)
     params = [-jnp.ones((2, 3)), jnp.ones((2, 5, 2))]
     grads = [jnp.ones((2, 3)), -jnp.ones((2, 5, 2))]
     a, state = plain.update(grads, plain.init(params), params)
@@ -109,12 +109,12 @@ def test_optax_inside_multi_steps(case, dtype):
 
 
 def test_optax_needs_the_parameters():
-    tx = optax_door.adamw(0.1)
+    tx = optax_peer.adamw(0.1)
     with pytest.raises((TypeError, ValueError), match="param"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
 
 
 def test_optax_schedules_see_0_first():
-    seen = optax_door.adamw(lambda step: 0.5 * (step == 0), weight_decay=0.0)
+    seen = optax_peer.adamw(lambda step: 0.5 * (step == 0), weight_decay=0.0)
     found = [float(p[0, 0]) for p, _ in steps(seen, START, ONES, 3)]
     np.testing.assert_allclose(found, [2.5, 2.5, 2.5], rtol=1e-5)

@@ -1,7 +1,7 @@
 """Every configuration that is recorded, per peer, in the peer's own words.
 
 `kwargs` are the keyword arguments of the peer's own function, so one row configures
-the peer and the library's door of the same name. What a peer does outside that
+the peer and the library's call of the same name. What a peer does outside that
 function stands beside them, in `outside`:
 
     groups          {path pattern: overrides}: parameter groups; the first match counts

@@ -1,4 +1,4 @@
-"""A recorded row of a peer, taken by our door of the same name.
+"""A recorded row of a peer, taken by our call of the same name.
 
 `OPENED[peer](row)` is the transformation; `run` feeds it what the peer was fed. What a
 row does outside the peer's optimizer (a clip, a scheduler, an accumulation) is done
@@ -17,7 +17,7 @@ import optax
 
 import optadamw
 from optadamw.dialects import flux, keras, mlx, optimi, paper, tensorflow, timm, torch
-from optadamw.dialects import optax as optax_door
+from optadamw.dialects import optax as optax_peer
 from optadamw.dialects import tensorflow_addons as tfa
 from tests.peers import values
 from tests.peers.feed import feed, matches
@@ -59,7 +59,7 @@ def _scheduled(kwargs: dict[str, Any], outside: Mapping[str, Any]) -> dict[str, 
     return kwargs | {"lr": lambda step: lr * factor(step)}
 
 
-def _torch_like(door: Callable[..., Any], row: Row, **more: Any) -> Any:
+def _torch_like(call: Callable[..., Any], row: Row, **more: Any) -> Any:
     outside, own = row.outside, _kwargs(row)
     kwargs = _scheduled(own, outside) | more
     groups = [
@@ -77,7 +77,7 @@ def _torch_like(door: Callable[..., Any], row: Row, **more: Any) -> Any:
             del group[name]
     if groups:
         kwargs["params"] = groups
-    return door(**kwargs)
+    return call(**kwargs)
 
 
 def _torch(row: Row) -> Any:
@@ -94,9 +94,9 @@ def _torch(row: Row) -> Any:
     return tx
 
 
-def _clipped(door: Callable[..., Any], row: Row) -> Any:
+def _clipped(call: Callable[..., Any], row: Row) -> Any:
     """Of those whose users clip with PyTorch's function."""
-    tx = _torch_like(door, row)
+    tx = _torch_like(call, row)
     if "clip_grad_norm" not in row.outside:
         return tx
     clip = optadamw.clip_by_global_norm(row.outside["clip_grad_norm"], eps=1e-6)
@@ -104,17 +104,17 @@ def _clipped(door: Callable[..., Any], row: Row) -> Any:
 
 
 def _timm(row: Row) -> Any:
-    door = getattr(timm, row.function)
+    call = getattr(timm, row.function)
     if "lambda_lr" in row.outside and row.kwargs.get("corrected_weight_decay"):
-        door = functools.partial(door, max_lr=row.kwargs["lr"])
-    return _clipped(door, row)
+        call = functools.partial(call, max_lr=row.kwargs["lr"])
+    return _clipped(call, row)
 
 
 def _optimi(row: Row) -> Any:
-    door = optimi.AdamW
+    call = optimi.AdamW
     if "lambda_lr" in row.outside and row.kwargs.get("decouple_lr"):
-        door = functools.partial(
-            door, max_lr=row.kwargs.get("max_lr", row.kwargs["lr"])
+        call = functools.partial(
+            call, max_lr=row.kwargs.get("max_lr", row.kwargs["lr"])
         )
         row = Row(
             row.function,
@@ -123,7 +123,7 @@ def _optimi(row: Row) -> Any:
             row.calls,
             row.outside,
         )
-    return _clipped(door, row)
+    return _clipped(call, row)
 
 
 def _in_float32(row: Row) -> Any:
@@ -189,10 +189,10 @@ def _optax(row: Row) -> Any:
     if row.function == "scale_by_amsgrad":
         tx = optadamw.adamw(**kwargs, **outside["decay"], amsgrad="corrected")
     else:
-        door = getattr(optax_door, row.function)
+        call = getattr(optax_peer, row.function)
         if "inject_hyperparams" in outside:
-            door = optax.inject_hyperparams(door)
-        tx = door(**kwargs)
+            call = optax.inject_hyperparams(call)
+        tx = call(**kwargs)
     if "chain" in outside:
         clips = [getattr(optax, name)(*args) for name, *args in outside["chain"]]
         tx = optax.chain(*clips, tx)
@@ -236,8 +236,8 @@ def _paper(row: Row) -> Any:
             low=restarts["eta_min"],
             high=restarts["eta_max"],
         )
-    door = paper.adamw if row.function == "algorithm_2" else paper.authors_adamw
-    return door(**kwargs)
+    call = paper.adamw if row.function == "algorithm_2" else paper.authors_adamw
+    return call(**kwargs)
 
 
 OPENED: dict[str, Callable[[Row], Any]] = {

@@ -1,7 +1,8 @@
-"""One parameter's way: decode, rules, commit, encode, in one compiled function.
+"""The step of one parameter: decode, rules, commit, encode in one compiled function.
 
-Every number is an argument, so leaves of one shape and dtype are traced once, whatever
-their number and the hyperparameters. `optadamw.leaf.pallas` runs `compute` in a kernel.
+Every number is an argument of this function, so any number of leaves of one shape and
+dtype, with any hyperparameters, is traced once. `optadamw.leaf.pallas` runs `compute`
+in a kernel.
 """
 
 from functools import partial
@@ -24,18 +25,18 @@ from optadamw.base.types import Array
 from optadamw.leaf.barrier import finish_first, materialized
 from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
-from optadamw.rules.rule import Leaf
+from optadamw.rules.leaf import Leaf
 from optadamw.store.store import Store
 
 
 @partial(jax.jit, static_argnums=0)
 def run_leaf(program: Program, given: LeafInput) -> LeafOutput:
-    """Run `compute`, traced once for all leaves that are alike."""
+    """Run `compute`, traced once for all leaves of one shape and dtype."""
     return compute(program, given)
 
 
 def compute(program: Program, given: LeafInput) -> LeafOutput:
-    """Take one parameter through the rules, write it, and keep its buffers."""
+    """Apply the rules to one parameter, write it, and encode its buffers."""
     start = decode(program, given)
     leaf = apply_rules(program, given, start)
     like = given.like
@@ -53,7 +54,7 @@ def compute(program: Program, given: LeafInput) -> LeafOutput:
 
 
 def decode(program: Program, given: LeafInput) -> Leaf:
-    """The leaf before its first rule: arrays of real numbers."""
+    """Return the leaf before its first rule: real arrays in the compute dtype."""
     like, param = given.like, given.param
     buffers = {
         s.name: s.store.decode(given.buffers[s.name], like) for s in program.slots
@@ -75,7 +76,7 @@ def decode(program: Program, given: LeafInput) -> Leaf:
 
 
 def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
-    """The leaf after its rules, before it is committed."""
+    """Return the leaf after its rules, before it is committed."""
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
         leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
     return leaf
@@ -83,9 +84,10 @@ def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
 
 @partial(jax.jit, static_argnums=0)
 def measure_leaf(program: Program, given: LeafInput, squares: Array | None) -> Array:
-    """The sum of squares of a leaf's update; its norm, if that sum is `squares`."""
+    """Return the sum of squares of a leaf's update; given this sum, return its norm."""
     if given.grad.dtype.itemsize < 4:
-        # Or XLA converts once for this and the step, into a float32 array in memory.
+        # Without the barrier XLA converts the gradient once for norm and step, into a
+        # float32 array in memory.
         given = given._replace(grad=lax.optimization_barrier(given.grad))
     update = apply_rules(program, given, decode(program, given)).value()
     if squares is None:
@@ -96,23 +98,26 @@ def measure_leaf(program: Program, given: LeafInput, squares: Array | None) -> A
 def write_parameter(
     program: Program, leaf: Leaf, given: LeafInput
 ) -> tuple[Array, Leaf, Array]:
-    """Write the parameter, run the rules that follow from it, and shape the output.
+    """Write the parameter, run `after_commit` of the rules, and form the output.
 
-    The last result is the committed parameter as rules read it.
+    Returns:
+      The new parameter or the update, the leaf, and the committed parameter as rules
+      read it.
     """
     commit, before, update = program.commit, leaf.param, leaf.value()
     param, site = given.param, given.site
     assert before is not None and param is not None
     if not program.is_whole:
-        # A direction, not a move: what the next part of an optax.chain will scale.
+        # Without a learning rate the update is a direction, which the next part of an
+        # optax.chain scales.
         update = as_reals(
             from_reals(update, kind_of(program.update_dtype, param.dtype)), before.dtype
         )
     target = before + update
     if commit.slots and not program.is_tiled:
-        # Parameter and residual are two results of one number. On the CPU each is a
-        # pass of its own: the number is written once, and both passes then write over
-        # the buffers that it was made of.
+        # Parameter and residual are two results of one value. On the CPU each is a pass
+        # of its own: the value is written to memory once, and both passes then
+        # overwrite the buffers from which it was computed.
         target = materialized(target)
     written, kept = commit.write(target, param, leaf.buffers, site)
     leaf = leaf._replace(buffers=kept)
@@ -129,7 +134,7 @@ def write_parameter(
     committed = commit.read(written, leaf.buffers)
     if program.emit == "param":
         return _like_weak(written, param), leaf, committed
-    # apply_updates sees the parameter alone, without the residual of its commit.
+    # apply_updates adds to the parameter alone, without the residual of its commit.
     dtype = before.dtype
     move = as_reals(written, dtype) - as_reals(param, dtype)
     narrow = jnp.finfo(param.dtype).nmant < jnp.finfo(before.dtype).nmant
@@ -144,16 +149,17 @@ def write_parameter(
 def encode(
     program: Program, given: LeafInput, leaf: Leaf, output: Array
 ) -> tuple[Array, dict[str, Any]]:
-    """The buffers as their stores keep them, and the output, which is formed first."""
+    """Return the output, which is computed first, and the encoded buffers."""
     site = given.site
     sites = {s.name: None if site is None else site.of(s.name) for s in program.slots}
     encoded: dict[str, Any] = {}
-    # The last first: a maximum is made of the second moment before that is replaced.
+    # In reverse order: AMSGrad's maximum needs the old second moment.
     for slot in reversed(program.slots):
         name = slot.name
         value = leaf.buffers[name]
         if name in program.rounded and not program.is_tiled:
-            # No others: the barrier would hold the old ones beside the new.
+            # Only the rounded buffers: the barrier would keep the old ones of all
+            # others beside the new ones.
             old = {k: given.buffers[k] for k in program.rounded if k not in encoded}
             (output, encoded), (grad, old) = finish_first(
                 (output, encoded), (given.grad, old)
@@ -168,7 +174,8 @@ def encode(
 def _like_weak(written: Array, param: Array) -> Array:
     """Keep the weak type of a parameter that began as a Python number.
 
-    Losing it would change the signature of the step and compile it a second time.
+    Without it the signature of the step would change, and the step would be compiled a
+    second time.
     """
     if not param.weak_type:
         return written
@@ -189,8 +196,8 @@ def accumulate_leaf(
 ) -> Any:
     """Add `factor * grad` to the accumulator, which starts at 0 if `first`.
 
-    A gradient that is not to `keep` is selected away: multiplied by 0 a NaN stays one.
-    A sum begins at +0.0, so that it is never the -0.0 of a leaf without gradients.
+    A gradient is left out by a selection unless `keep`, because 0 times NaN is NaN. A
+    sum begins at +0.0, so that it is never the -0.0 of a leaf without gradients.
     """
     term = as_reals(grad, compute_dtype(like.dtype))
     if factor is not None:

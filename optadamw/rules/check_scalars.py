@@ -1,4 +1,4 @@
-"""Refusing what a rule returns as scalars of a step and is none."""
+"""Check the scalars that a rule returns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ import numpy as np
 def check_scalars(
     call: str, found: Any, publishes: Sequence[str] = ()
 ) -> Mapping[str, Any]:
-    """Return what a method of a rule returned, if it maps names to real scalars.
+    """Return the result of a rule's method, if it maps names to real scalars.
 
     Args:
-      call: how errors call the method, `lookahead: scalars` for example.
-      found: what the method returned.
-      publishes: names that must be among the scalars.
+      call: the name of the method in errors, such as `lookahead: scalars`.
+      found: the result of the method.
+      publishes: names that must be among the scalars; default: none.
 
     Raises:
-      TypeError: no mapping, or something in it that is no real number.
-      ValueError: an array that is no scalar, or a published scalar that is missing.
+      TypeError: the result is no mapping, or one of its values is no real number.
+      ValueError: a value is an array with axes, or a published scalar is missing.
     """
     if not isinstance(found, Mapping):
         raise TypeError(

@@ -1,7 +1,4 @@
-"""The schedules of the paper: warm restarts, and the decay that goes with them.
-
-Optax has the common ones; these two are the paper's own (appendix B).
-"""
+"""The warm restarts of AdamWR (appendix B.2 of the paper), with periods that grow."""
 
 import itertools
 import math
@@ -12,12 +9,13 @@ import jax.numpy as jnp
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import Array
+from optadamw.schedules.value import call_text
 
 _MOST = 4096
 """Periods that are told apart; a factor of 1.001 from 10 steps on has 2,200."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CosineWarmRestarts:
     """A multiplier that falls along half a cosine and starts again, ever longer."""
 
@@ -52,6 +50,9 @@ class CosineWarmRestarts:
         """The length of the period that `step` is in, in steps."""
         return self._position(jnp.asarray(step))[1]
 
+    def __repr__(self) -> str:
+        return call_text("cosine_warm_restarts", cosine_warm_restarts, vars(self))
+
     def _position(self, step: Array) -> tuple[Array, Array]:
         if self.factor == 1:
             return step % self.steps, jnp.asarray(float(self.steps))
@@ -60,17 +61,6 @@ class CosineWarmRestarts:
         number = jnp.searchsorted(starts, step, side="right") - 1
         length = jnp.asarray(self._lengths, jnp.float32)[number]
         return step - starts[number], length
-
-
-@dataclass(frozen=True)
-class NormalizedWeightDecay:
-    """A normalized decay over the square root of the steps of the present period."""
-
-    norm: float
-    restarts: CosineWarmRestarts
-
-    def __call__(self, step: Any) -> Array:
-        return self.norm / jnp.sqrt(self.restarts.period(step))
 
 
 def cosine_warm_restarts(
@@ -128,53 +118,3 @@ def cosine_warm_restarts(
     if not isinstance(ahead, bool):
         raise mistyped("ahead", "True or False", ahead)
     return CosineWarmRestarts(steps, float(factor), float(low), float(high), ahead)
-
-
-def normalized_weight_decay(
-    norm: float,
-    *,
-    steps: int | None = None,
-    restarts: CosineWarmRestarts | None = None,
-) -> float | NormalizedWeightDecay:
-    r"""The weight decay that suits a number of steps.
-
-        lambda = norm * sqrt(b / (B T)) = norm / sqrt(steps)
-
-    with batch size b, B training points and T epochs, so that b / (B T) is one over the
-    number of batches. Under restarts it is that of the present period.
-
-    Source: arXiv 1711.05101v3, appendix B.1; usual values of `norm` are 0.025 to 0.05.
-
-    Args:
-      norm: the normalized decay, >= 0.
-      steps: batches of the whole training; or
-      restarts: the schedule whose periods count.
-
-    Returns:
-      A number, or a schedule.
-
-    Raises:
-      ValueError, TypeError: a value out of its range, or not one of the two.
-
-    Example:
-      >>> import optadamw
-      >>> optadamw.normalized_weight_decay(0.05, steps=10_000)
-      0.0005
-    """
-    if isinstance(norm, bool) or not isinstance(norm, int | float):
-        raise mistyped("norm", "a number >= 0", norm)
-    if not (math.isfinite(norm) and norm >= 0):
-        raise invalid("norm", "finite and >= 0", norm)
-    if (steps is None) == (restarts is None):
-        raise ValueError(
-            f"Give one of `steps` and `restarts`; got {steps!r} and {restarts!r}."
-        )
-    if restarts is not None:
-        if not isinstance(restarts, CosineWarmRestarts):
-            raise mistyped("restarts", "what cosine_warm_restarts returned", restarts)
-        return NormalizedWeightDecay(float(norm), restarts)
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise mistyped("steps", "a whole number of steps >= 1", steps)
-    if steps < 1:
-        raise invalid("steps", "a whole number of steps >= 1", steps)
-    return float(norm) / math.sqrt(steps)

@@ -1,0 +1,48 @@
+"""Cosine decay."""
+
+from optadamw.base.hyperparameters import NON_NEGATIVE
+from optadamw.base.types import Number
+from optadamw.schedules.arguments import number, step_count
+from optadamw.schedules.value import OptaxSchedule
+
+
+def cosine_decay_schedule(
+    init_value: Number,
+    decay_steps: int,
+    alpha: Number = 0.0,
+    exponent: Number = 1.0,
+) -> OptaxSchedule:
+    """Half a cosine, as `optax.cosine_decay_schedule`.
+
+        value = init_value ((1 - alpha) ((1 + cos(pi u)) / 2)^exponent + alpha),
+        u = step / decay_steps, at most 1
+
+    Source: arXiv 1608.03983.
+
+    Args:
+      init_value: the value at first.
+      decay_steps: the steps until the end, >= 1.
+      alpha: the value at the end, as a fraction of `init_value`; 0 by default.
+      exponent: of the cosine; 1 by default.
+
+    Returns:
+      A schedule that is a value.
+
+    Raises:
+      ValueError, TypeError: an argument out of its range.
+
+    Example:
+      >>> from optadamw import schedules
+      >>> rate = schedules.cosine_decay_schedule(1.0, 10, alpha=0.1)
+      >>> rate
+      cosine_decay_schedule(1.0, 10, alpha=0.1)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20)]
+      [1.0, 0.55, 0.1, 0.1]
+    """
+    return OptaxSchedule.of(
+        "cosine_decay_schedule",
+        init_value=number("init_value", init_value),
+        decay_steps=step_count("decay_steps", decay_steps),
+        alpha=number("alpha", alpha),
+        exponent=number("exponent", exponent, NON_NEGATIVE),
+    )

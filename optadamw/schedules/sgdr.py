@@ -1,0 +1,48 @@
+"""Cycles of warm-up and cosine decay."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.schedules.value import OptaxSchedule, Table
+from optadamw.schedules.warmup import warmup_cosine_decay_schedule
+
+
+def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> OptaxSchedule:
+    """Cycles of `warmup_cosine_decay_schedule`, as `optax.sgdr_schedule`.
+
+    Each cycle lasts its `decay_steps` steps, the last one's end is kept. For restarts
+    without warm-up whose length grows by a factor, use `cosine_warm_restarts`. Source:
+    arXiv 1608.03983.
+
+    Args:
+      cosine_kwargs: for each cycle the arguments of `warmup_cosine_decay_schedule`, by
+        their names.
+
+    Returns:
+      A schedule that is a value.
+
+    Raises:
+      ValueError, TypeError: no cycle, or an argument out of its range.
+
+    Example:
+      >>> from optadamw import schedules
+      >>> cycle = {"init_value": 0.0, "warmup_steps": 5, "decay_steps": 10}
+      >>> rate = schedules.sgdr_schedule(
+      ...     [cycle | {"peak_value": 1.0}, cycle | {"peak_value": 0.5}]
+      ... )
+      >>> [float(rate(step)) for step in (0, 5, 10, 15, 20)]
+      [0.0, 1.0, 0.0, 0.5, 0.0]
+    """
+    if not isinstance(cosine_kwargs, Iterable) or isinstance(cosine_kwargs, Mapping):
+        raise mistyped("cosine_kwargs", "a list of mappings", cosine_kwargs)
+    cycles = []
+    for index, kwargs in enumerate(cosine_kwargs):
+        if not isinstance(kwargs, Mapping):
+            raise mistyped(f"cosine_kwargs[{index}]", "a mapping of arguments", kwargs)
+        checked = warmup_cosine_decay_schedule(**kwargs).arguments
+        given = {name: value for name, value in checked.rows if name in kwargs}
+        cycles.append(Table(tuple(given.items())))
+    if not cycles:
+        raise invalid("cosine_kwargs", "at least one cycle", cycles)
+    return OptaxSchedule.of("sgdr_schedule", cosine_kwargs=tuple(cycles))

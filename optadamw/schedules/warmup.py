@@ -1,0 +1,160 @@
+"""A linear warm-up, and then a constant, half a cosine or an exponential decay."""
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import NON_NEGATIVE, POSITIVE, Dynamic
+from optadamw.base.types import Number
+from optadamw.schedules.arguments import number, plain_number, step_count
+from optadamw.schedules.value import OptaxSchedule
+
+
+def warmup_constant_schedule(
+    init_value: Number, peak_value: Number, warmup_steps: int
+) -> OptaxSchedule:
+    """A linear warm-up to a constant, as `optax.warmup_constant_schedule`.
+
+        value = init_value + (peak_value - init_value) min(step / warmup_steps, 1)
+
+    Args:
+      init_value: the value at first.
+      peak_value: the value from `warmup_steps` on.
+      warmup_steps: length of the warm-up, >= 1. Optax takes 0 too, and then keeps
+        `init_value` for ever.
+
+    Returns:
+      A schedule that is a value.
+
+    Raises:
+      ValueError, TypeError: an argument out of its range.
+
+    Example:
+      >>> from optadamw import schedules
+      >>> rate = schedules.warmup_constant_schedule(0.0, 1.0, 10)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20)]
+      [0.0, 0.5, 1.0, 1.0]
+    """
+    remedy = "Without a warm-up use constant_schedule(peak_value)."
+    return OptaxSchedule.of(
+        "warmup_constant_schedule",
+        init_value=number("init_value", init_value),
+        peak_value=number("peak_value", peak_value),
+        warmup_steps=step_count("warmup_steps", warmup_steps, remedy=remedy),
+    )
+
+
+def warmup_cosine_decay_schedule(
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: int,
+    decay_steps: int,
+    end_value: Number = 0.0,
+    exponent: Number = 1.0,
+) -> OptaxSchedule:
+    """A linear warm-up, then half a cosine, as `optax.warmup_cosine_decay_schedule`.
+
+        value = init_value + (peak_value - init_value) step / warmup_steps
+                                                     for step < warmup_steps, then
+        value = end_value + (peak_value - end_value) ((1 + cos(pi u)) / 2)^exponent,
+        u = (step - warmup_steps) / (decay_steps - warmup_steps), at most 1
+
+    Args:
+      init_value: the value at first.
+      peak_value: the value after the warm-up; an array must not be traced.
+      warmup_steps: length of the warm-up, >= 0.
+      decay_steps: length of the whole schedule, the warm-up included,
+        > `warmup_steps`.
+      end_value: the value from `decay_steps` on; 0 by default.
+      exponent: of the cosine; 1 by default.
+
+    Returns:
+      A schedule that is a value.
+
+    Raises:
+      ValueError, TypeError: an argument out of its range.
+
+    Example:
+      >>> from optadamw import schedules
+      >>> rate = schedules.warmup_cosine_decay_schedule(0.0, 1.0, 10, 30, 0.1)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20, 30)]
+      [0.0, 0.5, 1.0, 0.55, 0.1]
+    """
+    warmup = step_count("warmup_steps", warmup_steps, least=0)
+    decay = step_count("decay_steps", decay_steps)
+    if decay <= warmup:
+        raise invalid(
+            "decay_steps",
+            f"> warmup_steps, which is {warmup}",
+            decay_steps,
+            "It is the length of the whole schedule, the warm-up included.",
+        )
+    peak = number("peak_value", peak_value)
+    if isinstance(peak, Dynamic) and peak.is_traced:
+        raise mistyped(
+            "peak_value",
+            "known when the schedule is made, since Optax divides by it unless it is 0",
+            peak_value,
+            "Join linear_schedule and cosine_decay_schedule, which take a traced one.",
+        )
+    return OptaxSchedule.of(
+        "warmup_cosine_decay_schedule",
+        init_value=number("init_value", init_value),
+        peak_value=peak,
+        warmup_steps=warmup,
+        decay_steps=decay,
+        end_value=number("end_value", end_value),
+        exponent=number("exponent", exponent, NON_NEGATIVE),
+    )
+
+
+def warmup_exponential_decay_schedule(
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: int,
+    transition_steps: int,
+    decay_rate: float,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: Number | None = None,
+) -> OptaxSchedule:
+    """A linear warm-up, then `exponential_decay`, with the name that Optax gives it.
+
+    After `warmup_steps` steps the value is that of
+    `exponential_decay(peak_value, ...)`, whose steps are counted from there.
+
+    Args:
+      init_value: the value at first.
+      peak_value: the value after the warm-up.
+      warmup_steps: length of the warm-up, >= 0.
+      transition_steps: the steps in which the value is multiplied by `decay_rate`
+        once, >= 1.
+      decay_rate: the factor, > 0.
+      transition_begin: steps between warm-up and decay, 0 by default.
+      staircase: True: the value falls in jumps, every `transition_steps` steps. By
+        default it falls at every step.
+      end_value: the value does not fall below it (with a `decay_rate` of 1 or more,
+        does not rise above it). None, the default: no limit.
+
+    Returns:
+      A schedule that is a value.
+
+    Raises:
+      ValueError, TypeError: an argument out of its range.
+
+    Example:
+      >>> from optadamw import schedules
+      >>> rate = schedules.warmup_exponential_decay_schedule(0.0, 1.0, 10, 5, 0.5)
+      >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 15, 20)]
+      [0.0, 0.5, 1.0, 0.5, 0.25]
+    """
+    if not isinstance(staircase, bool):
+        raise mistyped("staircase", "True or False", staircase)
+    return OptaxSchedule.of(
+        "warmup_exponential_decay_schedule",
+        init_value=number("init_value", init_value),
+        peak_value=number("peak_value", peak_value),
+        warmup_steps=step_count("warmup_steps", warmup_steps, least=0),
+        transition_steps=step_count("transition_steps", transition_steps),
+        decay_rate=plain_number("decay_rate", decay_rate, POSITIVE),
+        transition_begin=step_count("transition_begin", transition_begin, least=0),
+        staircase=staircase,
+        end_value=None if end_value is None else number("end_value", end_value),
+    )

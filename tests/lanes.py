@@ -1,0 +1,72 @@
+"""What runs in the README's command, and what is left to the long lane.
+
+    python -m pytest -n 2                the short lane: minutes
+    python -m pytest -n 2 --lane long    what the short one left out
+    python -m pytest -n 2 --lane all     both
+
+XLA takes nearly all of the time of this suite, a program for each case. For the tests
+below, whose cases are many rows of one kind, the short lane runs one case in so many,
+the others run in the long lane. A test that is one long case by itself has 0 here.
+"""
+
+import pytest
+
+ONE_IN = {
+    "dialects/test_recorded.py::test_a_row_has_the_peers_numbers": 4,
+    "dialects/test_values.py::"
+    "test_a_transformation_works_in_scan_under_vmap_and_in_place": 4,
+    "rules/test_combinations.py::test_a_row_of_options_follows_the_oracle": 4,
+    "rules/test_knobs.py::test_a_knob_away_from_its_default": 2,
+    "laws/test_bits.py::test_eager_is_within_ulps_of_the_jitted_update": 4,
+    "laws/test_bits.py::test_a_scan_is_the_same": 3,
+    "laws/test_bits.py::test_steps_unrolled_into_one_program_are_the_same": 3,
+    "laws/test_bits.py::test_one_leaf_is_the_same_as_many": 3,
+    "laws/test_bits.py::test_vmap_is_the_same_as_a_loop": 3,
+    "laws/test_bits.py::"
+    "test_updates_applied_in_one_program_land_on_what_step_writes": 3,
+    "laws/test_bits.py::"
+    "test_updates_applied_by_another_program_land_on_what_step_writes": 3,
+    "laws/test_bits.py::"
+    "test_a_donated_step_is_the_same_and_equal_instances_share_it": 3,
+    "laws/test_modes.py::"
+    "test_eager_jit_and_scan_are_the_same_where_products_are_not_contracted": 0,
+    "laws/test_modes.py::test_finite_steps_raise_nothing": 4,
+    "laws/test_optax.py::test_extra_arguments_are_accepted": 3,
+    "laws/test_optax.py::test_gradients_through_an_update_are_finite_at_zero": 3,
+    "laws/test_properties.py::"
+    "test_the_laws_hold_in_float64_and_without_fused_multiply_adds": 0,
+    "laws/test_donation.py::test_a_donated_train_step_allocates_nothing": 3,
+    "laws/test_donation.py::test_a_jitted_step_allocates_nothing": 3,
+    "control/test_calls.py::test_every_combination": 3,
+    "checkpoint/test_round_trip.py::test_every_transformation_survives_and_goes_on": 3,
+    "leaf/test_pallas.py::test_kernels_compute_what_the_plain_step_does": 3,
+    "leaf/test_pallas.py::test_updates_of_kernels": 3,
+    "store/test_sharding.py::test_a_sharded_step_is_the_unsharded_one": 4,
+    "cli/test_demo.py::test_same_seed_gives_the_same_bits_in_another_process": 0,
+    "house/test_benchmarks.py::test_every_configuration_is_measured_as_planned": 4,
+    "house/test_studies.py::test_the_study_of_losses_runs": 0,
+    "house/test_compare.py::test_what_is_planted_is_noticed": 4,
+}
+"""By file and function: one case in so many is in the short lane; 0: none."""
+
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""Where pytest's config holds all tests, those of the other lane too."""
+
+
+def is_short(items: list[pytest.Item]) -> list[bool]:
+    """For each test whether it is in the short lane, by its place among its cases."""
+    seen: dict[str, int] = {}
+    short = []
+    for item in items:
+        name = key(item)
+        number = seen.get(name, 0)
+        seen[name] = number + 1
+        share = ONE_IN.get(name, 1)
+        short.append(share > 0 and number % share == 0)
+    return short
+
+
+def key(item: pytest.Item) -> str:
+    """The file and function of a test, as the table has it."""
+    path, _, name = item.nodeid.removeprefix("tests/").partition("::")
+    return f"{path}::{name.partition('[')[0]}"
