@@ -18,6 +18,7 @@ import numpy as np
 
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.interval import Interval
 from optadamw.base.numerics import saturating_increment
 from optadamw.base.types import Array, ScalarOrSchedule
 
@@ -44,38 +45,6 @@ class Clock(NamedTuple):
     def time(self) -> Array:
         """`number` cast to `dtype`: the t of the papers."""
         return self.number.astype(self.dtype)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A range of legal numbers; errors show it as a text such as "in [0, 1)"."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below
-
-    def __str__(self) -> str:
-        if math.isinf(self.low):
-            return "finite" if math.isinf(self.high) else f"<= {self.high:g}"
-        if math.isinf(self.high):
-            return f"finite and {'>' if self.open_low else '>='} {self.low:g}"
-        left = "(" if self.open_low else "["
-        right = ")" if self.open_high else "]"
-        return f"in {left}{self.low:g}, {self.high:g}{right}"
-
-
-NON_NEGATIVE = Interval(low=0.0)
-POSITIVE = Interval(low=0.0, open_low=True)
-BETA = Interval(low=0.0, high=1.0, open_high=True)
-FRACTION = Interval(low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -203,6 +172,12 @@ def _known(name: str, value: Any, legal: Interval, remedy: str) -> float:
         number = math.inf
     if number not in legal:
         raise invalid(name, str(legal), value, remedy)
+    # A rate of 1e39 would be infinity in float32, and a limit of 1e-60 would be 0.
+    wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+    with np.errstate(over="ignore", under="ignore"):
+        held = float(np.asarray(number).astype(wide))
+    if math.isinf(held) or (legal.open_low and held == legal.low):
+        raise invalid(name, f"{legal} also in {wide}", value, remedy)
     return number
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
+from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
+from optadamw.base.interval import POSITIVE
 from optadamw.base.types import Array
 
 Counts = Literal["steps", "gradients"]

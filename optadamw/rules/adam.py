@@ -15,10 +15,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from optadamw.base.hyperparameters import (
-    Clock,
-    Hyperparameter,
-)
+from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.numerics import largest_square_root, one_minus_power, sqrt
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf

@@ -6,11 +6,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from optadamw.base.hyperparameters import (
-    Clock,
-    Constant,
-    Hyperparameter,
-)
+from optadamw.base.hyperparameters import Clock, Constant, Hyperparameter
 from optadamw.base.numerics import norm
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf

@@ -12,11 +12,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from optadamw.base.errors import misplaced
-from optadamw.base.hyperparameters import (
-    Clock,
-    Constant,
-    Hyperparameter,
-)
+from optadamw.base.hyperparameters import Clock, Constant, Hyperparameter
 from optadamw.base.masks import Selector
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf

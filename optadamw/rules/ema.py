@@ -6,10 +6,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from optadamw.base.hyperparameters import (
-    Clock,
-    Hyperparameter,
-)
+from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf, Overwrite

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optadamw.base.hyperparameters import (
-    Clock,
-    Hyperparameter,
-)
+from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage

@@ -7,13 +7,8 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import (
-    NON_NEGATIVE,
-    Constant,
-    Dynamic,
-    Interval,
-    hyperparameter,
-)
+from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
+from optadamw.base.interval import NON_NEGATIVE, Interval
 from optadamw.schedules.value import Table
 
 FINITE = Interval()

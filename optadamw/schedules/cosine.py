@@ -1,6 +1,6 @@
 """Cosine decay."""
 
-from optadamw.base.hyperparameters import NON_NEGATIVE
+from optadamw.base.interval import NON_NEGATIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, step_count
 from optadamw.schedules.value import OptaxSchedule

@@ -1,7 +1,7 @@
 """Exponential decay."""
 
 from optadamw.base.errors import mistyped
-from optadamw.base.hyperparameters import POSITIVE
+from optadamw.base.interval import POSITIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
 from optadamw.schedules.value import OptaxSchedule

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import POSITIVE, Interval
+from optadamw.base.interval import POSITIVE, Interval
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
 from optadamw.schedules.value import OptaxSchedule

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optadamw.base.hyperparameters import NON_NEGATIVE
+from optadamw.base.interval import NON_NEGATIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, step_count
 from optadamw.schedules.value import OptaxSchedule

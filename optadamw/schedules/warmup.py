@@ -1,7 +1,8 @@
 """A linear warm-up, and then a constant, half a cosine or an exponential decay."""
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import NON_NEGATIVE, POSITIVE, Dynamic
+from optadamw.base.hyperparameters import Dynamic
+from optadamw.base.interval import NON_NEGATIVE, POSITIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
 from optadamw.schedules.value import OptaxSchedule

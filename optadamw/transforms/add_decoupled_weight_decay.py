@@ -3,7 +3,8 @@
 from typing import Any
 
 from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import NON_NEGATIVE, POSITIVE, hyperparameter
+from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.interval import NON_NEGATIVE, POSITIVE
 from optadamw.base.masks import selector
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.decay import Decay, DecayMode

@@ -1,6 +1,7 @@
 """A limit on the norm of all gradients together."""
 
-from optadamw.base.hyperparameters import NON_NEGATIVE, POSITIVE, hyperparameter
+from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.interval import NON_NEGATIVE, POSITIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.clip import REMEDY, ClipByGlobalNorm
 from optadamw.transforms.call import prints_as_call

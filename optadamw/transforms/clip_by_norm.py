@@ -1,6 +1,7 @@
 """A limit on the norm of each parameter's gradient."""
 
-from optadamw.base.hyperparameters import POSITIVE, hyperparameter
+from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.interval import POSITIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.clip import REMEDY, ClipByNorm
 from optadamw.transforms.call import prints_as_call

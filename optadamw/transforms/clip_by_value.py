@@ -1,6 +1,7 @@
 """A limit on each element of the gradients."""
 
-from optadamw.base.hyperparameters import POSITIVE, hyperparameter
+from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.interval import POSITIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.clip import REMEDY, ClipByValue
 from optadamw.transforms.call import prints_as_call

@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from optadamw.base.hyperparameters import (
-    FRACTION,
-    every_so_many,
-    hyperparameter,
-    switch,
-)
+from optadamw.base.hyperparameters import every_so_many, hyperparameter, switch
+from optadamw.base.interval import FRACTION
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.ema import LEGAL, Average
 from optadamw.store.formats import Stored, average

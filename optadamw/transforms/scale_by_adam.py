@@ -1,7 +1,8 @@
 """Adam's moments and direction as a transformation."""
 
 from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import BETA, NON_NEGATIVE, hyperparameter, switch
+from optadamw.base.hyperparameters import hyperparameter, switch
+from optadamw.base.interval import BETA, NON_NEGATIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.adam import Corrected, Direction, EpsMode, Moments, Nesterov
 from optadamw.store.formats import Stored, moment

@@ -1,6 +1,7 @@
 """The learning rate as a transformation."""
 
-from optadamw.base.hyperparameters import NON_NEGATIVE, hyperparameter
+from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.interval import NON_NEGATIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.rate import Rate
 from optadamw.transforms.call import prints_as_call

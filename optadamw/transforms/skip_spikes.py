@@ -3,13 +3,8 @@
 from collections.abc import Sequence
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import (
-    POSITIVE,
-    Constant,
-    Dynamic,
-    hyperparameter,
-    whole_steps,
-)
+from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter, whole_steps
+from optadamw.base.interval import POSITIVE
 from optadamw.base.types import Number
 from optadamw.control.guard import OnBad, guard
 from optadamw.control.spikes import SIGNALS, Spikes

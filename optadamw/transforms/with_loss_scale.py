@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import POSITIVE, Constant, Dynamic, hyperparameter
+from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
+from optadamw.base.interval import POSITIVE
 from optadamw.base.types import Array, Number, PyTree
 from optadamw.control.loss_scale import (
     LARGEST,

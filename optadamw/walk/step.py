@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import Clock, real_scalar
 from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
@@ -239,5 +241,14 @@ class _Call:
 
 
 def _given_norm(given: Any) -> Array | None:
-    """Check the argument `grad_norm` of a call: a real scalar, or None."""
-    return None if given is None else real_scalar("grad_norm", given)
+    """Check the argument `grad_norm` of a call: a real scalar >= 0, or None.
+
+    An array that is negative, which is known only when the step runs, counts as NaN: a
+    guard skips the step, and a clip leaves the gradients as they are.
+    """
+    if given is None:
+        return None
+    norm = real_scalar("grad_norm", given)
+    if not isinstance(given, jax.Array) and float(given) < 0:
+        raise invalid("grad_norm", ">= 0", given)
+    return jnp.where(norm < 0, jnp.nan, norm)

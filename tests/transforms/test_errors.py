@@ -130,6 +130,29 @@ def test_ranges_are_exact_at_their_ends(argument):
         argument.refuses(value, ValueError, re.escape(str(value)))
 
 
+@each_number
+def test_numbers_that_float32_cannot_hold_are_refused(argument):
+    """1e39 is infinity there, and a limit of 1e-60 is 0."""
+    if argument.rule in (NON_NEGATIVE, POSITIVE):
+        for value in (1e39, 10**39, np.float64(1e39)):
+            argument.refuses(value, ValueError, "", "float32")
+        argument.given(3e38)
+    if argument.rule == POSITIVE:
+        argument.refuses(1e-60, ValueError, "1e-60", "float32")
+        argument.given(1e-30)
+
+
+def test_a_norm_that_is_negative_is_refused_or_skipped():
+    tx = optadamw.adamw(0.1, skip_nonfinite=True, clip_global_norm=1.0)
+    params = jnp.ones(3)
+    state = tx.init(params)
+    with pytest.raises(ValueError, match=r"`grad_norm` must be >= 0; got -1\.0"):
+        tx.step(params, state, params, grad_norm=-1.0)
+    after, state = jax.jit(tx.step)(params, state, params, grad_norm=jnp.float32(-1))
+    assert (after == params).all() and int(state.step) == 0
+    assert int(optadamw.stats_of(state).nonfinite) == 1
+
+
 def no_argument() -> float:
     """Look like a schedule that forgot the step."""
     return 0.1
