@@ -237,6 +237,9 @@ def whole_steps(name: str, value: Any) -> Constant | Dynamic:
     if isinstance(value, jax.core.Tracer):
         return Dynamic(value)
     number = jax.device_get(value)
+    # Steps are counted in int32. An int of Python may be too large for a float.
+    if 2**31 <= number < math.inf:
+        raise invalid(name, f"{rule}, below 2**31", value)
     if not math.isfinite(number) or number < 1 or number != int(number):
         raise invalid(name, rule, value)
     return Dynamic(value) if isinstance(value, jax.Array) else Constant(float(number))

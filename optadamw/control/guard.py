@@ -46,7 +46,5 @@ def guard(on_bad: object, max_consecutive: object) -> Guard:
     limit = None
     if max_consecutive is not None:
         limit = whole_steps("max_consecutive", max_consecutive)
-        if isinstance(limit, Constant) and limit.value >= 2**31:
-            raise invalid("max_consecutive", "below 2**31", max_consecutive)
     # "drop" is stored as None, so that guards of the same meaning compare equal.
     return Guard(None if on_bad == "drop" else on_bad, limit)

@@ -126,6 +126,9 @@ BAD_OPTIONS = [
         {"loss_scale": DynamicLossScale(), "skip_nonfinite": False},
     ),
     # Accumulation.
+    (ValueError, "`accumulate_steps` must be ", {"accumulate_steps": 2**40}),
+    (ValueError, "`accumulate_steps` must be ", {"accumulate_steps": 10**400}),
+    (ValueError, "`accumulate_steps` must be ", {"accumulate_steps": float("inf")}),
     (
         ValueError,
         "`accumulator_dtype` has no effect without `accumulate_steps`; got "
