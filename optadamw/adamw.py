@@ -105,28 +105,29 @@ def adamw(
 
     Args:
       learning_rate: size of a step, >= 0.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, in units of the gradient, >= 0.
-      eps_root: added under the root, in units of the squared gradient, >= 0.
-      mu_dtype: dtype of the first moment in the state. None: float32. Else a dtype
-        (rounded to nearest), `stochastic("bfloat16")` or `blockwise()`, which stores 8
-        bits per number and turns `skip_nonfinite` on.
-      weight_decay: decay of the parameters per unit of learning rate, >= 0. The default
-        is Optax's; PyTorch's is 1e-2, Keras's 4e-3.
+      b1: decay of the first moment, in [0, 1). Default: 0.9.
+      b2: decay of the second moment, in [0, 1). Default: 0.999.
+      eps: added to the root, in units of the gradient, >= 0. Default: 1e-8.
+      eps_root: added under the root, in units of the squared gradient, >= 0. Default:
+        0.
+      mu_dtype: dtype of the first moment in the state. None: float32 (float64 for
+        float64 parameters). Else a dtype (rounded to nearest), `stochastic("bfloat16")`
+        or `blockwise()`, which stores 8 bits per number and turns `skip_nonfinite` on.
+      weight_decay: decay of the parameters per unit of learning rate, >= 0. Default:
+        1e-4, as in Optax; PyTorch's default is 1e-2, Keras's is 4e-3.
       mask: which parameters decay. None: all. Else a pattern such as `"*/kernel"`, a
         list of patterns, a predicate `(path, array) -> bool`, Optax's `params -> tree`,
         or a tree of bools.
       groups: other options for some parameters, as PyTorch's param groups:
         `{pattern: {option: value}}`, for example `{"*/bias": {"weight_decay": 0.0}}`.
-        The first group whose pattern matches a parameter counts. A group may set the
+        A parameter belongs to the first group that matches it. A group may set the
         options of the chain, except `mu_dtype`, `nu_dtype`, `clip_global_norm`,
         `clip_eps` and those of the average, which all parameters share. None: no
         groups. See `param_groups`.
       clip_global_norm: largest norm of all gradients together, > 0. None: no limit.
         `clip_value` is applied first, then `clip_norm`, then `clip_global_norm`.
-      clip_eps: added to the norm of all gradients before the limit is divided by it,
-        >= 0. None: 0. PyTorch and MLX have 1e-6.
+      clip_eps: added to the norm of all gradients before `clip_global_norm` is divided
+        by the sum, >= 0. None: 0. PyTorch and MLX have 1e-6.
       clip_norm: largest norm of each parameter's gradient, > 0. None: no limit.
       clip_value: largest absolute value of each element of a gradient, > 0. None: no
         limit.
@@ -153,7 +154,7 @@ def adamw(
         and turns `skip_nonfinite` on. None: 1.
       skip_nonfinite: True skips a step whose gradient has a NaN or an infinity, and
         leaves parameters and state as they are. None: off, unless `mu_dtype`,
-        `nu_dtype` or `loss_scale` turns it on.
+        `nu_dtype` or `loss_scale` needs it; False raises an error if one needs it.
       skip_spikes: True also skips steps whose gradient norm is far above its recent
         mean. A mapping gives arguments of the wrapper `skip_spikes`, for example
         {"sigmas": 4.0, "of": ("grad_norm", "loss")}. None: off.
@@ -177,10 +178,11 @@ def adamw(
         `stochastic("bfloat16")`. None: float32.
       weight_decay_mode: what the weight decay is multiplied by. "lr" (also None): the
         learning rate. "schedule": the learning rate over its peak, as in the paper.
-        "independent": nothing. "corrected": the learning rate, times itself over its
+        "independent": nothing. "corrected": the learning rate times itself, over its
         peak. See `add_decoupled_weight_decay`.
       max_learning_rate: peak of the learning rate's schedule, > 0, for the modes
-        "schedule" and "corrected". None: the learning rate, if it is a plain number.
+        "schedule" and "corrected". None: the learning rate, if it is a plain number;
+        these modes need the peak of a schedule.
       nesterov: True looks ahead by one step of momentum (NAdamW) as Optax does,
         "current" as timm does. False: off.
       amsgrad: divide by the maximum of the second moments so far: True or "raw" as

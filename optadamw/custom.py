@@ -1,7 +1,9 @@
-"""What the author of a rule imports, and nothing else: docs/extending.md shows the use.
+"""The names that you import to write a rule of your own; docs/extending.md shows how.
 
-A module of handed-on names, stable while the folders behind it may change. The forms
-`stochastic` and `blockwise`, and `chain`, are names of `optadamw` itself.
+Import them from this module: the modules that define them may move. `chain` and the
+formats `stochastic` and `blockwise` are names of `optadamw` itself. The ranges for
+`hyperparameter` are `NON_NEGATIVE`, [0, inf); `POSITIVE`, (0, inf); `BETA`, [0, 1); and
+`FRACTION`, [0, 1].
 """
 
 from optadamw.base.errors import invalid as invalid

@@ -1,4 +1,4 @@
-"""The plots of training histories; Matplotlib is imported when one is first named."""
+"""Plots of training histories; Matplotlib is imported at the first use of a plot."""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 

@@ -7,18 +7,18 @@ from contextlib import contextmanager
 
 
 def invalid(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
-    """Build the error for an argument whose value is not allowed."""
+    """Build the ValueError "`name` must be <rule>; got <value>. <remedy>"."""
     return ValueError(_sentence(f"`{name}` must be {rule}; got {value!r}.", remedy))
 
 
 def mistyped(name: str, rule: str, value: object, remedy: str = "") -> TypeError:
-    """Build the error for an argument whose type is not allowed."""
+    """Build the TypeError "`name` must be <rule>; got <value and type>. <remedy>"."""
     received = f"{value!r} of type {type(value).__name__}"
     return TypeError(_sentence(f"`{name}` must be {rule}; got {received}.", remedy))
 
 
 def misplaced(what: str, remedy: str) -> ValueError:
-    """Build the error for rules in an order that changes their meaning."""
+    """Build the ValueError "<what> <remedy>" for rules in an order that is refused."""
     return ValueError(_sentence(what, remedy))
 
 

@@ -24,14 +24,17 @@ from optadamw.base.types import Array, ScalarOrSchedule
 
 
 class Clock(NamedTuple):
-    """The time of a training run, from which schedules and bias corrections follow."""
+    """The time of a training run, from which schedules and bias corrections follow.
+
+    Attributes:
+      step: number of finished optimizer steps, int32; the argument of every schedule.
+      number: number of the step that is being taken, int32, from 1 on.
+      dtype: dtype in which scalars are formed: float64 if x64 is enabled, else float32.
+    """
 
     step: Array
-    """Number of finished optimizer steps, int32; the argument of every schedule."""
     number: Array
-    """Number of the step that is being taken, int32; the first step has number 1."""
     dtype: np.dtype
-    """Dtype in which scalars are formed: float64 if x64 is enabled, else float32."""
 
     @classmethod
     def at(cls, step: Array) -> "Clock":

@@ -34,28 +34,36 @@ from optadamw.store.state import is_scales
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved state after all checks, an argument for `restore` and `params_of`."""
+    """A checked saved state, which `load` and `opened` return; pass it to `restore`.
+
+    The scope of a State is "" if the checkpoint has one State, and "states/0",
+    "states/1", ... if it has several.
+
+    Attributes:
+      arrays: every leaf by its name (see `to_portable`), in its own dtype.
+      fields: the names of the fields that each State has, by its scope.
+      meaning: the settings that give each State's numbers their meaning, by its scope;
+        a State whose settings are unknown is left out.
+      library: the version of optadamw that wrote the checkpoint; None for a state in
+        memory.
+      others: the names of entries of the mapping that are no part of the checkpoint.
+    """
 
     arrays: Mapping[str, np.ndarray]
-    """Every leaf by its name, in its own dtype."""
     fields: Mapping[str, tuple[str, ...]]
-    """The fields of each State, by its scope."""
     meaning: Mapping[str, Meaning]
-    """The meaning of each State's numbers, by its scope, as far as it is known."""
     library: str | None = None
-    """The version of the library that wrote it; None for a state in memory."""
     others: tuple[str, ...] = ()
-    """The names of other entries in the mapping, which are no part of the state."""
 
     @property
     def steps(self) -> dict[str, int]:
-        """The optimizer steps that each State had taken, by its scope."""
+        """The number of optimizer steps that each State had taken, by its scope."""
         named = {scope: str(Name(scope, "step", "")) for scope in self.fields}
         return {scope: _step(self.arrays[name]) for scope, name in named.items()}
 
     @property
     def scales(self) -> frozenset[str]:
-        """The names of arrays that are the scales of 8-bit codes."""
+        """The names of the arrays that hold the scales of 8-bit codes."""
         stems = [
             str(Name(scope, field, ""))
             for scope, fields in self.fields.items()
@@ -98,8 +106,10 @@ def to_portable(
     Args:
       tx: the transformation that made `state`: one of this library, an Optax wrapper
         around one, or the one inside `optax.inject_hyperparams`.
-      state: the state between any two calls, also in the middle of a window.
-      params: parameters that are added under "params/...". None (default): none.
+      state: the state between any two calls, also in the middle of a window of
+        accumulation.
+      params: the parameters, which are added under "params/...". None (default): the
+        mapping has no parameters.
 
     Returns:
       The mapping. On CPU its arrays share memory with the state. JAX does not write
@@ -160,10 +170,12 @@ def record_of(gathered: Gathered) -> np.ndarray:
 
 
 def opened(portable: Mapping[str, Any]) -> Saved:
-    """Check a mapping of `to_portable` against its record, and decode it.
+    """Check a mapping that `to_portable` made against its record, and decode it.
+
+    `load` does this for a file, and `restore` for a mapping that is passed to it.
 
     Args:
-      portable: the mapping, after it was saved and loaded.
+      portable: the mapping, for example after it was saved and loaded.
 
     Returns:
       The saved state, an argument for `restore` and `params_of`.

@@ -52,21 +52,25 @@ def restore(
         (default): the paths are the same.
       cast: whether a leaf may be converted to another dtype of its kind, such as
         float32 to bfloat16. Default: False, which refuses another dtype.
-      partial_window: what to do if the state was saved inside a window of accumulation
-        and `tx` counts it otherwise or this is unknown: "refuse" (default) raises,
-        "keep" continues the window, "drop" discards its gradients.
+      partial_window: what happens if the state was saved inside a window of
+        accumulation. "refuse" (default) continues the window if `tx` is known to
+        accumulate as the saved transformation did, and else raises. "keep" continues
+        the window as `tx` counts; it raises if `tx` does not accumulate. "drop"
+        discards the window's gradients.
       afresh: fields of State, or names of buffers in `State.custom`, that start afresh
         although they were saved. Default: none.
       expect_step: the number of optimizer steps that the saved state must have taken.
         None (default): any.
       made_by: the transformation that made `saved`, if `saved` has no record of it,
-        such as a state in memory or the dicts of Orbax. None (default): unknown, so
-        that meanings are not checked.
+        such as a state in memory or the dicts of Orbax. None (default): without a
+        record it is not checked that the saved numbers mean the same in `tx`.
       inner: the transformation of this library inside `tx`, needed only for
-        `optax.inject_hyperparams`, in which it cannot be found. Default: None.
+        `optax.inject_hyperparams`, in which it cannot be found. None (default): it is
+        found in `tx`.
 
     Returns:
-      The state and a `Report`, which prints.
+      `(state, report)`: the state for `tx`, and a `Report` of what happened to each
+      leaf, which prints as a text.
 
     Raises:
       DamagedCheckpoint: an entry of `saved` is missing or altered.

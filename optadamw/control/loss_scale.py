@@ -51,19 +51,20 @@ class DynamicLossScale:
     scales differ by an ulp after most changes.)
 
     Attributes:
-      initial: the first scale, within the bounds; default: 2**15.
+      initial: the first scale, in [minimum, maximum]; default: 2**15.
       growth_factor: the factor by which the scale grows, > 1; default: 2.
       backoff_factor: the factor by which the scale shrinks, in (0, 1); default: 0.5.
       growth_interval: good steps until the scale grows, a whole number >= 1; default:
         2000.
       minimum: the smallest scale, >= 2**-126; it may be below 1; default: 2**-14.
-      maximum: the largest scale, <= 2**127, which is PyTorch's; default: 2**24.
+      maximum: the largest scale, <= 2**127; default: 2**24. (PyTorch has no bound,
+        which `minimum=2**-126, maximum=2**127` comes closest to.)
       counts: "steps" (default) counts good optimizer steps until the scale grows, as
         PyTorch does; "gradients" counts all good gradients, as Keras does, including
         those that only accumulate.
 
     Raises:
-      ValueError, TypeError: a value out of its range, or `initial` out of the bounds.
+      ValueError, TypeError: an attribute is out of its range or of a wrong type.
 
     Example:
       >>> import optadamw

@@ -26,7 +26,7 @@ from optadamw.walk.plan import LeafPlan, plan_of
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
-    """What `tx` will do to `params`: the rules in order, and a row per parameter.
+    """Return a text that lists the rules of `tx`, and what each parameter gets.
 
     Args:
       tx: a transformation of this library.
@@ -38,8 +38,8 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       those of the state that `tx.init(params)` returns.
 
     Raises:
-      TypeError: `tx` is from elsewhere, or a parameter is no array.
-      ValueError: a pattern that matches no parameter.
+      TypeError: `tx` is not from this library, or a parameter is no array.
+      ValueError: a pattern matches no parameter.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

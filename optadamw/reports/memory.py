@@ -18,44 +18,54 @@ from optadamw.walk.plan import plan_of
 
 
 class Share(NamedTuple):
-    """The bytes of one thing."""
+    """The bytes of the parameters, of the gradients or of one buffer.
+
+    Attributes:
+      total: bytes on all devices; copies of the same part are counted once.
+      per_device: bytes on the device that holds the most.
+    """
 
     total: int
-    """On all devices together, each part counted once."""
     per_device: int
-    """On the device that holds most."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What `memory_plan` found; it prints as a table."""
+    """The bytes that a training takes, computed by `memory_plan`; prints as a table.
+
+    Attributes:
+      count: number of elements of all parameters.
+      devices: number of devices over which the parameters are divided.
+      shares: the bytes of "parameters", of "gradients", of each buffer of the state by
+        its name, and of "counters", the small arrays of the state.
+      temporaries: bytes per device that XLA takes during a step in addition; None if
+        they were not asked for or are not known.
+      platform: the platform for which the step is compiled, such as "cpu".
+      notes: sentences that name parameters which the devices do not divide or which
+        must be gathered, with the remedy.
+    """
 
     count: int
-    """The numbers in all parameters."""
     devices: int
     shares: Mapping[str, Share]
-    """Of "parameters", "gradients", and each buffer of the state by its name."""
     temporaries: int | None
-    """Per device, as XLA compiles the step for `platform`; None: not asked for."""
     platform: str
-    """Where it was compiled, "cpu" for example."""
     notes: tuple[str, ...] = ()
-    """What costs more than it could, and what to do."""
 
     @property
     def persistent(self) -> Share:
-        """What stays between steps: the parameters and the state."""
+        """The bytes that stay between steps: parameters and state."""
         kept = [s for name, s in self.shares.items() if name != "gradients"]
         return Share(sum(s.total for s in kept), sum(s.per_device for s in kept))
 
     @property
     def peak(self) -> int:
-        """Bytes on a device during a step: all of it, the temporaries too."""
+        """Bytes on a device during a step, with gradients and known temporaries."""
         held = self.persistent.per_device + self.shares["gradients"].per_device
         return held + (self.temporaries or 0)
 
     def per_parameter(self, name: str) -> float:
-        """Bytes per parameter of one of `shares`."""
+        """Return the bytes of `shares[name]` for each element of the parameters."""
         return self.shares[name].total / self.count
 
     def __str__(self) -> str:
@@ -92,27 +102,33 @@ def memory_plan(
     *,
     temporaries: bool = True,
 ) -> MemoryPlan:
-    """What a training with `tx` takes: nothing is allocated.
+    """Compute the memory that a training with `tx` takes, without allocating it.
+
+    The plan has the bytes of the parameters, of gradients in the parameters' dtypes, of
+    each buffer of the state, and of the temporaries of a step.
 
     Args:
       tx: a transformation of this library.
-      params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). Those with a
-        `NamedSharding` are laid out by it.
-      mesh: lays out the others as FSDP does: each along its largest axis that the
-        number of devices divides, the last only where no other does, or whole on
-        every device. An `AbstractMesh` does
-        too: `jax.sharding.AbstractMesh((64,), ("data",))`. None: one device.
-      temporaries: whether to compile the step, with gradients in the parameters'
-        dtypes and in place (`jit_step`), for what XLA takes besides. It is that of the
-        devices of `mesh`, or of JAX's default device: backends differ. For an abstract
-        mesh it is the step on the part of one device.
+      params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). A parameter with
+        a `NamedSharding` is divided as its sharding says, whatever `mesh` is.
+      mesh: the devices over which the other parameters are divided, as FSDP does: along
+        the largest axis whose length is a multiple of the number of devices, the last
+        axis only if no other fits; a parameter without such an axis is whole on every
+        device. A mesh of devices that you do not have is an `AbstractMesh`, such as
+        `jax.sharding.AbstractMesh((64,), ("data",))`. None (default): the other
+        parameters are on one device.
+      temporaries: whether to compile `tx.jit_step` and read the temporaries that XLA
+        allocates. They depend on the backend, which is that of `mesh`, or JAX's default
+        backend for None and for an abstract mesh. For an abstract mesh the program of
+        one device's part is compiled. Default: True. False compiles nothing.
 
     Returns:
-      A `MemoryPlan`; `print` shows it.
+      A `MemoryPlan`; `print` shows it as a table.
 
     Raises:
-      TypeError: `tx` is from elsewhere, a parameter is no array, `mesh` is no mesh.
-      ValueError: no parameters.
+      TypeError: `tx` is not from this library, a parameter is no array, or `mesh` is
+        no mesh.
+      ValueError: `params` has no parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw

@@ -14,27 +14,32 @@ class Leaf(NamedTuple):
     end, so that its last operation is a division. A multiplication would be contracted
     with the addition to the parameter (FMA) inside `step`, but not across `update` and
     `apply_updates`, and the two results would differ by an ulp.
+
+    Attributes:
+      numerator: the gradient; after Adam the first moment; after
+        `scale_by_learning_rate` the first moment times minus the learning rate.
+      denominator: the root of the second moment plus eps. None stands for 1, as before
+        Adam.
+      drift: the part of the update that decoupled weight decay adds; the learning rate
+        does not scale it. None stands for 0.
+      gradient: the gradient from which the moments were computed.
+      second: the second moment by whose root the direction will divide; None before
+        Adam.
+      second_is_corrected: whether `second` is already divided by its bias correction.
+      param: the parameter before the step; None if it was not passed.
+      buffers: the buffers of the rules by name, in the dtype of computation.
+      is_bounded: whether a guard ensures that the squares of the gradient are finite.
     """
 
     numerator: Array
-    """The gradient; after Adam the first moment; after the rate times minus the rate.
-    """
     denominator: Array | None
-    """The root of the second moment plus eps; None before Adam: 1."""
     drift: Array | None
-    """Decoupled weight decay, which later rules do not scale; None: 0."""
     gradient: Array
-    """The gradient from which the moments were computed."""
     second: Array | None
-    """The second moment by whose root the direction will divide; None before Adam."""
     second_is_corrected: bool
-    """Whether `second` is already divided by its bias correction."""
     param: Array | None
-    """The parameter before the step; None if it was not passed."""
     buffers: Mapping[str, Array]
-    """The buffers of the rules by name, in the dtype of computation."""
     is_bounded: bool = False
-    """Whether a guard ensures that the squares of the gradient are finite."""
 
     def value(self) -> Array:
         """Return the update with the quotient carried out."""
@@ -53,7 +58,12 @@ class Leaf(NamedTuple):
 
 
 class Overwrite(NamedTuple):
-    """A value that replaces the committed parameter in the steps where `when` holds."""
+    """A value that `after_commit` returns to write a parameter once more.
+
+    Attributes:
+      when: a scalar of bool; in steps where it is False the parameter stays.
+      value: the new parameter, in the dtype of computation.
+    """
 
     when: Array
     value: Array

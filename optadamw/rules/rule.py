@@ -25,7 +25,18 @@ Scalar = float | Array
 
 
 class Stage(IntEnum):
-    """The place of a rule in a step; along a chain the stages must not decrease."""
+    """The place of a rule in a step; along a chain the stages must not decrease.
+
+    Attributes:
+      GRADIENT: changes the gradient, as a clip does.
+      MOMENTS: computes moments of the gradient, as Adam does.
+      MAXIMUM: replaces the second moment by its maximum, as AMSGrad does.
+      DIRECTION: divides the first moment by the root of the second one.
+      CAUTION: changes the direction, as `cautious` does.
+      DECAY: adds decoupled weight decay.
+      RATE: multiplies the direction by minus the learning rate.
+      COMMITTED: reads the parameter after it was written, as `ema_params` does.
+    """
 
     GRADIENT = 0
     MOMENTS = 1
@@ -39,30 +50,31 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """The base class of all rules; its defaults leave a parameter unchanged."""
+    """The base class of all rules; its defaults leave a parameter unchanged.
+
+    Attributes:
+      stage: the place of the rule in a step; a rule must set it.
+      publishes: scalars that other rules may read as `shared(name)`; default: none.
+      once: whether a chain may hold only one such rule; default: False.
+      needs_params: whether `apply` or `after_commit` reads the parameter; default:
+        False. `update` without parameters is then refused.
+      reads_norm: whether `norm_scalars` gets the norm of all updates so far; default:
+        False.
+      sums: whether `apply` reduces a whole parameter, as a norm does; default: False.
+        Such a rule cannot run on a part of a parameter, as Pallas kernels do.
+      shrinks: whether `apply` makes no element of the update larger; default: False.
+      keeps_norm: whether `apply` leaves the norm of the update unchanged; default:
+        False.
+    """
 
     stage: ClassVar[Stage]
-    """The place of the rule in a step; it has no default."""
     publishes: ClassVar[tuple[str, ...]] = ()
-    """Scalars that other rules may read as `shared(name)`; default: none."""
     once: ClassVar[bool] = False
-    """Whether a chain may hold only one such rule; default: False."""
     needs_params: ClassVar[bool] = False
-    """Whether `apply` or `after_commit` reads the parameter; default: False.
-
-    `update` without parameters is then refused.
-    """
     reads_norm: ClassVar[bool] = False
-    """Whether `norm_scalars` gets the norm of all updates so far; default: False."""
     sums: ClassVar[bool] = False
-    """Whether `apply` reduces a whole parameter, as a norm does; default: False.
-
-    Such a rule cannot run on a part of a parameter, as Pallas kernels do.
-    """
     shrinks: ClassVar[bool] = False
-    """Whether `apply` makes no element of the update larger; default: False."""
     keeps_norm: ClassVar[bool] = False
-    """Whether `apply` leaves the norm of the update unchanged; default: False."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:

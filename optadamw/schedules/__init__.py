@@ -1,4 +1,4 @@
-"""Schedules that are values: equal by their arguments, picklable, printed as a call."""
+"""Schedules that compare and hash by their arguments, pickle, and print as a call."""
 
 from optadamw.schedules.constant import constant_schedule as constant_schedule
 from optadamw.schedules.cosine import cosine_decay_schedule as cosine_decay_schedule

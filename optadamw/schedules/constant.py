@@ -6,13 +6,13 @@ from optadamw.schedules.value import OptaxSchedule
 
 
 def constant_schedule(value: Number) -> OptaxSchedule:
-    """The same number at every step, as `optax.constant_schedule`.
+    """Make a schedule with one number at every step, as `optax.constant_schedule`.
 
     Args:
       value: the number, or a 0-d array.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
       ValueError, TypeError: `value` is not finite, or no number.

@@ -20,16 +20,16 @@ def cosine_decay_schedule(
     Source: arXiv 1608.03983.
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       decay_steps: the steps until the end, >= 1.
       alpha: the value at the end, as a fraction of `init_value`; 0 by default.
-      exponent: of the cosine; 1 by default.
+      exponent: the power to which the half cosine is raised; 1 by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

@@ -21,21 +21,21 @@ def exponential_decay(
         u = (step - transition_begin) / transition_steps, 0 before `transition_begin`
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       transition_steps: the steps in which the value is multiplied by `decay_rate`
         once, >= 1.
       decay_rate: the factor, > 0.
-      transition_begin: steps before the decay, 0 by default.
+      transition_begin: number of steps at `init_value` first; 0 by default.
       staircase: True: round `u` down, so that the value falls in jumps. By default it
         falls at every step.
       end_value: the value does not fall below it (with a `decay_rate` of 1 or more,
         does not rise above it). None, the default: no limit.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

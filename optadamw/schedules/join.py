@@ -12,18 +12,18 @@ from optadamw.schedules.value import OptaxSchedule
 def join_schedules(
     schedules: Iterable[Schedule], boundaries: Iterable[int]
 ) -> OptaxSchedule:
-    """Schedules one after another, as `optax.join_schedules`.
+    """Join schedules one after another, as `optax.join_schedules`.
 
     From each boundary on, the next schedule gives the value; it is called with the
     number of steps since that boundary.
 
     Args:
-      schedules: the schedules in order. The joined one is a value if they are: two
-        functions of Python are equal only if they are one.
+      schedules: the schedules in order. Use schedules of this module to have joined
+        schedules that compare equal: a Python function equals only itself.
       boundaries: for each schedule but the first, the step at which it begins.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
       ValueError, TypeError: no schedules, too few or many boundaries, or boundaries

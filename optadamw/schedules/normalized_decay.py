@@ -14,7 +14,7 @@ from optadamw.schedules.value import call_text
 
 @dataclass(frozen=True, repr=False)
 class NormalizedWeightDecay:
-    """A normalized decay over the square root of the steps of the present period."""
+    """The schedule that `normalized_weight_decay(norm, restarts=...)` returns."""
 
     norm: float
     restarts: CosineWarmRestarts
@@ -34,25 +34,29 @@ def normalized_weight_decay(
     steps: int | None = None,
     restarts: CosineWarmRestarts | None = None,
 ) -> float | NormalizedWeightDecay:
-    r"""The weight decay that suits a number of steps.
+    r"""Compute the weight decay that suits the number of steps of a training.
 
         lambda = norm * sqrt(b / (B T)) = norm / sqrt(steps)
 
-    with batch size b, B training points and T epochs, so that b / (B T) is one over the
-    number of batches. Under restarts it is that of the present period.
+    with batch size b, B training points and T epochs: a training has B T / b steps. In
+    a training with restarts, the steps of the current period count, and not those of
+    the whole training. Give `steps` or `restarts`, and not both.
 
     Source: arXiv 1711.05101v3, appendix B.1; usual values of `norm` are 0.025 to 0.05.
 
     Args:
-      norm: the normalized decay, >= 0.
-      steps: batches of the whole training; or
-      restarts: the schedule whose periods count.
+      norm: the weight decay of a training of one step, >= 0.
+      steps: number of steps of the whole training, a whole number >= 1. None (default):
+        `restarts` is given.
+      restarts: the schedule that `cosine_warm_restarts` returned. None (default):
+        `steps` is given.
 
     Returns:
-      A number, or a schedule.
+      The weight decay: a number if `steps` is given, a schedule if `restarts` is given.
 
     Raises:
-      ValueError, TypeError: a value out of its range, or not one of the two.
+      ValueError, TypeError: an argument is out of its range or of a wrong type, or
+        `steps` and `restarts` are both given or both left out.
 
     Example:
       >>> import optadamw

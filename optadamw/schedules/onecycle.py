@@ -19,24 +19,25 @@ def linear_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> OptaxSchedule:
-    """Three lines, as `optax.linear_onecycle_schedule`.
+    """Make three lines, up, down and further down, as `optax.linear_onecycle_schedule`.
 
     With `low = peak_value / div_factor` the value goes from `low` to `peak_value`, back
     to `low`, and on to `low / final_div_factor`. Source: arXiv 1708.07120.
 
     Args:
-      transition_steps: length of the whole schedule, enough for three lines.
+      transition_steps: length of the whole schedule; each line needs a step.
       peak_value: the largest value.
-      pct_start: the peak's place, as a fraction of `transition_steps`; 0.3 by default.
-      pct_final: the end of the second line, likewise; 0.85 by default.
-      div_factor: the peak over the first value; 25 by default.
+      pct_start: the step of the peak over `transition_steps`; 0.3 by default.
+      pct_final: the step at which the value is back at `low`, over
+        `transition_steps`; 0.85 by default.
+      div_factor: `peak_value` over the first value; 25 by default.
       final_div_factor: the first value over the last one; 1e4 by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules
@@ -68,23 +69,23 @@ def cosine_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> OptaxSchedule:
-    """Two half cosines, as `optax.cosine_onecycle_schedule`.
+    """Make two half cosines, up and down, as `optax.cosine_onecycle_schedule`.
 
     With `low = peak_value / div_factor` the value goes from `low` to `peak_value`, and
     from there to `low / final_div_factor`. Source: arXiv 1708.07120.
 
     Args:
-      transition_steps: length of the whole schedule, enough for two cosines.
+      transition_steps: length of the whole schedule; each cosine needs a step.
       peak_value: the largest value.
-      pct_start: the peak's place, as a fraction of `transition_steps`; 0.3 by default.
-      div_factor: the peak over the first value; 25 by default.
+      pct_start: the step of the peak over `transition_steps`; 0.3 by default.
+      div_factor: `peak_value` over the first value; 25 by default.
       final_div_factor: the first value over the last one; 1e4 by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

@@ -23,10 +23,10 @@ def piecewise_constant_schedule(
         on. None, the default: no boundaries.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules
@@ -58,10 +58,10 @@ def piecewise_interpolate_schedule(
         the value there differs from the one before. None, the default: no boundaries.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

@@ -44,18 +44,18 @@ def polynomial_schedule(
     From the end on the value is `end_value` exactly, as Optax's is without `jax.jit`.
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       end_value: the value after `transition_begin + transition_steps` steps.
       power: 1 is a line; a larger power falls faster at first.
       transition_steps: length of the transition, >= 1. Optax takes 0 too, and then
         keeps `init_value` for ever.
-      transition_begin: steps before it, 0 by default.
+      transition_begin: number of steps at `init_value` before it; 0 by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules
@@ -89,17 +89,17 @@ def linear_schedule(
     From the end on the value is `end_value` exactly, as Optax's is without `jax.jit`.
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       end_value: the value after `transition_begin + transition_steps` steps.
       transition_steps: length of the line, >= 1. Optax takes 0 too, and then keeps
         `init_value` for ever.
-      transition_begin: steps before it, 0 by default.
+      transition_begin: number of steps at `init_value` before it; 0 by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

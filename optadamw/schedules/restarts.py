@@ -17,7 +17,7 @@ _MOST = 4096
 
 @dataclass(frozen=True, repr=False)
 class CosineWarmRestarts:
-    """A multiplier that falls along half a cosine and starts again, ever longer."""
+    """The schedule that `cosine_warm_restarts` returns."""
 
     steps: int
     factor: float = 1.0
@@ -47,7 +47,7 @@ class CosineWarmRestarts:
         return self.low + (self.high - self.low) * cosine
 
     def period(self, step: Any) -> Array:
-        """The length of the period that `step` is in, in steps."""
+        """Return the number of steps in the period to which `step` belongs."""
         return self._position(jnp.asarray(step))[1]
 
     def __repr__(self) -> str:
@@ -71,29 +71,33 @@ def cosine_warm_restarts(
     high: float = 1.0,
     ahead: bool = False,
 ) -> CosineWarmRestarts:
-    r"""The schedule multiplier of AdamWR and SGDR.
+    r"""Make a cosine schedule with warm restarts, the multiplier of SGDR and AdamWR.
 
         eta_t = low + (high - low) (1 + cos(pi T_cur / T_i)) / 2
 
-    where T_cur counts the steps since the last restart, and the period T_i is `steps`
-    at first and `factor` times as long after each. The moments are not reset. Use it
-    as `paper.adamw(eta=...)`, or times a rate as any schedule.
+    T_cur counts the steps since the last restart. The first period has T_i = `steps`,
+    and each period is `factor` times as long as the one before. A restart sets the
+    multiplier back to `high` and leaves the moments as they are. Pass the schedule as
+    `paper.adamw(eta=...)`, or multiply a learning rate by it.
 
     Source: arXiv 1711.05101v3, appendix B.2; arXiv 1608.03983.
 
     Args:
-      steps: of the first period, whole, >= 1.
-      factor: >= 1; periods are rounded to whole steps.
-      low: the multiplier at the end of a period.
-      high: at its start.
-      ahead: count a batch before using it, as the authors' code does in the first
-        period, whose first multiplier is then below `high` and whose last is `low`.
+      steps: length of the first period, a whole number >= 1.
+      factor: length of a period over the length of the period before, >= 1; lengths
+        are rounded to whole steps. Default: 1, all periods have the same length.
+      low: the multiplier at the end of a period, >= 0. Default: 0.
+      high: the multiplier at the start of a period, >= `low`. Default: 1.
+      ahead: True makes T_cur larger by 1 in the first period, as the authors' code
+        does: its first multiplier is below `high`, and its last one is `low`. Default:
+        False, T_cur is 0 at the first step of every period.
 
     Returns:
-      A schedule with a method `period(step)`.
+      A schedule: called with a step, it returns the multiplier. Its method
+      `period(step)` returns the length of the period to which the step belongs.
 
     Raises:
-      ValueError, TypeError: a value out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> import optadamw

@@ -20,7 +20,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> OptaxSchedule:
         their names.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
       ValueError, TypeError: no cycle, or an argument out of its range.

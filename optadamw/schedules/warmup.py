@@ -16,16 +16,16 @@ def warmup_constant_schedule(
         value = init_value + (peak_value - init_value) min(step / warmup_steps, 1)
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       peak_value: the value from `warmup_steps` on.
       warmup_steps: length of the warm-up, >= 1. Optax takes 0 too, and then keeps
         `init_value` for ever.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules
@@ -58,19 +58,19 @@ def warmup_cosine_decay_schedule(
         u = (step - warmup_steps) / (decay_steps - warmup_steps), at most 1
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       peak_value: the value after the warm-up; an array must not be traced.
       warmup_steps: length of the warm-up, >= 0.
       decay_steps: length of the whole schedule, the warm-up included,
         > `warmup_steps`.
       end_value: the value from `decay_steps` on; 0 by default.
-      exponent: of the cosine; 1 by default.
+      exponent: the power to which the half cosine is raised; 1 by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules
@@ -122,23 +122,23 @@ def warmup_exponential_decay_schedule(
     `exponential_decay(peak_value, ...)`, whose steps are counted from there.
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       peak_value: the value after the warm-up.
       warmup_steps: length of the warm-up, >= 0.
       transition_steps: the steps in which the value is multiplied by `decay_rate`
         once, >= 1.
       decay_rate: the factor, > 0.
-      transition_begin: steps between warm-up and decay, 0 by default.
+      transition_begin: number of steps at `peak_value` first; 0 by default.
       staircase: True: the value falls in jumps, every `transition_steps` steps. By
         default it falls at every step.
       end_value: the value does not fall below it (with a `decay_rate` of 1 or more,
         does not rise above it). None, the default: no limit.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

@@ -27,7 +27,7 @@ The functions are 1 - f: 0 for 0, so that the constant is the peak exactly.
 
 @dataclass(frozen=True, repr=False)
 class WarmupStableDecay:
-    """A schedule that rises, stays, and falls at the end."""
+    """The schedule that `warmup_stable_decay_schedule` returns."""
 
     init_value: int | float | Dynamic
     peak_value: int | float | Dynamic
@@ -73,7 +73,7 @@ def warmup_stable_decay_schedule(
     end_value: Number = 0.0,
     decay: Shape = "1-sqrt",
 ) -> WarmupStableDecay:
-    """A linear warm-up, a constant and a decay (WSD), which Optax has not.
+    """A linear warm-up, a constant and a decay (WSD), which Optax does not have.
 
         value = init_value + (peak_value - init_value) step / warmup_steps, at first
         value = peak_value, for `stable_steps` steps
@@ -90,7 +90,7 @@ def warmup_stable_decay_schedule(
     the steps match a cosine, and "1-sqrt" is better than "linear".
 
     Args:
-      init_value: the value at first.
+      init_value: the value at step 0.
       peak_value: the value after the warm-up.
       warmup_steps: length of the warm-up, >= 0.
       stable_steps: length of the constant, >= 0.
@@ -100,10 +100,10 @@ def warmup_stable_decay_schedule(
       decay: the shape of the decay, "1-sqrt" by default.
 
     Returns:
-      A schedule that is a value.
+      A schedule; it equals every other one that is made with equal arguments.
 
     Raises:
-      ValueError, TypeError: an argument out of its range.
+      ValueError, TypeError: an argument is out of its range or of a wrong type.
 
     Example:
       >>> from optadamw import schedules

@@ -19,45 +19,52 @@ class State(NamedTuple):
     schedules. A field that the chain does not need is None and holds no arrays. Buffers
     are trees like the parameters, float32 unless an option says otherwise (float64 for
     float64 parameters).
+
+    Attributes:
+      step: optimizer steps taken, int32, saturating at 2**31 - 1.
+      mu: first moment: the running mean of the gradients.
+      nu: second moment: the running mean of the squared gradients.
+      nu_max: AMSGrad: the largest second moment so far.
+      mu_scales: the scale of each block of `mu`, with None for leaves that are not in
+        8 bits.
+      nu_scales: the scales of `nu`, as `mu_scales`.
+      nu_max_scales: the scales of `nu_max`, as `mu_scales`.
+      ema: the running average of the parameters.
+      residual: the buffer of `with_commit`: the part of a parameter that its 16 bits
+        lack.
+      accumulator: the weighted sum of the gradients of this window of `multi_steps`,
+        with the loss scale undone.
+      micro_step: number of gradients since the last window of `multi_steps` ended,
+        int32.
+      weight: sum of the weights of this window, float32; -1 once it is aborted.
+      loss_scale: the factor that multiplies the loss, float32.
+      growth: number of good steps since a dynamic loss scale last changed, int32.
+      events: all counters in one int32 array; `stats_of` gives them by name.
+      history: the last values of each signal that `skip_spikes` checks, float32.
+      stats: the statistics of the last step taken, float32 arrays; `stats_of` gives
+        them by name.
+      custom: the buffers of rules of your own, by the names of their slots, with the
+        scales of those in 8 bits (docs/extending.md).
     """
 
     step: Array
-    """Optimizer steps taken, int32, saturating at 2**31 - 1."""
     mu: PyTree = None
-    """First moment: the running mean of the gradients."""
     nu: PyTree = None
-    """Second moment: the running mean of the squared gradients."""
     nu_max: PyTree = None
-    """AMSGrad: the largest second moment so far."""
     mu_scales: PyTree = None
-    """If `mu` is kept in 8 bits, the scale of each block; None for other leaves."""
     nu_scales: PyTree = None
-    """If `nu` is kept in 8 bits, the scale of each block; None for other leaves."""
     nu_max_scales: PyTree = None
-    """If `nu_max` is kept in 8 bits, the scale of each block; None for others."""
     ema: PyTree = None
-    """The running average of the parameters."""
     residual: PyTree = None
-    """The buffer of `with_commit`: the part of a parameter that its 16 bits lack."""
     accumulator: PyTree = None
-    """Accumulation: the weighted sum of this window's gradients, unscaled."""
     micro_step: Array | None = None
-    """Accumulation: gradients received since the last window ended, int32."""
     weight: Array | None = None
-    """Accumulation: sum of this window's weights, float32; -1 once it is aborted."""
     loss_scale: Array | None = None
-    """Loss scaling: the factor that multiplies the loss, float32."""
     growth: Array | None = None
-    """Dynamic loss scaling: good steps since the scale last changed, int32."""
     events: Array | None = None
-    """Counters, int32, packed; `stats_of` gives them by name."""
     history: Array | None = None
-    """Spike guard: the last values of each signal, float32."""
     stats: dict[str, Array] | None = None
-    """Statistics of the last step taken, float32, packed; `stats_of` names them."""
     custom: dict[str, PyTree] | None = None
-    """The buffers of rules of your own, by the names of their slots, with the scales of
-    those in 8 bits (docs/extending.md)."""
 
 
 class Swapped(NamedTuple):

@@ -26,14 +26,14 @@ def amsgrad_max(
     `kind` cannot be used with the other.
 
     Args:
-      kind: the second moment whose maximum is taken, raw or bias-corrected. Default:
-        "raw".
-      dtype: the format of the maximum in the state, one of those of `nu_dtype` in
-        `scale_by_adam`. It is always rounded to nearest, because a maximum of random
-        roundings grows. (With a `nu` that is itself rounded at random, the maximum
-        grows with the noise of `nu`: over 10,000 steps of a stationary gradient to
-        1.05 times its float32 value on average in stochastic bfloat16, to 1.35 times
-        in 8 bits.) None (default): float32 (float64 for float64 parameters).
+      kind: one of the two formulas above, "raw" or "corrected". Default: "raw".
+      dtype: the format of the maximum in the state: a dtype, `stochastic(...)` or
+        `blockwise(...)`, as for `nu_dtype` in `scale_by_adam`. In each of them the
+        maximum is rounded to nearest, because a maximum of random roundings grows.
+        (With a `nu` that is itself rounded at random, the maximum grows with the noise
+        of `nu`: over 10,000 steps of a stationary gradient to 1.05 times its float32
+        value on average in stochastic bfloat16, to 1.35 times in 8 bits.) None
+        (default): float32 (float64 for float64 parameters).
 
     Returns:
       A transformation whose state has `nu_max`, a buffer for each parameter.

@@ -48,7 +48,10 @@ _T = TypeVar("_T", bound=Printable)
 
 
 def prints_as_call(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, _T]:
-    """Make the transformation that `factory` returns print as the call that made it."""
+    """Make the transformation that `factory` returns print as the call that made it.
+
+    Use it as a decorator. `prefix` stands before the name of the factory; default: "".
+    """
     signature = inspect.signature(factory)
     starred = [
         p.name

@@ -41,8 +41,8 @@ def param_groups(
 
     Raises:
       TypeError: a transformation is not from this library.
-      ValueError: at construction, the chains have different parts; at `init`, no
-        parameter is in one of the groups.
+      ValueError: at construction, the chains have different parts; at `init`, a group
+        has no parameter.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -52,8 +52,10 @@ def skip_spikes(
         (default): half of the window.
       of: the signals that are checked: "grad_norm" (default), "loss", or both in a
         sequence.
-      on_bad_micro_step: see `skip_nonfinite`. Default: "drop".
-      max_consecutive: see `skip_nonfinite`. Default: never.
+      on_bad_micro_step: what a bad micro-batch does under `multi_steps`: "drop",
+        "wait" or "abort", see `skip_nonfinite`. None (default): "drop".
+      max_consecutive: set `stats_of(state).stalled` after this many bad gradients in a
+        row. None (default): never.
 
     Returns:
       A transformation whose state has `history` (float32, signals x window) and

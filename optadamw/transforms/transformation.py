@@ -117,13 +117,23 @@ def _in_place(
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation that holds its rules and can step in place."""
+    """An Optax transformation that holds its rules and can step in place.
+
+    The functions of this library, such as `adamw` and `chain`, return one. It works in
+    every place that takes an Optax transformation, compares equal to a transformation
+    of the same rules and hyperparameters, and prints as the call that made it.
+
+    Attributes:
+      init: `init(params)` returns the first state.
+      update: `update(grads, state, params)` returns `(updates, state)`;
+        `optax.apply_updates(params, updates)` then gives the new parameters.
+    """
 
     __slots__ = ()
 
     @property
     def recipe(self) -> Recipe:
-        """The composition of this transformation, and the call as which it prints."""
+        """The rules and wrappers of this transformation, and the call it prints as."""
         return self.init.recipe
 
     @property
@@ -151,15 +161,15 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """Take the step of a partial window: `flush(state, params, like=None)`.
 
         The result is `(params, state)`. Call it after the last micro-batch, so that the
-        gradients of a partial window are not lost. They are averaged over the sum of
-        their weights and applied as those of a full window. A window that lost all its
+        gradients of a partial window are not lost. Their weighted mean (or sum) is
+        applied as that of a full window. A window that lost all its
         micro-batches ends too, and is counted as skipped. Before the first gradient of
         a window, or without `multi_steps`, parameters and state are returned unchanged.
 
-        A parameter that had no gradient in the window does not change. `like`, a tree
-        of gradients or parameters with None at these parameters, names them. Without
-        `like` they are derived from the accumulators, which takes memory for the old
-        and the new arrays.
+        A parameter whose gradient was None in the window does not change. Pass the
+        last gradients as `like`, a tree with None at these parameters, to name them.
+        With None (default) they are found in the accumulators, and the step needs
+        memory for the old and the new arrays.
         """
         return Flush(self.recipe.composition)
 

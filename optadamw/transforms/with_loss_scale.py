@@ -32,8 +32,9 @@ def with_loss_scale(
 
         g = float32(g) * (1 / scale)
 
-    A `DynamicLossScale` adapts the scale, and adds `skip_nonfinite`. It changes at each
-    micro-batch, or with `on_bad_micro_step="abort"` at each window.
+    A `DynamicLossScale` adapts the scale, and adds `skip_nonfinite`. Under
+    `multi_steps` the scale may change after each micro-batch, or with
+    `on_bad_micro_step="abort"` only between two windows.
 
     Args:
       inner: a transformation of this library.

@@ -16,7 +16,7 @@ from optadamw.transforms.transformation import Transformation, transformation
 
 @prints_as_call
 def with_seed(inner: Transformation, seed: Number) -> Transformation:
-    """Set the seed of the random bits of stochastic rounding; without it, 0.
+    """Set the seed of the random bits of stochastic rounding; the default seed is 0.
 
     The bits are a hash of (seed, step, leaf, buffer, element), so two runs with the
     same seed round alike. So do the members of a `vmap` and the parts inside a

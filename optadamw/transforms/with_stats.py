@@ -17,64 +17,70 @@ from optadamw.transforms.transformation import Transformation, controlled
 
 
 class GroupStats(NamedTuple):
-    """Norms over one group of parameters in the last step that was taken."""
+    """Norms over one group of parameters in the last step that was taken.
+
+    Attributes:
+      grad_norm: norm of the group's gradients before any clip.
+      update_norm: norm of the group's updates; None without `norms=True`.
+      param_norm: norm of the group's parameters after the step; None without
+        `norms=True`.
+    """
 
     grad_norm: Array
-    """Norm of the group's gradients before any clip."""
     update_norm: Array | None
-    """Norm of the group's updates; None without `norms=True`."""
     param_norm: Array | None
-    """Norm of the group's parameters after the step; None without `norms=True`."""
 
 
 class Stats(NamedTuple):
     """The statistics and counters that `stats_of` returns.
 
-    Rates and norms are those of the last step that was taken, 0 before the first step.
-    Counters count from the first call. A field that is not recorded is None.
+    Rates and norms are those of the last step that was taken, 0 before the first step;
+    `with_stats` records them. Counters count from the first call; `with_stats`,
+    `multi_steps` and the guards record them. A field that is not recorded is None.
+
+    Attributes:
+      step: number of optimizer steps taken.
+      learning_rate: learning rate of the last step.
+      weight_decay: weight decay as configured, of the first decay in the chain. It is
+        not multiplied by the learning rate.
+      grad_norm: norm of all gradients, accumulated, with the loss scale undone, before
+        any clip.
+      clipped_grad_norm: norm of the gradients after all clips, from which the moments
+        are computed.
+      update_norm: norm of the updates before they are rounded; None without
+        `norms=True`.
+      param_norm: norm of the parameters after the step; None without `norms=True`.
+        Parameters without a gradient are left out.
+      clip_fraction: fraction of the steps whose gradient was clipped.
+      skipped: number of optimizer steps that were due and skipped.
+      nonfinite: number of gradients or losses that were not finite.
+      spikes: number of gradients or losses beyond the limit of the spike guard.
+      dropped: number of micro-batches left out of their window.
+      consecutive: number of bad gradients since the last good one.
+      stalled: whether `consecutive` is at least `max_consecutive`.
+      loss_scale: factor for the next loss; None without a loss scale.
+      fill: number of gradients received since the last window of accumulation ended;
+        None without `multi_steps`.
+      groups: norms of each group by its name; empty without `with_stats(..., groups=)`.
     """
 
     step: Array
-    """Number of optimizer steps taken."""
     learning_rate: Array | None
-    """Learning rate of the last step."""
     weight_decay: Array | None
-    """Weight decay as configured, of the first decay in the chain.
-
-    It is not multiplied by the learning rate.
-    """
     grad_norm: Array | None
-    """Norm of all gradients, accumulated, with the loss scale undone, before any clip.
-    """
     clipped_grad_norm: Array | None
-    """Norm of the gradients after all clips, from which the moments are computed."""
     update_norm: Array | None
-    """Norm of the updates before they are rounded; None without `norms=True`."""
     param_norm: Array | None
-    """Norm of the parameters after the step; None without `norms=True`.
-
-    Parameters without a gradient are left out.
-    """
     clip_fraction: Array | None
-    """Fraction of the steps whose gradient was clipped."""
     skipped: Array | None
-    """Number of optimizer steps that were due and not taken."""
     nonfinite: Array | None
-    """Number of gradients or losses that were not finite."""
     spikes: Array | None
-    """Number of gradients or losses beyond the limit of the spike guard."""
     dropped: Array | None
-    """Number of micro-batches left out of their window."""
     consecutive: Array | None
-    """Number of bad gradients since the last good one."""
     stalled: Array | None
-    """Whether `consecutive` is at least `max_consecutive`."""
     loss_scale: Array | None
-    """Scale of the next loss."""
     fill: Array | None
-    """Number of gradients received in the present window of accumulation."""
     groups: dict[str, GroupStats]
-    """Norms of each group by its name; empty without `with_stats(..., groups=)`."""
 
 
 @prints_as_call

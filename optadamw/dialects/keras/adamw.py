@@ -78,28 +78,30 @@ def AdamW(
       beta_2: Decay rate of the second moment, in [0, 1). Sets `b2`.
       epsilon: Added to the root of the second moment, before its bias is corrected
         ("epsilon hat"). Sets `eps`, `eps_mode="hat"`.
-      amsgrad: Divide by the maximum of the second moments so far, taken before their
-        bias is corrected. Sets `amsgrad`.
-      clipnorm: Limit on the norm of each parameter's gradient. Sets `clip_norm`.
-      clipvalue: Limit on the magnitude of each element of the gradients. Sets
-        `clip_value`.
-      global_clipnorm: Limit on the norm of all gradients together. Only one of the
-        three clips can be set. Sets `clip_global_norm`.
-      use_ema: Keep an exponential moving average of the parameters, for
+      amsgrad: True divides by the maximum of the second moments so far, taken before
+        their bias is corrected; False (default) does not. Sets `amsgrad`.
+      clipnorm: Limit on the norm of each parameter's gradient; None (default) does not
+        limit. Sets `clip_norm`.
+      clipvalue: Limit on the magnitude of each element of the gradients; None (default)
+        does not limit. Sets `clip_value`.
+      global_clipnorm: Limit on the norm of all gradients together; None (default) does
+        not limit. Only one of the three clips can be set. Sets `clip_global_norm`.
+      use_ema: True keeps a moving average of the parameters (default: False), for
         `finalize_variable_values(state, params)` and `optadamw.ema_of(state)`.
-      ema_momentum: Decay rate of the average, in [0, 1]. Sets `ema_decay`.
+      ema_momentum: Decay rate of the average, in [0, 1]; without `use_ema` it has no
+        effect. Sets `ema_decay`.
       ema_overwrite_frequency: Write the average into the parameters every so many
         optimizer steps; None (default) never does. Sets `ema_overwrite_every`.
       loss_scale_factor: The factor by which the loss was multiplied
-        (`optadamw.scale_loss`); gradients are divided by it. Sets `loss_scale`.
+        (`optadamw.scale_loss`); gradients are divided by it. None (default): 1. Sets
+        `loss_scale`.
       gradient_accumulation_steps: Take one step with the mean of this many gradients,
         at least 2; None (default) takes a step with every gradient. Sets
         `accumulate_steps`.
-      name: Accepted and shown when the transformation is printed; it has no other
-        effect.
-      bug_compatible: Count as Keras counts under accumulation: schedules see gradient
-        calls, and the average moves and overwrites at every gradient call. With an
-        average the state is then a pair of States.
+      name: Shown when the transformation is printed; it has no other effect.
+      bug_compatible: True counts as Keras counts under accumulation: schedules see
+        gradient calls, and the average moves and overwrites at every gradient call.
+        With an average the state is then a pair of States. Default: False.
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,8 +174,7 @@ def LossScaleOptimizer(
       initial_scale: The first scale, > 0. Sets `DynamicLossScale.initial`.
       dynamic_growth_steps: Number of finite gradients in a row after which the scale
         doubles, a whole number >= 1. Sets `DynamicLossScale.growth_interval`.
-      name: Accepted and shown when the transformation is printed; it has no other
-        effect.
+      name: Shown when the transformation is printed; it has no other effect.
       **kwargs: Other arguments are refused: they belong to `inner_optimizer`.
 
     Example:

@@ -65,22 +65,22 @@ def AdamW(
         integers are refused. Sets `b1`, `b2`.
       eps: Added to the root of the corrected second moment. Sets `eps`.
       weight_decay: Weight decay, multiplied by the learning rate. Sets `weight_decay`.
-      amsgrad: Divide by the maximum of the second moments so far, taken before their
-        bias is corrected. Sets `amsgrad`.
-      maximize: Ascend instead of descending. Sets `maximize`.
+      amsgrad: True divides by the maximum of the second moments so far, taken before
+        their bias is corrected; False (default) does not. Sets `amsgrad`.
+      maximize: True ascends the gradient, False (default) descends. Sets `maximize`.
       foreach: Accepted without effect: XLA always fuses what `foreach` batches.
       capturable: Accepted without effect: the step is always one compiled program.
       differentiable: Accepted without effect: `update` always has finite gradients.
       fused: Accepted without effect: the step always computes in float32 and rounds
         once at the end.
       clip_grad_norm: Limit on the norm of all gradients before the step, which
-        `torch.nn.utils.clip_grad_norm_` applies: g min(1, c / (norm + 1e-6)). Sets
-        `clip_global_norm`, `clip_eps=1e-6`.
+        `torch.nn.utils.clip_grad_norm_` applies: g min(1, c / (norm + 1e-6)). None
+        (default) does not limit. Sets `clip_global_norm`, `clip_eps=1e-6`.
       clip_grad_value: Limit on the magnitude of each element of the gradients, which
-        `torch.nn.utils.clip_grad_value_` applies, before `clip_grad_norm`. Sets
-        `clip_value`.
-      grad_scaler: The loss scale that `GradScaler(...)` of this module returned. Sets
-        `loss_scale`.
+        `torch.nn.utils.clip_grad_value_` applies, before `clip_grad_norm`. None
+        (default) does not limit. Sets `clip_value`.
+      grad_scaler: The loss scale that `GradScaler(...)` of this module returned. None
+        (default): the loss is not scaled. Sets `loss_scale`.
 
     Example:
       >>> from optadamw.dialects import torch
