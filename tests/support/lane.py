@@ -11,9 +11,13 @@ import sys
 from pathlib import Path
 
 
-def run(path: Path, flags: str) -> None:
-    """Run the tests of `path` under `XLA_FLAGS=flags`; all must pass, none skip."""
+def run(path: Path, flags: str, lane: str = "all") -> None:
+    """Run the tests of `path` under `XLA_FLAGS=flags`; all must pass, none skip.
+
+    `lane` is "short", "long" or "all", as in `tests.lanes`.
+    """
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    command += ("--lane", lane)
     done = subprocess.run(
         [*command, "--tb=short", str(path)],
         cwd=Path(__file__).parents[2],
