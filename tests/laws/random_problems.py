@@ -78,7 +78,9 @@ class Setup(NamedTuple):
             del numbers["ema_decay"]
         if options.get("weight_decay_mode") in ("schedule", "corrected"):
             # The peak is the constant learning rate itself, which has to be positive.
-            numbers["max_learning_rate"] = numbers["learning_rate"] or 1.0
+            # A peak that float32 cannot hold is refused, as a division by 0 would be.
+            held = float(np.float32(numbers["learning_rate"]))
+            numbers["max_learning_rate"] = numbers["learning_rate"] if held else 1.0
         return optadamw.adamw(**numbers, **options)
 
     def shrinkage(self) -> float:
