@@ -20,6 +20,7 @@ ROW = "adamw-numbers"
 LATE = """
 def _late(step):
     def stepped(composition, params, state, grads, extra):
+        jnp = jax.numpy
         params, after = step(composition, params, state, grads, extra)
         fine = jnp.isfinite(sum(jnp.sum(jnp.abs(p)) for p in jax.tree.leaves(params)))
         pick = lambda new, old: jnp.where(fine, new, old)
@@ -46,7 +47,8 @@ PLANTS = {
     "a copy that XLA removes": (
         DONATED,
         "def _copied(step):\n"
-        "    return lambda c, p, s, g, e: step(c, p, jax.tree.map(jnp.copy, s), g, e)\n"
+        "    copy = jax.numpy.copy\n"
+        "    return lambda c, p, s, g, e: step(c, p, jax.tree.map(copy, s), g, e)\n"
         f"{DONATED}@_copied\n",
         {"jaxpr"},
     ),
