@@ -1,4 +1,4 @@
-"""What holds for all tests: skips are listed, and programs are compiled once.
+"""Rules for all tests: skips are listed, and programs are compiled once.
 
 A test that is skipped for a reason that is not listed here fails: a version check or a
 missing package can switch tests off in silence elsewhere.

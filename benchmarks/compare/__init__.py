@@ -1,1 +1,1 @@
-"""What differs between two checkouts of optadamw, over the tests' table."""
+"""Compare two checkouts of optadamw over the tests' table of transformations."""

@@ -1,4 +1,4 @@
-"""What differs between the records of one row in two checkouts."""
+"""List the differences between the records of one row in two checkouts."""
 
 import re
 from collections import Counter

@@ -1,1 +1,1 @@
-"""What decides whether a gradient becomes a step: scalars, and no trees."""
+"""The decision whether a gradient becomes a step, made of scalars and no trees."""

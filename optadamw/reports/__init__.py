@@ -1,1 +1,1 @@
-"""What a transformation does to given parameters, and what it costs."""
+"""Reports on a transformation: its plan for given parameters, its memory, its plots."""

@@ -259,7 +259,7 @@ def _shard(x: Any) -> tuple[int, ...]:
 
 
 def _local(shapes: PyTree) -> PyTree:
-    """What one device holds, as the parameters of a program of its own."""
+    """Return the shapes of the part of each parameter that one device holds."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(_shard(x), x.dtype), shapes)
 
 

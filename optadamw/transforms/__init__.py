@@ -1,1 +1,1 @@
-"""What a user chains: one atom or wrapper in each file, and `chain` itself."""
+"""The transformations that a user chains, one atom or wrapper in each file."""

@@ -209,7 +209,7 @@ def group_options() -> list[str]:
 
 
 def argument_name(maker: str, record_field: str) -> str:
-    """What the atom or wrapper called `maker` calls a field of its record."""
+    """Return the argument of `maker` that sets a field of its record."""
     for part in (*ATOMS, *WRAPPERS):
         if part.make.__name__ == maker:
             return part.fields.get(record_field, record_field)

@@ -1,6 +1,6 @@
 """The inputs of one step: gradient, parameter and buffers of each leaf, checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -98,16 +98,22 @@ def checked_inputs(
         leaves = parameters(params)
     matched = gradients_for(leaves, grads)
     composition.check_guard()
-    check_state(composition, state)
-    check_scalars(state, composition.control.initial_scalars())
+    scalars = check_state(composition, state)
+    check_scalars(state, scalars)
     plan = plan_of(composition, leaves, grads if params is None else params)
     return _inputs_of(plan, matched, params, state)
 
 
-def check_state(composition: Composition, state: Any) -> None:
-    """Refuse an object that is no `State`, or not one of this composition."""
+def check_state(composition: Composition, state: Any) -> Mapping[str, Any]:
+    """Refuse an object that is no `State`, or not one of this composition.
+
+    Returns:
+      The fields that are not trees, before the first step.
+    """
     buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
-    check_fields(state, (*buffers, *composition.control.initial_scalars()))
+    scalars = composition.control.initial_scalars()
+    check_fields(state, (*buffers, *scalars))
+    return scalars
 
 
 def _refuse_missing_params(composition: Composition, emit: Emit) -> None:

@@ -1,4 +1,4 @@
-"""What `import optadamw` gives: its names, its rooms, its version, its types."""
+"""The face of `import optadamw`: its names, its folders, its version, its types."""
 
 import importlib.metadata
 import subprocess

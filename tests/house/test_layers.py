@@ -35,7 +35,7 @@ class Never(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """Where every module of a package stands."""
+    """The place of every module of a package."""
 
     lines: list[list[str]]
     never: list[Never]
@@ -85,7 +85,7 @@ def modules(package: Path) -> list[str]:
 
 
 def violations(package: Path, module: str, layers: Layers) -> Iterator[str]:
-    """What one module does that the layers forbid."""
+    """Yield each import of a module that the layers forbid."""
     tree = ast.parse((package / f"{module}.py").read_text())
     if layers.place(module) is None:
         yield f"{module} has no layer"
