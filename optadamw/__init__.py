@@ -38,6 +38,7 @@ from optadamw.transforms.clip_by_global_norm import (
 from optadamw.transforms.clip_by_norm import clip_by_norm as clip_by_norm
 from optadamw.transforms.clip_by_value import clip_by_value as clip_by_value
 from optadamw.transforms.ema_params import ema_params as ema_params
+from optadamw.transforms.freeze import freeze as freeze
 from optadamw.transforms.maximize import maximize as maximize
 from optadamw.transforms.multi_steps import multi_steps as multi_steps
 from optadamw.transforms.param_groups import param_groups as param_groups
@@ -93,6 +94,7 @@ __all__ = [
     "ema_params",
     "exclude",
     "finalize",
+    "freeze",
     "integrations",
     "interchange",
     "maximize",

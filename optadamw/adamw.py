@@ -122,8 +122,9 @@ def adamw(
         `{pattern: {option: value}}`, for example `{"*/bias": {"weight_decay": 0.0}}`.
         A parameter belongs to the first group that matches it. A group may set the
         options of the chain, except `mu_dtype`, `nu_dtype`, `clip_global_norm`,
-        `clip_eps` and those of the average, which all parameters share. None: no
-        groups. See `param_groups`.
+        `clip_eps` and those of the average, which all parameters share.
+        {"freeze": True} alone leaves the parameters of a group as they are, without
+        buffers. None: no groups. See `param_groups`.
       clip_global_norm: largest norm of all gradients together, > 0. None: no limit.
         `clip_value` is applied first, then `clip_norm`, then `clip_global_norm`.
       clip_eps: added to the norm of all gradients before `clip_global_norm` is divided

@@ -114,6 +114,7 @@ def _lines(composition: Composition) -> list[str]:
         lines += [f"{group.name}: {r.verb}: {_settings(r)}".rstrip(": ") for r in own]
         left_out = [r for r, own in zip(rest, rules, strict=True) if r and own is None]
         lines += [f"{group.name}: no {rule.verb}" for rule in left_out]
+        lines += [f"{group.name}: frozen"] if group.is_frozen else []
     control = composition.control
     for field in dataclasses.fields(control):
         part = getattr(control, field.name)

@@ -70,7 +70,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
             path or "(the root)",
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
-            _decay(composition.variants[row.group], row.applies),
+            _decay(composition, row),
             _buffers(row.buffers, array),
             f"{_bytes(row.buffers, array):,}",
         )
@@ -114,7 +114,7 @@ def _group_lines(composition: Composition, plan: Sequence[LeafPlan]) -> list[str
     lines = []
     for number, group in enumerate(composition.groups[:-1]):
         count = sum(row.group == number for row in plan)
-        own = []
+        own = ["frozen"] if group.is_frozen else []
         for rule, common in zip(group.rules, composition.variants[-1], strict=True):
             if rule is None and common is not None:
                 own.append(f"no {common.verb}")
@@ -171,10 +171,13 @@ def _arguments(maker: str, record: Any) -> list[str]:
     return shown
 
 
-def _decay(rules: Variant, chosen: Sequence[bool]) -> str:
+def _decay(composition: Composition, row: LeafPlan) -> str:
+    if composition.is_frozen(row.group):
+        return "frozen"
+    rules = composition.variants[row.group]
     decays = [
         repr(getattr(rule, "weight_decay", None))
-        for rule, applies in zip(rules, chosen, strict=True)
+        for rule, applies in zip(rules, row.applies, strict=True)
         if rule is not None and rule.stage == Stage.DECAY and applies
     ]
     return " + ".join(decays) or "no"

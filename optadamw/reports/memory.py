@@ -104,8 +104,9 @@ def memory_plan(
 ) -> MemoryPlan:
     """Compute the memory that a training with `tx` takes, without allocating it.
 
-    The plan has the bytes of the parameters, of gradients in the parameters' dtypes, of
-    each buffer of the state, and of the temporaries of a step.
+    The plan has the bytes of the parameters, of gradients in the dtypes of the
+    parameters that train, of each buffer of the state, and of the temporaries of a
+    step.
 
     Args:
       tx: a transformation of this library.
@@ -172,7 +173,7 @@ def memory_plan(
         devices=max([_devices(x) for x in kept] + [mesh.size if mesh else 1]),
         shares={
             "parameters": _share(kept),
-            "gradients": _share(kept),
+            "gradients": _share(_trained(tx, leaves, shapes)),
             **_buffers(state),
         },
         temporaries=found,
@@ -190,6 +191,12 @@ def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
             sharding = None if mesh is None else _fsdp(array.shape, mesh)
         shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding))
     return leaves.treedef.unflatten(shapes)
+
+
+def _trained(tx: Transformation, leaves: Leaves, shapes: PyTree) -> list[Any]:
+    plan = plan_of(tx.recipe.composition, leaves, shapes)
+    every = enumerate(jax.tree.leaves(shapes))
+    return [shape for i, shape in every if not plan.is_frozen(i)]
 
 
 def _devices(x: jax.ShapeDtypeStruct) -> int:

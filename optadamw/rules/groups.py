@@ -25,6 +25,8 @@ class Group:
     where: Selector
     """The choice; a parameter belongs to the first group that chooses it."""
     rules: Variant
+    is_frozen: bool = False
+    """Whether these parameters never change and have no buffers; default: False."""
 
 
 def aligned(

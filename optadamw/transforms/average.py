@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.tree import flatten, match_leaves, parameters
+from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
 from optadamw.store.state import State, Swapped, state_with
 
@@ -22,14 +22,17 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
 
     Args:
       state: the state of a transformation, of an `optax.chain` or of a wrapper.
-      like: parameters whose dtypes the result gets, such as bfloat16. None (default):
-        the dtype of the average in the state, float32 unless another was chosen.
+      like: parameters whose dtypes the result gets, such as bfloat16. The average of a
+        frozen parameter is the parameter itself, and is taken from `like`. None
+        (default): the dtype of the average in the state, float32 unless another was
+        chosen, and None for frozen parameters.
 
     Returns:
       A tree with the structure of the parameters.
 
     Raises:
-      ValueError: `state` has no average, or more than one.
+      ValueError: `state` has no average, or more than one; `like` has another
+        structure.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -40,10 +43,11 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     average = averaging(state).ema
     if like is None:
         return average
-    leaves = flatten(average)
+    leaves = flatten(average, keep_none=True)
     likes = match_leaves(like, leaves, "`like`")
     pairs = zip(leaves.arrays, likes, strict=True)
-    return leaves.treedef.unflatten([e.astype(p.dtype) for e, p in pairs])
+    made = [p if e is None else e.astype(p.dtype) for e, p in pairs]
+    return leaves.treedef.unflatten(made)
 
 
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
@@ -53,6 +57,7 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     state holds the parameters meanwhile. This state is a `Swapped`, which `step`
     refuses, so that training cannot continue with the wrong weights. To have the
     average beside the parameters, in their dtype, use `ema_of(state, like=params)`.
+    A frozen parameter stays in its place.
 
     Args:
       state: the `State` of a transformation that averages, or a `Swapped`.
@@ -74,30 +79,35 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     """
     if isinstance(state, Swapped):
         original = state.state
-        _check_like(params, original.ema)
-        return original.ema, original._replace(ema=params)
+        held, average = _exchanged(original.ema, params)
+        return held, original._replace(ema=average)
     if not isinstance(state, State):
         raise TypeError(
             f"`state` must be a State, or what swap_ema returned; got "
             f"{type(state).__name__}. From the state of a wrapper take the State in it."
         )
-    average = ema_of(state)
-    _check_like(params, average)
-    return average, Swapped(state._replace(ema=params))
+    held, average = _exchanged(ema_of(state), params)
+    return held, Swapped(state._replace(ema=average))
 
 
-def _check_like(params: PyTree, average: PyTree) -> None:
-    leaves = parameters(average)
-    for path, param, mean in zip(
-        leaves.paths,
-        match_leaves(params, leaves, "`params`"),
-        leaves.arrays,
-        strict=True,
-    ):
-        if jnp.shape(param) != mean.shape:
+def _exchanged(average: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    """Return `average` with frozen parameters in its gaps, and `params` without them.
+
+    Raises:
+      ValueError: the structures or the shapes differ.
+    """
+    leaves = flatten(average, keep_none=True)
+    given = match_leaves(params, leaves, "`params`")
+    pairs = list(zip(given, leaves.arrays, strict=True))
+    for path, (param, mean) in zip(leaves.paths, pairs, strict=True):
+        if mean is not None and jnp.shape(param) != jnp.shape(mean):
             raise at_leaf(
-                path, f"it has shape {jnp.shape(param)}, its average {mean.shape}."
+                path,
+                f"it has shape {jnp.shape(param)}, its average {jnp.shape(mean)}.",
             )
+    held = [param if mean is None else mean for param, mean in pairs]
+    left = [None if mean is None else param for param, mean in pairs]
+    return leaves.treedef.unflatten(held), leaves.treedef.unflatten(left)
 
 
 def finalize(state: PyTree, params: PyTree) -> PyTree:

@@ -9,8 +9,10 @@ from optadamw.base.errors import invalid, mistyped, renamed, reworded
 from optadamw.base.hyperparameters import Scheduled, switch
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.transforms.chain import chain
+from optadamw.transforms.freeze import freeze
 from optadamw.transforms.options import (
     ATOMS,
+    FREEZE,
     SEVERAL,
     SWITCH,
     WRAPPERS,
@@ -55,7 +57,11 @@ def grouped(values: Values, groups: Groups) -> Transformation:
         if not isinstance(own, Mapping):
             raise mistyped(name, "a mapping of arguments", own)
         _check_own(name, own)
-        made.append((where, _chained_for(name, {**values, **own})))
+        if switch(f"{name}['{FREEZE}']", own.get(FREEZE, False)):
+            _check_frozen(name, own)
+            made.append((where, freeze()))
+        else:
+            made.append((where, _chained_for(name, {**values, **own})))
     return param_groups(chained(values), made)
 
 
@@ -159,6 +165,17 @@ def _check_own(name: str, own: Mapping[str, Any]) -> None:
                 f"`{name}`: {option!r} is no argument that concerns one parameter by "
                 f"itself.{hint} Those are: {', '.join(legal)}."
             )
+
+
+def _check_frozen(name: str, own: Mapping[str, Any]) -> None:
+    """Refuse options of a frozen group, which would have no effect."""
+    others = [option for option in own if option != FREEZE]
+    if others:
+        shown = ", ".join(f"{option}={own[option]!r}" for option in others)
+        raise ValueError(
+            f"`{name}`: a frozen parameter has no step that {shown} could change. "
+            f"Leave {'it' if len(others) == 1 else 'them'} out, or leave out 'freeze'."
+        )
 
 
 def _is_asked(part: Part, values: Values) -> bool:

@@ -202,10 +202,14 @@ CHANGE_OTHERS = ("precision", "groups")
 """Options that give values to the other options and are no argument of a part."""
 
 
+FREEZE = "freeze"
+"""The option that only a group has: True leaves its parameters as they are."""
+
+
 def group_options() -> list[str]:
     """The options that `groups=` may set for some parameters, in the chain's order."""
     options = [option for part in ATOMS for option in part.options]
-    return [option.name for option in options if not option.is_common]
+    return [option.name for option in options if not option.is_common] + [FREEZE]
 
 
 def argument_name(maker: str, record_field: str) -> str:

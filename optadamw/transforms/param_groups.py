@@ -9,6 +9,7 @@ from optadamw.base.masks import Everything, selector
 from optadamw.rules.groups import Group, aligned
 from optadamw.rules.order import check_order
 from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.freeze import FROZEN
 from optadamw.transforms.transformation import Transformation, transformation
 
 
@@ -22,7 +23,8 @@ def param_groups(
     The chains of the groups must have the same parts, with other numbers. A group may
     leave out the parts that concern each parameter by itself (`maximize`,
     `clip_by_value`, `clip_by_norm`, `amsgrad_max`, `cautious`,
-    `add_decoupled_weight_decay`). `adamw(..., groups=)` makes such groups in one call.
+    `add_decoupled_weight_decay`), and a group may be `freeze()`: its parameters do not
+    train and have no buffers. `adamw(..., groups=)` makes such groups in one call.
     Wrappers such as `multi_steps` are put around the result.
 
     Differs from `optax.multi_transform`: all groups share one state, one count of steps
@@ -77,6 +79,14 @@ def param_groups(
                 "optax.multi_transform takes any, with a state for each.",
             )
         composition = tx.recipe.composition
+        if composition == FROZEN:
+            if name == "rest":
+                raise misplaced(
+                    "freeze() is the rest of param_groups, which says what trains.",
+                    "Give the chain that trains as the rest, and freeze() to a group, "
+                    "such as {('!head/*',): freeze()} for all but the head.",
+                )
+            continue
         if not composition.is_bare or composition.update_dtype is not None:
             raise misplaced(
                 f"{tx!r} is more than a chain of rules, and is the {name} of "
@@ -84,14 +94,21 @@ def param_groups(
                 "Give plain chains, and put wrappers and update_dtype around the "
                 "result.",
             )
-    rules, variants = aligned(
-        [(name, tx.recipe.composition.rules) for name, tx in parts]
-    )
+    frozen = [tx.recipe.composition == FROZEN for _, tx in parts]
+    # The rules of frozen parameters never run; those of the rest stand in their place,
+    # so that no check of the groups' rules or of their rates finds a difference.
+    chains = [
+        (name, (rest if is_frozen else tx).recipe.composition.rules)
+        for (name, tx), is_frozen in zip(parts, frozen, strict=True)
+    ]
+    rules, variants = aligned(chains)
     check_order(rules)
     choices = [selector("groups", where) for _, where, _ in named] + [Everything()]
     made = tuple(
-        Group(name, where, variant)
-        for (name, _), where, variant in zip(parts, choices, variants, strict=True)
+        Group(name, where, variant, is_frozen)
+        for (name, _), where, variant, is_frozen in zip(
+            parts, choices, variants, frozen, strict=True
+        )
     )
     composition = replace(rest.recipe.composition, rules=rules, groups=made)
     return transformation(composition)

@@ -74,7 +74,12 @@ class Intake:
         assert state.micro_step is not None and state.weight is not None
         present = None
         if find_present:
-            present = [_is_present(leaf.grad, leaf.like) for leaf in self.inputs.leaves]
+            present = [
+                jnp.zeros((), bool)
+                if leaf.grad is None
+                else _is_present(leaf.grad, leaf.like)
+                for leaf in self.inputs.leaves
+            ]
         return Incoming(
             self.inputs,
             accumulation.scale(state.weight, self.clock),

@@ -36,6 +36,10 @@ class Composition:
         """The rules of each group; without groups, one entry for all parameters."""
         return tuple(group.rules for group in self.groups) or (self.rules,)
 
+    def is_frozen(self, group: int) -> bool:
+        """Return whether the parameters of the group of this number never change."""
+        return bool(self.groups) and self.groups[group].is_frozen
+
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The buffers of rules and commit."""

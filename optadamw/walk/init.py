@@ -22,9 +22,12 @@ def init(composition: Composition, params: PyTree) -> State:
     """
     check_order(composition.rules)
     leaves = parameters(params)
-    composition.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
     composition.check_guard()
     plan = plan_of(composition, leaves, params)
+    trained = [i for i in range(len(plan.rows)) if not plan.is_frozen(i)]
+    if trained or not plan.rows:
+        dtypes = [leaves.arrays[i].dtype for i in trained]
+        composition.commit.check(dtypes, tuple(leaves.paths[i] for i in trained))
     fields: dict[str, Any] = {}
     for i, slot in enumerate(composition.buffers):
         stores = [row.buffers[i].store for row in plan.rows]
@@ -45,4 +48,6 @@ def init(composition: Composition, params: PyTree) -> State:
 
 def _negated(zeros: Any) -> Any:
     """Return negative zeros, sharded as `zeros` are; no sum of gradients is -0.0."""
-    return zeros if isinstance(zeros, jax.ShapeDtypeStruct) else -zeros
+    if zeros is None or isinstance(zeros, jax.ShapeDtypeStruct):
+        return zeros
+    return -zeros

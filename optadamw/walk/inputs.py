@@ -56,6 +56,17 @@ class Inputs:
         """Return the plan of one leaf."""
         return self.plan.rows[position]
 
+    def still(self, position: int) -> Any | None:
+        """Return the array that an update of a leaf without gradient is like.
+
+        It is the parameter. Without parameters it is the gradient of a frozen leaf, and
+        None for a leaf that got no gradient.
+        """
+        param = self.leaves[position].param
+        if param is None and self.plan.is_frozen(position):
+            return self.plan.leaves.arrays[position]
+        return param
+
     @property
     def largest_norm(self) -> float:
         """The largest norm with which the squares of all elements are finite."""
@@ -142,14 +153,17 @@ def _inputs_of(
     slots = plan.composition.slots
     columns = {slot.name: column_of(slot, state, plan.leaves) for slot in slots}
     leaves, dtypes = [], []
-    for i, grad in enumerate(grads):
+    for i, given in enumerate(grads):
         array = plan.leaves.arrays[i]
+        is_frozen = plan.is_frozen(i)
+        grad = None if is_frozen else given
         param = None if params is None else array
         buffers = {name: column[i] for name, column in columns.items()}
         dtype = np.dtype(np.float32)
-        if grad is not None:
+        if grad is not None or is_frozen:
             for slot in plan.rows[i].slots:
                 slot.store.check(plan.leaves.paths[i], buffers[slot.name], array)
+        if grad is not None:
             grad = jnp.asarray(grad)
             dtype = compute_dtype((grad if param is None else param).dtype)
         leaves.append(LeafInput(grad, param, buffers))

@@ -11,6 +11,7 @@ from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Group
 from optadamw.rules.rule import Rule
+from optadamw.store.absent import Absent
 from optadamw.store.slot import Slot
 from optadamw.walk.composition import Composition
 
@@ -44,6 +45,10 @@ class Plan:
     measured: tuple[tuple[int, ...], ...]
     """The positions of the leaves of each group of the statistics."""
 
+    def is_frozen(self, position: int) -> bool:
+        """Return whether the leaf at this position never changes."""
+        return self.composition.is_frozen(self.rows[position].group)
+
 
 def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
     """Make the plan of a tree of parameters, or of gradients if no parameters exist.
@@ -63,7 +68,7 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
         columns = [_applies(rule, leaves, tree) for rule in rules]
         tables.append(list(zip(*columns, strict=True)) or [()] * count)
     groups = _members(composition.groups, leaves, tree)
-    slots = _slots_by_leaf(composition.buffers, leaves, tree)
+    slots = _slots_by_leaf(composition, groups, leaves, tree)
     width = len(composition.slots)
     rows = tuple(
         LeafPlan(group, tables[group][i], slots[i][:width], *slots[i][width:])
@@ -80,15 +85,17 @@ def _applies(rule: Rule | None, leaves: Leaves, tree: PyTree) -> tuple[bool, ...
 
 
 def _slots_by_leaf(
-    slots: Sequence[Slot], leaves: Leaves, tree: PyTree
+    composition: Composition, members: Sequence[int], leaves: Leaves, tree: PyTree
 ) -> list[tuple[Slot, ...]]:
     """Return the slots of each leaf, with the stores of this leaf."""
     columns = [
         [
-            slot._replace(store=store)
-            for store in slot.store.resolved(slot.name, leaves, tree)
+            slot._replace(store=Absent() if composition.is_frozen(group) else store)
+            for group, store in zip(
+                members, slot.store.resolved(slot.name, leaves, tree), strict=True
+            )
         ]
-        for slot in slots
+        for slot in composition.buffers
     ]
     return list(zip(*columns, strict=True)) or [()] * len(leaves.paths)
 

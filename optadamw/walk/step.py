@@ -41,6 +41,7 @@ from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
+from optadamw.walk.plan import plan_of
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import scalars_of
 
@@ -93,11 +94,12 @@ def flush(
     check_state(composition, state)
     leaves = parameters(params)
     accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
-    store = composition.control.accumulation.store
-    for path, buffer, array in zip(
-        leaves.paths, accumulators, leaves.arrays, strict=True
+    rows = plan_of(composition, leaves, params).rows
+    for path, row, buffer, array in zip(
+        leaves.paths, rows, accumulators, leaves.arrays, strict=True
     ):
-        store.check(path, buffer, array)
+        assert row.accumulator is not None
+        row.accumulator.store.check(path, buffer, array)
     sums = accumulators
     if like is not None:
         marks = gradients_for(leaves, like)
@@ -229,11 +231,12 @@ class _Call:
             place = inputs.places.get(i)
             if place is not None:
                 output, buffers = outcome.outputs[place], outcome.buffers[place]
-            elif self.emit == "param" or leaf.param is None:
+            elif self.emit == "param":
                 output, buffers = leaf.param, leaf.buffers
             else:
-                dtype = self.composition.update_dtype
-                output, buffers = no_update(leaf.param, dtype), leaf.buffers
+                like, dtype = inputs.still(i), self.composition.update_dtype
+                output = None if like is None else no_update(like, dtype)
+                buffers = leaf.buffers
             outputs.append(output)
             for name, column in columns.items():
                 column.append(buffers[name])

@@ -60,6 +60,9 @@ class Row(NamedTuple):
     is_per_path: bool = False
     """Whether it picks parameters by the paths `kernel*` of `tests.support.trees`."""
 
+    has_gaps: bool = False
+    """Whether its buffers have None in place of some parameters' arrays."""
+
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the call that builds it."""
@@ -245,6 +248,12 @@ ADAMW = (
         "groups",
         {"groups": {"kernel*": {"learning_rate": 0.02, "b1": 0.6, "amsgrad": True}}},
         is_per_path=True,
+    ),
+    _adamw(
+        "frozen",
+        {"groups": {"!kernel*": {"freeze": True}}, "ema_decay": 0.7},
+        is_per_path=True,
+        has_gaps=True,
     ),
     _adamw("amsgrad", {"amsgrad": True}, (_adam, amsgrad_max()), _decay, _rate),
     _adamw(

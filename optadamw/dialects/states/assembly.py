@@ -18,7 +18,8 @@ from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.entering import entered
 from optadamw.dialects.states.peer import DIFFERENCE
 from optadamw.dialects.states.request import Request
-from optadamw.dialects.states.settings import kind_of_maximum
+from optadamw.dialects.states.settings import frozen_leaves, kind_of_maximum
+from optadamw.store.absent import Absent
 from optadamw.store.block_code import Blocks
 from optadamw.store.columns import trees_of
 from optadamw.store.dense import Dense
@@ -83,6 +84,12 @@ def _buffer(
     start = _start(request, contents, slot, name in columns)
     shapes = leaves.treedef.unflatten(leaves.arrays)
     stores = slot.store.resolved(name, leaves, shapes)
+    if request.tx is not None:
+        frozen = frozen_leaves(request.tx, leaves)
+        stores = [
+            Absent() if is_frozen else store
+            for store, is_frozen in zip(stores, frozen, strict=True)
+        ]
     made = []
     for i, (path, like) in enumerate(zip(leaves.paths, leaves.arrays, strict=True)):
         store = stores[i]
@@ -97,6 +104,8 @@ def _buffer(
 def _placed(where: str, array: np.ndarray, store: Any, like: Any) -> Any:
     """Put a saved array into the form of its store, on the devices of its parameter."""
     form = store.zeros(like)
+    if form is None:
+        return None
     if not isinstance(form, Blocks):
         return fitted(where, array, form, cast=True)
     made = store.encode(jnp.asarray(array, jnp.float32), like)

@@ -12,7 +12,7 @@ from optadamw.dialects.states.arrays import numbers
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.naming import Theirs, matched
 from optadamw.dialects.states.request import Request
-from optadamw.dialects.states.settings import has_maximum, negations
+from optadamw.dialects.states.settings import frozen_leaves, has_maximum, negations
 
 NEVER_NEGATIVE = ("nu", "nu_max")
 
@@ -29,14 +29,17 @@ def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]
     places = matched(request.names, leaves.paths, theirs, request.missing)
     _check_signs(request, contents, places)
     columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
+    frozen = [False] * len(places)
+    if request.tx is not None:
+        frozen = frozen_leaves(request.tx, leaves)
     grows = [True] * len(places)
     if request.tx is not None and "nu_max" in contents.fields:
         grows = has_maximum(request.tx, leaves)
     for i, (path, place) in enumerate(zip(leaves.paths, places, strict=True)):
         like = leaves.arrays[i]
         row = None if place is None else contents.rows[place]
-        if row is None or row.buffers is None:
-            is_begun = not contents.starts
+        if frozen[i] or row is None or row.buffers is None:
+            is_begun = not contents.starts and not frozen[i]
             if row is not None and is_begun and request.missing == "error":
                 raise at_leaf(
                     path,

@@ -165,6 +165,8 @@ class Departure(Call):
     def _left(self, field: str, leaf: int, kept: list[Any]) -> np.ndarray:
         path, like = self.paths[leaf], self.leaves.arrays[leaf]
         where = f"{field}/{path}"
+        if kept[leaf] is None:  # frozen: zeros, as where no gradient ever came
+            return np.zeros(like.shape, np.float32)
         array = numbers(where, kept[leaf])
         if array.shape != like.shape:
             raise at_leaf(

@@ -146,6 +146,13 @@ def negations(tx: Transformation, leaves: Leaves) -> list[bool]:
     return [any(isinstance(rule, Maximize) for rule in rules) for rules in rows]
 
 
+def frozen_leaves(tx: Transformation, leaves: Leaves) -> list[bool]:
+    """Return for each leaf whether `tx` leaves it as it is and keeps nothing for it."""
+    shapes = leaves.treedef.unflatten(leaves.arrays)
+    plan = plan_of(tx.recipe.composition, leaves, shapes)
+    return [plan.is_frozen(i) for i in range(len(plan.rows))]
+
+
 def rules_by_leaf(tx: Transformation, leaves: Leaves) -> list[list[Rule]]:
     """Return for each leaf the rules of its group that apply to it."""
     composition = tx.recipe.composition
