@@ -9,6 +9,7 @@ paper's Algorithm 2 with the function that computes each; docs/design.md has the
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from optadamw.adamw import adamw as adamw
+from optadamw.base.adjustable import adjustable as adjustable
 from optadamw.base.lazy import lazily as _lazily
 from optadamw.base.patterns import exclude as exclude
 from optadamw.base.patterns import only as only
@@ -77,6 +78,7 @@ __all__ = [
     "__version__",
     "adamw",
     "add_decoupled_weight_decay",
+    "adjustable",
     "amsgrad_max",
     "blockwise",
     "cautious",

@@ -96,8 +96,9 @@ def adamw(
 
     Every hyperparameter is a number, a 0-d array or a schedule. An array may be traced:
     `adamw(rate)` may be built inside `jit` or `vmap`. A schedule is called with the
-    number of finished optimizer steps. Options that choose structure default to None,
-    so that `optax.inject_hyperparams(adamw)` does not make arrays of them.
+    number of finished optimizer steps. `adjustable(1e-3)` puts a number into the state,
+    where it can be changed without a compilation. Options that choose structure default
+    to None, so that `optax.inject_hyperparams(adamw)` does not make arrays of them.
 
     The arguments of `optax.adamw` come first. The other options follow in the order in
     which most users need them: groups, clipping, accumulation, precision, protection

@@ -98,6 +98,8 @@ ONE_IN = {
     "store/test_composition.py::test_without_jit": 0,
     "store/test_sharding.py::test_a_sharded_step_is_the_unsharded_one": 8,
     "store/test_training.py::test_every_shape_trains_as_bounded": 0,
+    "transforms/test_adjustable.py::"
+    "test_a_number_that_is_set_is_the_number_that_is_given": 4,
     "transforms/test_freeze.py::test_an_update_of_a_frozen_parameter_changes_no_bit": 4,
     "transforms/test_freeze.py::test_everything_frozen": 4,
     "transforms/test_freeze.py::"

@@ -1,4 +1,4 @@
-"""A hyperparameter is a number, a 0-d array (also traced) or a schedule.
+"""A hyperparameter is a number, a 0-d array (also traced), a schedule or adjustable.
 
 Numbers stay host doubles until a rule needs them, so `1 - b2` is formed in double
 precision. Arrays and schedules are cast to the dtype of computation, never to the
@@ -10,44 +10,19 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.adjustable import Adjustable
+from optadamw.base.clock import Clock as Clock
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.interval import Interval
-from optadamw.base.numerics import saturating_increment
+from optadamw.base.held import Held as Held
+from optadamw.base.interval import NON_NEGATIVE, Interval
 from optadamw.base.types import Array, ScalarOrSchedule
-
-
-class Clock(NamedTuple):
-    """The time of a training run, from which schedules and bias corrections follow.
-
-    Attributes:
-      step: number of finished optimizer steps, int32; the argument of every schedule.
-      number: number of the step that is being taken, int32, from 1 on.
-      dtype: dtype in which scalars are formed: float64 if x64 is enabled, else float32.
-    """
-
-    step: Array
-    number: Array
-    dtype: np.dtype
-
-    @classmethod
-    def at(cls, step: Array) -> "Clock":
-        """The clock after `step` finished optimizer steps."""
-        # With x64 on, scalars are float64 until the leaves get them: 1 - b2 of a
-        # float64 array must not be formed in float32.
-        wide = jnp.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        return cls(step=step, number=saturating_increment(step), dtype=wide)
-
-    @property
-    def time(self) -> Array:
-        """`number` cast to `dtype`: the t of the papers."""
-        return self.number.astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -135,7 +110,7 @@ def real_scalar(name: str, value: Any, by: str = "") -> Array:
     return jnp.asarray(value)
 
 
-Hyperparameter = Constant | Dynamic | Scheduled
+Hyperparameter = Constant | Dynamic | Scheduled | Held
 
 _FORMS = "a number, a 0-d array or a schedule `step -> value`"
 
@@ -157,6 +132,8 @@ def hyperparameter(
     """
     if isinstance(value, Hyperparameter):
         return value
+    if isinstance(value, Adjustable):
+        return _held(name, value, legal, remedy)
     if isinstance(value, bool | np.bool_):
         raise mistyped(name, _FORMS, value, remedy)
     if isinstance(value, int | float | np.floating | np.integer):
@@ -166,6 +143,24 @@ def hyperparameter(
     if callable(value) and not isinstance(value, type):
         return _scheduled(name, value)
     raise mistyped(name, _FORMS, value, remedy)
+
+
+def _held(name: str, given: Adjustable, legal: Interval, remedy: str) -> Held:
+    name = given.name or name
+    first = hyperparameter(name, given.value, Interval(), remedy)
+    if not isinstance(first, Constant):
+        raise mistyped(
+            name,
+            "adjustable from a number on",
+            given.value,
+            "Set a value that is an array or traced with tx.with_hyperparameters.",
+        )
+    factor = None
+    if given.factor is not None:
+        factor = hyperparameter(f"factor of {name}", given.factor, NON_NEGATIVE)
+    held = Held(name, first.value, legal, factor)
+    held.check(first.value, factor.value if isinstance(factor, Constant) else None)
+    return held
 
 
 def _known(name: str, value: Any, legal: Interval, remedy: str) -> float:
@@ -248,7 +243,7 @@ def whole_steps(name: str, value: Any) -> Constant | Dynamic:
     return Dynamic(value) if isinstance(value, jax.Array) else Constant(float(number))
 
 
-def every_so_many(name: str, value: Any) -> Hyperparameter:
+def every_so_many(name: str, value: Any) -> Constant | Dynamic | Scheduled:
     """Check a step count as `whole_steps` does, or a schedule that returns one."""
     if isinstance(value, Scheduled):
         return value

@@ -196,7 +196,7 @@ def _bytes(kept: Sequence[Slot], array: jnp.ndarray) -> int:
 def _totals(composition: Composition, leaves: Leaves, plan: Sequence[LeafPlan]) -> str:
     numbers = sum(math.prod(a.shape) for a in leaves.arrays)
     own = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves.arrays)
-    small = jax.tree.leaves(composition.control.initial_scalars())
+    small = jax.tree.leaves(composition.initial_scalars())
     state = sum(x.size * x.dtype.itemsize for x in small) + sum(
         _bytes(row.buffers, a) for row, a in zip(plan, leaves.arrays, strict=True)
     )

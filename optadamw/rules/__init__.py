@@ -7,7 +7,7 @@ functions that compute them in `optadamw/`:
     1     alpha, beta1, beta2, eps, lambda  adamw.py:adamw
     2     t = 0                             control/control.py:Control.initial_scalars
     2     m = 0, v = 0                      walk/init.py:init
-    4     t = t + 1                         base/hyperparameters.py:Clock.at
+    4     t = t + 1                         base/clock.py:Clock.at
     5     the gradient of this batch        walk/inputs.py:checked_inputs
     6     g, in float32                     leaf/compute.py:decode
     7     m = beta1 m + (1 - beta1) g       rules/adam.py:Moments.apply

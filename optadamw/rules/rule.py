@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Self
 
-from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Scheduled
+from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Held, Scheduled
 from optadamw.base.masks import Selector
 from optadamw.base.types import Array
 from optadamw.rules.check_scalars import check_scalars
@@ -164,6 +164,12 @@ class Rule:
         values = (getattr(self, f.name) for f in dataclasses.fields(self))
         return any(isinstance(v, Dynamic) and v.is_traced for v in values)
 
+    @property
+    def held(self) -> "tuple[Held, ...]":
+        """The hyperparameters that the state holds."""
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return tuple(value for value in values if isinstance(value, Held))
+
     def skeleton(self) -> Self:
         """Return the rule with an Ellipsis in place of each hyperparameter.
 
@@ -173,7 +179,7 @@ class Rule:
         fields = {
             f.name: ...
             for f in dataclasses.fields(self)
-            if isinstance(getattr(self, f.name), Constant | Dynamic | Scheduled)
+            if isinstance(getattr(self, f.name), Constant | Dynamic | Scheduled | Held)
         }
         return dataclasses.replace(self, **fields)
 

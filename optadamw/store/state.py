@@ -45,6 +45,8 @@ class State(NamedTuple):
         them by name.
       custom: the buffers of rules of your own, by the names of their slots, with the
         scales of those in 8 bits (docs/extending.md).
+      hyperparameters: the numbers that `adjustable` asks for by name, float32;
+        `tx.with_hyperparameters` sets them.
     """
 
     step: Array
@@ -65,6 +67,7 @@ class State(NamedTuple):
     history: Array | None = None
     stats: dict[str, Array] | None = None
     custom: dict[str, PyTree] | None = None
+    hyperparameters: dict[str, Array] | None = None
 
 
 class Swapped(NamedTuple):

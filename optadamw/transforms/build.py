@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from optadamw.base.adjustable import Adjustable
 from optadamw.base.errors import invalid, mistyped, renamed, reworded
 from optadamw.base.hyperparameters import Scheduled, switch
 from optadamw.control.loss_scale import DynamicLossScale
@@ -216,6 +217,8 @@ def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
             arguments |= {} if value is True else value
         elif option.argument != SWITCH and (value is not None or option.is_needed):
             value = option.words[value] if option.words else value
+            if isinstance(value, Adjustable):
+                value = value.named(option.name)
             arguments[option.argument] = value
     with reworded(lambda message: renamed(message, part.names)):
         tx = part.make(*inner, **arguments)

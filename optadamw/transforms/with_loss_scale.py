@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optadamw.base.adjustable import Adjustable
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
 from optadamw.base.interval import POSITIVE
@@ -66,7 +67,7 @@ def with_loss_scale(
 
 
 def _static(loss_scale: Any) -> Constant | Dynamic:
-    if callable(loss_scale) or isinstance(loss_scale, str):
+    if callable(loss_scale) or isinstance(loss_scale, str | Adjustable):
         rule = "a number, a 0-d array or a DynamicLossScale"
         raise mistyped("loss_scale", rule, loss_scale)
     number = hyperparameter("loss_scale", loss_scale, POSITIVE)

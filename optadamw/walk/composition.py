@@ -1,9 +1,11 @@
 """The composition: the rules of a transformation, and the parts around them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from optadamw.base.held import Held, first_values
 from optadamw.base.hyperparameters import Constant, Dynamic
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
@@ -30,6 +32,22 @@ class Composition:
     """The seed of random rounding; default: 0."""
     kernel: Kernel | None = None
     """The kernels that run a leaf; None (default): XLA runs it."""
+
+    def __post_init__(self) -> None:
+        first_values(self.held)  # refuses two of one name
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The adjustable hyperparameters of all rules; one may occur several times."""
+        rules = [rule for rules in self.variants for rule in rules if rule is not None]
+        return tuple(number for rule in rules for number in rule.held)
+
+    def initial_scalars(self) -> dict[str, Any]:
+        """Return the fields of the first `State`, except buffers of parameters."""
+        fields = self.control.initial_scalars()
+        if held := first_values(self.held):
+            fields["hyperparameters"] = held
+        return fields
 
     @property
     def variants(self) -> tuple[Variant, ...]:

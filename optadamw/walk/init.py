@@ -41,7 +41,7 @@ def init(composition: Composition, params: PyTree) -> State:
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(
         lambda value: beside(leaves.arrays, value),
-        composition.control.initial_scalars(),
+        composition.initial_scalars(),
     )
     return state_of(fields | scalars)
 

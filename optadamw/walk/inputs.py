@@ -122,7 +122,7 @@ def check_state(composition: Composition, state: Any) -> Mapping[str, Any]:
       The fields that are not trees, before the first step.
     """
     buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
-    scalars = composition.control.initial_scalars()
+    scalars = composition.initial_scalars()
     check_fields(state, (*buffers, *scalars))
     return scalars
 

@@ -69,7 +69,7 @@ def advance(
         message has the path of the leaf.
     """
     inputs = checked_inputs(composition, grads, state, params, emit)
-    call = _Call(composition, inputs, state, Clock.at(state.step), emit)
+    call = _Call(composition, inputs, state, _clock(state), emit)
     if composition.control.accumulation is None:
         incoming = call.intake.whole(extra)
         given = extra.get("grad_norm")
@@ -109,7 +109,7 @@ def flush(
         ]
     grads = leaves.treedef.unflatten(sums)
     inputs = checked_inputs(composition, grads, state, params, "param")
-    call = _Call(composition, inputs, state, Clock.at(state.step), "param")
+    call = _Call(composition, inputs, state, _clock(state), "param")
     incoming = call.intake.partial_window(accumulators, find_present=like is None)
     return call.conclude(incoming, None)
 
@@ -184,6 +184,7 @@ class _Call:
         for slot in composition.slots:
             for name, column in trees_of(slot, columns[slot.name]).items():
                 fields[name] = inputs.tree(column)
+        fields["hyperparameters"] = state.hyperparameters
         fields["step"] = clock.number
         if control.is_gated:
             fields["step"] = jnp.where(go, clock.number, state.step)
@@ -241,6 +242,10 @@ class _Call:
             for name, column in columns.items():
                 column.append(buffers[name])
         return outputs, columns
+
+
+def _clock(state: State) -> Clock:
+    return Clock.at(state.step, state.hyperparameters)
 
 
 def _given_norm(given: Any) -> Array | None:

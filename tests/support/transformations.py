@@ -250,6 +250,16 @@ ADAMW = (
         is_per_path=True,
     ),
     _adamw(
+        "adjustable",
+        {
+            "learning_rate": optadamw.adjustable(RATE),
+            "b2": optadamw.adjustable(0.97),
+            "clip_value": optadamw.adjustable(0.7),
+            "weight_decay": optadamw.adjustable(DECAY) * rising,
+        },
+        is_plain=False,
+    ),
+    _adamw(
         "frozen",
         {"groups": {"!kernel*": {"freeze": True}}, "ema_decay": 0.7},
         is_per_path=True,

@@ -11,9 +11,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import PyTree
 from optadamw.dialects.flux.powers import products, step_of
 from optadamw.dialects.states.arrays import scalar, to_numpy, whole
@@ -78,7 +80,7 @@ def from_flux(
         if triple is not None:
             triples[label] = triple
     if step is None:
-        step = _step(triples, betas or betas_of(request.tx, 0))
+        step = _step(triples, betas or betas_of(request.tx, Clock.at(jnp.int32(0))))
     contents = Contents(rows=rows, step=whole("step", step))
     return assembled(request, contents)
 
@@ -155,7 +157,7 @@ def to_flux(
       True
     """
     leaving = Departure.of(PEER, state, params, options)
-    betas = betas or betas_of(leaving.tx, leaving.step)
+    betas = betas or betas_of(leaving.tx, leaving.clock)
     if betas is None:
         raise ValueError("Flux keeps powers of the betas. Pass betas=(b1, b2) or `tx`.")
     pair = _checked(betas)

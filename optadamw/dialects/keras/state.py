@@ -16,7 +16,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import Scheduled
+from optadamw.base.hyperparameters import Held, Scheduled
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
@@ -266,7 +266,8 @@ def _rate(
             )
         if isinstance(known, Scheduled):
             return []
-        return [np.array(to_numpy("learning_rate", known.value), np.float32)]
+        value = known.at(leaving.clock) if isinstance(known, Held) else known.value
+        return [np.array(to_numpy("learning_rate", value), np.float32)]
     return [np.array(scalar("learning_rate", given), np.float32)]
 
 

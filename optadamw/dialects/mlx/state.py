@@ -11,11 +11,9 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid, mistyped
-from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
@@ -162,7 +160,7 @@ def _rate(leaving: Departure) -> Any:
             "MLX keeps the learning rate in its state, and it is not known. Pass `tx` "
             "or learning_rate=."
         )
-    return known.at(Clock.at(jnp.int32(leaving.step)))
+    return known.at(leaving.clock)
 
 
 FORM = Form(PEER, from_mlx, to_mlx, has_names=True, needs_rate=True)

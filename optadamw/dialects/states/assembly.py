@@ -164,7 +164,9 @@ def _copied(request: Request, param: Any, i: int, store: Any) -> Any:
 def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     """Make the fields of State that are numbers for the whole tree."""
     control = request.control
-    counts: dict[str, Any] = {} if control is None else control.initial_scalars()
+    counts: dict[str, Any] = {}
+    if request.tx is not None:
+        counts = request.tx.recipe.composition.initial_scalars()
     counts["step"] = np.int32(contents.step)
     filled = _filled(request, contents)
     windowed = contents.accumulates and "accumulator" not in request.drop

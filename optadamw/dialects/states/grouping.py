@@ -38,7 +38,7 @@ def groups_of(
             f"The options of {leaving.peer.title}'s groups are not known. Pass tx=<the "
             "transformation that made `state`>, or groups=[{...}]."
         )
-    rows = settings_of(leaving.tx, leaving.leaves, leaving.step)
+    rows = settings_of(leaving.tx, leaving.leaves, leaving.clock)
     made: list[tuple[dict[str, Any], list[int]]] = []
     gaps = []
     for place, (leaf, _) in enumerate(leaving.places):

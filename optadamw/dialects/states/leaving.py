@@ -116,6 +116,11 @@ class Departure(Call):
             )
         return int(array)
 
+    @property
+    def clock(self) -> Clock:
+        """The time of the state, with its adjustable hyperparameters."""
+        return Clock.at(jnp.int32(self.step), self.state.hyperparameters)
+
     @cached_property
     def filled(self) -> int:
         """The number of gradients in an open window that is not dropped."""

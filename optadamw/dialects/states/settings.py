@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.tree import Leaves
@@ -52,15 +51,13 @@ class Settings(NamedTuple):
         ]
 
 
-def settings_of(tx: Transformation, leaves: Leaves, step: int) -> list[Settings]:
-    """Return for each leaf the settings of the step after `step`."""
-    clock = Clock.at(jnp.int32(step))
+def settings_of(tx: Transformation, leaves: Leaves, clock: Clock) -> list[Settings]:
+    """Return for each leaf the settings of the step at this time."""
     return [_settings(rules, clock) for rules in rules_by_leaf(tx, leaves)]
 
 
-def betas_of(tx: Transformation | None, step: int) -> tuple[float, float] | None:
-    """Return b1 and b2 in the step after `step`; None if `tx` has no moments."""
-    clock = Clock.at(jnp.int32(step))
+def betas_of(tx: Transformation | None, clock: Clock) -> tuple[float, float] | None:
+    """Return b1 and b2 in the step at this time; None if `tx` has no moments."""
     for rule in () if tx is None else tx.recipe.composition.rules:
         if isinstance(rule, Moments):
             return _number(rule.b1, clock), _number(rule.b2, clock)
