@@ -40,8 +40,10 @@ from optadamw.transforms.clip_by_norm import clip_by_norm as clip_by_norm
 from optadamw.transforms.clip_by_value import clip_by_value as clip_by_value
 from optadamw.transforms.ema_params import ema_params as ema_params
 from optadamw.transforms.freeze import freeze as freeze
+from optadamw.transforms.layerwise_decay import layerwise_decay as layerwise_decay
 from optadamw.transforms.maximize import maximize as maximize
 from optadamw.transforms.multi_steps import multi_steps as multi_steps
+from optadamw.transforms.mup import mup as mup
 from optadamw.transforms.param_groups import param_groups as param_groups
 from optadamw.transforms.scale_by_adam import scale_by_adam as scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import (
@@ -99,9 +101,11 @@ __all__ = [
     "freeze",
     "integrations",
     "interchange",
+    "layerwise_decay",
     "maximize",
     "memory_plan",
     "multi_steps",
+    "mup",
     "normalized_weight_decay",
     "only",
     "param_groups",

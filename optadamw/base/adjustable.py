@@ -15,28 +15,36 @@ class Adjustable:
     value: Any
     name: str | None = None
     """The name of the number in the state; None: that of the option it is given for."""
-    factor: float | Callable[[Any], Any] | None = None
-    """A number or schedule by which the number is multiplied; None (default): 1."""
+    factor: float = 1.0
+    """A number by which it is multiplied; default: 1."""
+    schedule: Callable[[Any], Any] | None = None
+    """A schedule by which it is multiplied too; None (default): 1."""
 
     def named(self, name: str) -> "Adjustable":
         """Return this number with a name, if it has none."""
         return replace(self, name=name) if self.name is None else self
 
     def __mul__(self, factor: float | Callable[[Any], Any]) -> "Adjustable":
-        if isinstance(factor, Adjustable | bool | str):
+        if callable(factor):
+            if self.schedule is not None:
+                raise invalid("factor", "a number; there is a schedule already", factor)
+            return replace(self, schedule=factor)
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise mistyped("factor", "a number or a schedule", factor)
-        if self.factor is None:
-            return replace(self, factor=factor)
-        if callable(self.factor) or callable(factor):
-            raise invalid("factor", "given once, if one is a schedule", factor)
         return replace(self, factor=self.factor * factor)
 
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f", name={self.name!r}"
-        by = "" if self.factor is None else f" * {self.factor!r}"
-        return f"adjustable({self.value!r}{name}){by}"
+        return f"adjustable({self.value!r}{name}){times(self.factor, self.schedule)}"
+
+
+def times(factor: float, schedule: Any) -> str:
+    """Return the text of the factors of an adjustable number."""
+    shown = [factor] if factor != 1 else []
+    shown += [] if schedule is None else [schedule]
+    return "".join(f" * {part!r}" for part in shown)
 
 
 def adjustable(value: float, name: str | None = None) -> Adjustable:
@@ -51,7 +59,7 @@ def adjustable(value: float, name: str | None = None) -> Adjustable:
     one. Checkpoints save the numbers and restore them by name: the saved number counts,
     and not the one that was given here, which is the first value.
 
-    A product with a number or a schedule follows the number:
+    A product with a number, a schedule or both follows the number:
     `adjustable(1.0, name="peak") * schedule` scales a whole schedule, and groups may
     have `rate * 0.1` and `rate * 1.0` of one `rate`.
 

@@ -7,13 +7,14 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.adjustable import times
 from optadamw.base.clock import Clock
 from optadamw.base.errors import invalid
 from optadamw.base.interval import Interval
 
 
 class Timed(Protocol):
-    """A number, or a schedule of numbers."""
+    """A schedule of numbers."""
 
     def at(self, clock: Clock) -> Any:
         """Return the value in a step."""
@@ -22,32 +23,33 @@ class Timed(Protocol):
 
 @dataclass(frozen=True)
 class Held:
-    """A number in `state.hyperparameters`, times a number or a schedule."""
+    """A number in `state.hyperparameters`, times a number and a schedule."""
 
     name: str
     value: float
     """The first value."""
     legal: Interval
-    """The range of the product."""
-    factor: Timed | None = None
+    """The range of the number times the factor."""
+    factor: float = 1.0
+    schedule: Timed | None = None
 
     def at(self, clock: Clock) -> Any:
         value = jnp.asarray((clock.held or {}).get(self.name, self.value), clock.dtype)
-        return value if self.factor is None else value * self.factor.at(clock)
+        value = value if self.factor == 1 else value * self.factor
+        return value if self.schedule is None else value * self.schedule.at(clock)
 
-    def check(self, value: float, constant: float | None) -> None:
-        """Refuse a value that is out of range here, times a factor if it is known."""
-        product = value if constant is None else value * constant
+    def check(self, value: float) -> None:
+        """Refuse a value that, times the factor, is out of range."""
         # As the state holds it: 1e39 would be infinity, and 1e-60 zero.
         with np.errstate(over="ignore", under="ignore"):
-            held = float(np.float32(product))
-        if product in self.legal and held in self.legal:
+            held = float(np.float32(value)) * self.factor
+        if value * self.factor in self.legal and held in self.legal:
             return
-        shown = "" if constant in (None, 1.0) else f", to be multiplied by {constant!r}"
+        shown = "" if self.factor == 1 else f", times {self.factor!r}"
         raise invalid(self.name, f"{self.legal} in float32{shown}", value)
 
     def __repr__(self) -> str:
-        by = "" if self.factor is None else f" * {self.factor!r}"
+        by = times(self.factor, self.schedule)
         return f"adjustable({self.value!r}, name={self.name!r}){by}"
 
 

@@ -21,7 +21,7 @@ from optadamw.base.clock import Clock as Clock
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.held import Held as Held
-from optadamw.base.interval import NON_NEGATIVE, Interval
+from optadamw.base.interval import Interval
 from optadamw.base.types import Array, ScalarOrSchedule
 
 
@@ -155,11 +155,11 @@ def _held(name: str, given: Adjustable, legal: Interval, remedy: str) -> Held:
             given.value,
             "Set a value that is an array or traced with tx.with_hyperparameters.",
         )
-    factor = None
-    if given.factor is not None:
-        factor = hyperparameter(f"factor of {name}", given.factor, NON_NEGATIVE)
-    held = Held(name, first.value, legal, factor)
-    held.check(first.value, factor.value if isinstance(factor, Constant) else None)
+    schedule = None
+    if given.schedule is not None:
+        schedule = _scheduled(name, given.schedule)
+    held = Held(name, first.value, legal, given.factor, schedule)
+    held.check(first.value)
     return held
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from optadamw.base.errors import mistyped
 from optadamw.base.held import Held, checked_names
-from optadamw.base.hyperparameters import Constant
 from optadamw.base.types import Array, PyTree
 from optadamw.store.state import State, state_with
 from optadamw.walk.composition import Composition
@@ -76,9 +75,8 @@ def _checked(name: str, value: Any, old: Any, numbers: list[Held]) -> Any:
         return value
     known = np.asarray(jax.device_get(value))
     for number in numbers:
-        factor = number.factor.value if isinstance(number.factor, Constant) else None
         for one in known.ravel().tolist():
-            number.check(float(one), factor)
+            number.check(float(one))
     return known
 
 

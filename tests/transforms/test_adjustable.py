@@ -147,6 +147,17 @@ def test_multiples_and_schedules_follow_it():
         expected, own = step(scaled, own, expected)
     close(params, expected)
     assert list(tx.hyperparameters(state)) == ["peak"]
+    both = optadamw.adamw(adjustable(0.4, "peak") * 0.5 * schedule * 0.5)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        step(both, both.init(PARAMS))[0],
+        step(scaled, scaled.init(PARAMS))[0],
+    )
+    assert eval(repr(0.5 * adjustable(2.0)), {"adjustable": adjustable}).factor == 0.5
+    with pytest.raises(ValueError, match="schedule already"):
+        adjustable(0.1) * schedule * schedule
+    with pytest.raises(TypeError, match="a number or a schedule"):
+        adjustable(0.1) * True
 
 
 def test_groups_have_numbers_of_their_own():
