@@ -60,6 +60,7 @@ def adamw(
     ema_dtype: Stored | None = None,
     weight_decay_mode: DecayMode | None = None,
     max_learning_rate: ScalarOrSchedule | None = None,
+    cautious_weight_decay: bool | None = None,
     nesterov: Nesterov = False,
     amsgrad: bool | Literal["raw", "corrected"] | None = None,
     caution: bool | None = None,
@@ -185,6 +186,8 @@ def adamw(
       max_learning_rate: peak of the learning rate's schedule, > 0, for the modes
         "schedule" and "corrected". None: the learning rate, if it is a plain number;
         these modes need the peak of a schedule.
+      cautious_weight_decay: True decays only elements that the step does not move away
+        from zero. None: all.
       nesterov: True looks ahead by one step of momentum (NAdamW) as Optax does,
         "current" as timm does. False: off.
       amsgrad: divide by the maximum of the second moments so far: True or "raw" as

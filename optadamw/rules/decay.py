@@ -29,6 +29,8 @@ class Decay(Rule):
     mode: DecayMode
     max_learning_rate: Hyperparameter | None
     where: Selector
+    cautious: Literal[True] | None = None
+    """True: only where the direction has the parameter's sign; None (default): all."""
 
     stage: ClassVar[Stage] = Stage.DECAY
     needs_params: ClassVar[bool] = True
@@ -95,5 +97,22 @@ class Decay(Rule):
         assert leaf.param is not None
         # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
         share = scalars["share"]
-        drift = jnp.where(share == 0, -0.0, share * leaf.param)
+        keeps = share == 0
+        if self.cautious:
+            keeps = keeps | _opposed(leaf, leaf.param)
+        drift = jnp.where(keeps, -0.0, share * leaf.param)
         return leaf._replace(drift=drift if leaf.drift is None else leaf.drift + drift)
+
+
+def _opposed(leaf: Leaf, param: Array) -> Array:
+    """Return where the step moves a parameter away from zero.
+
+    Chen et al., arXiv 2510.12402v2, Algorithm 1: the decay is multiplied by the
+    indicator of u x >= 0, with u the direction and x the parameter.
+    """
+    # Signs, not the product, which underflows: 1e-25 * 1e-25 is 0 in float32.
+    opposed = jnp.sign(leaf.numerator) * jnp.sign(param) < 0
+    if leaf.denominator is None:
+        return opposed
+    # A direction over a denominator of zero is zero (`numerics.quotient`).
+    return opposed & (leaf.denominator != 0)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.hyperparameters import hyperparameter, switched
 from optadamw.base.interval import NON_NEGATIVE, POSITIVE
 from optadamw.base.masks import selector
 from optadamw.base.types import ScalarOrSchedule
@@ -19,6 +19,7 @@ def add_decoupled_weight_decay(
     *,
     mode: DecayMode = "lr",
     max_learning_rate: ScalarOrSchedule | None = None,
+    cautious: bool | None = None,
 ) -> Transformation:
     """Add decoupled weight decay: shrink each parameter by a fraction of its value.
 
@@ -30,6 +31,10 @@ def add_decoupled_weight_decay(
         "independent":  s = w                         TensorFlow Addons
         "corrected":    s = a (a / max_learning_rate) w   AdamC, timm
 
+    With `cautious`, an element decays only if its direction u (Adam's, before the
+    learning rate) and the element have no opposite signs, u p >= 0: the decay then
+    never works against the step.
+
     Weight decay stands after `scale_by_adam` and before `scale_by_learning_rate`; any
     other place would change its meaning and is refused (before Adam it would be L2
     regularization, which Adam normalizes away; after the rate its sign would be wrong).
@@ -37,7 +42,8 @@ def add_decoupled_weight_decay(
     `optadamw.chain`.
 
     Source: arXiv 1711.05101v3, Algorithm 2, line 12; "corrected": Defazio,
-    arXiv 2506.02285.
+    arXiv 2506.02285; `cautious`: Chen et al., Cautious Weight Decay,
+    arXiv 2510.12402v2, Algorithm 1.
     Differs from `optax.add_decayed_weights`: masks may be patterns, modes other than
     "lr", and a place in the chain that would change its meaning is refused.
 
@@ -52,6 +58,8 @@ def add_decoupled_weight_decay(
       max_learning_rate: the peak of the learning rate's schedule, > 0, for the modes
         "schedule" and "corrected". None (default): the learning rate itself, if it is
         a plain number; with a schedule the peak is required.
+      cautious: True decays only the elements that the step does not move away from
+        zero. None (default) and False: all elements.
 
     Returns:
       A transformation without buffers.
@@ -90,5 +98,6 @@ def add_decoupled_weight_decay(
             mode=mode,
             max_learning_rate=peak,
             where=selector("mask", mask),
+            cautious=switched("cautious", cautious) or None,
         )
     )

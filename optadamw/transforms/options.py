@@ -134,6 +134,7 @@ ATOMS = (
             Option("mask", "mask"),
             Option("weight_decay_mode", "mode"),
             Option("max_learning_rate", "max_learning_rate"),
+            Option("cautious_weight_decay", "cautious"),
         ),
         fields={"where": "mask"},
     ),

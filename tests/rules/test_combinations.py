@@ -31,6 +31,7 @@ FACTORS = {
     "ema": ("off", "plain", "debias", "warmup", "overwrite"),
     "clip": ("off", "value", "norm", "global"),
     "caution": ("off", "on"),
+    "cautious_weight_decay": ("off", "on"),
     "hyperparameters": ("number", "array", "traced", "schedule"),
     "route": ("step", "update"),
 }
@@ -104,7 +105,7 @@ def case(row: covering.Row) -> tuple[dict[str, Any], dict[str, Any], oracle.Adam
         theirs["mu_dtype"] = ml_dtypes.bfloat16
     if row["amsgrad"] != "off":
         options["amsgrad"] = theirs["amsgrad"] = row["amsgrad"]
-    for name in ("nesterov", "maximize", "caution"):
+    for name in ("nesterov", "maximize", "caution", "cautious_weight_decay"):
         if row[name] == "on":
             options[name] = theirs[name] = True
     if row["bias_correction"] == "off":
@@ -261,6 +262,7 @@ EVERYTHING = {
     "ema": "debias",
     "clip": "global",
     "caution": "on",
+    "cautious_weight_decay": "on",
     "hyperparameters": "number",
     "route": "step",
 }
@@ -282,6 +284,7 @@ CHANGES = {
     "eps_mode": "hat",
     "maximize": False,
     "caution": False,
+    "cautious_weight_decay": False,
     "ema_debias": False,
     "weight_decay_mode": "lr",
     "ema_overwrite_every": 2,

@@ -117,6 +117,18 @@ KNOBS = [
     ("ema_warmup", {"ema_decay": 0.3, "ema_warmup": True}, {}),
     ("weight_decay_mode", {**DECAY, "weight_decay_mode": "independent"}, {}),
     ("weight_decay_mode", {**DECAY, "weight_decay_mode": "schedule"}, {}),
+    ("cautious_weight_decay", {**DECAY, "cautious_weight_decay": True}, {}),
+    (
+        "cautious_weight_decay",
+        {
+            **DECAY,
+            "cautious_weight_decay": True,
+            "caution": True,
+            "nesterov": True,
+            "weight_decay_mode": "independent",
+        },
+        {},
+    ),
     (
         "weight_decay_mode",
         {

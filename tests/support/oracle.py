@@ -17,6 +17,7 @@ Sources:
             Algorithm 2 with a constant momentum, in the form Optax uses.
     [LCLL]  Liang, Chen, Liu and Liu, Cautious Optimizers, 2411.16085: Algorithm 2
             with the floor of 1e-3 of its authors' code.
+    [CWD]   Chen et al., Cautious Weight Decay, 2510.12402v2: Algorithm 1.
     [PMB]   Pascanu, Mikolov and Bengio, 1211.5063: Algorithm 1 (norm clipping).
     [PJ]    Polyak and Juditsky, 1992: averaging of the iterates.
 """
@@ -151,6 +152,7 @@ class AdamW:
     ema_warmup: bool = False
     weight_decay_mode: str = "lr"
     max_learning_rate: float | None = None
+    cautious_weight_decay: bool = False
     maximize: bool = False
     caution: bool = False
     groups: tuple[tuple[frozenset[str], Mapping[str, Any]], ...] = ()
@@ -341,6 +343,8 @@ class AdamW:
 
         lr = h["learning_rate"]
         s = self._decay(lr, h) if decays else 0.0
+        if self.cautious_weight_decay:  # [CWD]
+            s = s * (np.sign(d) * np.sign(p) >= 0)
         update = -lr * d - s * p  # [LH] line 12
         target = p + update
         stored = round_to(target, dtype) if self.rounded else target

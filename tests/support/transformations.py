@@ -250,6 +250,13 @@ ADAMW = (
         is_per_path=True,
     ),
     _adamw(
+        "cautious_decay",
+        {"cautious_weight_decay": True},
+        _adam,
+        add_decoupled_weight_decay(DECAY, cautious=True),
+        _rate,
+    ),
+    _adamw(
         "adjustable",
         {
             "learning_rate": optadamw.adjustable(RATE),

@@ -84,6 +84,8 @@ PAIRS = (
         decay(mode="schedule", max_learning_rate=0.2),
     ),
     Pair({"weight_decay_mode": "corrected"}, decay(mode="corrected")),
+    Pair({"cautious_weight_decay": True}, decay(cautious=True)),
+    Pair({"cautious_weight_decay": False}, decay()),
     Pair({"nesterov": True}, chain(scale_by_adam(nesterov=True), DECAY, RATE)),
     Pair(
         {"nesterov": "current", "bias_correction": "mu", "eps_mode": "hat"},

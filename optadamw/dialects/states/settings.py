@@ -94,6 +94,8 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
             case Decay():
                 found["weight_decay"] = _number(rule.weight_decay, clock)
                 found["decay_mode"] = rule.mode
+                if rule.cautious:
+                    peculiar.append("cautious_weight_decay=True")
                 if rule.max_learning_rate is not None:
                     found["peak"] = _number(rule.max_learning_rate, clock)
             case Maximum():
