@@ -39,6 +39,8 @@ ALLOWED_SKIPS = {
     ("control/test_loss_scale.py", "Keras is not installed"),
     ("house/test_face.py", "mypy is not installed"),
     ("interchange/test_agreement.py", "PyTorch is not installed"),
+    ("interchange/test_bounds.py", "PyTorch is not installed"),
+    ("interchange/test_bounds.py", "h5py is not installed"),
     ("interchange/test_command.py", "PyTorch is not installed"),
     ("interchange/test_damaged_keras.py", "h5py is not installed"),
     ("interchange/test_files.py", "PyTorch is not installed"),

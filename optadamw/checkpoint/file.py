@@ -8,6 +8,7 @@ import optax
 
 from optadamw.base.types import PyTree
 from optadamw.checkpoint import zipped
+from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.portable import Saved, gather, opened, record_of
 from optadamw.checkpoint.record import ENTRY
@@ -61,26 +62,33 @@ def save(
             add(ENTRY, record.result())
 
 
-def load(path: str | os.PathLike[str]) -> Saved:
+def load(path: str | os.PathLike[str], *, is_limited: bool = True) -> Saved:
     """Read a file that `save` wrote, and check every bit of it.
 
     Args:
       path: the file.
+      is_limited: whether to refuse a file that announces more than 256 MiB of arrays
+        and more than 20 times its own size, as a compressed file can. True (default):
+        refuse it before an array takes memory. False: read it.
 
     Returns:
       The saved state, an argument for `restore` and `params_of`.
 
     Raises:
-      OSError: there is no such file, or it cannot be read.
+      OSError: there is no such file, it cannot be read, or is a pipe or a device.
       DamagedCheckpoint: the file is cut short, altered, or no checkpoint.
-      ValueError: the file has a later format.
+      ValueError: the file has a later format, or announces too many bytes.
 
     Example:
       See `save`.
     """
+    check_regular(Path(path))
+    bounds = Bounds(Path(path), is_limited, "`load(path, is_limited=False)`")
     with open(path, "rb") as file:
         try:
-            arrays = zipped.read(file)
+            arrays = zipped.read(file, bounds.check)
+        except TooLarge:
+            raise
         except Exception as error:  # zip, NumPy: more kinds than can be listed
             raise damaged(
                 f"'{os.fspath(path)}' is no whole .npz file ({error})."

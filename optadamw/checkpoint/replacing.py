@@ -1,18 +1,19 @@
 """Replace a file as a whole or not at all."""
 
 import contextlib
+import importlib
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows, which does not remove a file that a writer has open
-    fcntl = None  # type: ignore[assignment]
+# Windows has no fcntl, and does not remove a file that a writer has open.
+fcntl: Any = None
+with contextlib.suppress(ImportError):
+    fcntl = importlib.import_module("fcntl")
 
 _ABANDONED = 3600.0
 """Seconds after which a temporary file belongs to a writer that was killed, where the

@@ -1,9 +1,9 @@
-"""Arrays by their names in one .npz file, which `np.load` reads too.
+r"""Arrays by their names in one .npz file, which `np.load` reads too.
 
-An array is the entry "<name>.npy", as `np.savez` writes it. A name that a zip file
-cannot hold (a NUL, a lone surrogate, more than 65,535 bytes), or that a reader takes for
-another one (`np.load` strips ".npy", and zipfile turns "\\\\" into "/" on Windows), has
-the entry "optadamw.entry.<number>.npy", and "optadamw.names.npy" has the name in JSON.
+An array is the entry "<name>.npy", as `np.savez` writes it. Some names cannot be an
+entry: a zip file cannot hold a NUL, a lone surrogate or more than 65,535 bytes,
+`np.load` strips ".npy", and zipfile on Windows turns "\" into "/". An array with such a
+name is the entry "optadamw.entry.<number>.npy", and "optadamw.names.npy" has its name.
 """
 
 import json
@@ -95,10 +95,12 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         if version not in _HEADERS:
             raise ValueError(f"'{entry.filename}' has the format {version} of .npy")
         shape, _, dtype = _HEADERS[version](source)
+        if dtype.hasobject:
+            raise ValueError(
+                f"'{entry.filename}' has objects, which allow_pickle reads"
+            )
         # The header alone decides how much memory NumPy takes.
-        if dtype.hasobject or (
-            source.tell() + math.prod(shape) * dtype.itemsize != entry.file_size
-        ):
+        if source.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
             raise ValueError(
                 f"'{entry.filename}' is {dtype}{list(shape)} in its header, and has "
                 f"{entry.file_size} bytes"

@@ -1,4 +1,4 @@
-"""A saved file replaces the one before it, keeps its mode, and leaves nothing behind."""
+"""A saved file replaces the one before, keeps its mode, and leaves nothing behind."""
 
 import fcntl
 import os

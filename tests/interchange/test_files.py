@@ -10,7 +10,7 @@ import pytest
 from optadamw import interchange
 from optadamw.dialects.files import files, packing
 from optadamw.dialects.files.packages import MissingPackage
-from optadamw.dialects.files.safetensors import DamagedFile
+from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange import cases
 from tests.interchange.files import needs_torch, torch, trained, written
 from tests.support import trees

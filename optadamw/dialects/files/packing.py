@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.checkpoint.arrays import digests, plain
+from optadamw.dialects.files.refusing import DamagedFile
 from optadamw.dialects.states.arrays import to_numpy
 
 ENTRY = "saved.json"
@@ -34,7 +36,13 @@ def packed(saved: Any) -> Packed:
     """
     arrays: dict[str, np.ndarray] = {}
     tree = _outlined(saved, "", arrays)
-    return Packed(arrays, json.dumps({"format": FORMAT, "tree": tree}))
+    sums = digests([plain(array) for array in arrays.values()])
+    outline = {
+        "format": FORMAT,
+        "tree": tree,
+        "sha256": dict(zip(arrays, sums, strict=True)),
+    }
+    return Packed(arrays, json.dumps(outline))
 
 
 def _outlined(node: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -73,11 +81,25 @@ def unpacked(arrays: Mapping[str, np.ndarray], outline: str) -> Any:
         whole = json.loads(outline)
         if whole["format"] != FORMAT:
             raise ValueError(f"format {whole['format']!r}, and {FORMAT} is read")
+        _check_digests(whole.get("sha256", {}), arrays)
         return _restored(whole["tree"], arrays)
+    except DamagedFile:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"The outline '{ENTRY}' of the file is damaged ({error}). Use another copy."
         ) from error
+
+
+def _check_digests(wanted: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Compare the arrays with their digests; files of earlier versions have none."""
+    found = digests([plain(arrays[name]) for name in wanted])
+    for (name, digest), other in zip(wanted.items(), found, strict=True):
+        if digest != other:
+            raise DamagedFile(
+                f"Array '{name}' of the file was altered: its SHA-256 is not the one "
+                f"in the outline '{ENTRY}'. Use another copy."
+            )
 
 
 def _restored(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:
