@@ -113,6 +113,7 @@ def adamw(
       mu_dtype: dtype of the first moment in the state. None: float32 (float64 for
         float64 parameters). Else a dtype (rounded to nearest), `stochastic("bfloat16")`
         or `blockwise()`, which stores 8 bits per number and turns `skip_nonfinite` on.
+        A complex dtype, as Optax takes it, means the dtype of the two parts.
       weight_decay: decay of the parameters per unit of learning rate, >= 0. Default:
         1e-4, as in Optax; PyTorch's default is 1e-2, Keras's is 4e-3.
       mask: which parameters decay. None: all. Else a pattern such as `"*/kernel"`, a

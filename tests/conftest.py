@@ -55,6 +55,8 @@ ALLOWED_SKIPS = {
     ("interchange/test_live_others.py", "torchao is not installed"),
     ("interchange/test_recorded.py", "h5py is not installed"),
     ("interchange/test_shared_arguments.py", "mypy is not installed"),
+    ("dialects/test_phrases.py", "PyTorch is not installed"),
+    ("dialects/test_phrases.py", "Keras is not installed"),
     ("dialects/test_live.py", "PyTorch is not installed"),
     ("dialects/test_live.py", "Keras is not installed"),
     ("dialects/test_live.py", "MLX is not installed"),
