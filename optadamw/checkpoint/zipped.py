@@ -72,6 +72,10 @@ def read(
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) != len(entries):
             raise ValueError("a name is there twice")
+        for entry in entries:
+            is_stored = entry.compress_type == zipfile.ZIP_STORED
+            if is_stored and entry.compress_size != entry.file_size:
+                raise ValueError(f"the size of '{entry.filename}' was altered")
         if check_size is not None:
             check_size(sum(entry.file_size for entry in entries))
         found = {
