@@ -7,6 +7,7 @@
 a folder                   Orbax, if it is installed
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import Bounds, check_regular
 from optadamw.checkpoint.replacing import replacing
 from optadamw.dialects.files import hdf5, npz, orbax, packing, safetensors, torch
+from optadamw.dialects.files.refusing import DamagedFile
+
+_DIGEST = "saved.sha256"
+"""The entry of the metadata of .safetensors with the digest of the outline."""
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".keras", ".h5")
 
@@ -83,13 +88,21 @@ def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
 def _read_safetensors(path: Path, bounds: Bounds) -> Any:
     del bounds  # the format has no more numbers than the file has bytes
     arrays, metadata = safetensors.read(path)
-    outline = metadata.get(packing.ENTRY)
-    return arrays if outline is None else packing.unpacked(arrays, outline)
+    outline, digest = metadata.get(packing.ENTRY), metadata.get(_DIGEST)
+    if outline is None and digest is None:
+        return arrays
+    if outline is None or digest != hashlib.sha256(outline.encode()).hexdigest():
+        raise DamagedFile(
+            f"The outline '{packing.ENTRY}' of '{path}' was altered: its SHA-256 is "
+            f"not the one in '{_DIGEST}'. Use another copy."
+        )
+    return packing.unpacked(path, arrays, outline)
 
 
 def _write_safetensors(file: BinaryIO, saved: Any) -> None:
     arrays, outline = packing.packed(saved)
-    safetensors.write(file, arrays, {packing.ENTRY: outline})
+    digest = hashlib.sha256(outline.encode()).hexdigest()
+    safetensors.write(file, arrays, {packing.ENTRY: outline, _DIGEST: digest})
 
 
 READERS = {

@@ -19,7 +19,9 @@ def read(path: Path, bounds: Bounds) -> Any:
     outline = arrays.pop(packing.ENTRY, None)
     if outline is None:
         return arrays
-    return packing.unpacked(arrays, outline.astype(np.uint8).tobytes().decode())
+    with refusing(f"The outline '{packing.ENTRY}' of '{path}' is damaged"):
+        text = outline.astype(np.uint8).tobytes().decode()
+    return packing.unpacked(path, arrays, text)
 
 
 def write(file: BinaryIO, saved: Any) -> None:

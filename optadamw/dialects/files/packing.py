@@ -6,6 +6,7 @@ an outline in JSON with the containers and the values that are no arrays.
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -71,33 +72,35 @@ def _key(key: Any) -> Any:
     return key
 
 
-def unpacked(arrays: Mapping[str, np.ndarray], outline: str) -> Any:
+def unpacked(path: Path, arrays: Mapping[str, np.ndarray], outline: str) -> Any:
     """Undo `packed`, with lists for tuples and dicts for records.
 
     Raises:
-      ValueError: an outline that is damaged, or arrays that are missing.
+      DamagedFile: the outline or an array of the file at `path` is damaged or missing.
     """
     try:
         whole = json.loads(outline)
         if whole["format"] != FORMAT:
             raise ValueError(f"format {whole['format']!r}, and {FORMAT} is read")
-        _check_digests(whole.get("sha256", {}), arrays)
+        _check_digests(path, whole.get("sha256", {}), arrays)
         return _restored(whole["tree"], arrays)
     except DamagedFile:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"The outline '{ENTRY}' of the file is damaged ({error}). Use another copy."
+        raise DamagedFile(
+            f"The outline '{ENTRY}' of '{path}' is damaged ({error}). Use another copy."
         ) from error
 
 
-def _check_digests(wanted: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
+def _check_digests(
+    path: Path, wanted: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> None:
     """Compare the arrays with their digests; files of earlier versions have none."""
     found = digests([plain(arrays[name]) for name in wanted])
     for (name, digest), other in zip(wanted.items(), found, strict=True):
         if digest != other:
             raise DamagedFile(
-                f"Array '{name}' of the file was altered: its SHA-256 is not the one "
+                f"Array '{name}' of '{path}' was altered: its SHA-256 is not the one "
                 f"in the outline '{ENTRY}'. Use another copy."
             )
 
