@@ -189,7 +189,8 @@ def transformation(
     if composition.is_traced:
         recipe = Recipe(composition, call)
         return Transformation(Init(recipe), Update(recipe))
-    return _transformation_of(composition, call, repr(call))
+    is_chosen = composition.has_chosen_commit
+    return _transformation_of(composition, call, (repr(call), is_chosen))
 
 
 # jit drops the compiled program of a function when the function is deleted. These
@@ -202,9 +203,9 @@ def _step_of(composition: Composition) -> Step:
 
 @functools.lru_cache(maxsize=256)
 def _transformation_of(
-    composition: Composition, call: Call | None, printed: str
+    composition: Composition, call: Call | None, uncompared: tuple[str, bool]
 ) -> Transformation:
-    del printed  # part of the key: equal transformations may print differently
+    del uncompared  # part of the key: equal transformations may differ in these
     recipe = Recipe(composition, call)
     return Transformation(Init(recipe), Update(recipe))
 
