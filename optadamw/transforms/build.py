@@ -69,7 +69,8 @@ def _unknown(function: str, name: str, value: Any, known: list[str]) -> TypeErro
     else:
         remedy = f"help(optadamw.{function}) lists the options."
     return TypeError(
-        f"`{name}` is no option of {function}; got {name}={value!r}. {remedy}"
+        f"{function}() got an unexpected keyword argument '{name}' ({name}={value!r}). "
+        f"{remedy}"
     )
 
 

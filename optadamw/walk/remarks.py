@@ -46,7 +46,7 @@ def _on_rounding(composition: Composition, leaves: Leaves) -> Iterator[str]:
     if composition.commit.slots or composition.commit.draws or not narrow:
         return
     path, dtype = narrow[0]
-    others = f" (as are {len(narrow) - 1} more)" if len(narrow) > 1 else ""
+    others = f" ({len(narrow) - 1} more are 16-bit too)" if len(narrow) > 1 else ""
     yield (
         f"Parameter '{path}' is {dtype}{others} and is rounded to nearest, which loses "
         "every update below half a unit in its last place"
@@ -71,8 +71,8 @@ def _size_that_stalls(composition: Composition, dtype: jnp.dtype) -> str:
     if size > float(jnp.finfo(dtype).max):
         return ""
     return (
-        f": a step as long as the learning rate, {rate.value:g}, moves no weight of "
-        f"{size:g} or more"
+        f": a step as long as the learning rate, {rate.value:g}, moves no weight "
+        f"larger than {size:g}"
     )
 
 
