@@ -56,7 +56,7 @@ class Option:
 
     @property
     def remedy(self) -> str:
-        """How an error recommends the option."""
+        """The words with which an error recommends the option."""
         if not self.example:
             return f"{self.name}=True"
         return f"{self.name}, for example {self.example}"

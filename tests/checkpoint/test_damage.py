@@ -85,7 +85,7 @@ def test_a_flipped_bit_in_a_file_is_noticed_or_harmless(saved, tmp_path):
 
 
 def test_a_flipped_bit_in_msgpack_is_noticed(saved):
-    """Which has no checksum of its own."""
+    """Flax's msgpack has no checksum of its own."""
     whole = checkpoint.load(saved)
     data = flax.serialization.msgpack_serialize(dict(np.load(saved)))
     noticed = 0

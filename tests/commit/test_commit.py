@@ -1,4 +1,4 @@
-"""How 16-bit parameters are written: exactly, on average, or with what is left kept."""
+"""Commits of 16-bit parameters: exact, exact on average, or with the remainder kept."""
 
 import functools
 import re

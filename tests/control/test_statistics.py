@@ -1,4 +1,4 @@
-"""What `stats_of` tells of the tree and of groups; the oracle has the numbers."""
+"""`stats_of` agrees with the oracle for the tree and for groups."""
 
 from typing import Any
 

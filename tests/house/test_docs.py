@@ -41,7 +41,7 @@ def test_snippets_run(page, capsys):
 
 @pytest.mark.parametrize("page", GUIDES, ids=_name)
 def test_what_others_write_compiles(page):
-    """It runs in tests/dialects/test_guides.py, where the other library is."""
+    """These blocks run in tests/dialects/test_guides.py, where the other library is."""
     for block in _blocks(page, "python before"):
         compile(block, str(page), "exec")
 

@@ -159,7 +159,7 @@ def test_forms_that_make_no_sense(options, error, message):
 
 @pytest.mark.parametrize("dtype", ["float16", stochastic("float16")], ids=str)
 def test_a_maximum_needs_the_range_of_float32_too(dtype):
-    """It is what `nu_dtype` takes."""
+    """`amsgrad_max` refuses float16 as `nu_dtype` does."""
     with pytest.raises(ValueError, match="float16"):
         optadamw.amsgrad_max(dtype=dtype)
 
