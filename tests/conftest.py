@@ -45,6 +45,8 @@ ALLOWED_SKIPS = {
     ("interchange/test_command.py", "PyTorch is not installed"),
     ("interchange/test_damaged_keras.py", "h5py is not installed"),
     ("interchange/test_files.py", "PyTorch is not installed"),
+    ("interchange/test_found_names.py", "PyTorch is not installed"),
+    ("interchange/test_found_names.py", "h5py is not installed"),
     ("interchange/test_files.py", "Keras is not installed"),
     ("interchange/test_files.py", "h5py is not installed"),
     ("interchange/test_live_torch.py", "PyTorch is not installed"),

@@ -10,6 +10,7 @@ from optadamw import checkpoint
 from optadamw.base.errors import near
 from optadamw.checkpoint.record import ENTRY
 from optadamw.dialects.files import checkpoints, files
+from optadamw.dialects.files.models import model_in, trained
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
@@ -17,13 +18,18 @@ from optadamw.dialects.states.state_dict import is_state_dict
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
     """Read parameters by their paths, from a file of arrays or our own checkpoint.
 
+    Running statistics of PyTorch's layers, which no optimizer has, are left out.
+
     Raises:
       OSError, ValueError: a file that cannot be read, or that holds no parameters.
     """
-    if Path(path).suffix == ".npz" and _is_checkpoint(path):
+    model = model_in(path)
+    if model is not None:
+        found = model.params
+    elif Path(path).suffix == ".npz" and _is_checkpoint(path):
         found = checkpoints.params_in(checkpoint.load(path))
     else:
-        found = _flat(files.read(path))
+        found = trained(_flat(files.read(path)))
     if not found:
         raise ValueError(f"'{path}' holds no parameters.")
     return found
