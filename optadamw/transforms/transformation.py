@@ -232,7 +232,8 @@ def transformation(
     if composition.is_traced:
         recipe = Recipe(composition, call)
         return Transformation(Init(recipe), Update(recipe))
-    return _transformation_of(composition, call, repr(call))
+    is_chosen = composition.has_chosen_commit
+    return _transformation_of(composition, call, (repr(call), is_chosen))
 
 
 # A script that rebuilds its transformation for every run, or a notebook cell that runs
@@ -240,9 +241,9 @@ def transformation(
 # the programs of a sweep over 1,000 learning rates are not all kept.
 @functools.lru_cache(maxsize=16)
 def _transformation_of(
-    composition: Composition, call: Call | None, printed: str
+    composition: Composition, call: Call | None, uncompared: tuple[str, bool]
 ) -> Transformation:
-    del printed  # part of the key: equal transformations may print differently
+    del uncompared  # part of the key: equal transformations may differ in these
     recipe = Recipe(composition, call, programs_of(composition))
     return Transformation(Init(recipe), Update(recipe))
 

@@ -1,6 +1,7 @@
 """Read and write the optimizer in Keras's files, if h5py is installed."""
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,39 @@ def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
         bounds.check(archive.getinfo(INSIDE).file_size)
         data = archive.read(INSIDE)
     return _read_h5(path, io.BytesIO(data), bounds)
+
+
+def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarray]]]:
+    """Read a .keras file: its config, and the variables of layers by their names.
+
+    Raises:
+      KeyError, OSError, ValueError, zipfile.BadZipFile: the file is not whole.
+    """
+    h5py = needed("h5py", "h5py", f"Reading '{path}'")
+    with zipfile.ZipFile(path) as archive:
+        entries = [archive.getinfo(name) for name in ("config.json", INSIDE)]
+        bounds.check(sum(entry.file_size for entry in entries))
+        config, weights = (archive.read(entry) for entry in entries)
+    found: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    with h5py.File(io.BytesIO(weights), "r") as file:
+        layers = _child(h5py, file, "layers", bounds)
+        for name in layers or ():
+            group = _child(h5py, layers, name, bounds)
+            store = _child(h5py, group, "vars", bounds)
+            if store is None:
+                continue
+            datasets = _datasets(
+                h5py, store, [str(i) for i in range(len(store))], bounds
+            )
+            layer = str(store.attrs.get("name", name))
+            counts[layer] = len(datasets)
+            found |= {f"{layer}/{i}": data for i, data in datasets.items()}
+        arrays = _read(found, bounds)
+    return json.loads(config), {
+        layer: [arrays[f"{layer}/{i}"] for i in range(count)]
+        for layer, count in counts.items()
+    }
 
 
 def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:
@@ -68,6 +102,12 @@ def _variables(h5py: Any, file: Any, bounds: Bounds) -> dict[str, np.ndarray] | 
 def _values(
     h5py: Any, group: Any, names: list[str], bounds: Bounds
 ) -> dict[str, np.ndarray]:
+    return _read(_datasets(h5py, group, names, bounds), bounds)
+
+
+def _datasets(
+    h5py: Any, group: Any, names: list[str], bounds: Bounds
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         node = group
@@ -76,10 +116,14 @@ def _values(
             if node is None:
                 raise KeyError(name)
         found[name] = _checked(h5py, node, name, bounds)
-    # The headers say how large the arrays are before one of them takes memory.
-    bounds.check(sum(nbytes(d.shape, d.dtype.itemsize) for d in found.values()))
-    arrays = {name: np.asarray(dataset) for name, dataset in found.items()}
-    kept = {n: d.attrs[DIGEST] for n, d in found.items() if DIGEST in d.attrs}
+    return found
+
+
+def _read(datasets: Mapping[str, Any], bounds: Bounds) -> dict[str, np.ndarray]:
+    """Read the numbers; the headers say before how much memory they take."""
+    bounds.check(sum(nbytes(d.shape, d.dtype.itemsize) for d in datasets.values()))
+    arrays = {name: np.asarray(dataset) for name, dataset in datasets.items()}
+    kept = {n: d.attrs[DIGEST] for n, d in datasets.items() if DIGEST in d.attrs}
     sums = digests([arrays[name] for name in kept])
     for (name, wanted), sum_ in zip(kept.items(), sums, strict=True):
         if _text(wanted) != sum_:

@@ -12,6 +12,7 @@ from optadamw.checkpoint import zipped
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.checkpoint.record import ENTRY
 from optadamw.dialects.files import checkpoints, files
+from optadamw.dialects.files.models import model_in, trained
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
@@ -19,15 +20,20 @@ from optadamw.dialects.states.state_dict import is_state_dict
 def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarray]:
     """Read parameters by their paths, from a file of arrays or our own checkpoint.
 
+    Running statistics of PyTorch's layers, which no optimizer has, are left out.
+
     Raises:
       OSError, ValueError: a file that cannot be read, or that holds no parameters.
     """
     check_regular(Path(path))
-    if Path(path).suffix == ".npz" and _is_checkpoint(path):
+    model = model_in(path, is_limited)
+    if model is not None:
+        found = model.params
+    elif Path(path).suffix == ".npz" and _is_checkpoint(path):
         saved = checkpoint.load(path, is_limited=is_limited)
         found = checkpoints.params_in(saved)
     else:
-        found = _flat(files.read(path, is_limited))
+        found = trained(_flat(files.read(path, is_limited)))
     if not found:
         raise ValueError(f"'{path}' holds no parameters.")
     return found

@@ -38,6 +38,12 @@ def nothing(plan: Plan) -> Mapping[str, Any]:
     return {}
 
 
+def no_rate(saved: Any, count: int) -> float | None:
+    """Find no learning rate: the form has none, or has it in its groups."""
+    del saved, count
+    return None
+
+
 def unchanged(saved: Any) -> Any:
     """Take what the file holds as the saved state."""
     return saved
@@ -58,6 +64,8 @@ class Form:
     """Whether the state has its parameters by name; otherwise they have an order."""
     needs_rate: bool = False
     """Whether the optimizer needs the learning rate in its state."""
+    rate: Callable[[Any, int], float | None] = no_rate
+    """Finds the learning rate in a saved state of so many parameters; None without."""
     opened: Callable[[Any], Any] = unchanged
     """Converts the contents of a file to the first argument of `reads`."""
     to_read: Callable[[Plan], Mapping[str, Any]] = nothing
