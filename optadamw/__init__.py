@@ -19,6 +19,9 @@ from optadamw.reports.memory import MemoryPlan as MemoryPlan
 from optadamw.reports.memory import memory_plan as memory_plan
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
+from optadamw.sharding.check_sharding import check_sharding as check_sharding
+from optadamw.sharding.state_sharding import state_shapes as state_shapes
+from optadamw.sharding.state_sharding import state_sharding as state_sharding
 from optadamw.store.dequantize import dequantize as dequantize
 from optadamw.store.formats import blockwise as blockwise
 from optadamw.store.formats import stochastic as stochastic
@@ -80,6 +83,7 @@ __all__ = [
     "blockwise",
     "cautious",
     "chain",
+    "check_sharding",
     "checkpoint",
     "clip_by_global_norm",
     "clip_by_norm",
@@ -108,6 +112,8 @@ __all__ = [
     "schedules",
     "skip_nonfinite",
     "skip_spikes",
+    "state_shapes",
+    "state_sharding",
     "stats_of",
     "step",
     "stochastic",

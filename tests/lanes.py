@@ -94,6 +94,10 @@ ONE_IN = {
     "schedules/test_numbers.py::test_a_compiled_schedule_ends_exactly": 4,
     "schedules/test_values.py::"
     "test_a_transformation_that_is_built_again_is_not_compiled_again": 3,
+    "sharding/layouts.py::test_a_state_made_with_it_stays_there": 6,
+    "sharding/layouts.py::test_an_axis_divides_the_state_further": 4,
+    "sharding/layouts.py::test_orbax_restores_on_another_topology": 2,
+    "sharding/test_lanes.py::test_layouts_on_eight_devices": 2,
     "store/test_composition.py::test_a_scan_and_a_vmap_and_in_place": 0,
     "store/test_composition.py::test_without_jit": 0,
     "store/test_sharding.py::test_a_sharded_step_is_the_unsharded_one": 8,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.blockwise import BlockStore
+from optadamw.store.layout import fsdp
 from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.plan import plan_of
@@ -187,7 +188,7 @@ def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
     for array in leaves.arrays:
         sharding = getattr(array, "sharding", None)
         if not isinstance(sharding, NamedSharding):
-            sharding = None if mesh is None else _fsdp(array.shape, mesh)
+            sharding = None if mesh is None else fsdp(array.shape, mesh)
         shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding))
     return leaves.treedef.unflatten(shapes)
 
@@ -222,16 +223,6 @@ def _notes(
             )
     others = [f"whole on every device: {', '.join(whole[:5])}"] if whole else []
     return bool(found), (*found, *others)
-
-
-def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
-    divided = [axis for axis, n in enumerate(shape) if n and n % mesh.size == 0]
-    spec: list[Any] = [None] * len(shape)
-    if divided:
-        # Not the last if another does: blocks lie along it.
-        chosen = max(divided, key=lambda axis: (axis + 1 < len(shape), shape[axis]))
-        spec[chosen] = tuple(mesh.axis_names)
-    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def _buffers(state: State) -> dict[str, Share]:
