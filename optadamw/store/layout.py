@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+import jax
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    reshard,
+)
 
 from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
 
@@ -102,6 +110,22 @@ def fsdp(shape: Sequence[int], mesh: Mesh | AbstractMesh) -> NamedSharding:
 def everywhere(mesh: Any, rank: int) -> NamedSharding:
     """Return the sharding that replicates an array of this rank over a mesh."""
     return NamedSharding(mesh, spec_of(mesh, [()] * rank))
+
+
+def laid_out_as(x: Any, like: Any) -> Any:
+    """Return `x` in the layout of `like`, as far as that is known.
+
+    A tracer has a layout on explicit axes only. Elsewhere `x` is returned as it is.
+    """
+    if not isinstance(x, jax.Array) or not isinstance(like, jax.Array):
+        return x
+    if isinstance(like, jax.core.Tracer) or isinstance(x, jax.core.Tracer):
+        sharding = jax.typeof(like).sharding
+        is_known = AxisType.Explicit in sharding.mesh.axis_types
+        return reshard(x, sharding) if is_known else x
+    if x.sharding.is_equivalent_to(like.sharding, x.ndim):
+        return x
+    return jax.device_put(x, like.sharding)
 
 
 def in_memory(name: str, sharding: Any, kind: str) -> Any:

@@ -132,7 +132,11 @@ class _Call:
         """Return the norm of this call's gradients if a guard may drop them by it."""
         control = self.composition.control
         guard = control.effective_guard
-        if guard is None or not guard.drops or not self.inputs.moving:
+        if guard is None or not guard.drops:
+            if given is not None:
+                _refuse_unread(self.composition)
+            return None
+        if not self.inputs.moving:
             return None
         norms = Norms(
             rules=(),
@@ -238,6 +242,25 @@ class _Call:
             for name, column in columns.items():
                 column.append(buffers[name])
         return outputs, columns
+
+
+def _refuse_unread(composition: Composition) -> None:
+    """Refuse the norm of one micro-batch if only that of the mean is read.
+
+    Raises:
+      ValueError: a rule, the guard or the statistics read a norm.
+    """
+    control = composition.control
+    reads = [rule.verb for rule in composition.rules if rule.reads_norm]
+    reads += ["the guard"] if control.effective_guard is not None else []
+    reads += ["with_stats"] if control.statistics is not None else []
+    if reads:
+        raise ValueError(
+            "`grad_norm` is the norm of one micro-batch, and "
+            f"{' and '.join(reads)} read the norm of the mean of the window, which is "
+            "measured. Leave `grad_norm` out; inside shard_map with_axes(...) sums the "
+            "norm over the devices."
+        )
 
 
 def _given_norm(given: Any) -> Array | None:

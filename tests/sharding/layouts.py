@@ -201,6 +201,29 @@ def test_the_check_names_the_leaf_that_lies_elsewhere():
         jax.jit(lambda s: optadamw.check_sharding(s, layout))(state)
 
 
+def test_an_average_that_is_swapped_in_lies_as_the_parameters():
+    """The parameters lie meanwhile as the average did: no layout changes."""
+    tx, params = CHAINS["average"], placed(mesh_of("Auto"), dict.fromkeys(SHAPES, P()))
+    layout = optadamw.state_sharding(tx, params, over="data")
+    state = jax.jit(tx.init, out_shardings=layout)(params)
+    averaged, swapped = optadamw.swap_ema(state, params)
+    optadamw.check_sharding(averaged, params)
+    optadamw.check_sharding(swapped.state, layout)
+    back, again = optadamw.swap_ema(swapped, averaged)
+    optadamw.check_sharding((back, again), (params, layout))
+    trees.assert_same_bits((back, again), (params, state))
+
+
+def test_an_average_is_swapped_under_jit_on_explicit_axes():
+    tx, mesh = CHAINS["average"], mesh_of("Explicit")
+    params = placed(mesh, dict.fromkeys(SHAPES, P()))
+    layout = optadamw.state_sharding(tx, params, over="data")
+    state = jax.jit(tx.init, out_shardings=layout)(params)
+    averaged, swapped = jax.jit(optadamw.swap_ema)(state, params)
+    optadamw.check_sharding(averaged, params)
+    optadamw.check_sharding(swapped.state, layout)
+
+
 # --- Restoring anywhere --------------------------------------------------------------
 
 
