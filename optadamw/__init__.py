@@ -52,6 +52,7 @@ from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
 from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
+from optadamw.transforms.with_axes import with_axes as with_axes
 from optadamw.transforms.with_commit import with_commit as with_commit
 from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale
@@ -118,6 +119,7 @@ __all__ = [
     "step",
     "stochastic",
     "swap_ema",
+    "with_axes",
     "with_commit",
     "with_loss_scale",
     "with_pallas",

@@ -97,6 +97,8 @@ ONE_IN = {
     "sharding/layouts.py::test_a_state_made_with_it_stays_there": 6,
     "sharding/layouts.py::test_an_axis_divides_the_state_further": 4,
     "sharding/layouts.py::test_orbax_restores_on_another_topology": 2,
+    "sharding/manual.py::test_parts_step_as_the_whole": 5,
+    "sharding/manual.py::test_a_norm_of_a_part_is_refused": 4,
     "sharding/test_lanes.py::test_layouts_on_eight_devices": 2,
     "store/test_composition.py::test_a_scan_and_a_vmap_and_in_place": 0,
     "store/test_composition.py::test_without_jit": 0,

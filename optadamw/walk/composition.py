@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from optadamw.base.hyperparameters import Constant, Dynamic
+from optadamw.base.masks import Selector
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
 from optadamw.leaf.program import Kernel
@@ -28,6 +29,8 @@ class Composition:
     """Groups of parameters with rules of their own; the last group holds the rest."""
     seed: Constant | Dynamic = field(default_factory=lambda: Constant(0.0))
     """The seed of random rounding; default: 0."""
+    axes: tuple[tuple[Selector, tuple[str, ...]], ...] = ()
+    """The axes of a shard_map that cut parameters; default: none, see `with_axes`."""
     kernel: Kernel | None = None
     """The kernels that run a leaf; None (default): XLA runs it."""
 
@@ -49,6 +52,18 @@ class Composition:
         if accumulation is None:
             return self.slots
         return (*self.slots, Slot("accumulator", accumulation.store))
+
+    @property
+    def read_arguments(self) -> tuple[str, ...]:
+        """The extra arguments of a step on which all devices must agree."""
+        if any(names == () for _, names in self.axes):
+            return ()  # each device has a model of its own
+        has_guard = self.control.effective_guard is not None
+        reads_norm = has_guard or any(rule.reads_norm for rule in self.rules)
+        names = ["grad_norm"] if reads_norm else []
+        names += ["loss"] if has_guard else []
+        names += ["weight"] if self.control.accumulation is not None else []
+        return tuple(names)
 
     @property
     def draws(self) -> bool:

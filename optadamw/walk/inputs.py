@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.errors import at_leaf
 from optadamw.base.numerics import compute_dtype, largest_square_root
 from optadamw.base.tree import Leaves, flatten, gradients_for, parameters
 from optadamw.base.types import PyTree
@@ -16,6 +17,7 @@ from optadamw.rules.order import check_order
 from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
+from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
 
@@ -55,6 +57,43 @@ class Inputs:
     def row(self, position: int) -> LeafPlan:
         """Return the plan of one leaf."""
         return self.plan.rows[position]
+
+    @cached_property
+    def axes(self) -> tuple[LeafAxes, ...] | None:
+        """The axes of each leaf inside `shard_map`; None outside."""
+        return leaf_axes(self.plan.axes, self.leaves)
+
+    def summed_axes(self, reader: str) -> tuple[tuple[str, ...], ...]:
+        """Return the axes over which a norm of each moving leaf is summed.
+
+        Raises:
+          ValueError: a leaf differs between devices, and `with_axes` does not say how.
+        """
+        if self.axes is None:
+            return ()
+        for i in self.moving:
+            refuse_undeclared(self.plan.leaves.paths[i], self.axes[i], reader)
+        return tuple(self.axes[i].summed for i in self.moving)
+
+    def check_whole(self) -> None:
+        """Refuse rules that sum over a parameter of which each device has a part."""
+        if self.axes is None:
+            return
+        variants = self.plan.composition.variants
+        for i in self.moving:
+            row, path, axes = self.row(i), self.plan.leaves.paths[i], self.axes[i]
+            for rule, applies in zip(variants[row.group], row.applies, strict=True):
+                if rule is None or not (applies and rule.sums):
+                    continue
+                refuse_undeclared(path, axes, f"the sum that {rule.verb} takes")
+                if axes.summed:
+                    raise at_leaf(
+                        path,
+                        f"{rule.verb} computes on whole parameters, and inside "
+                        f"shard_map each device of {', '.join(axes.summed)} has a part "
+                        "of this one.",
+                        "Leave it out, or take the step outside shard_map.",
+                    )
 
     @property
     def largest_norm(self) -> float:

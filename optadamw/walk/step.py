@@ -28,6 +28,7 @@ from optadamw.rules.rule import Shared
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
 from optadamw.walk.accumulate import Incoming, Intake
+from optadamw.walk.axes import refuse_varying
 from optadamw.walk.composition import Composition
 from optadamw.walk.conditional import (
     Outcome,
@@ -68,6 +69,8 @@ def advance(
         message has the path of the leaf.
     """
     inputs = checked_inputs(composition, grads, state, params, emit)
+    for name in composition.read_arguments:
+        refuse_varying(name, extra.get(name))
     call = _Call(composition, inputs, state, Clock.at(state.step), emit)
     if composition.control.accumulation is None:
         incoming = call.intake.whole(extra)
@@ -216,7 +219,9 @@ class _Call:
             rows = [self.state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
-        key = Pass(programs, tuple(inputs.moving), members)
+        inputs.check_whole()
+        axes = inputs.summed_axes("the norm of its update") if members else ()
+        key = Pass(programs, tuple(inputs.moving), members, axes)
         bits = step_key(composition.seed.value, self.state.step)
         if not composition.control.is_gated:
             return always(key, leaves, bits, present)
