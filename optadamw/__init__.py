@@ -61,6 +61,7 @@ from optadamw.transforms.with_seed import with_seed as with_seed
 from optadamw.transforms.with_stats import Stats as Stats
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
+from optadamw.transforms.with_zero1 import with_zero1 as with_zero1
 
 if _TYPE_CHECKING:
     from optadamw import checkpoint as checkpoint
@@ -125,6 +126,7 @@ __all__ = [
     "with_pallas",
     "with_seed",
     "with_stats",
+    "with_zero1",
 ]
 
 __getattr__, __dir__ = _lazily(

@@ -1,7 +1,8 @@
 """The bytes of parameters, gradients, state and temporaries, on each device."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from optadamw.store.blockwise import BlockStore
 from optadamw.store.layout import fsdp
 from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
 from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.with_zero1 import with_zero1
 from optadamw.walk.plan import plan_of
 
 
@@ -101,6 +103,7 @@ def memory_plan(
     params: PyTree,
     mesh: Mesh | AbstractMesh | None = None,
     *,
+    over: str | Sequence[str] | None = None,
     temporaries: bool = True,
 ) -> MemoryPlan:
     """Compute the memory that a training with `tx` takes, without allocating it.
@@ -113,11 +116,16 @@ def memory_plan(
       params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). A parameter with
         a `NamedSharding` is divided as its sharding says, whatever `mesh` is.
       mesh: the devices over which the other parameters are divided, as FSDP does: along
-        the largest axis whose length is a multiple of the number of devices, the last
-        axis only if no other fits; a parameter without such an axis is whole on every
-        device. A mesh of devices that you do not have is an `AbstractMesh`, such as
+        the largest dimension whose length is a multiple of the number of devices, the
+        last one only if no other fits. If no dimension fits all axes of the mesh, fewer
+        axes divide the parameter; if none does, it is whole on every device. A mesh of
+        devices that you do not have is an `AbstractMesh`, such as
         `jax.sharding.AbstractMesh((64,), ("data",))`. None (default): the other
         parameters are on one device.
+      over: an axis of the mesh, or a tuple of axes, over which the state is divided
+        beyond the parameters: the plan is that of `with_zero1(tx, over)`. A parameter
+        without a sharding is then divided over the other axes only. None (default): the
+        state lies as the parameters, or as `tx` says.
       temporaries: whether to compile `tx.jit_step` and read the temporaries that XLA
         allocates. They depend on the backend, which is that of `mesh`, or JAX's default
         backend for None and for an abstract mesh. For an abstract mesh the program of
@@ -129,7 +137,8 @@ def memory_plan(
     Raises:
       TypeError: `tx` is not from this library, a parameter is no array, or `mesh` is
         no mesh.
-      ValueError: `params` has no parameters.
+      ValueError: `params` has no parameters; the mesh has no axis of the name `over`,
+        or a parameter is divided over it already.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -154,14 +163,20 @@ def memory_plan(
     leaves = parameters(params)
     if not any(math.prod(array.shape) for array in leaves.arrays):
         raise invalid("params", "a tree with parameters", params)
-    shapes = _laid_out(leaves, mesh)
-    state = tx.init(shapes)
+    if over is not None:
+        tx = with_zero1(tx, over)
+    zero1 = tx.recipe.composition.zero1
+    shapes = _laid_out(leaves, mesh, () if zero1 is None else zero1.axes)
+    with warnings.catch_warnings(record=True) as undivided:
+        warnings.simplefilter("always")
+        state = tx.init(shapes)
     kept = jax.tree.leaves(shapes)
     found, platform = None, _platform(mesh)
     gathered, notes = _notes(tx, leaves, shapes)
+    notes += tuple(str(warning.message) for warning in undivided)
     meshes = [x.sharding.mesh for x in kept if x.sharding is not None]
     whole = not any(isinstance(m, AbstractMesh) for m in meshes)
-    if temporaries and (whole or not gathered):
+    if temporaries and (whole or not (gathered or zero1)):
         found = _temporaries(tx, shapes if whole else _local(shapes))
     elif temporaries:
         notes += (
@@ -182,13 +197,18 @@ def memory_plan(
     )
 
 
-def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
-    """The parameters as shapes, each with the sharding that it has or gets."""
+def _laid_out(
+    leaves: Leaves, mesh: Mesh | AbstractMesh | None, without: Sequence[str]
+) -> PyTree:
+    """The parameters as shapes, each with the sharding that it has or gets.
+
+    Parameters without a sharding are not divided over the axes `without`.
+    """
     shapes = []
     for array in leaves.arrays:
         sharding = getattr(array, "sharding", None)
         if not isinstance(sharding, NamedSharding):
-            sharding = None if mesh is None else fsdp(array.shape, mesh)
+            sharding = None if mesh is None else fsdp(array.shape, mesh, without)
         shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding))
     return leaves.treedef.unflatten(shapes)
 

@@ -1,9 +1,8 @@
 """The sharding of each leaf of a state, by construction, without allocating it."""
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import optax
@@ -13,18 +12,17 @@ from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.layout import (
+    OnWhole,
     axes_of,
     divided,
     everywhere,
     in_memory,
     parts_of,
+    report_whole,
     spec_of,
 )
 from optadamw.store.state import State, buffers_in, state_replacing
 from optadamw.transforms.transformation import Transformation
-
-OnWhole = Literal["report", "raise"]
-"""What happens if no dimension of a parameter can be divided."""
 
 
 def state_sharding(
@@ -175,26 +173,8 @@ def _further(
             whole.append(path)
         sharding = sharding or x.sharding
         further.append(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding))
-    if whole and on_whole == "raise":
-        raise at_leaf(whole[0], cannot_be_divided(1, axes), PAD)
-    if whole:
-        shown = ", ".join(f"'{path}'" for path in whole[:5])
-        more = f" and {len(whole) - 5} more" if len(whole) > 5 else ""
-        what = cannot_be_divided(len(whole), axes)
-        warnings.warn(f"{shown}{more}: {what} {PAD}", stacklevel=4)
+    report_whole(whole, axes, on_whole)
     return further
-
-
-PAD = "Pad a dimension to a multiple of the number of devices."
-
-
-def cannot_be_divided(count: int, axes: Sequence[str]) -> str:
-    """Say that the buffers of `count` parameters stay as the parameters lie."""
-    its = "its" if count == 1 else "their"
-    return (
-        f"{', '.join(axes)} divides none of {its} dimensions, so that {its} buffers "
-        "are not divided further."
-    )
 
 
 def _on_explicit_axes(

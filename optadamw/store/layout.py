@@ -5,9 +5,10 @@ not exist.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import (
@@ -20,6 +21,9 @@ from jax.sharding import (
 )
 
 from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
+
+OnWhole = Literal["report", "raise"]
+"""What happens if no dimension of a parameter can be divided."""
 
 
 def axes_of(name: str, over: Any) -> tuple[str, ...]:
@@ -90,15 +94,33 @@ def divided(
     return NamedSharding(mesh, spec_of(mesh, parts), memory_kind=kind)
 
 
-def fsdp(shape: Sequence[int], mesh: Mesh | AbstractMesh) -> NamedSharding:
+def report_whole(paths: Sequence[str], axes: Sequence[str], how: OnWhole) -> None:
+    """Warn of parameters whose buffers the axes do not divide, or raise."""
+    if not paths:
+        return
+    names, its = ", ".join(axes), "its" if len(paths) == 1 else "their"
+    what = (
+        f"{names} divides none of {its} dimensions, so that {its} buffers are not "
+        "divided further. Pad a dimension to a multiple of the number of devices."
+    )
+    if how == "raise":
+        raise at_leaf(paths[0], what)
+    shown = ", ".join(f"'{path}'" for path in paths[:5])
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    warnings.warn(f"{shown}{more}: {what}", stacklevel=4)
+
+
+def fsdp(
+    shape: Sequence[int], mesh: Mesh | AbstractMesh, without: Sequence[str] = ()
+) -> NamedSharding:
     """Return the layout of a parameter under FSDP, over as many devices as divide it.
 
     All axes of the mesh divide the largest dimension that they fit, the last one only
     if no other fits. If all axes together fit no dimension, fewer axes are tried, those
-    with the most devices first.
+    with the most devices first. The axes `without` divide nothing.
     """
     whole = NamedSharding(mesh, PartitionSpec())
-    names = mesh.axis_names
+    names = [name for name in mesh.axis_names if name not in without]
     subsets = [c for k in range(len(names), 0, -1) for c in combinations(names, k)]
     for axes in sorted(subsets, key=lambda axes: -_size(mesh, axes)):
         found = divided("", shape, whole, axes)

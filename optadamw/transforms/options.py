@@ -30,6 +30,7 @@ from optadamw.transforms.with_commit import with_commit
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
+from optadamw.transforms.with_zero1 import with_zero1
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,14 @@ WRAPPERS = (
             Option("skip_spikes", SEVERAL, asks=True),
         ),
         fields={"on_bad": "on_bad_micro_step"},
+    ),
+    Part(
+        with_zero1,
+        (
+            Option("zero1", "axis", asks=True, example='"data"'),
+            Option("zero1_layout", "layout"),
+        ),
+        fields={"axes": "axis", "homes": "layout"},
     ),
     Part(
         with_stats,

@@ -19,7 +19,7 @@ from optadamw.rules.check import check_rule
 from optadamw.rules.rule import Rule
 from optadamw.store.state import State
 from optadamw.transforms.call import Call
-from optadamw.walk.composition import Composition
+from optadamw.walk.composition import Composition, at_home
 from optadamw.walk.init import init
 from optadamw.walk.step import advance, flush
 
@@ -92,13 +92,15 @@ class JitStep:
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
-        return _in_place(self.composition, params, state, grads, extra)
+        composition = at_home(self.composition, params)
+        return _in_place(composition, params, state, grads, extra)
 
     def lower(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> jax.stages.Lowered:
         """Lower the step as `jax.jit(...).lower` does, to read the compiled program."""
-        return _in_place.lower(self.composition, params, state, grads, extra)
+        composition = at_home(self.composition, params)
+        return _in_place.lower(composition, params, state, grads, extra)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))

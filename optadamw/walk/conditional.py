@@ -24,6 +24,7 @@ from optadamw.leaf.barrier import materialized
 from optadamw.leaf.pallas import run
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.walk.axes import summed, varying
+from optadamw.walk.zero1 import LeafLayout
 
 
 class Outcome(NamedTuple):
@@ -49,6 +50,8 @@ class Pass:
     """The leaves whose norms are measured together; the first group is all leaves."""
     axes: tuple[tuple[str, ...], ...] = ()
     """The axes of a shard_map over which the norm of each leaf is summed."""
+    layouts: tuple[LeafLayout, ...] = ()
+    """The layouts of each leaf under `with_zero1`; empty (default): there are none."""
 
 
 def always(
@@ -74,6 +77,8 @@ def always(
             # the memory of the last one.
             outputs[-1], grad = materialized((outputs[-1], given.grad))
             given = given._replace(grad=grad)
+        if key.layouts:
+            given = key.layouts[i].entered(given)
         if program.draws:
             given = given._replace(site=Site(bits, jnp.int32(key.positions[i])))
         made = run(program, given)
@@ -83,6 +88,10 @@ def always(
             old, new = (given.param, given.buffers), (output, next_buffers)
             select = partial(jnp.where, present[i])
             output, next_buffers = jax.tree.map(select, new, old)
+        if key.layouts:
+            output, next_buffers = key.layouts[i].left(
+                program, output, next_buffers, given.like
+            )
         outputs.append(output)
         buffers.append(next_buffers)
         squares.append(made.squares)

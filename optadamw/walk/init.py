@@ -1,5 +1,6 @@
 """`init` makes the state before the first step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from optadamw.store.columns import trees_of
 from optadamw.store.state import State, beside, state_of
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
+from optadamw.walk.zero1 import kept_away, layouts_of, put
 
 
 def init(composition: Composition, params: PyTree) -> State:
@@ -25,15 +27,24 @@ def init(composition: Composition, params: PyTree) -> State:
     composition.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
     composition.check_guard()
     plan = plan_of(composition, leaves, params)
+    layouts = layouts_of(composition.zero1, leaves, is_first=True)
+    arrays: Sequence[Any] = leaves.arrays
+    if layouts is not None:
+        arrays = [
+            put(x, layout.away) for x, layout in zip(arrays, layouts, strict=True)
+        ]
     fields: dict[str, Any] = {}
     for i, slot in enumerate(composition.buffers):
         stores = [row.buffers[i].store for row in plan.rows]
         column = [
             (store.copy if slot.start == "param" else store.zeros)(array)
-            for store, array in zip(stores, leaves.arrays, strict=True)
+            for store, array in zip(stores, arrays, strict=True)
         ]
         if slot.name == "accumulator":
             column = [_negated(buffer) for buffer in column]
+        if layouts is not None:
+            rows = zip(stores, column, arrays, layouts, strict=True)
+            column = [kept_away(*row) for row in rows]
         for name, values in trees_of(slot, column).items():
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(

@@ -20,6 +20,7 @@ from optadamw.store.state import State
 from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
+from optadamw.walk.zero1 import LeafLayout, layouts_of, put
 
 Key = tuple[np.dtype, int]
 """A dtype of computation and a group: leaves with the same key share their scalars."""
@@ -33,6 +34,8 @@ class Inputs:
     leaves: tuple[LeafInput, ...]
     dtypes: tuple[np.dtype, ...]
     """The dtype in which the rules compute on each leaf."""
+    layouts: tuple[LeafLayout, ...] | None = None
+    """The layouts of each leaf under `with_zero1`; None: there are none."""
 
     @cached_property
     def moving(self) -> list[int]:
@@ -140,7 +143,8 @@ def checked_inputs(
     scalars = check_state(composition, state)
     check_scalars(state, scalars)
     plan = plan_of(composition, leaves, grads if params is None else params)
-    return _inputs_of(plan, matched, params, state)
+    layouts = layouts_of(composition.zero1, leaves)
+    return _inputs_of(plan, matched, params, state, layouts)
 
 
 def check_state(composition: Composition, state: Any) -> Mapping[str, Any]:
@@ -161,6 +165,11 @@ def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
             "`params` is missing, and a step returns the next parameters. Call "
             "tx.step(grads, state, params)."
         )
+    if composition.zero1 is not None:
+        raise ValueError(
+            "`params` is missing, and with_zero1 needs the layout of the parameters. "
+            "Call tx.update(grads, state, params)."
+        )
     for rule in composition.rules:
         if rule.needs_params:
             raise ValueError(
@@ -170,7 +179,11 @@ def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
 
 
 def _inputs_of(
-    plan: Plan, grads: Sequence[Any], params: PyTree | None, state: State
+    plan: Plan,
+    grads: Sequence[Any],
+    params: PyTree | None,
+    state: State,
+    layouts: tuple[LeafLayout, ...] | None,
 ) -> Inputs:
     """Gather gradient, parameter and buffers of each leaf.
 
@@ -190,7 +203,9 @@ def _inputs_of(
             for slot in plan.rows[i].slots:
                 slot.store.check(plan.leaves.paths[i], buffers[slot.name], array)
             grad = jnp.asarray(grad)
+            if layouts is not None:
+                grad = put(grad, layouts[i].away)
             dtype = compute_dtype((grad if param is None else param).dtype)
         leaves.append(LeafInput(grad, param, buffers))
         dtypes.append(dtype)
-    return Inputs(plan, tuple(leaves), tuple(dtypes))
+    return Inputs(plan, tuple(leaves), tuple(dtypes), layouts)

@@ -96,6 +96,8 @@ class Norms:
             program = self._programs.of(row, index)
             if only_gradients:
                 given = _gradient_only(given, dtype)
+            if inputs.layouts is not None:
+                given = inputs.layouts[i].entered(given)
             if not given.buffers:
                 program = replace(program, slots=())
             rows = scalars[inputs.key(i)][:index] if index else []

@@ -221,7 +221,9 @@ class _Call:
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
         inputs.check_whole()
         axes = inputs.summed_axes("the norm of its update") if members else ()
-        key = Pass(programs, tuple(inputs.moving), members, axes)
+        layouts = () if inputs.layouts is None else inputs.layouts
+        own = tuple(layouts[i] for i in inputs.moving if layouts)
+        key = Pass(programs, tuple(inputs.moving), members, axes, own)
         bits = step_key(composition.seed.value, self.state.step)
         if not composition.control.is_gated:
             return always(key, leaves, bits, present)
