@@ -260,6 +260,21 @@ def test_a_restore_into_shapes_or_a_layout_of_ones_own(name):
     optadamw.check_sharding(again, whole)
 
 
+@each_kind
+def test_digests_are_those_of_every_layout(kind):
+    """Whole, cut, cut further, in NumPy: one digest, and no array is gathered."""
+    tx = CHAINS["blocks"]
+    whole = tx.init({name: jnp.ones(shape) for name, shape in SHAPES.items()})
+    wanted = checkpoint.digests(whole)
+    assert checkpoint.digests(jax.device_get(whole)) == wanted
+    params = placed(mesh_of(kind))
+    assert checkpoint.digests(tx.init(params)) == wanted
+    layout = optadamw.state_sharding(
+        tx, placed(mesh_of(kind), dict.fromkeys(SHAPES, P())), over="data"
+    )
+    checkpoint.verify(jax.device_put(whole, layout), wanted)
+
+
 def test_a_layout_of_another_structure_is_refused():
     tx, params = CHAINS["plain"], placed(mesh_of("Auto"))
     state = tx.init(params)
