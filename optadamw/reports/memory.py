@@ -1,9 +1,8 @@
 """The bytes of parameters, gradients, state and temporaries, on each device."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +12,12 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.blockwise import BlockStore
-from optadamw.store.layout import fsdp
+from optadamw.store.layout import fsdp, remark_on_whole
 from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
-from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.transformation import Transformation, transformation
 from optadamw.transforms.with_zero1 import with_zero1
 from optadamw.walk.plan import plan_of
+from optadamw.walk.zero1 import layouts_of, undivided
 
 
 class Share(NamedTuple):
@@ -166,14 +166,18 @@ def memory_plan(
     if over is not None:
         tx = with_zero1(tx, over)
     zero1 = tx.recipe.composition.zero1
-    shapes = _laid_out(leaves, mesh, () if zero1 is None else zero1.axes)
-    with warnings.catch_warnings(record=True) as undivided:
-        warnings.simplefilter("always")
-        state = tx.init(shapes)
+    shapes = _laid_out(leaves, mesh, () if zero1 is None else zero1.axis)
+    if zero1 is not None:
+        zero1 = replace(zero1, on_whole=None)  # the notes of the plan report them
+        tx = transformation(replace(tx.recipe.composition, zero1=zero1))
+    state = tx.init(shapes)
     kept = jax.tree.leaves(shapes)
     found, platform = None, _platform(mesh)
     gathered, notes = _notes(tx, leaves, shapes)
-    notes += tuple(str(warning.message) for warning in undivided)
+    if zero1 is not None:
+        placed = parameters(shapes)
+        whole_leaves = undivided(placed, layouts_of(zero1, placed) or ())
+        notes += (remark_on_whole(whole_leaves, zero1.axis),) if whole_leaves else ()
     meshes = [x.sharding.mesh for x in kept if x.sharding is not None]
     whole = not any(isinstance(m, AbstractMesh) for m in meshes)
     if temporaries and (whole or not (gathered or zero1)):

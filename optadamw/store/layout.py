@@ -94,20 +94,34 @@ def divided(
     return NamedSharding(mesh, spec_of(mesh, parts), memory_kind=kind)
 
 
-def report_whole(paths: Sequence[str], axes: Sequence[str], how: OnWhole) -> None:
-    """Warn of parameters whose buffers the axes do not divide, or raise."""
-    if not paths:
+def report_whole(
+    paths: Sequence[str], axes: Sequence[str], how: OnWhole | None
+) -> None:
+    """Warn of parameters whose buffers the axes do not divide, or raise.
+
+    `how` is None for a caller that reports them itself.
+    """
+    if not paths or how is None:
         return
-    names, its = ", ".join(axes), "its" if len(paths) == 1 else "their"
-    what = (
-        f"{names} divides none of {its} dimensions, so that {its} buffers are not "
-        "divided further. Pad a dimension to a multiple of the number of devices."
-    )
     if how == "raise":
-        raise at_leaf(paths[0], what)
+        raise at_leaf(paths[0], _undivided(axes, 1))
+    warnings.warn(remark_on_whole(paths, axes), stacklevel=4)
+
+
+def remark_on_whole(paths: Sequence[str], axes: Sequence[str]) -> str:
+    """Return a sentence on parameters whose buffers the axes do not divide."""
     shown = ", ".join(f"'{path}'" for path in paths[:5])
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    warnings.warn(f"{shown}{more}: {what}", stacklevel=4)
+    return f"{shown}{more}: {_undivided(axes, len(paths))}"
+
+
+def _undivided(axes: Sequence[str], count: int) -> str:
+    its = "its" if count == 1 else "their"
+    return (
+        f"{', '.join(axes)} divides none of {its} dimensions, so that {its} buffers "
+        "are not divided further. Pad a dimension to a multiple of the number of "
+        "devices."
+    )
 
 
 def fsdp(

@@ -23,8 +23,8 @@ from optadamw.store.store import Store
 class Zero1:
     """The checked arguments of `with_zero1`."""
 
-    axes: tuple[str, ...]
-    on_whole: OnWhole = "report"
+    axis: tuple[str, ...]
+    on_whole: OnWhole | None = "report"
     homes: tuple[NamedSharding, ...] | None = field(default=None, repr=False)
     """The layout of each parameter; None: that of the arrays of a call."""
 
@@ -84,15 +84,20 @@ def layouts_of(
             f"`layout` has {len(homes)} shardings, and there are {len(pairs)} "
             "parameters. Pass a tree with the structure of the parameters."
         )
-    layouts, whole = [], []
+    layouts = []
     for (path, array), home in zip(pairs, homes, strict=True):
-        away = divided(path, array.shape, home, zero1.axes)
-        if away is None and array.size > 1:
-            whole.append(path)
+        away = divided(path, array.shape, home, zero1.axis)
         layouts.append(LeafLayout(home, home if away is None else away))
     if is_first:
-        report_whole(whole, zero1.axes, zero1.on_whole)
+        whole = undivided(leaves, layouts)
+        report_whole(whole, zero1.axis, zero1.on_whole)
     return tuple(layouts)
+
+
+def undivided(leaves: Leaves, layouts: Sequence[LeafLayout]) -> list[str]:
+    """Return the paths of parameters of which the axes divide no dimension."""
+    rows = zip(leaves.paths, leaves.arrays, layouts, strict=True)
+    return [path for path, x, at in rows if at.home == at.away and x.size > 1]
 
 
 def homes_of(arrays: Sequence[Any]) -> tuple[NamedSharding, ...] | None:
