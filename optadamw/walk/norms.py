@@ -1,15 +1,23 @@
 """Norms over the tree for rules, guard and statistics; each norm is measured once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from optadamw.base.numerics import compute_dtype, sqrt, total_norm
+from optadamw.base.numerics import (
+    compute_dtype,
+    scaled_squares,
+    sqrt,
+    squares_in_one_pass,
+    sum_of_squares,
+    total_norm,
+)
 from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
@@ -123,16 +131,20 @@ def _tree_norms(
 ) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
 
-    def measured() -> Array:
-        squares = [
-            measure_leaf(program, leaf, None).astype(widest)
-            for program, leaf in zip(programs, leaves, strict=True)
+    def of_leaves(measure: Callable[[Array], Any]) -> list[Any]:
+        return [
+            jax.tree.map(lambda x: x.astype(widest), measure_leaf(program, measure, x))
+            for program, x in zip(programs, leaves, strict=True)
         ]
 
-        def again(i: int) -> Array:
-            return measure_leaf(programs[i], leaves[i], squares[i]).astype(widest)
-
-        whole = total_norm(squares, again) if rescued else _root(squares)
+    def measured() -> Array:
+        if rescued:
+            squares = of_leaves(squares_in_one_pass)
+            whole = total_norm(squares, lambda: of_leaves(scaled_squares))
+            squares = [plain for plain, _ in squares]
+        else:
+            squares = of_leaves(sum_of_squares)
+            whole = _root(squares)
         parts = [_root([squares[i] for i in group]) for group in groups]
         return jnp.stack([whole, *(part.astype(widest) for part in parts)])
 
