@@ -11,6 +11,7 @@ from optadamw.leaf.program import Kernel
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
+from optadamw.walk.shardings import Shardings
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Composition:
     seed: Constant | Dynamic = field(default_factory=lambda: Constant(0.0))
     """The seed of random rounding; default: 0."""
     kernel: Kernel | None = None
-    """The kernels that run a leaf; None (default): XLA runs it."""
+    """Which leaves run in kernels; None (default): those of which kernels move fewer
+    bytes than XLA's own fusions do."""
+    shardings: Shardings | None = None
+    """The shardings of the parameters over Auto axes, if the user stated them."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:
