@@ -15,6 +15,7 @@ from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.reports.kernels import kernel_lines
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.blockwise import BlockStorage
@@ -40,9 +41,11 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
-      nearest, a function that chooses no parameter, a schedule that ends. The bytes are
-      those of the state that `tx.init(params)` returns. If the parameters are on
-      a mesh, also the layout of the buffers, and their bytes on each device.
+      nearest, a function that chooses no parameter, a schedule that ends. If Pallas
+      kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
+      run, and why not the others. The bytes are those of the state that
+      `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
+      buffers, and their bytes on each device.
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -102,6 +105,9 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
     ]
+    kernels = kernel_lines(composition, leaves, plan)
+    if kernels:
+        sections.insert(-1, "\n".join(kernels))
     return "\n\n".join(sections)
 
 

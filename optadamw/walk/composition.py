@@ -14,6 +14,7 @@ from optadamw.leaf.program import Kernel
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
+from optadamw.walk.shardings import Shardings
 from optadamw.walk.zero1 import Zero1, homes_of
 
 
@@ -40,7 +41,10 @@ class Composition:
     zero1: Zero1 | None = None
     """How buffers are divided beyond their parameters; default: they are not."""
     kernel: Kernel | None = None
-    """The kernels that run a leaf; None (default): XLA runs it."""
+    """Which leaves run in kernels; None (default): those of which kernels move fewer
+    bytes than XLA's own fusions do."""
+    shardings: Shardings | None = None
+    """The shardings of the parameters over Auto axes, if the user stated them."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:
