@@ -24,7 +24,7 @@ _NAMES = {
     "keras": "Keras on JAX",
     "torch": "PyTorch fused",
 }
-_WIDTH, _ROW, _BAR, _LABEL, _ROOM = 880, 24, 16, 150, 60
+_WIDTH, _ROW, _BAR, _LABEL, _ROOM = 880, 24, 16, 160, 60
 
 
 @dataclass(frozen=True)
