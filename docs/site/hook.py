@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 _CODE = re.compile(r"(^```.*?^```\s*?$|``.+?``|`[^`\n]+`)", re.M | re.S)
 _DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
 _INLINE = re.compile(r"(?<![\\$\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\w$])")
+_MARKED = re.compile(r"^```(\w+) \w+$", re.M)
 _LINK = re.compile(r"\[([^\]]+)\]\(((?!\w+:)[^)#]+)(#[^)]*)?\)")
 
 
@@ -23,7 +24,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     for index in range(0, len(pieces), 2):
         text = _DISPLAY.sub(lambda found: _math(found[1], "block"), pieces[index])
         pieces[index] = _INLINE.sub(lambda found: _math(found[1], "inline"), text)
-    joined = "".join(pieces)
+    # A second word after the language of a block is for the tests.
+    joined = _MARKED.sub(r"```\1", "".join(pieces))
     return _LINK.sub(lambda found: _link(found, docs / folder, docs), joined)
 
 
