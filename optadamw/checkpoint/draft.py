@@ -11,6 +11,7 @@ from optadamw.base.errors import at_leaf
 from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_beside
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
+from optadamw.checkpoint.layouts import layout_of
 from optadamw.checkpoint.matching import is_around, left_over
 from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.packed import counters
@@ -32,6 +33,7 @@ class Draft:
     used: list[str] = field(default_factory=list)
     casts: list[tuple[str, str, str]] = field(default_factory=list)
     renamed: list[tuple[str, str]] = field(default_factory=list)
+    moved: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
     """Leaves of moments that start afresh while others of their buffer do not."""
@@ -69,6 +71,9 @@ class Draft:
         if array.dtype != dtype_of(like) and not is_known:
             self.casts.append((own, str(array.dtype), str(dtype_of(like))))
         placed = fitted(own, array, like, cast=self.cast)
+        was, now = self.source.layouts.get(taken), layout_of(placed)
+        if was is not None and now is not None and was != now:
+            self.moved.append((own, was, now))
         self._note_around(name, placed, like)
         if scales is None:
             return Form(placed)
@@ -139,6 +144,7 @@ class Draft:
             left_over=over + self.source.others,
             renamed=tuple(self.renamed),
             cast=tuple(self.casts),
+            moved=tuple(self.moved),
             changed=tuple(_changes(self.source.meaning, new)),
             notes=tuple(dict.fromkeys(notes)),
         )

@@ -12,6 +12,7 @@ from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
 from optadamw.checkpoint.matching import matched
 from optadamw.checkpoint.names import Named, named_state
+from optadamw.checkpoint.placed import placed
 from optadamw.checkpoint.portable import Saved, meanings
 from optadamw.checkpoint.rename import Renaming
 from optadamw.checkpoint.report import Report
@@ -32,6 +33,7 @@ def restore(
     expect_step: int | None = None,
     made_by: optax.GradientTransformation | None = None,
     inner: optax.GradientTransformation | None = None,
+    sharding: PyTree = None,
 ) -> tuple[PyTree, Report]:
     """Restore a saved state for `tx`, which may differ from the saved transformation.
 
@@ -67,6 +69,8 @@ def restore(
       inner: the transformation of this library inside `tx`, needed only for
         `optax.inject_hyperparams`, in which it cannot be found. None (default): it is
         found in `tx`.
+      sharding: the layout of the restored state, a tree that `state_sharding` makes.
+        None (default): each leaf lies as `tx.init(params)` puts it.
 
     Returns:
       `(state, report)`: the state for `tx`, and a `Report` of what happened to each
@@ -95,6 +99,8 @@ def restore(
     source = source_of(saved, made_by)
     _check_step(source, expect_step)
     target = named_state(tx.init(params), "tx.init(params)")
+    if sharding is not None:
+        target = placed(target, sharding)
     _check_scopes(source, target)
     fields = _check_fields(afresh, source, target)
     new = meanings(tx if inner is None else inner, source.steps)

@@ -14,6 +14,7 @@ from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
+from optadamw.walk.axes import norm_over, summed
 from optadamw.walk.inputs import Inputs, Key
 from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
@@ -95,6 +96,8 @@ class Norms:
             program = self._programs.of(row, index)
             if only_gradients:
                 given = _gradient_only(given, dtype)
+            if inputs.layouts is not None:
+                given = inputs.layouts[i].entered(given)
             if not given.buffers:
                 program = replace(program, slots=())
             rows = scalars[inputs.key(i)][:index] if index else []
@@ -107,17 +110,19 @@ class Norms:
             )
         widest = np.result_type(*(inputs.dtypes[i] for i in inputs.moving))
         members = inputs.places_of(groups)
+        axes = inputs.summed_axes("a norm of all gradients or updates")
         return _tree_norms(
-            tuple(programs), widest, members, self.rescued, self.is_due, leaves
+            tuple(programs), widest, members, self.rescued, axes, self.is_due, leaves
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _tree_norms(
     programs: tuple[Program, ...],
     widest: np.dtype,
     groups: tuple[tuple[int, ...], ...],
     rescued: bool,
+    axes: tuple[tuple[str, ...], ...],
     is_due: Array | None,
     leaves: list[LeafInput],
 ) -> Array:
@@ -130,10 +135,15 @@ def _tree_norms(
         ]
 
         def again(i: int) -> Array:
-            return measure_leaf(programs[i], leaves[i], squares[i]).astype(widest)
+            norm = measure_leaf(programs[i], leaves[i], squares[i]).astype(widest)
+            return norm_over(norm, axes[i]) if axes and axes[i] else norm
 
-        whole = total_norm(squares, again) if rescued else _root(squares)
-        parts = [_root([squares[i] for i in group]) for group in groups]
+        sums = squares
+        if axes:
+            pairs = zip(squares, axes, strict=True)
+            sums = [summed(square, over) for square, over in pairs]
+        whole = total_norm(sums, again) if rescued else _root(sums)
+        parts = [_root([sums[i] for i in group]) for group in groups]
         return jnp.stack([whole, *(part.astype(widest) for part in parts)])
 
     if is_due is None:

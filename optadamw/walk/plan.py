@@ -43,6 +43,8 @@ class Plan:
     """A row for each leaf, in the order of the tree."""
     measured: tuple[tuple[int, ...], ...]
     """The positions of the leaves of each group of the statistics."""
+    axes: tuple[tuple[str, ...] | None, ...] = ()
+    """The axes that `with_axes` names for each leaf; None: it names none."""
 
 
 def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
@@ -69,7 +71,8 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
         LeafPlan(group, tables[group][i], slots[i][:width], *slots[i][width:])
         for i, group in enumerate(groups)
     )
-    return Plan(composition, leaves, rows, _measured(composition, leaves, tree))
+    measured = _measured(composition, leaves, tree)
+    return Plan(composition, leaves, rows, measured, _axes(composition, leaves, tree))
 
 
 def _applies(rule: Rule | None, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
@@ -91,6 +94,18 @@ def _slots_by_leaf(
         for slot in slots
     ]
     return list(zip(*columns, strict=True)) or [()] * len(leaves.paths)
+
+
+def _axes(
+    composition: Composition, leaves: Leaves, tree: PyTree
+) -> tuple[tuple[str, ...] | None, ...]:
+    """Return for each leaf the axes of the first choice of `with_axes` that has it."""
+    found: list[tuple[str, ...] | None] = [None] * len(leaves.paths)
+    for where, axes in composition.axes:
+        for i, is_in in enumerate(where.resolve("sharded", leaves, tree)):
+            if is_in and found[i] is None:
+                found[i] = axes
+    return tuple(found)
 
 
 def _measured(
