@@ -1,6 +1,7 @@
 """The composition: the rules of a transformation, and the parts around them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from optadamw.leaf.program import Kernel
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
+
+CpuPass = Literal["native", "xla"]
+"""What runs the pass over the leaves on the CPU: compiled kernels only, or XLA only."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Composition:
     """The seed of random rounding; default: 0."""
     kernel: Kernel | None = None
     """The kernels that run a leaf; None (default): XLA runs it."""
+    cpu_pass: CpuPass | None = None
+    """What runs the leaves on the CPU; None (default): XLA."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -23,7 +23,7 @@ from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
 from optadamw.control.statistics import NORMS
-from optadamw.leaf.program import Emit
+from optadamw.leaf.program import Emit, LeafInput
 from optadamw.rules.rule import Shared
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
@@ -40,6 +40,7 @@ from optadamw.walk.conditional import (
 from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
+from optadamw.walk.native import pass_by_kernels
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import scalars_of
@@ -214,10 +215,26 @@ class _Call:
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
         key = Pass(programs, tuple(inputs.moving), members)
         bits = step_key(composition.seed.value, self.state.step)
-        if not composition.control.is_gated:
+        gate = go if composition.control.is_gated else None
+        if composition.cpu_pass != "native" or present is not None:
+            return self._pass(key, leaves, bits, present, gate, measured)
+        paths = [inputs.plan.leaves.paths[i] for i in inputs.moving]
+        return pass_by_kernels(key, leaves, bits, gate, paths)[0]
+
+    def _pass(
+        self,
+        key: Pass,
+        leaves: list[LeafInput],
+        bits: Array,
+        present: list[Array] | None,
+        gate: Array | None,
+        measured: Array | None,
+    ) -> Outcome:
+        """Run the leaves by XLA's code, if `gate` is true or None."""
+        if gate is None:
             return always(key, leaves, bits, present)
         run = if_step if self.emit == "param" else if_update
-        return run(key, leaves, bits, present, go, measured)
+        return run(key, leaves, bits, present, gate, measured)
 
     def _all_leaves(
         self, inputs: Inputs, outcome: Outcome
