@@ -2,7 +2,8 @@
 
 XLA lets LLVM contract a product whose only use is an addition or subtraction, the left
 operand first. XLA's CPU backend computes each result in a loop of its own, so that only
-the uses inside one result count. A generated loop has all results; it contracts the
+the uses inside one result count; a product that is a result itself is read from memory.
+A generated loop has all results; it contracts the
 same products, and the C compiler is told to contract none by itself.
 """
 
@@ -36,7 +37,7 @@ def _one_result(flat: Flat, new: Flat, output: Operand) -> Operand:
 
     def product(x: Operand) -> tuple[Operand, ...] | None:
         """Return the factors of a product with a single use."""
-        if isinstance(x, Constant) or uses[x] != 1:
+        if isinstance(x, Constant) or uses[x] != 1 or x in flat.outputs:
             return None
         operation = flat.operations[x]
         if operation.name != "mul" or operation.is_uniform:

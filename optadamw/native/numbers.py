@@ -25,6 +25,14 @@ INFIX = {
 }
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 SHIFTS = ("shift_left", "shift_right_logical", "shift_right_arithmetic")
+SHIFTED = ("int32", "uint32", "int64", "uint64")
+BITS = (
+    *({"float32", "uint32"}, {"float32", "int32"}, {"int32", "uint32"}),
+    *({"float64", "uint64"}, {"bfloat16", "uint16"}, {"float16", "uint16"}),
+)
+NEIGHBORS = ("bfloat16", "float16")
+"""The dtypes for which `numbers.h` has functions."""
+
 BUILTIN = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil"}
 """Functions that IEEE 754 rounds exactly; exp and its like are approximations."""
 
@@ -86,8 +94,8 @@ def expression(
     if name == "convert_element_type":
         return _conversion(operands[0], dtypes[0], dtype)
     if name == "bitcast_convert_type":
-        if dtypes[0].itemsize != dtype.itemsize:
-            raise Unsupported("the bits of a number are taken apart")
+        if {dtypes[0].name, dtype.name} not in BITS:
+            raise Unsupported(f"the bits of {dtypes[0].name} become {dtype.name}")
         return f"{dtypes[0].name}_as_{dtype.name}({operands[0]})"
     if name == "select_n":
         if len(operands) != 3 or dtypes[0] != np.bool_:
@@ -102,7 +110,7 @@ def expression(
         suffix = "" if dtypes[0].name == "float64" else "f"
         size = f"__builtin_fabs{suffix}({widened(operands[0], dtypes[0])})"
         return f"{size} < __builtin_inf{suffix}()"
-    if name == "nextafter":
+    if name == "nextafter" and dtype.name in NEIGHBORS:
         return f"nextafter_{dtype.name}({operands[0]}, {operands[1]})"
     if is_float(dtype):
         return _of_floats(operation, operands)
@@ -151,7 +159,7 @@ def _of_integers(operation: Operation, operands: Sequence[str]) -> str:
         if kind in ("uint32_t", "uint64_t"):
             left, right = operands
         return f"({kind})({left} {INFIX[name]} {right})"
-    if name in SHIFTS:
+    if name in SHIFTS and operation.dtype.name in SHIFTED:
         return f"{name}_{operation.dtype.name}({operands[0]}, {operands[1]})"
     raise Unsupported(f"{name} of integers has no C expression with the bits of XLA")
 

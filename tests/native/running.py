@@ -43,18 +43,23 @@ def kernel(function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[
     return tuple(run(jnp.ones((), bool), *scalars, *arrays))
 
 
-def assert_same_bits(function: Callable[..., Any], scalars: Any, held: Any) -> None:
+def assert_same_bits(
+    function: Callable[..., Any], scalars: Any, held: Any, names: Sequence[str]
+) -> None:
     """The results are equal to the bit, -0.0 apart from 0.0; a NaN is a NaN.
 
     IEEE 754 leaves sign and payload of a NaN to the machine, and so does XLA.
     """
     expected = jax.jit(function)(*scalars, *held)
-    for actual, wanted in zip(kernel(function, scalars, held), expected, strict=True):
+    actuals = kernel(function, scalars, held)
+    for name, actual, wanted in zip(names, actuals, expected, strict=True):
         assert actual.dtype == wanted.dtype
         actual, wanted = np.asarray(actual), np.asarray(wanted)
-        unsigned = f"u{actual.dtype.itemsize}"
+        bits = f"u{actual.dtype.itemsize}"
         is_nan = (actual != actual) & (wanted != wanted)
-        off = (actual.view(unsigned) != wanted.view(unsigned)) & ~is_nan
-        rows = [[*(np.asarray(x)[i] for x in held), actual[i], wanted[i]]
-                for i in np.flatnonzero(off)[:8]]
-        assert not off.any(), f"{off.sum()} differ; inputs, kernel, XLA: {rows}"
+        off = (actual.view(bits) != wanted.view(bits)) & ~is_nan
+        rows = [
+            [*(np.asarray(x)[i] for x in held[:2]), actual[i], wanted[i]]
+            for i in np.flatnonzero(off)[:8]
+        ]
+        assert not off.any(), f"{name}: {off.sum()} differ; x, y, kernel, XLA: {rows}"

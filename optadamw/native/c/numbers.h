@@ -96,6 +96,9 @@ NEXT(float16, _Float16, uint16, uint16_t, AS_FLOAT, 0x8000u)
   }                                                                            \
   static inline type shift_right_logical_##name(type x, type by) {             \
     return (unsigned_type)by < width ? (type)((unsigned_type)x >> by) : 0;     \
+  }                                                                            \
+  static inline type shift_right_arithmetic_##name(type x, type by) {          \
+    return x >> ((unsigned_type)by < width ? by : width - 1);                  \
   }
 SHIFT(uint32, uint32_t, uint32_t, 32)
 SHIFT(int32, int32_t, uint32_t, 32)
