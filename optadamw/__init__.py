@@ -50,6 +50,7 @@ from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
 from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
 from optadamw.transforms.with_commit import with_commit as with_commit
+from optadamw.transforms.with_kernels import with_kernels as with_kernels
 from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale
 from optadamw.transforms.with_pallas import with_pallas as with_pallas
@@ -113,6 +114,7 @@ __all__ = [
     "stochastic",
     "swap_ema",
     "with_commit",
+    "with_kernels",
     "with_loss_scale",
     "with_pallas",
     "with_seed",

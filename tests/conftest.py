@@ -24,6 +24,7 @@ if OWN_CACHE:  # JAX reads these when it is imported, here and in the workers
     os.environ[CACHE] = tempfile.mkdtemp(prefix="optadamw-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ.setdefault("OPTADAMW_CACHE_DIR", f"{os.environ[CACHE]}/kernels")
 
 # An assertion of a helper, too, says which values it compared.
 FOLDERS = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]

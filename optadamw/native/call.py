@@ -34,8 +34,11 @@ class Call:
     plain: Plain
     """XLA's code: takes the same operands and returns the same results. It compares
     and hashes by value."""
+    is_forced: bool = False
+    """Whether a module in which the kernel cannot run is refused."""
 
 
+@partial(jax.jit, static_argnums=0)
 def run(call: Call, operands: Sequence[Any]) -> list[Any]:
     """Return the new parameters and buffers of the leaves of a call.
 
@@ -55,16 +58,10 @@ def _held(call: Call, operands: Sequence[Any]) -> Sequence[Any]:
     return operands[len(operands) - call.leaves * call.held :]
 
 
-@partial(jax.jit, static_argnums=0)
-def _compiled(call: Call, *operands: Any) -> list[Any]:
-    return run(call, operands)
-
-
 @_native_step.def_impl
-def _impl(*operands: Any, call: Call) -> Sequence[Any]:
-    if jax.config.jax_disable_jit:
-        return call.plain(*operands)
-    return _compiled(call, *operands)
+def _without_jit(*operands: Any, call: Call) -> Sequence[Any]:
+    # `run` is jitted, so that this is called under `jax.disable_jit` alone.
+    return call.plain(*operands)
 
 
 @_native_step.def_abstract_eval
@@ -100,14 +97,28 @@ ad.primitive_jvps[_native_step] = _differentiated
 
 
 def _lowered(context: Any, *operands: Any, call: Call) -> Any:
-    """Lower to XLA's own code."""
+    """Lower to XLA's own code, for other devices than CPUs.
+
+    Raises:
+      ValueError: the call must be a kernel.
+    """
+    if call.is_forced and not _is_exported(context.module_context):
+        platforms = "/".join(context.module_context.platforms)
+        raise _refused(f"it is compiled for {platforms}")
     return mlir.lower_fun(call.plain)(context, *operands)
 
 
 def _lowered_for_cpu(context: Any, *operands: Any, call: Call) -> Any:
-    """Lower to a call of the kernel, unless the module is exported or divided."""
-    if not _is_of_one_device(context.module_context):
-        return _lowered(context, *operands, call=call)
+    """Lower to a call of the kernel, unless the module is exported or divided.
+
+    Raises:
+      ValueError: the call must be a kernel, and XLA divides its arrays over devices.
+    """
+    module = context.module_context
+    if _is_exported(module) or not _is_of_one_device(module.axis_context):
+        if call.is_forced and not _is_exported(module):
+            raise _refused("XLA divides its arrays over devices")
+        return mlir.lower_fun(call.plain)(context, *operands)
     first = len(operands) - call.leaves * call.held
     aliases = {first + i: i for i in range(call.leaves * call.held)}
     lowering = jax.ffi.ffi_lowering(call.target, operand_output_aliases=aliases)
@@ -119,20 +130,27 @@ def _lowered_for_cpu(context: Any, *operands: Any, call: Call) -> Any:
     )
 
 
-def _is_of_one_device(module: Any) -> bool:
-    """Return whether arrays in a module are whole and its kernels in this process.
+def _refused(what: str) -> ValueError:
+    return ValueError(
+        f'kernel="native" cannot run this step in a kernel: {what}. Use kernel="auto", '
+        "or run the step on one CPU or inside jax.shard_map over all axes."
+    )
+
+
+def _is_exported(module: Any) -> bool:
+    return bool(module.lowering_parameters.for_export)
+
+
+def _is_of_one_device(axes: Any) -> bool:
+    """Return whether the arrays of a module are whole.
 
     Inside `jax.shard_map` over all axes, a module has the arrays of one device.
     """
-    if module.lowering_parameters.for_export:
-        return False
-    axes = module.axis_context
-    if getattr(axes, "num_devices", None) is not None:
+    if hasattr(axes, "num_devices"):
         return axes.num_devices == 1
-    mesh = getattr(axes, "mesh", None)
-    if mesh is None:
-        return False
-    return mesh.size == 1 or set(axes.manual_axes) == set(mesh.axis_names)
+    if hasattr(axes, "manual_axes"):
+        return axes.mesh.size == 1 or set(axes.manual_axes) == set(axes.mesh.axis_names)
+    return False
 
 
 mlir.register_lowering(_native_step, _lowered)

@@ -23,7 +23,7 @@ FLAGS = (
 )
 
 TARGETS = {
-    None: "native",
+    "": "native",
     **{"SSE4_2": "x86-64-v2", "AVX2": "x86-64-v3", "AVX512": "x86-64-v4"},
 }
 """The `-march` for XLA's flag `--xla_cpu_max_isa`, which also decides on FMA."""
@@ -96,7 +96,7 @@ def _target() -> str:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     found = re.findall(r"--xla_cpu_max_isa=(\w+)", flags)
-    name = found[-1].upper() if found else None
+    name = found[-1].upper() if found else ""
     if name not in TARGETS:
         raise CompilerError(f"no kernels are made under --xla_cpu_max_isa={name}")
     return TARGETS[name]

@@ -134,7 +134,7 @@ def flatten(closed: ClosedJaxpr) -> Flat:
     counts = {"scalar": 0, "input": 0}
     for variable in closed.jaxpr.invars:
         kind = "input" if _is_array(variable.aval) else "scalar"
-        dtype = np.dtype(variable.aval.dtype)
+        dtype = _dtype(variable.aval)
         read = Operation(kind, (), dtype, kind == "scalar", counts[kind])
         counts[kind] += 1
         arguments.append(flat.add(read))
@@ -152,7 +152,7 @@ def _inline(
 
     def read(atom: Any) -> Operand:
         if isinstance(atom, Literal):
-            return _constant(np.asarray(atom.val, atom.aval.dtype))
+            return _constant(np.asarray(atom.val, _dtype(atom.aval)))
         return known[atom]
 
     for equation in jaxpr.eqns:
@@ -169,7 +169,7 @@ def _inline(
                 raise Unsupported(f"{name} is no arithmetic on single elements")
             for atom in (*equation.invars, *equation.outvars):
                 _check(name, atom.aval)
-            dtype = np.dtype(equation.outvars[0].aval.dtype)
+            dtype = _dtype(equation.outvars[0].aval)
             uniform = name != "iota" and flat.is_uniform(operands)
             detail = _detail(name, params)
             made = Operation(name, tuple(operands), dtype, uniform, detail)
@@ -197,6 +197,10 @@ def _constant(value: Any) -> Constant:
     if array.size != 1:
         raise Unsupported(f"a constant of shape {array.shape} is part of the rule")
     return Constant(array.reshape(-1)[0], array.dtype)
+
+
+def _dtype(aval: Any) -> np.dtype:
+    return np.dtype(aval.dtype)
 
 
 def _check(name: str, aval: Any) -> None:

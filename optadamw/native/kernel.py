@@ -3,10 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.numerics import is_complex
@@ -41,20 +42,22 @@ class Refusal:
     reason: str
 
 
-def kernel_of(program: Program, given: LeafInput) -> Target | Refusal:
+def kernel_of(
+    program: Program, given: LeafInput, compiler: Compiler | Refusal
+) -> Target | Refusal:
     """Return the kernel of a leaf, compiled at its first use.
 
     Args:
       program: the leaf function.
       given: arrays, tracers or shapes; only their dtypes and shapes are read.
+      compiler: from `usable_compiler`.
     """
-    compiler = _compiler()
     if isinstance(compiler, Refusal):
         return compiler
     form = form_of(program, given)
     if isinstance(form, Refusal):
         return form
-    return _kernel(form, compiler, bool(jax.config.jax_enable_x64))
+    return _kernel(form, compiler, jnp.result_type(float))
 
 
 def form_of(program: Program, given: LeafInput) -> Form | Refusal:
@@ -102,14 +105,14 @@ def scalars_of(given: LeafInput) -> list[Any]:
     return found
 
 
-def compiler_reason() -> str:
-    """Return "" if kernels can be compiled, else the reason why not."""
-    compiler = _compiler()
-    return compiler.reason if isinstance(compiler, Refusal) else ""
+def is_default() -> bool:
+    """Return whether transformations that do not choose use kernels."""
+    return os.environ.get(SWITCH) == "1"
 
 
-def _compiler() -> Compiler | Refusal:
-    if os.environ.get(SWITCH, "1") == "0":
+def usable_compiler() -> Compiler | Refusal:
+    """Return the compiler of kernels, or why kernels are not compiled."""
+    if os.environ.get(SWITCH) == "0":
         return Refusal(f"{SWITCH}=0")
     try:
         return find_compiler()
@@ -117,10 +120,10 @@ def _compiler() -> Compiler | Refusal:
         return Refusal(str(error))
 
 
-@lru_cache(maxsize=None)
-def _kernel(form: Form, compiler: Compiler, x64: bool) -> Target | Refusal:
-    """Return a kernel; `x64` is part of the key, since it decides on dtypes."""
-    del x64
+@cache
+def _kernel(form: Form, compiler: Compiler, default: np.dtype) -> Target | Refusal:
+    """Return a kernel; the default dtype, from which others follow, is in the key."""
+    del default
     try:
         loops = _loops(form)
         return load(source_of(loops, len(loops.scalars) - form.program.draws), compiler)

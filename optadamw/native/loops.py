@@ -108,9 +108,7 @@ def _loop(
         else f"{c_type(d)} *restrict x{i} = ({c_type(d)} *)x[{i}] + at;"
         for i, d in enumerate(inputs)
     ]
-    stores = [
-        f"x{i}[i] = {_name(x)};" for i, x in enumerate(flat.outputs, start=1)
-    ]
+    stores = [f"x{i}[i] = {_name(x)};" for i, x in enumerate(flat.outputs, start=1)]
     lines = [
         f"static void {name}(const void *const *s, void *const *x, int64_t at,",
         "    int64_t n) {",
@@ -149,8 +147,8 @@ def _kernel(
 
 def _statements(flat: Flat) -> tuple[list[str], list[str]]:
     """Return the declarations before the loop, and those inside."""
+    inside: list[str] = []
     before = ["const float one = *(const volatile float *)&ONE;", "(void)one;"]
-    inside = []
     for number in flat.used(flat.outputs):
         operation = flat.operations[number]
         kind = c_type(operation.dtype)

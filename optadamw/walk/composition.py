@@ -9,12 +9,13 @@ from optadamw.base.hyperparameters import Constant, Dynamic
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
 from optadamw.leaf.program import Kernel
+from optadamw.native.kernel import is_default
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
 
-CpuPass = Literal["native", "xla"]
-"""What runs the pass over the leaves on the CPU: compiled kernels only, or XLA only."""
+CpuPass = Literal["auto", "native", "xla"]
+"""What runs the leaves on the CPU: kernels where there are some, kernels only, XLA."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,15 @@ class Composition:
     kernel: Kernel | None = None
     """The kernels that run a leaf; None (default): XLA runs it."""
     cpu_pass: CpuPass | None = None
-    """What runs the leaves on the CPU; None (default): XLA."""
+    """What runs the leaves on the CPU; None (default): XLA, or "auto" if the
+    environment says so."""
+
+    @property
+    def kernel_choice(self) -> CpuPass:
+        """What runs the leaves on the CPU, with the default of this process."""
+        if self.cpu_pass is None and self.kernel is None and is_default():
+            return "auto"
+        return self.cpu_pass or "xla"
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -5,9 +5,9 @@ leaves. It also has few bytes: in a train step without a norm XLA computes each 
 just before it is used, and a call needs all of its gradients at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.leaf.program import LeafInput
 from optadamw.native.call import Call, run
-from optadamw.native.kernel import Refusal, kernel_of, scalars_of
+from optadamw.native.kernel import Refusal, kernel_of, scalars_of, usable_compiler
 from optadamw.walk.conditional import Outcome, Pass, always, if_step
 
 LEAVES = 32
@@ -25,59 +25,92 @@ BYTES = 4 * 2**20
 """The most leaves of one call, and the bytes of parameters that end a call."""
 
 
+class NoKernelError(ValueError):
+    """Leaves have no kernel, and kernel="native" asks for one.
+
+    Attributes:
+      reasons: why each of these leaves has none, by its path.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]):
+        self.reasons = dict(reasons)
+        path, reason = next(iter(self.reasons.items()))
+        error = at_leaf(
+            path,
+            f'kernel="native" cannot run this step in a kernel: {reason}.',
+            'With kernel="auto" XLA runs the leaves that have no kernel.',
+        )
+        super().__init__(str(error))
+
+
 def pass_by_kernels(
+    choice: Literal["auto", "native"],
     key: Pass,
     leaves: Sequence[LeafInput],
     bits: Array,
     go: Array | None,
-    paths: Sequence[str] | None,
-) -> tuple[Outcome, list[int]]:
-    """Run the leaves that have a kernel.
+    paths: Sequence[str],
+    by_xla: Callable[[Pass, Sequence[LeafInput]], Outcome],
+) -> Outcome:
+    """Run each leaf by its kernel, and by XLA those that have none.
 
     Args:
+      choice: "native" raises an error for a leaf that has no kernel.
       key: the programs and the positions of the leaves.
       leaves: the leaves that have a gradient.
       bits: the `step_key` of the random bits.
       go: whether the step is taken; None: always.
-      paths: the path of each leaf, if each must have a kernel; None: XLA runs those
-        that have none.
-
-    Returns:
-      The outcome, with None for leaves without a kernel, and the numbers of these.
+      paths: the path of each leaf.
+      by_xla: the same pass by XLA, for any of the leaves.
 
     Raises:
-      ValueError: `paths` is given, and a leaf has no kernel.
+      NoKernelError: a leaf has no kernel under "native".
     """
+    compiler = usable_compiler()
     calls: dict[str, list[list[int]]] = {}
-    rest = []
+    refused: dict[int, str] = {}
     for number, (program, given) in enumerate(zip(key.programs, leaves, strict=True)):
-        target = kernel_of(program, given)
+        target = kernel_of(program, given, compiler)
         if isinstance(target, Refusal):
-            if paths is not None:
-                raise at_leaf(
-                    paths[number],
-                    f'kernel="native" cannot run this step: {target.reason}.',
-                    "Leave `kernel` out, and XLA runs the leaves that have no kernel.",
-                )
-            rest.append(number)
+            refused[number] = target.reason
             continue
         batches = calls.setdefault(target.name, [[]])
         if _is_full([leaves[i] for i in batches[-1]]):
             batches.append([])
         batches[-1].append(number)
+    if refused and choice == "native":
+        raise NoKernelError({paths[i]: reason for i, reason in refused.items()})
+    if len(refused) == len(leaves):
+        return by_xla(key, leaves)
     outcome = Outcome([None] * len(leaves), [{}] * len(leaves), None)
+    if refused:
+        numbers = list(refused)
+        others = by_xla(_part(key, numbers), [leaves[i] for i in numbers])
+        for place, i in enumerate(numbers):
+            outcome.outputs[i] = others.outputs[place]
+            outcome.buffers[i] = others.buffers[place]
     for name, batches in calls.items():
         for batch in batches:
-            _run_batch(name, batch, key, leaves, bits, go, outcome)
-    return outcome, rest
+            _run_batch(choice, name, batch, key, leaves, bits, go, outcome)
+    return outcome
+
+
+def _part(key: Pass, numbers: Sequence[int]) -> Pass:
+    """Return the key of a pass over some of its leaves."""
+    return replace(
+        key,
+        programs=tuple(key.programs[i] for i in numbers),
+        positions=tuple(key.positions[i] for i in numbers),
+    )
 
 
 def _is_full(leaves: Sequence[LeafInput]) -> bool:
-    sizes = [leaf.param.size * leaf.param.dtype.itemsize for leaf in leaves]  # type: ignore[union-attr]
+    sizes = [leaf.like.size * leaf.like.dtype.itemsize for leaf in leaves]
     return len(leaves) >= LEAVES or sum(sizes) >= BYTES
 
 
 def _run_batch(
+    choice: str,
     name: str,
     batch: Sequence[int],
     key: Pass,
@@ -87,10 +120,9 @@ def _run_batch(
     outcome: Outcome,
 ) -> None:
     """Run the leaves of one call, and put their results into `outcome`."""
-    programs = tuple(key.programs[i] for i in batch)
-    positions = tuple(key.positions[i] for i in batch)
-    draws = programs[0].draws
-    slots = [slot.name for slot in programs[0].slots]
+    part = _part(key, batch)
+    draws = part.programs[0].draws
+    slots = [slot.name for slot in part.programs[0].slots]
     operands: list[Any] = [jnp.ones((), bool) if go is None else go]
     known: dict[int, int] = {}
     indices = []
@@ -104,7 +136,7 @@ def _run_batch(
                 operands.append(scalar)
             indices.append(known[id(scalar)])
     plain = _Plain(
-        key=replace(key, programs=programs, positions=positions),
+        key=part,
         scalars=tuple(indices),
         names=tuple(tuple(sorted(row)) for row in leaves[batch[0]].scalars),
         slots=tuple(slots),
@@ -115,7 +147,15 @@ def _run_batch(
     operands += [leaves[i].param for i in batch]
     operands += [leaves[i].buffers[slot] for slot in slots for i in batch]
     count = len(batch)
-    call = Call(name, count, 1 + len(slots), tuple(indices), positions, plain)
+    call = Call(
+        target=name,
+        leaves=count,
+        held=1 + len(slots),
+        scalars=tuple(indices),
+        positions=part.positions,
+        plain=plain,
+        is_forced=choice == "native",
+    )
     results = run(call, operands)
     for place, i in enumerate(batch):
         made = results[place::count]
@@ -160,5 +200,5 @@ class _Plain:
             made = if_step(self.key, leaves, bits, None, operands[0], None)
         else:
             made = always(self.key, leaves, bits)
-        held = [[row[slot] for row in made.buffers] for slot in self.slots]
-        return [x for column in (made.outputs, *held) for x in column]
+        columns = [[row[slot] for row in made.buffers] for slot in self.slots]
+        return [x for column in (made.outputs, *columns) for x in column]

@@ -216,25 +216,19 @@ class _Call:
         key = Pass(programs, tuple(inputs.moving), members)
         bits = step_key(composition.seed.value, self.state.step)
         gate = go if composition.control.is_gated else None
-        if composition.cpu_pass != "native" or present is not None:
-            return self._pass(key, leaves, bits, present, gate, measured)
-        paths = [inputs.plan.leaves.paths[i] for i in inputs.moving]
-        return pass_by_kernels(key, leaves, bits, gate, paths)[0]
 
-    def _pass(
-        self,
-        key: Pass,
-        leaves: list[LeafInput],
-        bits: Array,
-        present: list[Array] | None,
-        gate: Array | None,
-        measured: Array | None,
-    ) -> Outcome:
-        """Run the leaves by XLA's code, if `gate` is true or None."""
-        if gate is None:
-            return always(key, leaves, bits, present)
-        run = if_step if self.emit == "param" else if_update
-        return run(key, leaves, bits, present, gate, measured)
+        def by_xla(key: Pass, leaves: Sequence[LeafInput]) -> Outcome:
+            if gate is None:
+                return always(key, leaves, bits, present)
+            run = if_step if self.emit == "param" else if_update
+            return run(key, leaves, bits, present, gate, measured)
+
+        choice = composition.kernel_choice
+        # The partial window of a flush chooses anew for each leaf.
+        if choice == "xla" or present is not None:
+            return by_xla(key, leaves)
+        paths = [inputs.plan.leaves.paths[i] for i in inputs.moving]
+        return pass_by_kernels(choice, key, leaves, bits, gate, paths, by_xla)
 
     def _all_leaves(
         self, inputs: Inputs, outcome: Outcome

@@ -13,7 +13,9 @@ from optadamw.native.library import load, source_of
 from optadamw.native.loops import Loops, loops_of
 
 
-def loops(function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[Any]) -> Loops:
+def loops(
+    function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[Any]
+) -> Loops:
     """The loops of `function(*scalars, *held)`, which returns a tuple.
 
     Its results take the place of the last arrays of `held`.
@@ -24,7 +26,9 @@ def loops(function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[A
     return loops_of(flat, [x.dtype for x in scalars], [x.dtype for x in held])
 
 
-def kernel(function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[Any]) -> Any:
+def kernel(
+    function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[Any]
+) -> Any:
     """Return the results of a function of one gradient, and of arrays it replaces."""
     made = loops(function, scalars, held)
     target = load(source_of(made, len(scalars)), find_compiler())

@@ -31,17 +31,26 @@ X, Y = (np.array(x) for x in zip(*itertools.product(SPECIAL, SPECIAL), strict=Tr
 WHOLE = np.array([0, 1, 2, 3, 7, 31, 32, 63, 0x7FFF, 0x85EBCA6B, 2**31, 2**32 - 1])
 
 COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+def unary(name):
+    function = getattr(lax, name)
+    return lambda x, y: function(x)
+
+
+def compared(name):
+    function = getattr(lax, name)
+    return lambda x, y: function(x, y).astype(x.dtype)
+
+
 FLOATS = {
     **{name: getattr(lax, name) for name in ("add", "sub", "mul", "div")},
     **{name: getattr(lax, name) for name in ("max", "min")},
     **{
-        name: lambda x, y, f=getattr(lax, name): f(x)
+        name: unary(name)
         for name in ("sqrt", "abs", "neg", "sign", "floor", "ceil", "square")
     },
-    **{
-        name: lambda x, y, f=getattr(lax, name): f(x, y).astype(x.dtype)
-        for name in COMPARED
-    },
+    **{name: compared(name) for name in COMPARED},
     "clamp": lambda x, y: lax.clamp(x.dtype.type(-0.5), x, y),
     "select": lambda x, y: lax.select(x > y, x, y),
     "is_finite": lambda x, y: lax.select(lax.is_finite(x), x, y),
