@@ -22,11 +22,17 @@ FLAGS = (
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 
+X86 = ("x86_64", "AMD64")
+ARM = ("aarch64", "arm64")
+
 TARGETS = {
-    "": "native",
-    **{"SSE4_2": "x86-64-v2", "AVX2": "x86-64-v3", "AVX512": "x86-64-v4"},
+    "": ("-march=native",),
+    "SSE4_2": ("-march=x86-64-v2",),
+    "AVX": ("-march=x86-64-v2", "-mavx"),
+    "AVX2": ("-march=x86-64-v3",),
+    "AVX512": ("-march=x86-64-v4",),
 }
-"""The `-march` for XLA's flag `--xla_cpu_max_isa`, which also decides on FMA."""
+"""The flags for XLA's `--xla_cpu_max_isa`, on which fused multiply-adds depend."""
 
 
 class CompilerError(Exception):
@@ -40,7 +46,8 @@ class Compiler:
     path: str
     stamp: tuple[int, int]
     """Size and time of the file: an update of the compiler changes them."""
-    target: str
+    target: tuple[str, ...]
+    """The flags that choose the instruction set."""
 
     @property
     def version(self) -> str:
@@ -55,7 +62,7 @@ class Compiler:
 
     def key(self, source: str) -> str:
         """Return the digest of everything on which a library depends."""
-        parts = (source, self.path, *map(str, self.stamp), self.target, *FLAGS)
+        parts = (source, self.path, *map(str, self.stamp), *self.target, *FLAGS)
         text = "\0".join((*parts, features()))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -65,9 +72,8 @@ class Compiler:
         Raises:
           CompilerError: the compiler fails, or does not end.
         """
-        machine = "-mcpu" if platform.machine() in ("aarch64", "arm64") else "-march"
-        command = [self.path, *FLAGS, f"{machine}={self.target}"]
-        _run([*command, str(source), "-o", str(library)], timeout=TIMEOUT)
+        command = [self.path, *FLAGS, *self.target, str(source), "-o", str(library)]
+        _run(command, timeout=TIMEOUT)
         if not library.exists():
             raise CompilerError(f"{Path(self.path).name} ended without a library")
 
@@ -82,18 +88,20 @@ def find_compiler() -> Compiler:
     path = shutil.which(name)
     if path is None:
         raise CompilerError(f"no compiler: {name} is not on the PATH")
-    if platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64"):
+    if platform.machine() not in X86 + ARM:
         raise CompilerError(f"kernels are not made for {platform.machine()}")
     facts = os.stat(path)
     return Compiler(path, (facts.st_size, facts.st_mtime_ns), _target())
 
 
-def _target() -> str:
-    """Return the instruction set that XLA's own code may use.
+def _target() -> tuple[str, ...]:
+    """Return the flags for the instruction set that XLA's own code may use.
 
     Raises:
       CompilerError: XLA's flag names one for which no target is known.
     """
+    if platform.machine() in ARM:
+        return ("-mcpu=native",)
     flags = os.environ.get("XLA_FLAGS", "")
     found = re.findall(r"--xla_cpu_max_isa=(\w+)", flags)
     name = found[-1].upper() if found else ""

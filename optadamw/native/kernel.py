@@ -120,6 +120,11 @@ def usable_compiler() -> Compiler | Refusal:
         return Refusal(str(error))
 
 
+def forget() -> None:
+    """Forget all kernels, so that each is made anew: for tests."""
+    _kernel.cache_clear()
+
+
 @cache
 def _kernel(form: Form, compiler: Compiler, default: np.dtype) -> Target | Refusal:
     """Return a kernel; the default dtype, from which others follow, is in the key."""

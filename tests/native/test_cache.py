@@ -212,13 +212,13 @@ def test_a_compiler_that_hangs_is_killed_with_what_it_started(
 
 def test_an_updated_compiler_makes_other_libraries():
     """Whatever version it prints: size and time of its file are part of the key."""
-    one = Compiler("/usr/bin/cc", (1, 2), "native")
+    one = Compiler("/usr/bin/cc", (1, 2), ("-march=native",))
     keys = {
         one.key("source"),
         one.key("other source"),
-        Compiler("/usr/bin/cc", (1, 3), "native").key("source"),
-        Compiler("/opt/bin/cc", (1, 2), "native").key("source"),
-        Compiler("/usr/bin/cc", (1, 2), "x86-64-v3").key("source"),
+        Compiler("/usr/bin/cc", (1, 3), ("-march=native",)).key("source"),
+        Compiler("/opt/bin/cc", (1, 2), ("-march=native",)).key("source"),
+        Compiler("/usr/bin/cc", (1, 2), ("-march=x86-64-v3",)).key("source"),
     }
     assert len(keys) == 5
 
@@ -226,9 +226,9 @@ def test_an_updated_compiler_makes_other_libraries():
 def test_which_compiler(monkeypatch, tmp_path):
     assert find_compiler().version.startswith("cc ")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
-    assert find_compiler().target == "x86-64-v3"
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX")
-    with pytest.raises(CompilerError, match="under --xla_cpu_max_isa=AVX"):
+    assert find_compiler().target == ("-march=x86-64-v3",)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX9")
+    with pytest.raises(CompilerError, match="under --xla_cpu_max_isa=AVX9"):
         find_compiler()
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -161,8 +161,9 @@ def test_loops_and_conditions_need_no_temporaries(gated):
         return lax.scan(body, (params, state), None, length=3)[0]
 
     def condition(params, state, grads, due):
-        taken = lambda: native.step(grads, state, params)
-        return lax.cond(due, taken, lambda: (params, state))
+        return lax.cond(
+            due, lambda: native.step(grads, state, params), lambda: (params, state)
+        )
 
     for function, more in ((scan, ()), (condition, (jax.ShapeDtypeStruct((), bool),))):
         jitted = jax.jit(function, donate_argnums=(0, 1))
@@ -301,7 +302,7 @@ def test_each_leaf_is_run_by_what_can_run_it():
         jax.jit(auto.step)(params, state, params),
         jax.jit(xla.step)(params, state, params),
     )
-    with pytest.raises(ValueError, match="Leaf 'c': .* complex"):
+    with pytest.raises(ValueError, match=r"Leaf 'c': .* complex"):
         optadamw.adamw(1e-2, kernel="native").step(params, state, params)
 
 
@@ -326,9 +327,7 @@ def test_the_environment(monkeypatch):
     found = []
     for value in ("", "1", "0"):
         monkeypatch.setenv(kernel.SWITCH, value)
-        found.append(
-            [calls(step_of(tx), params, state, params) for tx in (plain, xla)]
-        )
+        found.append([calls(step_of(tx), params, state, params) for tx in (plain, xla)])
     assert found == [[0, 0], [1, 0], [0, 0]]
     with pytest.raises(ValueError, match="in a kernel: OPTADAMW_NATIVE=0"):
         native.step(params, state, params)
