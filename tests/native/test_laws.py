@@ -47,7 +47,10 @@ FAULTS = {
     "no product is contracted": ("__builtin_fmaf(a, b, c)", "((a) * (b) + (c))"),
     "an element is left out": ("i < n;", "i + 1 < n;"),
     "denormals are kept": ("0x8040u", "0u"),
-    "a skipped step is taken": ("argument(frame, 0)->data) return", "NULL) return"),
+    "a skipped step is taken": (
+        "if (!*(const uint8_t *)argument(frame, 0)->data) return NULL;",
+        "",
+    ),
 }
 
 
