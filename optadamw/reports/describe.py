@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from optadamw.base.errors import mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.native.kernel import Refusal, usable_compiler
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.blockwise import BlockStorage
@@ -23,6 +25,7 @@ from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, plan_of
+from optadamw.walk.step import reasons_for_xla
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
@@ -35,7 +38,9 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
     Returns:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
       buffers with their dtypes, bytes of the buffers; and the totals. The bytes are
-      those of the state that `tx.init(params)` returns.
+      those of the state that `tx.init(params)` returns. If kernels were asked for, a
+      last line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
+      "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -87,6 +92,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
         ),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
+        *([] if composition.kernel_choice == "xla" else [_pass_line(tx, params)]),
     ]
     return "\n\n".join(sections)
 
@@ -202,6 +208,22 @@ def _totals(composition: Composition, leaves: Leaves, plan: Sequence[LeafPlan]) 
         f"{len(leaves.paths)} parameters, {numbers:,} numbers, {own:,} bytes; "
         f"state {state:,} bytes{per_number}"
     )
+
+
+def _pass_line(tx: Transformation, params: PyTree) -> str:
+    """Say what runs `step` on the CPU, and why XLA runs leaves if it does."""
+    compiler = usable_compiler()
+    if isinstance(compiler, Refusal):
+        return f"pass: XLA ({compiler.reason})"
+    reasons = reasons_for_xla(tx.recipe.composition, params)
+    kernels = f"native ({compiler.version})"
+    if not reasons:
+        return f"pass: {kernels}"
+    counts = Counter(reasons.values()).most_common()
+    text = "; ".join(f"{reason}: {count}" for reason, count in counts)
+    if len(reasons) == len(parameters(params).paths):
+        return f"pass: XLA ({'; '.join(reason for reason, _ in counts)})"
+    return f"pass: {kernels}, XLA for {len(reasons)} parameters ({text})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -68,7 +68,7 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     if kernel not in get_args(Kernel):
         raise invalid("kernel", '"auto", "native" or "xla"', kernel)
     composition = inner.recipe.composition
-    if composition.kernel is not None or composition.cpu_pass is not None:
+    if composition.cpu_pass is not None:
         raise misplaced(f"{inner!r} has kernels already.", "Choose them once.")
     chosen: CpuPass = kernel
     return transformation(replace(composition, cpu_pass=chosen))

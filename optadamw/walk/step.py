@@ -10,7 +10,7 @@ measure     statistics                                         (if switched on)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,9 +38,10 @@ from optadamw.walk.conditional import (
     no_update,
 )
 from optadamw.walk.decision import go_by_gradients, go_by_scalars
+from optadamw.walk.init import init
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
-from optadamw.walk.native import pass_by_kernels
+from optadamw.walk.native import NoKernelError, pass_by_kernels
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import scalars_of
@@ -111,6 +112,24 @@ def flush(
     call = _Call(composition, inputs, state, Clock.at(state.step), "param")
     incoming = call.intake.partial_window(accumulators, find_present=like is None)
     return call.conclude(incoming, None)
+
+
+def reasons_for_xla(composition: Composition, params: PyTree) -> dict[str, str]:
+    """Return by its path why a leaf has no kernel, for all leaves that have none.
+
+    A step is traced and not run, and kernels are compiled if they are not in the cache.
+    """
+    forced = replace(composition, cpu_pass="native")
+
+    def step(params: PyTree) -> PyTree:
+        grads, state = params, init(composition, params)
+        return advance(forced, grads, state, params, {}, "param")
+
+    try:
+        jax.eval_shape(step, params)
+    except NoKernelError as error:
+        return error.reasons
+    return {}
 
 
 @dataclass(frozen=True)

@@ -350,3 +350,24 @@ def test_bad_words():
         optadamw.with_kernels(3)
     with pytest.raises(ValueError, match="has kernels already"):
         optadamw.with_kernels(optadamw.with_kernels(optadamw.adamw(1e-2)))
+
+
+def test_describe_says_what_runs_a_step(monkeypatch):
+    params = {"c": jnp.ones(3, jnp.complex64), "r": jnp.ones(3), "s": jnp.ones(())}
+
+    def line(params, **options):
+        tx = optadamw.adamw(1e-2, **{"kernel": "auto"} | options)
+        return optadamw.describe(tx, params).splitlines()[-1]
+
+    assert "pass" not in line(params, kernel="xla")
+    real = {"r": params["r"]}
+    version = kernel.usable_compiler().version
+    assert line(real) == f"pass: native ({version})"
+    assert line(params) == (
+        f"pass: native ({version}), XLA for 1 parameters "
+        "(a complex parameter or gradient: 1)"
+    )
+    reason = "clip_by_norm reads all elements of a parameter"
+    assert line(real, clip_norm=1.0) == f"pass: XLA ({reason})"
+    monkeypatch.setenv(kernel.SWITCH, "0")
+    assert line(real) == "pass: XLA (OPTADAMW_NATIVE=0)"
