@@ -159,6 +159,7 @@ def made(tmp_path, monkeypatch, script):
     return library.load(library.source_of(loops, 0), find_compiler())
 
 
+@running.needs_compiler
 def test_a_real_compiler_makes_a_kernel_once(folder, monkeypatch):
     expected = [2.0, 3.0, 4.0, 5.0]
     assert running.kernel(double, (), X)[0].tolist() == expected
@@ -186,6 +187,7 @@ def test_a_compiler_that_fails(folder, tmp_path, monkeypatch, script, reason):
         made(tmp_path, monkeypatch, script)
 
 
+@running.needs_compiler
 def test_a_compiler_that_makes_another_library(folder, tmp_path, monkeypatch):
     """A wrapper that answers from a cache of its own, with the wrong entry."""
     other = tmp_path / "other.c"
@@ -223,6 +225,7 @@ def test_an_updated_compiler_makes_other_libraries():
     assert len(keys) == 5
 
 
+@running.needs_compiler
 def test_which_compiler(monkeypatch, tmp_path):
     assert find_compiler().version.startswith("cc ")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")

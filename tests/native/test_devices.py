@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from tests.native import running
 from tests.support import lane
+
+pytestmark = running.needs_compiler
 
 
 def test_eight_devices():

@@ -11,8 +11,11 @@ import pytest
 
 import optadamw
 from optadamw.native import kernel, library
+from tests.native import running
 from tests.support import trajectories, trees
 from tests.support.transformations import ROWS, over
+
+pytestmark = running.needs_compiler
 
 CONTRACTED = {
     "scale_by_adam-options": "Nesterov's sum of two products",

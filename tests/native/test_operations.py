@@ -16,6 +16,8 @@ from jax import lax
 from optadamw.native.flat import Unsupported
 from tests.native import running
 
+pytestmark = running.needs_compiler
+
 SPECIAL = np.array(
     [
         *(0.0, -0.0, 1e-40, -1e-40, 1e-45, 1.1754944e-38, -1.1754942e-38),

@@ -13,8 +13,11 @@ from jax import export, lax
 import optadamw
 from optadamw.native import kernel
 from optadamw.walk import native as walk_native
+from tests.native import running
 from tests.support import trees
 from tests.support.compilations import Compilations
+
+pytestmark = running.needs_compiler
 
 SPECIAL = np.array(
     [0, -0.0, 1e-40, -1e-40, 1e-30, 3e38, np.inf, -np.inf, np.nan, 1.9e19, 1e-23],
