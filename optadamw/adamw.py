@@ -15,6 +15,7 @@ from optadamw.transforms.build import (
     Values,
     chained,
     grouped,
+    in_our_words,
     refuse_unused,
     with_guard,
     wrapped,
@@ -25,6 +26,7 @@ from optadamw.transforms.with_commit import CommitName
 from optadamw.transforms.with_kernels import Kernel
 
 
+@in_our_words
 @prints_as_call
 def adamw(
     learning_rate: ScalarOrSchedule,
@@ -115,6 +117,7 @@ def adamw(
       mu_dtype: dtype of the first moment in the state. None: float32 (float64 for
         float64 parameters). Else a dtype (rounded to nearest), `stochastic("bfloat16")`
         or `blockwise()`, which stores 8 bits per number and turns `skip_nonfinite` on.
+        A complex dtype, as Optax takes it, means the dtype of the two parts.
       weight_decay: decay of the parameters per unit of learning rate, >= 0. Default:
         1e-4, as in Optax; PyTorch's default is 1e-2, Keras's is 4e-3.
       mask: which parameters decay. None: all. Else a pattern such as `"*/kernel"`, a
@@ -143,8 +146,9 @@ def adamw(
         `blockwise()` for both moments and `stochastic("bfloat16")` for the average;
         parameter and state together take 4.1 bytes per parameter. An option that you
         give yourself overrides the preset.
-      commit: how parameters below float32 are rounded when they are written: "nearest"
-        (also None), "stochastic", "kahan" or "master". See `with_commit`.
+      commit: how parameters below float32 are rounded when they are written: "nearest",
+        "stochastic", "kahan" or "master". None: "nearest", and `init` warns of 16-bit
+        parameters, because they lose small updates. See `with_commit`.
       nu_dtype: dtype of the second moment in the state, and of AMSGrad's maximum of it:
         None or a value as for `mu_dtype`. A dtype in which the moment would freeze,
         such as "bfloat16", is refused.

@@ -1,4 +1,4 @@
-"""What runs in the README's command, and what is left to the long lane.
+"""The short lane, which the README's command runs, and the long lane.
 
     python -m pytest -n 2                the short lane: minutes
     python -m pytest -n 2 --lane long    what the short one left out

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from optadamw.base.errors import mistyped
+from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
@@ -25,6 +26,7 @@ from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, plan_of
+from optadamw.walk.remarks import remarks_of
 from optadamw.walk.step import reasons_for_xla
 
 
@@ -37,7 +39,9 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
 
     Returns:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
-      buffers with their dtypes, bytes of the buffers; and the totals. The bytes are
+      buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
+      with "!" say what can stall the training: 16-bit parameters that are rounded to
+      nearest, a function that chooses no parameter, a schedule that ends. The bytes are
       those of the state that `tx.init(params)` returns. If kernels were asked for, a
       last line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
       "pass: XLA (no compiler: cc is not on the PATH)".
@@ -90,11 +94,33 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
                 *_group_lines(composition, plan),
             ]
         ),
+        *_notes(composition, leaves, params),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
         *([] if composition.kernel_choice == "xla" else [_pass_line(tx, params)]),
     ]
     return "\n\n".join(sections)
+
+
+def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
+    """The remarks of `init`, and where the learning rate's schedules end: a section."""
+    notes = list(remarks_of(composition, leaves, params))
+    for rules in composition.variants:
+        rate = getattr(_rate_of(rules), "learning_rate", None)
+        end = getattr(rate, "horizon", None)
+        if rate is not None and end is not None:
+            last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
+            notes.append(
+                f"the schedule of learning_rate ends after {end:,} steps; it stays at "
+                f"{last:.4g} from then on, and stats_of(state).steps_past_schedule "
+                "counts the steps"
+            )
+    lines = [f"!  {note}" for note in dict.fromkeys(notes)]
+    return ["\n".join(lines)] if lines else []
+
+
+def _rate_of(rules: Variant) -> Rule | None:
+    return next((r for r in rules if r is not None and r.stage == Stage.RATE), None)
 
 
 def _rule_lines(rules: Variant) -> list[str]:
@@ -145,6 +171,8 @@ def _control_lines(composition: Composition) -> list[str]:
         ("with_stats", (control.statistics,)),
     ]
     lines = []
+    if composition.has_chosen_commit:
+        lines.append(f"-  with_commit: commit={composition.commit.name!r}")
     for wrapper, records in parts:
         found = [record for record in records if record is not None]
         shown = [text for record in found for text in _arguments(wrapper, record)]

@@ -17,6 +17,7 @@ from optadamw.base.numerics import (
     from_reals,
     is_complex,
     is_narrow,
+    real_of,
 )
 from optadamw.base.random_bits import Site, bits_at, rounded
 from optadamw.base.tree import Leaves
@@ -125,6 +126,9 @@ def dense(name: str, dtype: DTypeLike | None) -> Dense:
         parsed = jnp.dtype(dtype)
     except TypeError as error:
         raise mistyped(name, rule, dtype) from error
+    if is_complex(parsed):
+        # Optax takes the complex dtype; here a store names the dtype of the parts.
+        parsed = real_of(parsed)
     if not jnp.issubdtype(parsed, jnp.floating) or parsed.itemsize < 2:
         raise mistyped(name, rule, dtype)
     check_enabled(name, parsed)

@@ -25,6 +25,9 @@ class Composition:
     rules: tuple[Rule, ...]
     commit: Commit = field(default_factory=Nearest)
     """The rounding of parameters when they are written; default: to nearest."""
+    has_chosen_commit: bool = field(default=False, compare=False, repr=False)
+    """Whether the user chose `commit`; otherwise `init` warns about 16-bit parameters.
+    It changes no number, so it has no part in equality and is not printed."""
     update_dtype: np.dtype | None = None
     """Dtype of the updates; None (default): the parameter's."""
     control: Control = field(default_factory=Control)

@@ -1,5 +1,6 @@
 """`init` makes the state before the first step."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -11,10 +12,15 @@ from optadamw.store.columns import trees_of
 from optadamw.store.state import State, beside, state_of
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
+from optadamw.walk.remarks import remarks_of
 
 
 def init(composition: Composition, params: PyTree) -> State:
     """Make the first state of these parameters, which may be `jax.ShapeDtypeStruct`s.
+
+    Warns:
+      UserWarning: 16-bit parameters would be rounded to nearest without having been
+        asked for, or a function that chooses parameters chooses none.
 
     Raises:
       ValueError, TypeError: a rule stands where its meaning would change, a parameter
@@ -25,6 +31,9 @@ def init(composition: Composition, params: PyTree) -> State:
     composition.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
     composition.check_guard()
     plan = plan_of(composition, leaves, params)
+    for remark in remarks_of(composition, leaves, params):
+        # 3: the line that called tx.init. Python shows a warning of a line once.
+        warnings.warn(remark, UserWarning, stacklevel=3)
     fields: dict[str, Any] = {}
     for i, slot in enumerate(composition.buffers):
         stores = [row.buffers[i].store for row in plan.rows]

@@ -22,6 +22,7 @@ LAZY = {
     "base/lazy": "names that are imported when somebody first uses them",
     "cli/main": "`--help` must not wait for Flax, scikit-learn or Matplotlib",
     "leaf/pallas": "Pallas is experimental: who does not ask for it does not import it",
+    "checkpoint/replacing": "Windows has no fcntl",
     "dialects/files/packages": "a .pt takes PyTorch, a .h5 h5py, and no other file",
 }
 """Modules that may import when they run, and why."""

@@ -104,7 +104,7 @@ LARGE = (1024, 1024)
 
 @pytest.mark.parametrize("name", ["full", "compact", "8-bit", "16-bit"])
 def test_no_temporary_has_the_size_of_a_large_leaf(name):
-    """Where XLA's CPU backend keeps the barriers that put its passes in order."""
+    """Barriers put the passes in order, if XLA's CPU backend keeps barriers."""
     dtype, options = PLANS[name]
     shapes = {f"kernel{i}": jax.ShapeDtypeStruct(LARGE, dtype) for i in range(4)}
     tx = optadamw.adamw(1e-3, clip_global_norm=1.0, **options)

@@ -153,7 +153,7 @@ def test_an_open_window_leaves_the_moments():
 
 @each_form
 def test_groups(form):
-    """What a group changes is its own; the rest has the bits that it had."""
+    """A group changes its own leaves; all other leaves keep their bits."""
     params, state = run(eight(form=form), GRADS, PARAMS)
     tx = eight(form=form, groups={"odd": {"b1": 0.5, "learning_rate": 0.1}})
     grouped, kept = run(tx, GRADS, PARAMS)
