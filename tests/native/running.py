@@ -1,6 +1,7 @@
 """Run any function of single elements as a kernel, beside XLA's own code."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from optadamw.native.flat import LENGTH, flatten
 from optadamw.native.kernel import Refusal, usable_compiler
 from optadamw.native.library import load, source_of
 from optadamw.native.loops import Loops, loops_of
+
+FOLDER = Path(__file__).parent
 
 needs_compiler = pytest.mark.skipif(
     isinstance(usable_compiler(), Refusal), reason="no C compiler"
