@@ -157,7 +157,13 @@ ATOMS = (
 
 WRAPPERS = (
     Part(chain, (Option("update_dtype", "update_dtype", asks=True),)),
-    Part(with_commit, (Option("commit", "commit", asks=True),)),
+    Part(
+        with_commit,
+        (
+            Option("commit", "commit", asks=True, example="'master'"),
+            Option("residual_bits", "residual_bits"),
+        ),
+    ),
     Part(with_seed, (Option("seed", "seed", asks=True),)),
     Part(
         multi_steps,

@@ -1,5 +1,6 @@
 """`adamw`'s signature, docstring and page against the table of its options."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -46,7 +47,7 @@ def asking(name):
     asker = ASKERS.get(name)
     if asker is None or asker.name == name:
         return {}
-    return {asker.name: float(asker.example) if asker.example else True}
+    return {asker.name: ast.literal_eval(asker.example) if asker.example else True}
 
 
 # --- Signature and docstring ---------------------------------------------------------
