@@ -1,4 +1,4 @@
-"""How much of the machine other processes took while something was timed.
+"""The share of the machine that other processes took during a timing.
 
 Ratios cancel what slows all contenders alike, but a second process does not: XLA hands
 out work in small pieces and loses what was taken; OpenMP waits at every barrier for its

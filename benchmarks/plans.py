@@ -1,4 +1,4 @@
-"""Who runs which configuration on which trees, and what of it is measured."""
+"""Plans: the implementations, configurations, trees and measurements of a run."""
 
 import dataclasses
 from typing import Literal
@@ -12,7 +12,7 @@ Call = Literal["every", "accumulating", "applying"]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a configuration is measured, unless the command line asks for less.
+    """The measurements of a configuration, unless the command line asks for fewer.
 
     Attributes:
         contenders: Who takes part; who is ours comes first.

@@ -10,7 +10,7 @@ from benchmarks.workloads import Config
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """Where implementations differ by design, at equal work.
+    """Differences between implementations by design, at equal work.
 
     Attributes:
         eps_hat: `eps` is added before the bias correction of the second moment is

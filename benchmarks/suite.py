@@ -25,7 +25,7 @@ from benchmarks.workloads import CONFIGS, TREES, gradients, parameters
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is run, and how often.
+    """The plans of a run and their numbers of rounds.
 
     Attributes:
         trees: Names of trees; None: those that each configuration is planned for.
@@ -57,7 +57,7 @@ class Settings:
     seed: int = 0
 
     def parts(self, plan: Plan) -> tuple[Part, ...]:
-        """What is measured of a plan."""
+        """The measurements of a plan."""
         return tuple(
             part
             for part in plan.parts
@@ -65,7 +65,7 @@ class Settings:
         )
 
     def names(self, plan: Plan) -> tuple[str, ...]:
-        """Who takes part in a plan."""
+        """The implementations that take part in a plan."""
         asked = plan.contenders if self.contenders is None else self.contenders
         return tuple(name for name in plan.contenders if name in asked)
 

@@ -1,4 +1,4 @@
-"""What optadamw promises, as data, and whether a measured case keeps it."""
+"""The promised ratios as data, and a check of measured cases against them."""
 
 import dataclasses
 import itertools

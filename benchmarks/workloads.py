@@ -1,4 +1,4 @@
-"""What is computed: the trees of parameters, the configurations, the numbers."""
+"""The measured work: trees of parameters, configurations and their numbers."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What runs in the README's command, and what is left to the long lane.
+"""The short lane, which the README's command runs, and the long lane.
 
     python -m pytest -n 2                the short lane: minutes
     python -m pytest -n 2 --lane long    what the short one left out
@@ -16,6 +16,7 @@ ONE_IN = {
     "test_a_change_is_carried_out_and_reported_or_refused": 8,
     "checkpoint/test_custom.py::test_forms_are_cast_when_asked": 3,
     "checkpoint/test_round_trip.py::test_every_transformation_survives_and_goes_on": 4,
+    "checkpoint/test_digests.py::test_no_flip_of_a_bit_in_orbaxs_files_is_silent": 30,
     "cli/test_demo.py::test_a_loss_that_is_not_finite_is_told_and_fails": 0,
     "cli/test_demo.py::test_same_seed_gives_the_same_bits_in_another_process": 0,
     "control/test_calls.py::test_every_combination": 6,
@@ -82,6 +83,10 @@ ONE_IN = {
     "laws/test_state.py::test_jitted_init_gives_what_init_gives": 2,
     "laws/test_state.py::test_types_are_a_fixed_point_in_eager_mode": 2,
     "laws/test_state.py::test_types_are_a_fixed_point_wherever_a_step_is_traced": 3,
+    "leaf/eight_devices.py::test_shards_have_the_bits_of_the_whole_leaf": 11,
+    "leaf/eight_devices.py::"
+    "test_a_sharding_that_cuts_blocks_or_is_not_stated_has_no_kernel": 4,
+    "leaf/test_kernels.py::test_the_kernels_of_shards_on_eight_devices": 2,
     "leaf/test_pallas.py::test_kernels_compute_what_the_plain_step_does": 7,
     "leaf/test_pallas.py::test_updates_of_kernels": 7,
     "rules/test_combinations.py::test_a_row_of_options_follows_the_oracle": 12,
@@ -94,6 +99,16 @@ ONE_IN = {
     "schedules/test_numbers.py::test_a_compiled_schedule_ends_exactly": 4,
     "schedules/test_values.py::"
     "test_a_transformation_that_is_built_again_is_not_compiled_again": 3,
+    "sharding/layouts.py::test_a_state_made_with_it_stays_there": 6,
+    "sharding/layouts.py::test_an_axis_divides_the_state_further": 4,
+    "sharding/layouts.py::test_orbax_restores_on_another_topology": 2,
+    "sharding/manual.py::test_parts_step_as_the_whole": 5,
+    "sharding/manual.py::test_a_norm_of_a_part_is_refused": 4,
+    "sharding/zero1.py::test_a_divided_step_is_the_replicated_one_bit_for_bit": 24,
+    "sharding/zero1.py::test_each_device_has_an_eighth_of_the_state": 4,
+    "sharding/zero1.py::test_each_parameter_is_gathered_once_and_nothing_else": 3,
+    "sharding/test_processes.py::test_a_killed_training_goes_on_with_the_same_bits": 0,
+    "sharding/test_lanes.py::test_layouts_on_eight_devices": 2,
     "store/test_composition.py::test_a_scan_and_a_vmap_and_in_place": 0,
     "store/test_composition.py::test_without_jit": 0,
     "store/test_sharding.py::test_a_sharded_step_is_the_unsharded_one": 8,

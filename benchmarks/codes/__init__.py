@@ -1,1 +1,1 @@
-"""Which code keeps AdamW's moments between steps in 8 bits: candidates, measured."""
+"""Candidates for the 8-bit code of AdamW's moments, measured beside each other."""

@@ -1,4 +1,4 @@
-"""What a code is: float32 values to small integers, a scale per block, and back."""
+"""A code turns float32 values into small integers with a scale per block, and back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ class Code:
         return self.element_bits + self.scale_bits / self.block
 
     def at_random(self) -> "Code":
-        """The same code, rounded at random."""
+        """Return this code with rounding at random."""
         return replace(self, stochastic=True)
 
     def store(self, values: Array, bits: Array | None) -> Any:
@@ -54,7 +54,7 @@ class Code:
         return join(self.decode(stored), shape)
 
     def through(self, values: Array, bits: Array | None) -> Array:
-        """What is left of `values` after a store and a load."""
+        """Return `values` after a store and a load."""
         return self.load(self.store(values, bits), values.shape)
 
 
@@ -88,7 +88,7 @@ def largest_of(values: Array) -> Array:
 
 
 def chance(bits: Array | None) -> Array | float:
-    """What a share must exceed to be rounded up: a half, or a number at random."""
+    """Return the thresholds above which a share is rounded up: a half, or at random."""
     if bits is None:
         return 0.5
     return (bits >> 8).astype(jnp.float32) * np.float32(2.0**-24)

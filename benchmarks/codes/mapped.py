@@ -90,7 +90,7 @@ def dynamic(signed: bool, total_bits: int = 8) -> Map:
 
 
 def raised(entries: Map) -> Map:
-    """The same list, in which only zero becomes zero."""
+    """Return these entries with only zero mapped to zero."""
     return entries._replace(name=f"{entries.name}+", raises=True)
 
 

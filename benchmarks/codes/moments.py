@@ -48,7 +48,7 @@ def spans(taken: Sequence[Snapshot], block: int) -> dict[str, float]:
 
 
 def error(pair: Pair, taken: Sequence[Snapshot]) -> dict[str, Any]:
-    """What is lost of the moments that go through a code, and of the update.
+    """Errors of moments that go through a code, and of the update made from them.
 
     Returns:
         For each coded moment: `relative_rms`, `relative_median` and `relative_max` over

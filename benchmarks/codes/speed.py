@@ -1,4 +1,4 @@
-"""What a code costs a compiled step on one large leaf, and its temporaries."""
+"""Time and temporaries that a code adds to a compiled step of one large leaf."""
 
 import time
 from collections.abc import Callable

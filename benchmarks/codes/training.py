@@ -14,7 +14,7 @@ B1, B2, EPS, DECAY = 0.9, 0.999, 1e-8, 0.1
 
 
 class Pair(NamedTuple):
-    """How both moments are kept; None keeps float32."""
+    """The code of both moments; None keeps float32."""
 
     mu: Code | None
     nu: Code | None

@@ -10,7 +10,7 @@ _BURST = 3
 
 
 class Sizes(NamedTuple):
-    """How large the timed trees are."""
+    """Sizes of the timed trees."""
 
     leaves: int = 1000
     """Of shape (64, 64), for the seconds of a compilation."""

@@ -1,4 +1,4 @@
-"""What is compared, one implementation per file, and which are installed."""
+"""The compared implementations, one per file, and the list of the installed ones."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""What the timing and the check need of an implementation."""
+"""The functions of an implementation that the timing and the check call."""
 
 import dataclasses
 from collections.abc import Callable, Iterable

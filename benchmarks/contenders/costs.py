@@ -1,4 +1,4 @@
-"""What the memory alone costs: programs that are no optimizers, and are not checked."""
+"""Programs that only move memory: no optimizers, and not checked."""
 
 import dataclasses
 from typing import Any
@@ -29,7 +29,7 @@ def _add(config: Config, tree: Any) -> Program:
 
 
 def _set_or_add(config: Config, tree: Any) -> Program:
-    """The same, and in the first call of a window `acc = g`, which saves the zeroing.
+    """Accumulate with `acc = g` in the first call of a window, which saves the zeroing.
 
     The selection looks like more work, and XLA's CPU backend makes it 1.3 to 1.9 times
     as fast as the addition alone: it is the nearer bound.

@@ -1,4 +1,4 @@
-"""What an optimizer's storage costs in final loss.
+"""The final loss of trainings by the storage of the optimizer's state.
 
 `python -m benchmarks.precision --output precision`, from the root of a checkout, trains
 a small decoder and a perceptron with each way to keep parameters and moments, once for

@@ -1,4 +1,4 @@
-"""Who takes part: a way to keep parameters and moments, by name.
+"""The compared ways to keep parameters and moments, by name.
 
 Every contender gets the same schedule, betas, epsilon and decay, and gradients that
 JAX computed in the dtype in which it keeps its parameters: those that keep bfloat16
@@ -36,7 +36,7 @@ class Session(Protocol):
         """The parameters as they are kept."""
 
     def kept_bytes(self) -> int:
-        """What lies in memory between steps: parameters and state."""
+        """Return parameters and state as they lie in memory between steps."""
 
     def second_moment(self) -> np.ndarray:
         """The second moment of the only parameter, decoded."""

@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 class Trace(NamedTuple):
-    """What a run leaves behind."""
+    """The result of a run."""
 
     before: np.ndarray
     """The second moment when gradients drop."""
@@ -142,7 +142,7 @@ def _run(contender: Contender, steps: int, seed: int) -> Trace:
 
 
 def _landscape(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where all begin, exactly in bfloat16 too, where the minimum is, and how steep."""
+    """Return the start (exact in bfloat16 too), the minimum and the curvatures."""
     keys = jax.random.split(jax.random.key(seed), 4)
     start = 0.5 * jax.random.normal(keys[0], _SHAPE)
     start = start.astype(jnp.bfloat16).astype(jnp.float32)

@@ -14,7 +14,7 @@ Batch = Any
 
 @dataclass(frozen=True)
 class Problem:
-    """What every contender trains; a seed decides the first weights and the batches."""
+    """A model that every contender trains; a seed gives first weights and batches."""
 
     name: str
     steps: int

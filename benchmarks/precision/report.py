@@ -23,7 +23,7 @@ _HEADER = (
 
 
 class Difference(NamedTuple):
-    """How one contender ends, compared with full precision seed by seed."""
+    """The final loss of one contender, compared with full precision seed by seed."""
 
     mean: float
     error: float

@@ -32,6 +32,11 @@ def is_narrow(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and np.dtype(dtype).itemsize == 2
 
 
+def real_of(dtype: np.dtype) -> np.dtype:
+    """Return the real dtype of the two parts of the complex dtype `dtype`."""
+    return np.dtype(np.float64 if dtype == np.complex128 else np.float32)
+
+
 def complex_of(dtype: np.dtype) -> np.dtype:
     """Return the complex dtype whose two parts have the real dtype `dtype`."""
     wide = dtype == np.dtype(np.float64)

@@ -1,1 +1,1 @@
-"""How a new parameter is written into its dtype."""
+"""A commit writes a new parameter into its dtype."""

@@ -43,6 +43,11 @@ class Master(NarrowCommit):
         if param.dtype != jnp.bfloat16:
             return residual
         upper = bits_of(param).astype(jnp.uint32) << 16
+        # `write` leaves no negative residual beside a zero. optax.apply_updates can: it
+        # rounds `parameter + update`, to 0 where the parameter just crosses it, and
+        # 0 minus a bit pattern would be the pattern of a NaN.
+        is_zero = upper << 1 == 0  # by its bits: a CPU compares subnormals as 0
+        residual = jnp.where(is_zero, jnp.maximum(residual, 0), residual)
         whole = upper + residual.astype(jnp.int32).astype(jnp.uint32)
         return jax.lax.bitcast_convert_type(whole, jnp.float32)
 

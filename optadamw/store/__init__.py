@@ -1,1 +1,1 @@
-"""How a buffer is kept between two steps, and the State of all buffers."""
+"""A store keeps a buffer between two steps; the State holds all buffers."""

@@ -23,9 +23,10 @@ def with_commit(
     """Choose how 16-bit parameters are rounded when they are written.
 
     Rounding to nearest loses an update of less than half a unit in the last place: at a
-    learning rate of 1e-4, bfloat16 weights near 1 do not move at all.
+    learning rate of 1e-4, bfloat16 weights near 1 do not move at all. Without
+    `with_commit`, `init` therefore warns if a parameter has 16 bits.
 
-        "nearest"     round to nearest. No buffer.
+        "nearest"     round to nearest, and do not warn. No buffer.
         "stochastic"  round up or down at random, so that the expected value is exact.
                       No buffer. The random bits are a hash of (seed, step, leaf,
                       element): they do not depend on the sharding, and a restarted run
@@ -86,7 +87,7 @@ def with_commit(
             f"{inner!r} has no learning rate, so it writes no parameters.",
             "Put scale_by_learning_rate into its chain.",
         )
-    return transformation(replace(composition, commit=made))
+    return transformation(replace(composition, commit=made, has_chosen_commit=True))
 
 
 def _chosen(commit: Any, residual_bits: Any) -> Commit:

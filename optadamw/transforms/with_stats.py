@@ -47,6 +47,9 @@ class Stats(NamedTuple):
         any clip.
       clipped_grad_norm: norm of the gradients after all clips, from which the moments
         are computed.
+      steps_past_schedule: number of steps taken after the schedule of the learning rate
+        had ended: the schedules of `optadamw.schedules` say where they end, and so can
+        an attribute `horizon` of another. 0 before the end and without one.
       update_norm: norm of the updates before they are rounded; None without
         `norms=True`.
       param_norm: norm of the parameters after the step; None without `norms=True`.
@@ -69,6 +72,7 @@ class Stats(NamedTuple):
     weight_decay: Array | None
     grad_norm: Array | None
     clipped_grad_norm: Array | None
+    steps_past_schedule: Array | None
     update_norm: Array | None
     param_norm: Array | None
     clip_fraction: Array | None

@@ -22,6 +22,7 @@ from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
+from optadamw.walk.axes import summed
 from optadamw.walk.inputs import Inputs, Key
 from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
@@ -103,6 +104,8 @@ class Norms:
             program = self._programs.of(row, index)
             if only_gradients:
                 given = _gradient_only(given, dtype)
+            if inputs.layouts is not None:
+                given = inputs.layouts[i].entered(given)
             if not given.buffers:
                 program = replace(program, slots=())
             rows = scalars[inputs.key(i)][:index] if index else []
@@ -115,27 +118,33 @@ class Norms:
             )
         widest = np.result_type(*(inputs.dtypes[i] for i in inputs.moving))
         members = inputs.places_of(groups)
+        axes = inputs.summed_axes("a norm of all gradients or updates")
         return _tree_norms(
-            tuple(programs), widest, members, self.rescued, self.is_due, leaves
+            tuple(programs), widest, members, self.rescued, axes, self.is_due, leaves
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _tree_norms(
     programs: tuple[Program, ...],
     widest: np.dtype,
     groups: tuple[tuple[int, ...], ...],
     rescued: bool,
+    axes: tuple[tuple[str, ...], ...],
     is_due: Array | None,
     leaves: list[LeafInput],
 ) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
 
     def of_leaves(measure: Callable[[Array], Any]) -> list[Any]:
-        return [
+        found = [
             jax.tree.map(lambda x: x.astype(widest), measure_leaf(program, measure, x))
             for program, x in zip(programs, leaves, strict=True)
         ]
+        if not axes:
+            return found
+        pairs = zip(found, axes, strict=True)
+        return [jax.tree.map(partial(summed, axes=over), x) for x, over in pairs]
 
     def measured() -> Array:
         if rescued:

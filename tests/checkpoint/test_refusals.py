@@ -109,7 +109,7 @@ def test_injected_hyperparameters_are_state_and_say_so():
 
 
 def test_counters_are_found_by_name():
-    """As a later version would, which has more of them in another order."""
+    """A later version may have more counters, in another order."""
     tx = adamw(skip_nonfinite=True)
     params, state = run(tx, 2)
     state = state._replace(events=jnp.arange(state.events.size, dtype=jnp.int32))

@@ -47,7 +47,7 @@ def _pickle(portable: Any, folder: Path) -> Any:
 
 
 def _orbax(tree: Any, folder: Path) -> Any:
-    """What Orbax gives back of any tree without a target: nested dicts and lists."""
+    """Save and restore a tree by Orbax without a target: nested dicts and lists."""
     ocp = pytest.importorskip("orbax.checkpoint")
     with ocp.PyTreeCheckpointer() as keeper:
         keeper.save(folder / "orbax", tree)

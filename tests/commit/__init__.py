@@ -1,1 +1,1 @@
-"""How a parameter is written into its dtype."""
+"""Tests of commits, which write a parameter into its dtype."""

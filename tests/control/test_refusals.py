@@ -1,4 +1,4 @@
-"""What is wrong around a chain is refused in words that help, or counted (E1 to E3)."""
+"""Wrong settings around a chain are refused in words, or counted (E1 to E3)."""
 
 import re
 from typing import Any

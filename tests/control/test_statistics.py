@@ -1,4 +1,4 @@
-"""What `stats_of` tells of the tree and of groups; the oracle has the numbers."""
+"""`stats_of` agrees with the oracle for the tree and for groups."""
 
 from typing import Any
 
@@ -41,6 +41,15 @@ def test_groups_have_the_norms_of_their_parameters():
         np.testing.assert_allclose(group.update_norm, moved, rtol=1e-2)
     np.testing.assert_allclose(stats.grad_norm, norm(GRADS), rtol=1e-6)
     np.testing.assert_allclose(stats.clipped_grad_norm, 0.5, rtol=1e-6)
+
+
+def test_a_clip_reads_the_norm_of_all_and_not_of_a_group():
+    params, grads = trees.normal(trees.FLOATS, 0), trees.normal(trees.FLOATS, 1)
+    clipped = optadamw.adamw(0.1, clip_global_norm=0.5)
+    counted = optadamw.with_stats(clipped, groups={"biases": "*bias*"})
+    wanted, state = clipped.step(grads, clipped.init(params), params)
+    found, with_stats = counted.step(grads, counted.init(params), params)
+    trees.assert_same_bits((found, with_stats.mu), (wanted, state.mu))
 
 
 def test_a_group_whose_gradient_is_none_has_norm_zero():

@@ -1,4 +1,4 @@
-"""What the peers document: the arguments of each call, their order and defaults."""
+"""The documented arguments of each peer's call, their order and defaults."""
 
 import inspect
 

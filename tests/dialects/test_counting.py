@@ -1,4 +1,4 @@
-"""What schedules and averages count: steps, or calls with a gradient."""
+"""Schedules and averages count steps, or calls with a gradient, as the peer does."""
 
 import jax
 import jax.numpy as jnp

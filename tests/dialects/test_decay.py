@@ -1,4 +1,4 @@
-"""Which parameters decay, in the words of each peer."""
+"""Parameters are chosen for decay in the words of each peer."""
 
 import functools
 

@@ -52,7 +52,7 @@ def moved(before, after):
 
 
 def rates(tx, calls, k):
-    """How far each call of constant gradients moves a parameter."""
+    """Return how far each call of constant gradients moves a parameter."""
     params = {"w": jnp.array([100.0])}
     state, step, found = tx.init(params), jax.jit(tx.step), []
     for _ in range(calls):

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_snippets_run(page, capsys):
 
 @pytest.mark.parametrize("page", GUIDES, ids=_name)
 def test_what_others_write_compiles(page):
-    """It runs in tests/dialects/test_guides.py, where the other library is."""
+    """These blocks run in tests/dialects/test_guides.py, where the other library is."""
     for block in _blocks(page, "python before"):
         compile(block, str(page), "exec")
 
@@ -57,6 +58,9 @@ def test_printed_plan_is_the_real_one(capsys):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_run(name):
     pytest.importorskip("flax") if ".demo" in name else None
+    if name == "optadamw.integrations.keras":
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+        pytest.importorskip("keras", reason="Keras is not installed")
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("signed", [True, False], ids=["mu", "nu"])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_two_implementations_of_one_code(signed, rounding):
-    """That of the study was written apart from the library's.
+    """The study's code of blocks was written apart from the library's.
 
     They differ where the library departs from what was measured: a first moment below
     its smallest code is not raised at random.

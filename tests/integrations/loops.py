@@ -62,7 +62,7 @@ def recorder(seen: list[dict[str, Any]]) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnums=0)
 def plain_step(tx: Any, grads: Any, state: Any, params: Any, **extra: Any) -> Any:
-    """What every integration must compute."""
+    """Compute the step that every integration must reproduce."""
     return optadamw.step(tx, grads, state, params, **extra)
 
 

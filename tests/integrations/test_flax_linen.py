@@ -28,7 +28,7 @@ from tests.support import trees
 
 
 class WithBatches(TrainState):
-    """What users derive."""
+    """A TrainState with a field of its own, as users derive it."""
 
     batches: Any = 0
 

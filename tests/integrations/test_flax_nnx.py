@@ -192,7 +192,7 @@ def test_nnx_passes_extra_arguments_on():
 
 
 def test_nnx_trains_members_of_an_ensemble():
-    """As `nnx.vmap` makes them: each as if it were alone."""
+    """Members that `nnx.vmap` makes train as if each were alone."""
 
     @nnx.split_rngs(splits=2)
     @nnx.vmap
@@ -349,6 +349,6 @@ def _specs(state: Any) -> list[Any]:
 
 
 def _shardings(node: Any) -> Any:
-    """What `nnx.state` of a node is spread over."""
+    """Return the sharding of each variable of a node."""
     flat = nnx.to_flat_state(nnx.state(node))
     return {path: getattr(leaf[...], "sharding", None) for path, leaf in flat}

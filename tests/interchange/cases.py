@@ -92,7 +92,7 @@ def trained(
 
 
 class Peer(NamedTuple):
-    """How a library's state is made and taken, and what it can hold."""
+    """A library's functions to make and take a state, and the fields it can hold."""
 
     to: Any
     back: Any
@@ -138,7 +138,7 @@ def adamw(**options: Any) -> Any:
 
 
 def into(**options: Any) -> Any:
-    """The same of Optax."""
+    """Return Optax's AdamW with the numbers of these cases."""
     return optax.adamw(RATE, B1, B2, eps=2.0**-20, weight_decay=DECAY, **options)
 
 

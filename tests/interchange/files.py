@@ -39,7 +39,7 @@ def written(path: Path, arrays: Any, metadata: Any = ()) -> Path:
 
 
 def convert(*words: Any) -> int:
-    """As `optadamw convert` runs it."""
+    """Run `optadamw convert` with these words of the command line."""
     parser = argparse.ArgumentParser()
     arguments.add_arguments(parser)
     return command.run(parser.parse_args([str(word) for word in words]))

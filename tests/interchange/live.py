@@ -42,7 +42,7 @@ def torch_steps(tensors: Any, optimizer: Any, params: Any, first: int) -> None:
 
 
 def tensors_of(saved: Any) -> Any:
-    """As the docstring of `to_torch` says."""
+    """Turn arrays into tensors as the docstring of `to_torch` does."""
     return jax.tree.map(
         lambda x: torch.as_tensor(x) if isinstance(x, np.ndarray) else x, saved
     )

@@ -1,4 +1,4 @@
-"""How each saved state of `tests/peers/states` is read, and which are not."""
+"""Readers of the saved states in `tests/peers/states`; states without one."""
 
 import re
 from collections.abc import Callable

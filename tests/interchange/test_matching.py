@@ -1,4 +1,4 @@
-"""Which array of a saved state belongs to which parameter."""
+"""Arrays of a saved state are matched with their parameters."""
 
 import copy
 from typing import Any
@@ -136,7 +136,7 @@ def test_parameters_without_a_state():
 @pytest.mark.parametrize("name", STATE_DICTS)
 @pytest.mark.parametrize("amsgrad", [None, "raw"])
 def test_an_optimizer_that_took_no_step(name, amsgrad):
-    """It has no state for any parameter: it starts at zero, as here."""
+    """A saved optimizer without a state for any parameter starts at zero."""
     peer = cases.PEERS[name]
     if amsgrad and peer.maximum is None:
         return

@@ -1,4 +1,4 @@
-"""What of a transformation goes into the groups of a state dict, peer by peer."""
+"""Options of a transformation go into the groups of a state dict, peer by peer."""
 
 import jax.numpy as jnp
 import pytest

@@ -155,7 +155,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a leaf will be. Few shapes, as each is compiled for each dtype and chain."""
+    """The kind of a leaf. Shapes are few: each is compiled for each dtype and chain."""
 
     dtype: Any
     shape: tuple[int, ...]

@@ -202,7 +202,7 @@ def test_weights_of_one_are_none_and_their_unit_does_not_matter():
 
 
 def test_a_weight_of_zero_leaves_its_micro_batch_out():
-    """Whatever is in it: a NaN times 0 would be one."""
+    """A micro-batch of weight 0 is left out, even if it is NaN (0 * NaN is NaN)."""
     params, grads = trees.normal(trees.FLOATS, 0), micro_batches(3)
     empty = jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), grads[1])
     without = accumulate(accumulating, 2, [grads[0], grads[2]], params, [2.0, 1.0])

@@ -36,7 +36,7 @@ class Dense(linen.Module):
 
 
 class Model(nnx.Module):
-    """The same in NNX, with sharding metadata on the first kernel."""
+    """Two layers in NNX, with sharding metadata on the first kernel."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         names = nnx.with_partitioning(

@@ -166,7 +166,7 @@ def test_nothing_is_let_through_at_the_limit():
 
 
 def test_a_flush_is_no_good_gradient():
-    """It brings none: a run of bad ones, and a stall, goes on."""
+    """A flush brings no gradient: a run of bad ones, and a stall, go on."""
     params, state = run("drop", "axxxxx", BAD_ONE)[-1]
     assert int(state.micro_step) == 0
     flush = jax.jit(optimizer("drop").flush)
@@ -196,7 +196,7 @@ OVERFLOWS = {
 
 @pytest.mark.parametrize("name", OVERFLOWS)
 def test_no_way_leads_past_the_guard(name):
-    """Whatever is passed: no infinity in a moment, no parameter frozen by 1e20."""
+    """No weight or scale puts an infinity into a moment or freezes a parameter."""
     options, size, weight = OVERFLOWS[name]
     tx = optadamw.adamw(0.1, skip_nonfinite=True, **options)
     params = {"w": jnp.ones(3)}

@@ -376,7 +376,7 @@ def test_gradients_through_an_update_are_finite_at_zero(row):
     ids=str,
 )
 def test_hyperparameters_can_be_learned(learned):
-    """They are differentiable through steps, as in meta-learning."""
+    """Hyperparameters are differentiable through steps, as in meta-learning."""
     params, grads = (trees.normal(trees.FLOATS, seed=i) for i in range(2))
     options = {name: jnp.float32(NUMBERS[name]) for name in learned}
 

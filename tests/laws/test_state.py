@@ -260,7 +260,7 @@ def test_leaves_of_one_shape_are_traced_once():
 
 
 def _equations_traced(count: int) -> int:
-    """How many distinct leaf programs a tree of `count` equal leaves asks for."""
+    """Count the distinct leaf programs that a tree of `count` equal leaves asks for."""
     params = {str(i): jax.ShapeDtypeStruct((13,), jnp.float32) for i in range(count)}
     tx = optadamw.adamw(1e-3, ema_decay=0.9)
     state = tx.init(params)

@@ -1,4 +1,4 @@
-"""How far our calls are from what the real packages computed, row by row.
+"""The distance of our calls from the numbers of the real packages, row by row.
 
     python -m tests.peers.agreement [peer ...]   print the table of dialects/numbers.md
 
@@ -56,7 +56,7 @@ class Distance(NamedTuple):
 
     @property
     def excess(self) -> np.ndarray:
-        """How much further we are from the peer than it is from float64."""
+        """Our distance from the peer, less the peer's distance from float64."""
         return self.ours_to_peer - np.maximum.accumulate(self.peer_to_float64)
 
     is_narrow: bool = False

@@ -74,7 +74,7 @@ def shapes(draw: Draw) -> dict[str, tuple[int, ...]]:
 
 
 def window(row: Row) -> int:
-    """How many gradients make a step."""
+    """The number of gradients in a step."""
     every = row.outside.get("multi_steps", {}).get("every_k_schedule")
     return (
         every
@@ -112,7 +112,7 @@ def stream(draw: Draw, shapes: dict[str, tuple[int, ...]], window: int) -> Strea
 
 
 def _torch_like(draw: Draw, kwargs: Kwargs, *, own_betas: str = "betas") -> Outside:
-    """What stands around an optimizer of PyTorch's kind."""
+    """The settings around an optimizer of PyTorch's kind."""
     outside: Outside = {}
     if draw.chance(0.3):
         rate = draw.rate()

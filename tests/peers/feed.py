@@ -1,4 +1,4 @@
-"""What a row hands to its optimizer: parameters, and gradients call by call."""
+"""The inputs of a row's optimizer: parameters, and gradients call by call."""
 
 import fnmatch
 

@@ -26,7 +26,7 @@ FOLDER = pathlib.Path(__file__).parent / "recorded"
 
 
 class Run(NamedTuple):
-    """What a recorder hands back: one run of one row."""
+    """A recorder's result: one run of one row."""
 
     params: list[Tree]
     final: Mapping[str, Tree]

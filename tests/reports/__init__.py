@@ -1,1 +1,1 @@
-"""What `describe` and the planner of memory say."""
+"""Tests of `describe` and of the planner of memory."""

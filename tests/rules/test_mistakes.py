@@ -1,4 +1,4 @@
-"""What an author of a rule does wrong is told in words, before a number is wrong."""
+"""An author's mistake in a rule raises in words, before a number is wrong."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

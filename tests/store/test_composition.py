@@ -153,7 +153,7 @@ def test_an_open_window_leaves_the_moments():
 
 @each_form
 def test_groups(form):
-    """What a group changes is its own; the rest has the bits that it had."""
+    """A group changes its own leaves; all other leaves keep their bits."""
     params, state = run(eight(form=form), GRADS, PARAMS)
     tx = eight(form=form, groups={"odd": {"b1": 0.5, "learning_rate": 0.1}})
     grouped, kept = run(tx, GRADS, PARAMS)
@@ -295,7 +295,7 @@ def test_nnx():
         losses[kind] = [float(train(model, optimizer, x)) for _ in range(4)]
         state = optimizer.opt_state
         assert state.mu["second"]["kernel"].dtype == jnp.uint8
-        assert state.nu_scales["second"]["kernel"].shape == (64, 2)
+        assert state.nu_scales["second"]["kernel"].shape == (2, 64)
         for name in ("mu", "mu_scales"):
             variable = getattr(state, name)["first"]["kernel"]
             assert variable.get_metadata() == model.first.kernel.get_metadata()

@@ -1,4 +1,4 @@
-"""What is kept of moments and averages in 8 and 16 bits: one step, forms, presets."""
+"""Moments and averages in 8 and 16 bits: one step, forms, presets."""
 
 import jax
 import jax.numpy as jnp

@@ -53,7 +53,8 @@ def by_schedule(step):
         ({"mu_dtype": "int8"}, TypeError, "`mu_dtype` must be a floating dtype"),
         ({"mu_dtype": "uint8"}, TypeError, "`mu_dtype` must be a floating dtype"),
         ({"mu_dtype": "8bit"}, TypeError, "`mu_dtype` must be a floating dtype"),
-        ({"mu_dtype": "complex64"}, TypeError, "`mu_dtype` must be a floating dtype"),
+        ({"mu_dtype": "bool"}, TypeError, "`mu_dtype` must be a floating dtype"),
+        ({"mu_dtype": "complex128"}, ValueError, "a dtype that is switched on"),
         (
             {"mu_dtype": "float8_e4m3fn"},
             TypeError,
@@ -159,7 +160,7 @@ def test_forms_that_make_no_sense(options, error, message):
 
 @pytest.mark.parametrize("dtype", ["float16", stochastic("float16")], ids=str)
 def test_a_maximum_needs_the_range_of_float32_too(dtype):
-    """It is what `nu_dtype` takes."""
+    """`amsgrad_max` refuses float16 as `nu_dtype` does."""
     with pytest.raises(ValueError, match="float16"):
         optadamw.amsgrad_max(dtype=dtype)
 

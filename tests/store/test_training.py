@@ -139,7 +139,7 @@ def rare_rows(step, shape):
 
 
 def rare_columns(step, shape):
-    """The same within blocks."""
+    """An element has a gradient once in 300 steps, beside others in its block."""
     place = jnp.arange(math.prod(shape)).reshape(shape)
     return jnp.where((place * 7) % 300 == step % 300, noise_at(step, shape), 0.0)
 

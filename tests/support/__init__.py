@@ -1,1 +1,1 @@
-"""What the tests share: the oracle, trees, tables of cases, comparisons."""
+"""Shared by the tests: the oracle, trees, tables of cases, comparisons."""

@@ -1,4 +1,4 @@
-"""How a step of the library is held against the oracle, buffer by buffer.
+"""The comparison of a step of the library with the oracle, buffer by buffer.
 
 Each step is judged from the library's own state before it: the oracle takes that state
 (exactly, as float64) and one step, so errors cannot accumulate or hide one another and

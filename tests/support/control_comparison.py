@@ -1,4 +1,4 @@
-"""How one call of a controlled optimizer is held against its oracle.
+"""The comparison of one call of a controlled optimizer with its oracle.
 
 As in `comparison`, each call is judged from the library's own state before it, so
 errors cannot accumulate. What a call must not touch is compared bit for bit; counters
@@ -24,7 +24,7 @@ INNER = ("mu", "nu", "nu_max", "ema")
 
 
 class Micro(NamedTuple):
-    """What is passed to one call of `step`; None for the gradients is a `flush`."""
+    """The arguments of one call of `step`; None for the gradients is a `flush`."""
 
     grads: dict[str, np.ndarray] | None
     weight: float | None = None

@@ -1,4 +1,4 @@
-"""What decides whether a call becomes a step, in float64 and in the design's order.
+"""The decision whether a call becomes a step, in float64 and in the design's order.
 
     unscale -> finite check -> accumulate -> clip -> moments -> direction -> decay
       -> learning rate -> commit -> average of the committed parameter
@@ -139,7 +139,7 @@ class State(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What one call must do: `clipped` is counted by who knows the gradient."""
+    """The effect of one call; `clipped` is counted where the gradient is known."""
 
     state: State
     go: bool
@@ -153,7 +153,7 @@ class Call(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What was found of one gradient norm or loss, and the spike guard's limit."""
+    """The judgement of one gradient norm or loss, and the spike guard's limit."""
 
     value: float
     nonfinite: bool

@@ -1,4 +1,4 @@
-"""What a dtype can hold: rounding to it, and distances in its last place (ULPs)."""
+"""Rounding to a dtype, and distances in units of its last place (ULPs)."""
 
 from typing import Any
 

@@ -85,7 +85,7 @@ class Table:
 
 
 class State(NamedTuple):
-    """What is carried from step to step: a count and dicts of float64 arrays."""
+    """The state between steps: a count and dicts of float64 arrays."""
 
     step: int
     mu: dict[str, np.ndarray]
@@ -95,7 +95,7 @@ class State(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one step gives, and the units its errors are counted in.
+    """The result of one step, and the units in which its errors are counted.
 
     Attributes:
         params: The new parameters, rounded once to their dtype, as float64.

@@ -1,1 +1,1 @@
-"""What a user chains: its arguments and its errors."""
+"""Tests of the transformations that a user chains: arguments and errors."""

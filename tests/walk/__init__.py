@@ -1,1 +1,1 @@
-"""What the walk over the trees refuses."""
+"""Tests of inputs that the walk over the trees refuses."""

@@ -74,12 +74,12 @@ class Call:
 
     @property
     def control(self) -> Control | None:
-        """How `tx` controls its steps; None without `tx`."""
+        """The control around the steps of `tx`; None without `tx`."""
         return None if self.tx is None else self.tx.recipe.composition.control
 
     @property
     def accumulation(self) -> Accumulation | None:
-        """How `tx` accumulates; None if it does not."""
+        """The accumulation of `tx`; None if it has none."""
         return None if self.control is None else self.control.accumulation
 
     def check_complex(self, remedy: str) -> None:

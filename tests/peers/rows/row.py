@@ -1,4 +1,4 @@
-"""What a row is, and the limits that the rows of all peers share."""
+"""The record of a row, and the limits that the rows of all peers share."""
 
 import dataclasses
 from collections.abc import Mapping
