@@ -32,6 +32,7 @@ pytest.register_assert_rewrite(*(f"tests.{name}" for name in FOLDERS))
 ALLOWED_SKIPS = {
     # By the path of the file in this folder, and the reason.
     # PyTorch's default wheel is gigabytes: what compares with it runs where it is.
+    ("cli/test_demo_report.py", "Chromium is not installed"),
     ("support/test_oracle.py", "PyTorch is not installed"),
     ("house/test_benchmarks.py", "PyTorch is not installed"),
     ("house/test_benchmarks.py", "Keras is not installed"),

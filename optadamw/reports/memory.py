@@ -226,8 +226,8 @@ def _notes(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether a leaf is gathered, and what is not divided among the devices."""
     found: list[str] = []
+    whole: list[str] = []
     plan = plan_of(tx.recipe.composition, leaves, shapes).rows
-    whole = []
     for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), plan, strict=True):
         if x.sharding is None or x.sharding.mesh.size == 1:
             continue
@@ -282,11 +282,11 @@ def _local(shapes: PyTree) -> PyTree:
 def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
     state = tx.init(shapes)
     compiled = tx.jit_step.lower(shapes, state, shapes).compile()
-    analysis = compiled.memory_analysis()  # None on a backend that tells nothing
-    return None if analysis is None else analysis.temp_size_in_bytes
+    analysis = compiled.memory_analysis()  # None on a backend without figures
+    return analysis and analysis.temp_size_in_bytes
 
 
-def _platform(mesh: Mesh | AbstractMesh | None) -> str:
+def _platform(mesh: Any) -> str:
     if isinstance(mesh, Mesh):
         return mesh.devices.flat[0].platform
     return jax.default_backend()
