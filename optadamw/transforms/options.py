@@ -56,9 +56,8 @@ class Option:
     @property
     def remedy(self) -> str:
         """The words with which an error recommends the option."""
-        return self.name + (
-            f", for example {self.example}" if self.example else "=True"
-        )
+        shown = f", for example {self.example}" if self.example else "=True"
+        return f"{self.name}{shown}"
 
 
 SWITCH = ""
