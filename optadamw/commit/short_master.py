@@ -18,7 +18,7 @@ import numpy as np
 from optadamw.base.random_bits import Site, bits_at
 from optadamw.base.types import Array
 from optadamw.commit.commit import Buffers
-from optadamw.commit.master import Master
+from optadamw.commit.master import Master, joined
 from optadamw.commit.narrow import Narrow, bits_of
 from optadamw.store.slot import Slot
 
@@ -62,9 +62,7 @@ class ShortMaster(Master):
     def read(self, param: Any, buffers: Buffers) -> Array:
         if param.dtype != jnp.bfloat16:
             return super().read(param, buffers)
-        upper = bits_of(param).astype(jnp.uint32) << 16
-        lower = (buffers["residual"].astype(jnp.int32) << 8).astype(jnp.uint32)
-        return jax.lax.bitcast_convert_type(upper + lower, jnp.float32)
+        return joined(param, buffers["residual"].astype(jnp.int32) << 8)
 
     def write(
         self, target: Array, param: Any, buffers: Buffers, site: Site | None

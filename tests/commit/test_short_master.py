@@ -71,6 +71,14 @@ def test_numbers_that_are_not_finite_stay_so():
     assert not np.any(residual)
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_parameter_that_apply_updates_rounded_to_zero_is_no_nan(zero):
+    param = jnp.full(3, zero, jnp.bfloat16)
+    residual = jnp.asarray([-128, -1, 5], jnp.int8)
+    copy = np.asarray(SHORT.read(param, {"residual": residual}))
+    assert list(bits_of(copy) & 0x7FFFFFFF) == [0, 0, 5 << 8]
+
+
 def test_rounding_is_right_on_average():
     number = np.float32(1 + 2**-15 * 0.3)  # three tenths of a unit above 1
     copies = np.concatenate([written(np.full(4096, number), i)[2] for i in range(10)])
