@@ -47,6 +47,7 @@ def adamw(
     accumulator_dtype: DTypeLike | None = None,
     precision: Precision | None = None,
     commit: CommitName | None = None,
+    residual_bits: int | None = None,
     nu_dtype: Stored | None = None,
     seed: Number | None = None,
     update_dtype: DTypeLike | None = None,
@@ -151,6 +152,9 @@ def adamw(
       commit: how parameters below float32 are rounded when they are written: "nearest",
         "stochastic", "kahan" or "master". None: "nearest", and `init` warns of 16-bit
         parameters, because they lose small updates. See `with_commit`.
+      residual_bits: with commit="master", the bits of the buffer beside each bfloat16
+        parameter: 8 makes a master copy of 24 bits and takes 1 byte. None: 16, an exact
+        float32 copy, 2 bytes.
       nu_dtype: dtype of the second moment in the state, and of AMSGrad's maximum of it:
         None or a value as for `mu_dtype`. A dtype in which the moment would freeze,
         such as "bfloat16", is refused.

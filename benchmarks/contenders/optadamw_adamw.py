@@ -45,7 +45,12 @@ _FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "stochastic": ("bfloat16", {"commit": "stochastic"}),
     "kahan": ("bfloat16", {"commit": "kahan"}),
     "mixed": ("bfloat16", {"precision": "mixed"}),
+    "mixed24": ("bfloat16", {"precision": "mixed", "residual_bits": 8}),
     "compact": ("bfloat16", {"precision": "compact"}),
+    "compact24": (
+        "bfloat16",
+        {"precision": "compact", "commit": "master", "residual_bits": 8},
+    ),
 }
 # All that is optadamw's alone, to be added to what the others have too.
 _OPTIONS["all"] = _OPTIONS["spikes"] | _OPTIONS["dynamic"] | _OPTIONS["stats"]

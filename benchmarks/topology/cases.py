@@ -63,12 +63,14 @@ CASES: dict[str, Case] = {
     "window of 4": _ours("accumulate"),
     "window of 4, MultiSteps": _optax(accumulate_steps=4),
     "mixed": _ours("mixed"),
+    "mixed, 24 bits": _ours("mixed24"),
     "kahan": _ours("kahan"),
     "commit stochastic": _ours("stochastic"),
     "16-bit moments": _ours("16bit"),
     "8-bit moments": _ours("8bit", norm=True, goal=1.3),
     "compact": _ours("compact", norm=True, goal=1.3),
     "compact + clip + EMA": _ours("compact", "clip", "ema", norm=True, goal=1.3),
+    "compact, 24 bits": _ours("compact24", norm=True, goal=1.3),
     "bfloat16, Optax": _optax(dtype="bfloat16"),
 }
 

@@ -31,7 +31,7 @@ def case(mesh: Mesh, given: Case, shapes: Any) -> dict[str, Any]:
     try:
         found = module(step, carry, params, mesh)
         found["init"] = _init(program.init, params)
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:  # XLA's, or a kernel's: Mosaic has its own
         return {"error": str(error).splitlines()[0][:300]}
     found["ideal"] = given.ideal(carry, params)
     if given.goal is not None:

@@ -44,7 +44,7 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     if "mu" in slots:
         meaning["mu"] = _by_group(composition, _sign)
     if "residual" in slots:
-        meaning["residual"] = f"what commit={composition.commit.name!r} keeps"
+        meaning["residual"] = f"what {composition.commit.keeps} keeps"
     if "nu_max" in slots:
         meaning["nu_max"] = _by_group(composition, _maximum)
     for rule in composition.rules:

@@ -1,9 +1,8 @@
 """The options of `adamw`: one table of the parts that take them.
 
 A row is an atom of the chain or a wrapper around it, with the options that become its
-arguments. `transforms.build` makes the parts from the rows; the legal words of
-`groups=`, the names in errors and in `describe`, the API page and the test of `adamw`'s
-signature and docstring read them. A new option is a line here and in `adamw` twice.
+arguments. `transforms.build`, the words of `groups=`, errors, `describe` and the API
+page read the rows. A new option is a line here and in `adamw` twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,9 +57,8 @@ class Option:
     @property
     def remedy(self) -> str:
         """The words with which an error recommends the option."""
-        if not self.example:
-            return f"{self.name}=True"
-        return f"{self.name}, for example {self.example}"
+        shown = f", for example {self.example}" if self.example else "=True"
+        return f"{self.name}{shown}"
 
 
 SWITCH = ""
@@ -209,8 +207,10 @@ WRAPPERS = (
                 "commit",
                 "commit",
                 asks=True,
+                example="'master'",
                 elsewhere=("stochastic_rounding", "kahan_sum", "master_weights"),
             ),
+            Option("residual_bits", "residual_bits"),
         ),
     ),
     Part(with_seed, (Option("seed", "seed", asks=True),)),

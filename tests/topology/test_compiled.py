@@ -50,6 +50,12 @@ def compiled(name, case):
         ("guard + clip + EMA", 40, 36),
         ("window of 4", 40, 28),  # 12 in the calls that only accumulate
         ("commit stochastic", 22, 0),
+        ("mixed", 26, 0),
+        ("mixed, 24 bits", 24, 0),
+        ("kahan", 26, 0),
+        ("16-bit moments", 20, 0),
+        ("8-bit moments", 20.125, None),
+        ("compact", 12.125, None),
     ],
 )
 def test_a_step_moves_each_byte_once(name, case, ideal, in_loops):
@@ -57,7 +63,8 @@ def test_a_step_moves_each_byte_once(name, case, ideal, in_loops):
     assert found["ideal"] == pytest.approx(ideal, abs=0.005)
     assert found["bytes"] == pytest.approx(ideal, abs=0.005)
     assert found["most_bytes"] == pytest.approx(ideal, abs=0.005)
-    assert found["bytes_in_loops"] == pytest.approx(in_loops, abs=0.005)
+    if in_loops is not None:
+        assert found["bytes_in_loops"] == pytest.approx(in_loops, abs=0.005)
     assert found["temporaries"] < 0.05
     assert found["copies"] == 0
     assert found["unaliased_bytes"] == 0
