@@ -89,7 +89,7 @@ def open_state(plan: Plan, path: str | Path) -> Opened:
     """
     form = FORMS.get(plan.source)
     if form is not None:
-        return opening.open_state(path, plan.key, form.is_state_dict)
+        return opening.open_state(path, plan.key, form.is_state_dict, plan.is_limited)
     if plan.key is not None:
         raise ValueError(
             "`--key`: a checkpoint of optadamw has one State. Leave it out."
@@ -113,7 +113,7 @@ def read_state(
     """
     form = FORMS.get(plan.source)
     if form is None:
-        bare = checkpoints.loaded(path, params)
+        bare = checkpoints.loaded(path, params, plan.is_limited)
         state = _without(bare.state, plan.drop)
         maximum = bare.maximum if state.nu_max is not None else None
         every = plan.accumulate or bare.every

@@ -20,10 +20,10 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
       OSError, ValueError: a file that cannot be read; no parameters in any.
     """
     if params is not None:
-        return read_params(params)
+        return read_params(params, plan.is_limited)
     if plan.source == "optadamw":
-        return read_params(file)
-    model = model_in(file)
+        return read_params(file, plan.is_limited)
+    model = model_in(file, plan.is_limited)
     if model is None:
         raise invalid(
             "--params",
@@ -61,7 +61,9 @@ def with_found_names(
         if names is None:
             return plan, None
         return replace(plan, to_names=names), "the names in the saved state"
-    models = [m for m in (model_in(f) for f in files if f is not None) if m is not None]
+    models = [
+        m for m in (model_in(f, plan.is_limited) for f in files if f) if m is not None
+    ]
     if needs_names:
         names, found = _order(models, params, saved)
         if names is not None:

@@ -7,6 +7,8 @@ transformations share their compiled programs: `jax.jit(tx.step)` compiles once.
 """
 
 import functools
+import threading
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -19,7 +21,7 @@ from optadamw.rules.check import check_rule
 from optadamw.rules.rule import Rule
 from optadamw.store.state import State
 from optadamw.transforms.call import Call
-from optadamw.walk.composition import Composition
+from optadamw.walk.composition import Composition, at_home
 from optadamw.walk.init import init
 from optadamw.walk.step import advance, flush
 
@@ -30,6 +32,8 @@ class Recipe:
 
     composition: Composition
     call: Call | None = field(default=None, compare=False)
+    programs: "Programs | None" = field(default=None, compare=False, repr=False)
+    """Holds the compiled programs while a transformation with them is in use."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +92,20 @@ class JitStep:
     """A compiled `step` that reuses the memory of its parameters and state."""
 
     composition: Composition
+    programs: "Programs" = field(compare=False, repr=False)
 
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
-        return _in_place(self.composition, params, state, grads, extra)
+        return self.programs.at(params).in_place(params, state, grads, extra)
 
     def lower(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> jax.stages.Lowered:
         """Lower the step as `jax.jit(...).lower` does, to read the compiled program."""
-        return _in_place.lower(self.composition, params, state, grads, extra)
+        return self.programs.at(params).in_place.lower(params, state, grads, extra)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def _in_place(
     composition: Composition,
     params: PyTree,
@@ -114,6 +118,54 @@ def _in_place(
     # the parameters would overwrite the first moment, and the first moment the second,
     # so that XLA would copy them all first: temporaries of twice the parameters' size.
     return advance(composition, grads, state, params, extra, "param")
+
+
+class Programs:
+    """The functions of one composition that are compiled.
+
+    jit drops the compiled programs of a function when the function is deleted. Equal
+    transformations hold one object of this class (`programs_of`), so that they share
+    their programs, and a program takes memory as long as one of them is in use.
+    """
+
+    def __init__(self, composition: Composition) -> None:
+        self.composition = composition
+        self.step = Step(composition)
+        self._elsewhere: dict[Composition, Programs] = {}
+        self.in_place = jax.jit(
+            functools.partial(_in_place, composition), donate_argnums=(0, 1)
+        )
+
+    def at(self, params: PyTree) -> "Programs":
+        """Return the functions for the layout of these parameters.
+
+        Only under `with_zero1` they depend on it.
+        """
+        composition = at_home(self.composition, params)
+        if composition is self.composition:
+            return self
+        if composition not in self._elsewhere:
+            self._elsewhere[composition] = Programs(composition)
+        return self._elsewhere[composition]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return programs_of, (self.composition,)
+
+
+_IN_USE: "weakref.WeakValueDictionary[Composition, Programs]"
+_IN_USE = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
+
+
+def programs_of(composition: Composition) -> Programs:
+    """Return the functions that all transformations of a composition share."""
+    if composition.is_traced:
+        return Programs(composition)
+    with _LOCK:
+        found = _IN_USE.get(composition)
+        if found is None:
+            found = _IN_USE[composition] = Programs(composition)
+    return found
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -137,6 +189,11 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return self.init.recipe
 
     @property
+    def _programs(self) -> Programs:
+        recipe = self.recipe
+        return recipe.programs or programs_of(recipe.composition)
+
+    @property
     def step(self) -> Step:
         """Update and apply in one call: `step(grads, state, params, **extra)`.
 
@@ -144,8 +201,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         parameters and state and returns both, they are overwritten in place, without a
         temporary.
         """
-        composition = self.recipe.composition
-        return Step(composition) if composition.is_traced else _step_of(composition)
+        return self._programs.step
 
     @property
     def jit_step(self) -> JitStep:
@@ -154,7 +210,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         Equal transformations share one compiled program. State and parameters are
         donated: the arrays that are passed are overwritten and cannot be used again.
         """
-        return JitStep(self.recipe.composition)
+        return JitStep(self.recipe.composition, self._programs)
 
     @property
     def flush(self) -> Flush:
@@ -193,20 +249,15 @@ def transformation(
     return _transformation_of(composition, call, (repr(call), is_chosen))
 
 
-# jit drops the compiled program of a function when the function is deleted. These
-# caches keep one object for all equal transformations: a script that rebuilds its
-# transformation for every run, or a notebook cell that runs again, reuses the program.
-@functools.lru_cache(maxsize=256)
-def _step_of(composition: Composition) -> Step:
-    return Step(composition)
-
-
-@functools.lru_cache(maxsize=256)
+# A script that rebuilds its transformation for every run, or a notebook cell that runs
+# again, reuses the programs of the last ones. A program takes 2 to 3 MiB of memory, so
+# the programs of a sweep over 1,000 learning rates are not all kept.
+@functools.lru_cache(maxsize=16)
 def _transformation_of(
     composition: Composition, call: Call | None, uncompared: tuple[str, bool]
 ) -> Transformation:
     del uncompared  # part of the key: equal transformations may differ in these
-    recipe = Recipe(composition, call)
+    recipe = Recipe(composition, call, programs_of(composition))
     return Transformation(Init(recipe), Update(recipe))
 
 

@@ -28,6 +28,7 @@ from optadamw.rules.rule import Shared
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
 from optadamw.walk.accumulate import Incoming, Intake
+from optadamw.walk.axes import refuse_varying
 from optadamw.walk.composition import Composition
 from optadamw.walk.conditional import (
     Outcome,
@@ -68,6 +69,8 @@ def advance(
         message has the path of the leaf.
     """
     inputs = checked_inputs(composition, grads, state, params, emit)
+    for name in composition.read_arguments:
+        refuse_varying(name, extra.get(name))
     call = _Call(composition, inputs, state, Clock.at(state.step), emit)
     if composition.control.accumulation is None:
         incoming = call.intake.whole(extra)
@@ -132,7 +135,11 @@ class _Call:
         """Return the norm of this call's gradients if a guard may drop them by it."""
         control = self.composition.control
         guard = control.effective_guard
-        if guard is None or not guard.drops or not self.inputs.moving:
+        if guard is None or not guard.drops:
+            if given is not None:
+                _refuse_unread(self.composition)
+            return None
+        if not self.inputs.moving:
             return None
         norms = Norms(
             rules=(),
@@ -212,7 +219,11 @@ class _Call:
             rows = [self.state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
-        key = Pass(programs, tuple(inputs.moving), members)
+        inputs.check_whole()
+        axes = inputs.summed_axes("the norm of its update") if members else ()
+        layouts = () if inputs.layouts is None else inputs.layouts
+        own = tuple(layouts[i] for i in inputs.moving if layouts)
+        key = Pass(programs, tuple(inputs.moving), members, axes, own)
         bits = step_key(composition.seed.value, self.state.step)
         if not composition.control.is_gated:
             return always(key, leaves, bits, present)
@@ -238,6 +249,25 @@ class _Call:
             for name, column in columns.items():
                 column.append(buffers[name])
         return outputs, columns
+
+
+def _refuse_unread(composition: Composition) -> None:
+    """Refuse the norm of one micro-batch if only that of the mean is read.
+
+    Raises:
+      ValueError: a rule, the guard or the statistics read a norm.
+    """
+    control = composition.control
+    reads = [rule.verb for rule in composition.rules if rule.reads_norm]
+    reads += ["the guard"] if control.effective_guard is not None else []
+    reads += ["with_stats"] if control.statistics is not None else []
+    if reads:
+        raise ValueError(
+            "`grad_norm` is the norm of one micro-batch, and "
+            f"{' and '.join(reads)} read the norm of the mean of the window, which is "
+            "measured. Leave `grad_norm` out; inside shard_map with_axes(...) sums the "
+            "norm over the devices."
+        )
 
 
 def _given_norm(given: Any) -> Array | None:

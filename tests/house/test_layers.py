@@ -21,7 +21,8 @@ ABOVE = {"__init__": "integrations", "__main__": "cli"}
 LAZY = {
     "base/lazy": "names that are imported when somebody first uses them",
     "cli/main": "`--help` must not wait for Flax, scikit-learn or Matplotlib",
-    "leaf/pallas": "Pallas is experimental: who does not ask for it does not import it",
+    "leaf/pallas/kernel": "Pallas is experimental, and a CPU's user needs none of it",
+    "checkpoint/replacing": "Windows has no fcntl",
     "dialects/files/packages": "a .pt takes PyTorch, a .h5 h5py, and no other file",
 }
 """Modules that may import when they run, and why."""

@@ -123,6 +123,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, type=float, metavar="X", help=f"{text} (default: as in FROM)"
         )
     parser.add_argument(
+        "--no-limit",
+        dest="is_limited",
+        action="store_false",
+        help="also read files that announce more than 256 MiB of arrays and more than "
+        "20 times their own size",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace a file that exists"
     )
 

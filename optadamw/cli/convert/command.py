@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optadamw.base.errors import invalid
+from optadamw.checkpoint.bounds import check_regular
 from optadamw.cli.convert.arguments import BUFFERS
 from optadamw.dialects.conversion import (
     check_patterns,
@@ -75,10 +76,11 @@ def _names(path: Path | None) -> Any:
     if path is None:
         return None
     try:
+        check_regular(path)
         found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no file '{path}'.") from error
     except OSError as error:
+        if error.strerror is None:  # in our own words
+            raise
         raise OSError(f"'{path}' cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is no JSON ({error}).") from error

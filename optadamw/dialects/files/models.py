@@ -5,8 +5,6 @@ the order of `model.parameters()`. A .keras file has its layers in the order of
 `model.trainable_variables`. Other files of arrays keep no order.
 """
 
-import io
-import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optadamw.dialects.files import files
-from optadamw.dialects.files.packages import needed
+from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
+from optadamw.dialects.files import files, hdf5
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
@@ -53,17 +51,18 @@ class Model(NamedTuple):
         return list(self.params)
 
 
-def model_in(path: str | Path) -> Model | None:
+def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     """Return the model in a file of PyTorch or Keras; None if it holds none.
 
     Raises:
       OSError, ValueError: the file cannot be read.
     """
     path = Path(path)
+    check_regular(path)
     if path.suffix.lower() in (".pt", ".pth"):
-        found = model_of(files.read(path))
+        found = model_of(files.read(path, is_limited))
     elif path.suffix.lower() == ".keras":
-        found = _of_keras(path)
+        found = _of_keras(path, Bounds(path, is_limited))
     else:
         return None
     return Model(found, path) if found else None
@@ -102,21 +101,12 @@ def _is_model(node: Any) -> bool:
     )
 
 
-def _of_keras(path: Path) -> dict[str, np.ndarray]:
+def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     """Return the trained variables of the layers of a .keras file, by their names."""
-    h5py = needed("h5py", "h5py", f"Reading '{path}'")
     try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            weights = io.BytesIO(archive.read(files.INSIDE))
-        with h5py.File(weights, "r") as file:
-            groups = {
-                str(group["vars"].attrs.get("name", name)): [
-                    np.asarray(group["vars"][str(i)]) for i in range(len(group["vars"]))
-                ]
-                for name, group in file.get("layers", {}).items()
-                if "vars" in group
-            }
+        config, groups = hdf5.read_model(path, bounds)
+    except TooLarge:
+        raise
     except (KeyError, OSError, ValueError, zipfile.BadZipFile):
         return {}  # its reader says what is wrong with the file
     found: dict[str, np.ndarray] = {}

@@ -29,6 +29,7 @@ class Plan:
     b2: float | None = None
     eps: float | None = None
     weight_decay: float | None = None
+    is_limited: bool = True
 
 
 def nothing(plan: Plan) -> Mapping[str, Any]:
