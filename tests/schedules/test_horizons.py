@@ -92,7 +92,7 @@ def test_steps_past_the_horizon_are_counted(schedule, horizon, stats):
     found, rates = [], []
     for _ in range(5):
         params, state = step(jnp.ones(2), state, params)
-        found.append(float(stats_of(state).steps_past_schedule))
+        found.append(float(stats_of(state, tx).steps_past_schedule))
         rates.append(float(schedule(state.step - 1)))
     assert found == [max(0.0, step - horizon) for step in range(1, 6)]
     # The steps that are counted are those at the last value.
