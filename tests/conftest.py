@@ -24,6 +24,7 @@ if OWN_CACHE:  # JAX reads these when it is imported, here and in the workers
     os.environ[CACHE] = tempfile.mkdtemp(prefix="optadamw-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ.setdefault("OPTADAMW_CACHE_DIR", f"{os.environ[CACHE]}/kernels")
 
 # An assertion of a helper, too, says which values it compared.
 FOLDERS = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
@@ -44,6 +45,14 @@ ALLOWED_SKIPS = {
     ("house/test_face.py", "mypy is not installed"),
     # A compiler of 200 MB: tests of what it makes run where it is.
     ("leaf/test_topology.py", "libtpu is not installed"),
+    *(
+        (f"native/test_{name}.py", "no C compiler")
+        for name in ("operations", "cache", "pass", "laws", "devices", "sanitizers")
+    ),
+    (
+        "native/test_sanitizers.py",
+        "the sanitizers of the C compiler are not installed",
+    ),
     ("interchange/test_agreement.py", "PyTorch is not installed"),
     ("interchange/test_bounds.py", "PyTorch is not installed"),
     ("interchange/test_bounds.py", "h5py is not installed"),

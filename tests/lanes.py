@@ -92,6 +92,11 @@ ONE_IN = {
     "leaf/test_kernels.py::test_the_kernels_of_shards_on_eight_devices": 2,
     "leaf/test_pallas.py::test_kernels_compute_what_the_plain_step_does": 7,
     "leaf/test_pallas.py::test_updates_of_kernels": 7,
+    "native/test_laws.py::test_a_step_by_kernels_is_the_step_by_xla": 6,
+    "native/test_operations.py::test_float64": 0,
+    "native/test_operations.py::test_floats_of_16_bits": 2,
+    "native/test_operations.py::test_integers": 2,
+    "native/test_pass.py::test_steps_of_narrow_parameters_are_the_same": 4,
     "rules/test_combinations.py::test_a_row_of_options_follows_the_oracle": 12,
     "rules/test_extending.py::test_lookahead_is_that_of_optax": 6,
     "rules/test_field_faults.py::"

@@ -15,6 +15,7 @@ from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.reports.cpu_pass import pass_line
 from optadamw.reports.kernels import kernel_lines
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
@@ -45,7 +46,9 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
       run, and why not the others. The bytes are those of the state that
       `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
-      buffers, and their bytes on each device.
+      buffers, and their bytes on each device. If C kernels were asked for, a last
+      line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
+      "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -104,6 +107,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
         *_notes(composition, leaves, params),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
+        *([] if composition.kernel_choice == "xla" else [pass_line(tx, params)]),
     ]
     kernels = kernel_lines(composition, leaves, plan)
     if kernels:

@@ -246,7 +246,7 @@ def _notes(
                 f"and {parts} devices do not divide them: it is gathered at every "
                 f"step. Use blockwise(block_size={fit}), or divide another axis."
             )
-    others = [f"whole on every device: {', '.join(whole[:5])}"] if whole else []
+    others = (f"whole on every device: {', '.join(whole[:5])}",) if whole else ()
     return bool(found), (*found, *others)
 
 
@@ -287,9 +287,8 @@ def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
 
 
 def _platform(mesh: Any) -> str:
-    if isinstance(mesh, Mesh):
-        return mesh.devices.flat[0].platform
-    return jax.default_backend()
+    is_real = isinstance(mesh, Mesh)
+    return mesh.devices.flat[0].platform if is_real else jax.default_backend()
 
 
 def scaled(size: float) -> str:

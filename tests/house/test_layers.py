@@ -28,6 +28,10 @@ LAZY = {
 """Modules that may import when they run, and why."""
 
 
+TABLES = ("transforms/options",)
+"""Modules that are a table and nothing else, which may be longer than 300 lines."""
+
+
 class Never(NamedTuple):
     """Modules that must not import others, as patterns on their paths."""
 
@@ -222,7 +226,9 @@ def test_no_file_of_the_package_is_long():
     lines = {
         m: len((PACKAGE / f"{m}.py").read_text().splitlines()) for m in modules(PACKAGE)
     }
-    assert {m: n for m, n in lines.items() if n > 300} == {}
+    long = {m: n for m, n in lines.items() if n > 300 and m not in TABLES}
+    assert long == {}
+    assert all(m in lines for m in TABLES)
 
 
 # --- The check itself ----------------------------------------------------------------
