@@ -146,7 +146,7 @@ def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str
             last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
             notes.append(
                 f"the schedule of learning_rate ends after {end:,} steps; it stays at "
-                f"{last:.4g} from then on, and stats_of(state).steps_past_schedule "
+                f"{last:.4g} from then on, and stats_of(state, tx).steps_past_schedule "
                 "counts the steps"
             )
     lines = [f"!  {note}" for note in dict.fromkeys(notes)]
