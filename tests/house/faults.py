@@ -286,6 +286,13 @@ FAULTS = [
     ),
     # Counting, writing, averaging
     Fault(
+        "a master of 24 bits is not rounded at random",
+        "commit/short_master.py",
+        "bits_at(site, target.shape) >> 24",
+        "jnp.uint32(128)",
+        "commit/test_short_master.py",
+    ),
+    Fault(
         "the counter stops at 256",
         "base/numerics.py",
         "most = jnp.iinfo(count.dtype).max",
@@ -449,7 +456,7 @@ FAULTS = [
     ),
     Fault(
         "a frozen second moment is let through",
-        "store/formats.py",
+        "store/moments.py",
         "elif 1 - known <= half:",
         "elif 1 - known <= half / 8:",
         "store/test_refusals.py -k second_moment_that_would_freeze",
