@@ -1,6 +1,6 @@
 """`adamw`: the public atoms, chained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from optadamw.base.types import DTypeLike, Number, ScalarOrSchedule
@@ -15,6 +15,7 @@ from optadamw.transforms.build import (
     Values,
     chained,
     grouped,
+    in_our_words,
     refuse_unused,
     with_guard,
     wrapped,
@@ -22,8 +23,10 @@ from optadamw.transforms.build import (
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import CommitName
+from optadamw.transforms.with_kernels import Kernel
 
 
+@in_our_words
 @prints_as_call
 def adamw(
     learning_rate: ScalarOrSchedule,
@@ -44,6 +47,7 @@ def adamw(
     accumulator_dtype: DTypeLike | None = None,
     precision: Precision | None = None,
     commit: CommitName | None = None,
+    residual_bits: int | None = None,
     nu_dtype: Stored | None = None,
     seed: Number | None = None,
     update_dtype: DTypeLike | None = None,
@@ -53,6 +57,8 @@ def adamw(
     on_bad_micro_step: OnBad | None = None,
     max_consecutive: int | None = None,
     stats: bool | Literal["norms"] | None = None,
+    zero1: str | Sequence[str] | None = None,
+    zero1_layout: Any = None,
     ema_decay: ScalarOrSchedule | None = None,
     ema_debias: bool | None = None,
     ema_warmup: bool | None = None,
@@ -67,6 +73,7 @@ def adamw(
     maximize: bool | None = None,
     bias_correction: Corrected | None = None,
     eps_mode: EpsMode | None = None,
+    kernel: Kernel | None = None,
 ) -> Transformation:
     r"""AdamW: Adam with decoupled weight decay.
 
@@ -84,8 +91,8 @@ def adamw(
     `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
     `ema_params`. Around the chain stand the wrappers that the options ask for:
     `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
-    `skip_spikes`, and `with_stats`. The docstring of each atom and wrapper gives its
-    formulas.
+    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. The docstring of each
+    atom and wrapper gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
     learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;
@@ -115,6 +122,7 @@ def adamw(
       mu_dtype: dtype of the first moment in the state. None: float32 (float64 for
         float64 parameters). Else a dtype (rounded to nearest), `stochastic("bfloat16")`
         or `blockwise()`, which stores 8 bits per number and turns `skip_nonfinite` on.
+        A complex dtype, as Optax takes it, means the dtype of the two parts.
       weight_decay: decay of the parameters per unit of learning rate, >= 0. Default:
         1e-4, as in Optax; PyTorch's default is 1e-2, Keras's is 4e-3.
       mask: which parameters decay. None: all. Else a pattern such as `"*/kernel"`, a
@@ -144,8 +152,12 @@ def adamw(
         `blockwise()` for both moments and `stochastic("bfloat16")` for the average;
         parameter and state together take 4.1 bytes per parameter. An option that you
         give yourself overrides the preset.
-      commit: how parameters below float32 are rounded when they are written: "nearest"
-        (also None), "stochastic", "kahan" or "master". See `with_commit`.
+      commit: how parameters below float32 are rounded when they are written: "nearest",
+        "stochastic", "kahan" or "master". None: "nearest", and `init` warns of 16-bit
+        parameters, because they lose small updates. See `with_commit`.
+      residual_bits: with commit="master", the bits of the buffer beside each bfloat16
+        parameter: 8 makes a master copy of 24 bits and takes 1 byte. None: 16, an exact
+        float32 copy, 2 bytes.
       nu_dtype: dtype of the second moment in the state, and of AMSGrad's maximum of it:
         None or a value as for `mu_dtype`. A dtype in which the moment would freeze,
         such as "bfloat16", is refused.
@@ -169,6 +181,12 @@ def adamw(
       stats: True records learning rate, weight decay and gradient norms for
         `stats_of(state)`; "norms" also records the norms of update and parameters.
         None: no records.
+      zero1: an axis of the mesh, such as "data", or a tuple of axes, over which the
+        state is divided beyond the parameters (ZeRO-1). None: the state lies as the
+        parameters. See `with_zero1`.
+      zero1_layout: the shardings of the parameters, a tree, for `zero1` in a function
+        that you compile with `jax.jit` on automatic axes. None: those of the arrays
+        that are passed.
       ema_decay: keep a running average of the parameters with this decay, in [0, 1].
         Read the average with `ema_of(state)`. None: no average.
       ema_debias: True forgets the initial parameters: the average starts from the first
@@ -199,6 +217,10 @@ def adamw(
         default; "mu" or "nu" corrects that moment only. None: both.
       eps_mode: "outside" (also None) adds `eps` to the root of the corrected moment;
         "hat" to the root of the uncorrected one, as Keras and TensorFlow do.
+      kernel: "auto" runs `step` on the CPU in one pass by kernels that are compiled
+        from the rules, where that is possible; "native" raises an error where it is
+        not; "xla" uses none. None: "xla", or "auto" with OPTADAMW_NATIVE=1. See
+        `with_kernels`.
 
     Returns:
       A transformation. Its state is one `State` with `step`, `mu`, `nu`, and the

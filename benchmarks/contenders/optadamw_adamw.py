@@ -35,6 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "dynamic": {"loss_scale": optadamw.DynamicLossScale()},
     "stats": {"stats": True},
     "norms": {"stats": "norms"},
+    "native": {"kernel": "native"},
 }
 # In what form it keeps moments and parameters: another contender, not another part.
 _EIGHT, _SIXTEEN = optadamw.blockwise(), optadamw.stochastic("bfloat16")
@@ -44,7 +45,12 @@ _FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "stochastic": ("bfloat16", {"commit": "stochastic"}),
     "kahan": ("bfloat16", {"commit": "kahan"}),
     "mixed": ("bfloat16", {"precision": "mixed"}),
+    "mixed24": ("bfloat16", {"precision": "mixed", "residual_bits": 8}),
     "compact": ("bfloat16", {"precision": "compact"}),
+    "compact24": (
+        "bfloat16",
+        {"precision": "compact", "commit": "master", "residual_bits": 8},
+    ),
 }
 # All that is optadamw's alone, to be added to what the others have too.
 _OPTIONS["all"] = _OPTIONS["spikes"] | _OPTIONS["dynamic"] | _OPTIONS["stats"]

@@ -82,6 +82,12 @@ class Scheduled:
     def __hash__(self) -> int:
         return hash_of(self.schedule)
 
+    @property
+    def horizon(self) -> int | None:
+        """The step at which the schedule ends, if it has an attribute that says so."""
+        end = getattr(self.schedule, "horizon", None)
+        return int(end) if isinstance(end, int | np.integer) else None
+
     def at(self, clock: Clock) -> Array:
         by = f", as the schedule {self.schedule!r} returns it,"
         return real_scalar(self.name, self.schedule(clock.step), by).astype(clock.dtype)

@@ -1,15 +1,14 @@
 """Save a checkpoint to one file, which is replaced as a whole or not at all."""
 
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import numpy as np
 import optax
 
 from optadamw.base.types import PyTree
+from optadamw.checkpoint import zipped
+from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.portable import Saved, gather, opened, record_of
 from optadamw.checkpoint.record import ENTRY
@@ -27,7 +26,9 @@ def save(
     The file is written under a temporary name in the same folder, brought to the disk,
     and then renamed. If the process or the machine dies before the end, an earlier file
     of this name is unchanged. `np.load` can read the file; its names are those of
-    `to_portable`.
+    `to_portable`. A name that no zip file can hold (with a NUL or a backslash, with
+    ".npy" at its end, longer than 60,000 bytes) is an "optadamw.entry.<number>", and
+    "optadamw.names" holds the name.
 
     Args:
       path: the file; its folder must exist.
@@ -55,45 +56,41 @@ def save(
     with replacing(target) as file, ThreadPoolExecutor(1) as thread:
         # Digests are computed while the arrays are written: both take about as long.
         record = thread.submit(record_of, gathered)
-        with zipfile.ZipFile(file, "w") as archive:
+        with zipped.writing(file) as add:
             for name, array in gathered.plain.items():
-                _write(archive, name, array)
-            _write(archive, ENTRY, record.result())
+                add(name, array)
+            add(ENTRY, record.result())
 
 
-def load(path: str | os.PathLike[str]) -> Saved:
+def load(path: str | os.PathLike[str], *, is_limited: bool = True) -> Saved:
     """Read a file that `save` wrote, and check every bit of it.
 
     Args:
       path: the file.
+      is_limited: whether to refuse a file that announces more than 256 MiB of arrays
+        and more than 20 times its own size, as a compressed file can. True (default):
+        refuse it before an array takes memory. False: read it.
 
     Returns:
       The saved state, an argument for `restore` and `params_of`.
 
     Raises:
-      OSError: there is no such file, or it cannot be read.
+      OSError: there is no such file, it cannot be read, or is a pipe or a device.
       DamagedCheckpoint: the file is cut short, altered, or no checkpoint.
-      ValueError: the file has a later format.
+      ValueError: the file has a later format, or announces too many bytes.
 
     Example:
       See `save`.
     """
+    check_regular(Path(path))
+    bounds = Bounds(Path(path), is_limited, "`load(path, is_limited=False)`")
     with open(path, "rb") as file:
         try:
-            arrays = _entries(file)
+            arrays = zipped.read(file, bounds.check)
+        except TooLarge:
+            raise
         except Exception as error:  # zip, NumPy: more kinds than can be listed
             raise damaged(
                 f"'{os.fspath(path)}' is no whole .npz file ({error})."
             ) from error
     return opened(arrays)
-
-
-def _write(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    """Write one entry as np.savez does, but without a time stamp."""
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-        np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _entries(file: BinaryIO) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}

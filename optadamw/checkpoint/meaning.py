@@ -44,13 +44,22 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     if "mu" in slots:
         meaning["mu"] = _by_group(composition, _sign)
     if "residual" in slots:
-        meaning["residual"] = f"what commit={composition.commit.name!r} keeps"
+        meaning["residual"] = f"what {composition.commit.keeps} keeps"
     if "nu_max" in slots:
         meaning["nu_max"] = _by_group(composition, _maximum)
     for rule in composition.rules:
         for slot in rule.slots:
             if is_custom(slot.name):
                 meaning[slot.name] = f"a buffer of {rule.verb}"
+    blocks = {
+        slot.name: slot.store.how.axis
+        for slot in composition.slots
+        if isinstance(slot.store, BlockStorage)
+    }
+    if blocks:
+        # The axis that was asked for; None: each leaf's own, which follows from the
+        # shape of its scales.
+        meaning["blocks"] = blocks
     if control.accumulation is not None:
         meaning["window"] = _window(control.accumulation, step)
         if guard is not None:

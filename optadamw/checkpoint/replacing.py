@@ -1,40 +1,113 @@
 """Replace a file as a whole or not at all."""
 
 import contextlib
+import importlib
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+# Windows has no fcntl, and does not remove a file that a writer has open.
+fcntl: Any = None
+with contextlib.suppress(ImportError):
+    fcntl = importlib.import_module("fcntl")
 
 _ABANDONED = 3600.0
-"""Seconds after which a temporary file belongs to a writer that was killed."""
+"""Seconds after which a temporary file belongs to a writer that was killed, where the
+file system has no locks."""
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `target` if the block ends without error."""
+    """Open a temporary file that becomes `target` if the block ends without error.
+
+    A file that was there before gives the new one its mode. The temporary file is
+    locked until the end: a writer that is killed loses its lock, and the next writer
+    of `target` in this folder removes its temporary file.
+    """
     _sweep(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    mode = _mode(target)
+    file, temporary = _opened(target, 0o666 if mode is None else mode)
     try:
-        with open(temporary, "xb") as file:
+        with file:
             yield file
             file.flush()
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), mode)  # open subtracted the umask
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            if fcntl is not None:
+                os.replace(temporary, target)
+        if fcntl is None:  # Windows renames closed files only
+            os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
 
 
+def _mode(target: Path) -> int | None:
+    """Return the mode of a file; None if there is none."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except OSError:
+        return None
+
+
+def _opened(target: Path, mode: int) -> tuple[BinaryIO, Path]:
+    """Create a temporary file and lock it."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        file = os.fdopen(os.open(temporary, flags, mode), "wb")
+        if _is_locked_here(file, temporary):
+            return file, temporary
+        file.close()
+
+
+def _is_locked_here(file: BinaryIO, temporary: Path) -> bool:
+    """Lock a new file; False if another writer removed it before it was locked."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), temporary.stat())
+    return False
+
+
 def _sweep(target: Path) -> None:
     """Remove temporary files that killed writers of `target` left behind."""
     for path in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
         with contextlib.suppress(OSError):  # another writer was faster
-            if time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
+            _remove_abandoned(path)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a temporary file that no writer has locked."""
+    if fcntl is None:
+        path.unlink()
+        return
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        # Removed under the lock: a writer that has not locked its new file yet waits
+        # for nothing and takes another name.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    except OSError:  # a file system without locks
+        if time.time() - path.stat().st_mtime > _ABANDONED:
+            path.unlink()
+    else:
+        path.unlink()
+    finally:
+        os.close(handle)
 
 
 def _literal(name: str) -> str:

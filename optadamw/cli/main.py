@@ -9,6 +9,7 @@ scikit-learn or Matplotlib.
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -18,6 +19,7 @@ from optadamw.base.version import __version__
 from optadamw.cli.convert import arguments as convert_arguments
 from optadamw.cli.demo import arguments as demo_arguments
 from optadamw.cli.dialects import arguments as dialects_arguments
+from optadamw.cli.doctor import arguments as doctor_arguments
 from optadamw.cli.memory import arguments as memory_arguments
 
 
@@ -33,6 +35,7 @@ COMMANDS = {
     "convert": Command(convert_arguments, "optadamw.cli.convert.command"),
     "memory": Command(memory_arguments, "optadamw.cli.memory.command"),
     "dialects": Command(dialects_arguments, "optadamw.cli.dialects.command"),
+    "doctor": Command(doctor_arguments, "optadamw.cli.doctor.command"),
 }
 
 
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when the command did its work, 1 when it failed, 2 for bad arguments,
-        130 when interrupted from the keyboard.
+        130 when interrupted from the keyboard, 141 when the output was closed.
     """
     try:
         options = _parse(argv)
@@ -72,7 +75,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--version", action="version", version=f"optadamw {__version__}"
+        "-V", "--version", action="version", version=f"optadamw {__version__}"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -112,3 +115,13 @@ def _run(name: str, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"\noptadamw {name}: interrupted.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would complain again when
+        # it flushes the output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename else ""
+        text = " ".join(f"{where}{error.strerror or error}".split())
+        print(f"optadamw {name}: error: {text}", file=sys.stderr)
+        return 1

@@ -29,6 +29,11 @@ class Commit:
     name: ClassVar[str]
     """The text that selects this commit, as in `adamw(..., commit="kahan")`."""
 
+    @property
+    def keeps(self) -> str:
+        """How a checkpoint names the commit, to tell buffers of one name apart."""
+        return f"commit={self.name!r}"
+
     def check(self, dtypes: list[Any], paths: tuple[str, ...]) -> None:
         """Raise if the commit has no effect on these parameters; default: never."""
         del dtypes, paths

@@ -89,7 +89,7 @@ def open_state(plan: Plan, path: str | Path) -> Opened:
     """
     form = FORMS.get(plan.source)
     if form is not None:
-        return opening.open_state(path, plan.key, form.is_state_dict)
+        return opening.open_state(path, plan.key, form.is_state_dict, plan.is_limited)
     if plan.key is not None:
         raise ValueError(
             "`--key`: a checkpoint of optadamw has one State. Leave it out."
@@ -113,7 +113,7 @@ def read_state(
     """
     form = FORMS.get(plan.source)
     if form is None:
-        bare = checkpoints.loaded(path, params)
+        bare = checkpoints.loaded(path, params, plan.is_limited)
         state = _without(bare.state, plan.drop)
         maximum = bare.maximum if state.nu_max is not None else None
         every = plan.accumulate or bare.every
@@ -171,7 +171,8 @@ def _check_order(
     raise ValueError(
         f"A state of {form.name} has its parameters in an order. Say which is which "
         f"with `{flag} FILE.json`: a list of the names in the file of parameters, in "
-        "that order, or a mapping from them to names or indices."
+        "that order, or a mapping from them to names or indices. A model in a file .pt "
+        "or .keras has the order too: give it with `--params`."
     )
 
 
@@ -186,15 +187,24 @@ def _transposed(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | N
     return layout
 
 
-def with_numbers(plan: Plan, path: str | Path, saved: Any) -> Plan:
-    """Fill in the numbers that were not given from the groups of the source.
+def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
+    """Fill in the numbers that were not given and that the source holds.
+
+    Args:
+      plan: the arguments of the conversion.
+      path: the file.
+      saved: the saved state.
+      count: the number of parameters.
 
     Raises:
       TypeError, ValueError: no state dict; groups that do not agree on a number.
     """
     form = FORMS.get(plan.source)
-    if form is None or not form.is_state_dict:
+    if form is None:
         return plan
+    if not form.is_state_dict:
+        rate = form.rate(saved, count) if plan.learning_rate is None else None
+        return plan if rate is None else replace(plan, learning_rate=rate)
     groups = groups_in(form.peer.title, saved)
     found: dict[str, float] = {}
     for field, place in PLACES.items():

@@ -26,10 +26,11 @@ Each call sets options of `optadamw.adamw`: no rule is written twice, so everyth
 works with `adamw` works with all of them. (There is one exception: Keras's average
 under accumulation with `bug_compatible=True` stands outside the step, and the wrappers
 refuse the pair.) An argument that a peer accepts in silence and should not is an error
-here. Traps of the peers are avoided and listed below; `bug_compatible=True` reproduces
-those whose numbers could be compared. [numbers.md](dialects/numbers.md) has the
-distance from the real package for every recorded configuration;
-`optadamw dialects torch` prints one peer in a terminal.
+here. The message of an error begins with the peer's own words, and code that catches
+the peer's exception catches it. Traps of the peers are avoided and listed below;
+`bug_compatible=True` reproduces those whose numbers could be compared.
+[numbers.md](dialects/numbers.md) has the distance from the real package for every
+recorded configuration; `optadamw dialects torch` prints one peer in a terminal.
 
 This page is made from the records and docstrings of the calls:
 `optadamw dialects --markdown > docs/dialects.md`."""

@@ -8,21 +8,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from optadamw.base.errors import mistyped
+from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.reports.cpu_pass import pass_line
+from optadamw.reports.kernels import kernel_lines
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.blockwise import BlockStorage
 from optadamw.store.dense import Dense
 from optadamw.store.formats import as_written
 from optadamw.store.slot import Slot
+from optadamw.store.state import buffers_in
 from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, plan_of
+from optadamw.walk.remarks import remarks_of
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
@@ -34,8 +40,15 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
 
     Returns:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
-      buffers with their dtypes, bytes of the buffers; and the totals. The bytes are
-      those of the state that `tx.init(params)` returns.
+      buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
+      with "!" say what can stall the training: 16-bit parameters that are rounded to
+      nearest, a function that chooses no parameter, a schedule that ends. If Pallas
+      kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
+      run, and why not the others. The bytes are those of the state that
+      `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
+      buffers, and their bytes on each device. If C kernels were asked for, a last
+      line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
+      "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -64,18 +77,24 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
     composition = tx.recipe.composition
     leaves = parameters(params)
     plan = plan_of(composition, leaves, params).rows
-    header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
+    header = ["parameter", "shape", "dtype", "weight decay", "buffers", "bytes"]
     rows = [
-        (
+        [
             path or "(the root)",
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
             _decay(composition, row),
             _buffers(row.buffers, array),
             f"{_bytes(row.buffers, array):,}",
-        )
+        ]
         for path, array, row in zip(leaves.paths, leaves.arrays, plan, strict=True)
     ]
+    if all(
+        isinstance(getattr(x, "sharding", None), NamedSharding) for x in leaves.arrays
+    ):
+        header += ["layout of the buffers", "per device"]
+        for row, cells in zip(rows, _layouts(tx, leaves), strict=True):
+            row += cells
     sections = [
         repr(tx),
         "\n".join(
@@ -85,10 +104,57 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
                 *_group_lines(composition, plan),
             ]
         ),
+        *_notes(composition, leaves, params),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
+        *([] if composition.kernel_choice == "xla" else [pass_line(tx, params)]),
     ]
+    kernels = kernel_lines(composition, leaves, plan)
+    if kernels:
+        sections.insert(-1, "\n".join(kernels))
     return "\n\n".join(sections)
+
+
+def _layouts(tx: Transformation, leaves: Leaves) -> list[list[str]]:
+    """The specs and the bytes per device of the buffers of each parameter."""
+    shapes = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for x in leaves.arrays
+    ]
+    buffers = buffers_in(tx.init(leaves.treedef.unflatten(shapes)))
+    columns = [leaves.treedef.flatten_up_to(tree) for tree in buffers.values()]
+    cells = []
+    for kept in zip(*columns, strict=True):
+        held = [x for x in kept if x is not None]
+        specs = dict.fromkeys(
+            f"P({', '.join(map(repr, x.sharding.spec))})" for x in held
+        )
+        size = sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in held
+        )
+        cells.append([", ".join(specs), f"{size:,}"])
+    return cells or [["none", "0"] for _ in leaves.paths]
+
+
+def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
+    """The remarks of `init`, and where the learning rate's schedules end: a section."""
+    notes = list(remarks_of(composition, leaves, params))
+    for rules in composition.variants:
+        rate = getattr(_rate_of(rules), "learning_rate", None)
+        end = getattr(rate, "horizon", None)
+        if rate is not None and end is not None:
+            last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
+            notes.append(
+                f"the schedule of learning_rate ends after {end:,} steps; it stays at "
+                f"{last:.4g} from then on, and stats_of(state, tx).steps_past_schedule "
+                "counts the steps"
+            )
+    lines = [f"!  {note}" for note in dict.fromkeys(notes)]
+    return ["\n".join(lines)] if lines else []
+
+
+def _rate_of(rules: Variant) -> Rule | None:
+    return next((r for r in rules if r is not None and r.stage == Stage.RATE), None)
 
 
 def _rule_lines(rules: Variant) -> list[str]:
@@ -136,9 +202,12 @@ def _control_lines(composition: Composition) -> list[str]:
         ("with_loss_scale", (control.loss_scale,)),
         (guard, (control.effective_guard, control.spikes)),
         ("multi_steps", (control.accumulation,)),
+        ("with_zero1", (composition.zero1,)),
         ("with_stats", (control.statistics,)),
     ]
     lines = []
+    if composition.has_chosen_commit:
+        lines.append(f"-  with_commit: commit={composition.commit.name!r}")
     for wrapper, records in parts:
         found = [record for record in records if record is not None]
         shown = [text for record in found for text in _arguments(wrapper, record)]
@@ -159,6 +228,8 @@ def _arguments(maker: str, record: Any) -> list[str]:
     slots = {slot.name for slot in getattr(record, "slots", ())}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
+        if not field.repr:
+            continue
         name = argument_name(maker, field.name)
         if field.name in slots or isinstance(value, Dense | BlockStorage):
             # Without a form of its own a buffer has the one that its row shows.

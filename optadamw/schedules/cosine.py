@@ -39,10 +39,11 @@ def cosine_decay_schedule(
       >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20)]
       [1.0, 0.55, 0.1, 0.1]
     """
+    steps = step_count("decay_steps", decay_steps)
     return OptaxSchedule.of(
         "cosine_decay_schedule",
         init_value=number("init_value", init_value),
-        decay_steps=step_count("decay_steps", decay_steps),
+        decay_steps=steps,
         alpha=number("alpha", alpha),
         exponent=number("exponent", exponent, NON_NEGATIVE),
-    )
+    ).ending_at(steps)

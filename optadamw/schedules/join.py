@@ -67,4 +67,7 @@ def join_schedules(
     )
     if any(first >= second for first, second in pairwise(steps)):
         raise invalid("boundaries", "increasing", boundaries)
-    return OptaxSchedule.of("join_schedules", schedules=schedules, boundaries=steps)
+    own = getattr(schedules[-1], "horizon", None)
+    begin = steps[-1] if steps else 0
+    made = OptaxSchedule.of("join_schedules", schedules=schedules, boundaries=steps)
+    return made.ending_at(None if own is None else begin + own)

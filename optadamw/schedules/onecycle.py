@@ -59,7 +59,7 @@ def linear_onecycle_schedule(
         pct_final=final,
         div_factor=plain_number("div_factor", div_factor, POSITIVE),
         final_div_factor=plain_number("final_div_factor", final_div_factor, POSITIVE),
-    )
+    ).ending_at(steps)
 
 
 def cosine_onecycle_schedule(
@@ -103,7 +103,7 @@ def cosine_onecycle_schedule(
         pct_start=start,
         div_factor=plain_number("div_factor", div_factor, POSITIVE),
         final_div_factor=plain_number("final_div_factor", final_div_factor, POSITIVE),
-    )
+    ).ending_at(steps)
 
 
 def _check_phases(transition_steps: int, ends: Sequence[int]) -> None:

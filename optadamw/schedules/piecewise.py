@@ -72,9 +72,10 @@ def piecewise_interpolate_schedule(
     if interpolate_type not in _INTERPOLATIONS:
         rule = "'linear' or 'cosine'"
         raise invalid("interpolate_type", rule, interpolate_type)
+    factors = scales("boundaries_and_scales", boundaries_and_scales)
     return OptaxSchedule.of(
         "piecewise_interpolate_schedule",
         interpolate_type=interpolate_type,
         init_value=number("init_value", init_value),
-        boundaries_and_scales=scales("boundaries_and_scales", boundaries_and_scales),
-    )
+        boundaries_and_scales=factors,
+    ).ending_at(factors.rows[-1][0] if factors and factors.rows else None)

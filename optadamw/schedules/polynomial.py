@@ -63,16 +63,16 @@ def polynomial_schedule(
       >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20)]
       [1.0, 0.25, 0.0, 0.0]
     """
+    steps = step_count("transition_steps", transition_steps, remedy=_NO_STEPS)
+    begin = step_count("transition_begin", transition_begin, least=0)
     return Polynomial.of(
         "polynomial_schedule",
         init_value=number("init_value", init_value),
         end_value=number("end_value", end_value),
         power=number("power", power, NON_NEGATIVE),
-        transition_steps=step_count(
-            "transition_steps", transition_steps, remedy=_NO_STEPS
-        ),
-        transition_begin=step_count("transition_begin", transition_begin, least=0),
-    )
+        transition_steps=steps,
+        transition_begin=begin,
+    ).ending_at(begin + steps)
 
 
 def linear_schedule(
@@ -109,12 +109,12 @@ def linear_schedule(
       >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 20)]
       [1.0, 0.5, 0.0, 0.0]
     """
+    steps = step_count("transition_steps", transition_steps, remedy=_NO_STEPS)
+    begin = step_count("transition_begin", transition_begin, least=0)
     return Polynomial.of(
         "linear_schedule",
         init_value=number("init_value", init_value),
         end_value=number("end_value", end_value),
-        transition_steps=step_count(
-            "transition_steps", transition_steps, remedy=_NO_STEPS
-        ),
-        transition_begin=step_count("transition_begin", transition_begin, least=0),
-    )
+        transition_steps=steps,
+        transition_begin=begin,
+    ).ending_at(begin + steps)

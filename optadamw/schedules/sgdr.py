@@ -45,4 +45,5 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> OptaxSchedule:
         cycles.append(Table(tuple(given.items())))
     if not cycles:
         raise invalid("cosine_kwargs", "at least one cycle", cycles)
-    return OptaxSchedule.of("sgdr_schedule", cosine_kwargs=tuple(cycles))
+    made = OptaxSchedule.of("sgdr_schedule", cosine_kwargs=tuple(cycles))
+    return made.ending_at(sum(dict(cycle.rows)["decay_steps"] for cycle in cycles))

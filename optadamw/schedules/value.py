@@ -7,7 +7,7 @@ the call itself is kept, and Optax's own function computes the number.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import jax
@@ -35,11 +35,18 @@ class OptaxSchedule:
     """The factory in `optax.schedules`."""
     arguments: Table
     """The arguments of the call, by their names."""
+    horizon: int | None = None
+    """The step from which on the value stays the same because the schedule has ended;
+    None (default): the schedule has no end. It follows from the call."""
 
     @classmethod
     def of(cls, name: str, **arguments: Any) -> Self:
         """The schedule that `optax.schedules.<name>(**arguments)` makes."""
         return cls(name, Table(tuple(arguments.items())))
+
+    def ending_at(self, horizon: int | None) -> Self:
+        """Return an equal schedule that knows the step at which it ends."""
+        return replace(self, horizon=horizon)
 
     def __call__(self, step: Any) -> Any:
         """The value after `step` finished optimizer steps."""

@@ -103,7 +103,7 @@ def warmup_cosine_decay_schedule(
         decay_steps=decay,
         end_value=number("end_value", end_value),
         exponent=number("exponent", exponent, NON_NEGATIVE),
-    )
+    ).ending_at(decay)
 
 
 def warmup_exponential_decay_schedule(

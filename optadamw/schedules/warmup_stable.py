@@ -58,6 +58,11 @@ class WarmupStableDecay:
                 value = jnp.where(step < self.warmup_steps, rising, value)
             return value
 
+    @property
+    def horizon(self) -> int:
+        """The step from which on the value is `end_value`."""
+        return self.warmup_steps + self.stable_steps + self.decay_steps
+
     def __repr__(self) -> str:
         arguments = {name: _known(value) for name, value in vars(self).items()}
         name = "warmup_stable_decay_schedule"

@@ -13,6 +13,10 @@ class Absent:
     """None in place of an array. No rule runs on a frozen parameter, and none asks."""
 
     @property
+    def draws(self) -> bool:
+        return False
+
+    @property
     def is_lossy(self) -> bool:
         return False
 
@@ -21,6 +25,10 @@ class Absent:
 
     def copy(self, param: Any) -> None:
         del param
+
+    def fitted(self, buffer: Any, param: Any) -> "Absent":
+        del buffer, param
+        return self
 
     def check(self, path: str, buffer: Any, param: Any) -> None:
         del param

@@ -17,6 +17,7 @@ from optadamw.base.numerics import (
     from_reals,
     is_complex,
     is_narrow,
+    real_of,
 )
 from optadamw.base.random_bits import Site, bits_at, rounded
 from optadamw.base.tree import Leaves
@@ -61,6 +62,10 @@ class Dense:
         # A copy, because jit returns an unchanged input as the same buffer, and
         # donation then refuses it ("attempt to donate the same buffer twice").
         return jnp.array(param, dtype=self.dtype_for(param), copy=True)
+
+    def fitted(self, buffer: Any, param: Any) -> "Dense":
+        del buffer, param
+        return self
 
     def check(self, path: str, buffer: Any, param: Any) -> None:
         wanted = self.dtype_for(param)
@@ -125,6 +130,9 @@ def dense(name: str, dtype: DTypeLike | None) -> Dense:
         parsed = jnp.dtype(dtype)
     except TypeError as error:
         raise mistyped(name, rule, dtype) from error
+    if is_complex(parsed):
+        # Optax takes the complex dtype; here a store names the dtype of the parts.
+        parsed = real_of(parsed)
     if not jnp.issubdtype(parsed, jnp.floating) or parsed.itemsize < 2:
         raise mistyped(name, rule, dtype)
     check_enabled(name, parsed)

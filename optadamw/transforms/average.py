@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
+from optadamw.store.layout import laid_out_as
 from optadamw.store.state import State, Swapped, state_with
 
 
@@ -53,10 +54,15 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     """Exchange the parameters and their average; a second call undoes the first.
 
-    Nothing is copied or rounded: the average is returned in its own dtype, and the
-    state holds the parameters meanwhile. This state is a `Swapped`, which `step`
-    refuses, so that training cannot continue with the wrong weights. To have the
-    average beside the parameters, in their dtype, use `ema_of(state, like=params)`.
+    Nothing is rounded: the average is returned in its own dtype, and the state holds
+    the parameters meanwhile. Nothing is copied, unless average and parameters lie
+    otherwise on their devices: the average is then returned in the layout of the
+    parameters, and the state holds the parameters in the layout of the average (under
+    jit on explicit axes only; on others the layout is not known while tracing).
+
+    The state with the parameters is a `Swapped`, which `step` refuses, so that training
+    cannot continue with the wrong weights. To have the average beside the parameters,
+    in their dtype, use `ema_of(state, like=params)`.
     A frozen parameter stays in its place.
 
     Args:
@@ -79,19 +85,21 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     """
     if isinstance(state, Swapped):
         original = state.state
-        held, average = _exchanged(original.ema, params)
-        return held, original._replace(ema=average)
+        held, kept = _exchanged(original.ema, params)
+        return held, original._replace(ema=kept)
     if not isinstance(state, State):
         raise TypeError(
             f"`state` must be a State, or what swap_ema returned; got "
             f"{type(state).__name__}. From the state of a wrapper take the State in it."
         )
-    held, average = _exchanged(ema_of(state), params)
-    return held, Swapped(state._replace(ema=average))
+    held, kept = _exchanged(ema_of(state), params)
+    return held, Swapped(state._replace(ema=kept))
 
 
 def _exchanged(average: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-    """Return `average` with frozen parameters in its gaps, and `params` without them.
+    """Return average and parameters, each in the layout of the other.
+
+    A frozen parameter, which has None in the average, stays a parameter.
 
     Raises:
       ValueError: the structures or the shapes differ.
@@ -105,9 +113,9 @@ def _exchanged(average: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
                 path,
                 f"it has shape {jnp.shape(param)}, its average {jnp.shape(mean)}.",
             )
-    held = [param if mean is None else mean for param, mean in pairs]
-    left = [None if mean is None else param for param, mean in pairs]
-    return leaves.treedef.unflatten(held), leaves.treedef.unflatten(left)
+    held = [p if mean is None else laid_out_as(mean, p) for p, mean in pairs]
+    kept = [None if mean is None else laid_out_as(p, mean) for p, mean in pairs]
+    return leaves.treedef.unflatten(held), leaves.treedef.unflatten(kept)
 
 
 def finalize(state: PyTree, params: PyTree) -> PyTree:

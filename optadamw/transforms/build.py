@@ -1,9 +1,11 @@
 """From the options of `adamw` to a transformation: what reads `transforms.options`."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from optadamw.base.adjustable import Adjustable
 from optadamw.base.errors import invalid, mistyped, renamed, reworded
@@ -20,6 +22,7 @@ from optadamw.transforms.options import (
     Option,
     Part,
     group_options,
+    our_words,
 )
 from optadamw.transforms.param_groups import param_groups
 from optadamw.transforms.transformation import (
@@ -32,6 +35,46 @@ from optadamw.transforms.transformation import (
 Groups = Mapping[Any, Mapping[str, Any]] | Sequence[tuple[Any, Mapping[str, Any]]]
 Values = Mapping[str, Any]
 """The value of every option of `adamw`, by its name."""
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def in_our_words(factory: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Make a call with an option of another library raise an error with our name of it.
+
+    Raises:
+      TypeError: a keyword is no option of `factory`.
+    """
+    known = inspect.signature(factory).parameters
+
+    @functools.wraps(factory)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for name, value in kwargs.items():
+            if name not in known:
+                raise _unknown(factory.__name__, name, value, list(known))
+        return factory(*args, **kwargs)
+
+    return called
+
+
+def _unknown(function: str, name: str, value: Any, known: list[str]) -> TypeError:
+    words = our_words(name)
+    near = get_close_matches(name, known, 1)
+    if len(words) == 2 and isinstance(value, tuple | list) and len(value) == 2:
+        pairs = zip(words, value, strict=True)
+        remedy = f"Use {', '.join(f'{word}={part!r}' for word, part in pairs)}."
+    elif words:
+        remedy = f"Use {' and '.join(f'`{word}`' for word in words)}."
+    elif near:
+        remedy = f"Did you mean `{near[0]}`?"
+    else:
+        remedy = f"help(optadamw.{function}) lists the options."
+    return TypeError(
+        f"{function}() got an unexpected keyword argument '{name}' ({name}={value!r}). "
+        f"{remedy}"
+    )
 
 
 def chained(values: Values) -> Transformation:
@@ -160,8 +203,9 @@ def _check_own(name: str, own: Mapping[str, Any]) -> None:
     legal = group_options()
     for option in own:
         if option not in legal:
-            near = get_close_matches(str(option), legal, 1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
+            near = our_words(str(option)) or get_close_matches(str(option), legal, 1)
+            meant = " and ".join(f"`{word}`" for word in near)
+            hint = f" Did you mean {meant}?" if near else ""
             raise ValueError(
                 f"`{name}`: {option!r} is no argument that concerns one parameter by "
                 f"itself.{hint} Those are: {', '.join(legal)}."

@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.masks import Selector, selector
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -76,7 +78,29 @@ def prints_as_call(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, 
         call = Call(prefix + factory.__name__, positional, named)
         return made.called(call)
 
+    if "mask" in signature.parameters:
+        parameters = tuple(signature.parameters.values())
+        build.__signature__ = MaskSignature(  # type: ignore[attr-defined]
+            parameters, return_annotation=signature.return_annotation
+        )
     return build
+
+
+class MaskSignature(inspect.Signature):
+    """A signature whose `bind` returns a mask that is a function as a `Selector`.
+
+    `optax.inject_hyperparams` binds the arguments of a call by the signature, and takes
+    every callable among them for a schedule: it calls a mask with the step count and
+    passes the result, which is False for most masks, so that nothing would decay. A
+    `Selector` is not callable.
+    """
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        bound = super().bind(*args, **kwargs)
+        mask = bound.arguments.get("mask")
+        if callable(mask) and not isinstance(mask, Selector):
+            bound.arguments["mask"] = selector("mask", mask)
+        return bound
 
 
 def _is_default(value: Any, default: Any) -> bool:

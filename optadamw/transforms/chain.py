@@ -84,7 +84,17 @@ add_decoupled_weight_decay(0.01), scale_by_learning_rate(0.001))
             "updates of a chain have one dtype. Give it once, to the outer chain."
         )
     dtype = next(iter(asked), None)
-    return transformation(replace(only, rules=ordered, update_dtype=dtype))
+    is_chosen = any(
+        part.recipe.composition.has_chosen_commit for part in transformations
+    )
+    return transformation(
+        replace(
+            only,
+            rules=ordered,
+            update_dtype=dtype,
+            has_chosen_commit=is_chosen,
+        )
+    )
 
 
 def _update_dtype(dtype: DTypeLike | None) -> np.dtype | None:

@@ -1,10 +1,8 @@
 """The options of `adamw`: one table of the parts that take them.
 
 A row is an atom of the chain or a wrapper around it, with the options that become its
-arguments. `transforms.build` makes the parts from the rows; the legal words of
-`groups=`, the names in errors and in `describe`, the API page and the test of `adamw`'s
-signature and docstring read the same rows. A new option is one line here, one
-parameter of `adamw` and one entry of its docstring.
+arguments. `transforms.build`, the words of `groups=`, errors, `describe` and the API
+page read the rows. A new option is a line here and in `adamw` twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,9 +25,11 @@ from optadamw.transforms.skip_nonfinite import skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import with_commit
+from optadamw.transforms.with_kernels import with_kernels
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
+from optadamw.transforms.with_zero1 import with_zero1
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ class Option:
     empty: the value is passed on, and the part checks it."""
     example: str = ""
     """A value for the error that recommends the option; empty: True."""
+    elsewhere: tuple[str, ...] = ()
+    """Names of the option in other libraries, for the error that gives ours."""
 
     @property
     def remedy(self) -> str:
         """The words with which an error recommends the option."""
-        if not self.example:
-            return f"{self.name}=True"
-        return f"{self.name}, for example {self.example}"
+        shown = f", for example {self.example}" if self.example else "=True"
+        return f"{self.name}{shown}"
 
 
 SWITCH = ""
@@ -87,13 +88,27 @@ class Part:
 
 ATOMS = (
     Part(maximize, (Option("maximize", SWITCH, asks=True),)),
-    Part(clip_by_value, (Option("clip_value", "limit", asks=True),)),
-    Part(clip_by_norm, (Option("clip_norm", "limit", asks=True),)),
+    Part(
+        clip_by_value,
+        (Option("clip_value", "limit", asks=True, elsewhere=("clipvalue",)),),
+    ),
+    Part(
+        clip_by_norm,
+        (Option("clip_norm", "limit", asks=True, elsewhere=("clipnorm",)),),
+    ),
     Part(
         clip_by_global_norm,
         (
             Option(
-                "clip_global_norm", "limit", asks=True, is_common=True, example="1.0"
+                "clip_global_norm",
+                "limit",
+                asks=True,
+                is_common=True,
+                example="1.0",
+                elsewhere=(
+                    *("max_grad_norm", "max_norm", "grad_clip", "clip_grad_norm"),
+                    *("grad_clip_norm", "gradient_clip_val", "global_clipnorm"),
+                ),
             ),
             Option("clip_eps", "eps", is_common=True),
         ),
@@ -101,14 +116,14 @@ ATOMS = (
     Part(
         scale_by_adam,
         (
-            Option("b1", "b1", is_needed=True),
-            Option("b2", "b2", is_needed=True),
-            Option("eps", "eps", is_needed=True),
+            Option("b1", "b1", is_needed=True, elsewhere=("betas", "beta1", "beta_1")),
+            Option("b2", "b2", is_needed=True, elsewhere=("betas", "beta2", "beta_2")),
+            Option("eps", "eps", is_needed=True, elsewhere=("epsilon",)),
             Option("eps_root", "eps_root", is_needed=True),
             Option("mu_dtype", "mu_dtype", is_common=True),
             Option("nu_dtype", "nu_dtype", is_common=True),
             Option("nesterov", "nesterov"),
-            Option("bias_correction", "bias_correction"),
+            Option("bias_correction", "bias_correction", elsewhere=("correct_bias",)),
             Option("eps_mode", "eps_mode"),
         ),
         fields={"mu": "mu_dtype", "nu": "nu_dtype"},
@@ -126,12 +141,21 @@ ATOMS = (
         ),
         fields={"nu_max": "dtype"},
     ),
-    Part(cautious, (Option("caution", SWITCH, asks=True),)),
+    Part(cautious, (Option("caution", SWITCH, asks=True, elsewhere=("cautious",)),)),
     Part(
         add_decoupled_weight_decay,
         (
-            Option("weight_decay", "weight_decay", is_needed=True),
-            Option("mask", "mask"),
+            Option(
+                "weight_decay",
+                "weight_decay",
+                is_needed=True,
+                elsewhere=("wd", "weight_decay_rate", "decoupled_weight_decay"),
+            ),
+            Option(
+                "mask",
+                "mask",
+                elsewhere=("weight_decay_mask", "decay_mask", "wd_mask", "mask_fn"),
+            ),
             Option("weight_decay_mode", "mode"),
             Option("max_learning_rate", "max_learning_rate"),
             Option("cautious_weight_decay", "cautious"),
@@ -140,13 +164,32 @@ ATOMS = (
     ),
     Part(
         scale_by_learning_rate,
-        (Option("learning_rate", "learning_rate", is_needed=True),),
+        (
+            Option(
+                "learning_rate",
+                "learning_rate",
+                is_needed=True,
+                elsewhere=("lr", "step_size", "alpha", "learning_rate_schedule"),
+            ),
+        ),
     ),
     Part(
         ema_params,
         (
-            Option("ema_decay", "decay", asks=True, is_common=True, example="0.999"),
-            Option("ema_overwrite_every", "overwrite_every", is_common=True),
+            Option(
+                "ema_decay",
+                "decay",
+                asks=True,
+                is_common=True,
+                example="0.999",
+                elsewhere=("ema_momentum", "use_ema"),
+            ),
+            Option(
+                "ema_overwrite_every",
+                "overwrite_every",
+                is_common=True,
+                elsewhere=("ema_overwrite_frequency",),
+            ),
             Option("ema_debias", "debias", is_common=True),
             Option("ema_warmup", "warmup", is_common=True),
             Option("ema_dtype", "dtype", is_common=True),
@@ -158,19 +201,47 @@ ATOMS = (
 
 WRAPPERS = (
     Part(chain, (Option("update_dtype", "update_dtype", asks=True),)),
-    Part(with_commit, (Option("commit", "commit", asks=True),)),
+    Part(
+        with_commit,
+        (
+            Option(
+                "commit",
+                "commit",
+                asks=True,
+                example="'master'",
+                elsewhere=("stochastic_rounding", "kahan_sum", "master_weights"),
+            ),
+            Option("residual_bits", "residual_bits"),
+        ),
+    ),
     Part(with_seed, (Option("seed", "seed", asks=True),)),
     Part(
         multi_steps,
         (
-            Option("accumulate_steps", "every", asks=True, example="8"),
+            Option(
+                "accumulate_steps",
+                "every",
+                asks=True,
+                example="8",
+                elsewhere=(
+                    *("gradient_accumulation_steps", "grad_accum_steps"),
+                    *("accumulation_steps", "every_k_schedule"),
+                ),
+            ),
             Option("accumulator_dtype", "dtype"),
         ),
         fields={"store": "dtype"},
     ),
     Part(
         with_loss_scale,
-        (Option("loss_scale", "loss_scale", asks=True),),
+        (
+            Option(
+                "loss_scale",
+                "loss_scale",
+                asks=True,
+                elsewhere=("loss_scale_factor", "grad_scaler"),
+            ),
+        ),
         fields={"scale": "loss_scale"},
     ),
     Part(
@@ -193,9 +264,17 @@ WRAPPERS = (
         fields={"on_bad": "on_bad_micro_step"},
     ),
     Part(
+        with_zero1,
+        (
+            Option("zero1", "axis", asks=True, example='"data"'),
+            Option("zero1_layout", "layout"),
+        ),
+    ),
+    Part(
         with_stats,
         (Option("stats", "norms", asks=True, words={True: False, "norms": True}),),
     ),
+    Part(with_kernels, (Option("kernel", "kernel", asks=True),)),
 )
 """The parts around the chain, the innermost first. No group sets their options."""
 
@@ -211,6 +290,13 @@ def group_options() -> list[str]:
     """The options that `groups=` may set for some parameters, in the chain's order."""
     options = [option for part in ATOMS for option in part.options]
     return [option.name for option in options if not option.is_common] + [FREEZE]
+
+
+def our_words(name: str) -> tuple[str, ...]:
+    """Return the options that another library calls `name`; () if there are none."""
+    options = [option for part in (*ATOMS, *WRAPPERS) for option in part.options]
+    found = [option.name for option in options if name in option.elsewhere]
+    return ("groups",) if name == "param_groups" else tuple(dict.fromkeys(found))
 
 
 def argument_name(maker: str, record_field: str) -> str:

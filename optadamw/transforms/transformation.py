@@ -7,6 +7,8 @@ transformations share their compiled programs: `jax.jit(tx.step)` compiles once.
 """
 
 import functools
+import threading
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -14,13 +16,13 @@ import jax
 import optax
 
 from optadamw.base.errors import misplaced, mistyped
-from optadamw.base.types import Array, Number, PyTree
+from optadamw.base.types import PyTree
 from optadamw.rules.check import check_rule
 from optadamw.rules.rule import Rule
 from optadamw.store.state import State
+from optadamw.transforms.adjusting import Adjusting
 from optadamw.transforms.call import Call
-from optadamw.walk.composition import Composition
-from optadamw.walk.hyperparameters import hyperparameters, with_hyperparameters
+from optadamw.walk.composition import Composition, at_home
 from optadamw.walk.init import init
 from optadamw.walk.step import advance, flush
 
@@ -31,6 +33,11 @@ class Recipe:
 
     composition: Composition
     call: Call | None = field(default=None, compare=False)
+
+    @functools.cached_property
+    def programs(self) -> "Programs":
+        """The compiled programs, held while a transformation with them is in use."""
+        return programs_of(self.composition)
 
 
 @dataclass(frozen=True)
@@ -89,20 +96,20 @@ class JitStep:
     """A compiled `step` that reuses the memory of its parameters and state."""
 
     composition: Composition
+    programs: "Programs" = field(compare=False, repr=False)
 
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
-        return _in_place(self.composition, params, state, grads, extra)
+        return self.programs.at(params).in_place(params, state, grads, extra)
 
     def lower(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> jax.stages.Lowered:
         """Lower the step as `jax.jit(...).lower` does, to read the compiled program."""
-        return _in_place.lower(self.composition, params, state, grads, extra)
+        return self.programs.at(params).in_place.lower(params, state, grads, extra)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def _in_place(
     composition: Composition,
     params: PyTree,
@@ -117,7 +124,55 @@ def _in_place(
     return advance(composition, grads, state, params, extra, "param")
 
 
-class Transformation(optax.GradientTransformationExtraArgs):
+class Programs:
+    """The functions of one composition that are compiled.
+
+    jit drops the compiled programs of a function when the function is deleted. Equal
+    transformations hold one object of this class (`programs_of`), so that they share
+    their programs, and a program takes memory as long as one of them is in use.
+    """
+
+    def __init__(self, composition: Composition) -> None:
+        self.composition = composition
+        self.step = Step(composition)
+        self._elsewhere: dict[Composition, Programs] = {}
+        self.in_place = jax.jit(
+            functools.partial(_in_place, composition), donate_argnums=(0, 1)
+        )
+
+    def at(self, params: PyTree) -> "Programs":
+        """Return the functions for the layout of these parameters.
+
+        Only under `with_zero1` they depend on it.
+        """
+        composition = at_home(self.composition, params)
+        if composition is self.composition:
+            return self
+        if composition not in self._elsewhere:
+            self._elsewhere[composition] = Programs(composition)
+        return self._elsewhere[composition]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return programs_of, (self.composition,)
+
+
+_IN_USE: "weakref.WeakValueDictionary[Composition, Programs]"
+_IN_USE = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
+
+
+def programs_of(composition: Composition) -> Programs:
+    """Return the functions that all transformations of a composition share."""
+    if composition.is_traced:
+        return Programs(composition)
+    with _LOCK:
+        found = _IN_USE.get(composition)
+        if found is None:
+            found = _IN_USE[composition] = Programs(composition)
+    return found
+
+
+class Transformation(optax.GradientTransformationExtraArgs, Adjusting):
     """An Optax transformation that holds its rules and can step in place.
 
     The functions of this library, such as `adamw` and `chain`, return one. It works in
@@ -145,8 +200,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         parameters and state and returns both, they are overwritten in place, without a
         temporary.
         """
-        composition = self.recipe.composition
-        return Step(composition) if composition.is_traced else _step_of(composition)
+        return self.recipe.programs.step
 
     @property
     def jit_step(self) -> JitStep:
@@ -155,7 +209,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         Equal transformations share one compiled program. State and parameters are
         donated: the arrays that are passed are overwritten and cannot be used again.
         """
-        return JitStep(self.recipe.composition)
+        return JitStep(self.recipe.composition, self.recipe.programs)
 
     @property
     def flush(self) -> Flush:
@@ -174,41 +228,6 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """
         return Flush(self.recipe.composition)
 
-    def hyperparameters(self, state: PyTree) -> dict[str, Array]:
-        """Return the numbers that `adjustable` asked for, as they stand in `state`.
-
-        Args:
-          state: the state of this transformation, or of an `optax.chain` or wrapper
-            that holds it.
-
-        Returns:
-          The numbers by name, float32 scalars.
-
-        Raises:
-          ValueError: `state` holds no adjustable number, or those of another
-            transformation.
-        """
-        return hyperparameters(self.recipe.composition, state)
-
-    def with_hyperparameters(self, state: PyTree, /, **values: Number) -> PyTree:
-        """Return `state` with other numbers, such as `learning_rate=1e-4`.
-
-        The next step uses them, in the same compiled program. Inside `jit` and `vmap`
-        the values may be traced: `jax.vmap` over them makes the states of a sweep.
-
-        Args:
-          state: the state of this transformation, or of an `optax.chain` or wrapper
-            that holds it.
-          **values: the new numbers by name. For the states of a population under
-            `jax.vmap`, an array with a number for each member, or one for all.
-
-        Raises:
-          ValueError: no adjustable number has this name, or a number is out of its
-            range (that of a traced value is not known). Nothing is changed.
-          TypeError: a value is no real number.
-        """
-        return with_hyperparameters(self.recipe.composition, state, values)
-
     def called(self, call: Call) -> "Transformation":
         """Return an equal transformation that prints as `call`."""
         return transformation(self.recipe.composition, call)
@@ -225,22 +244,18 @@ def transformation(
     if composition.is_traced:
         recipe = Recipe(composition, call)
         return Transformation(Init(recipe), Update(recipe))
-    return _transformation_of(composition, call, repr(call))
+    is_chosen = composition.has_chosen_commit
+    return _transformation_of(composition, call, (repr(call), is_chosen))
 
 
-# jit drops the compiled program of a function when the function is deleted. These
-# caches keep one object for all equal transformations: a script that rebuilds its
-# transformation for every run, or a notebook cell that runs again, reuses the program.
-@functools.lru_cache(maxsize=256)
-def _step_of(composition: Composition) -> Step:
-    return Step(composition)
-
-
-@functools.lru_cache(maxsize=256)
+# A script that rebuilds its transformation for every run, or a notebook cell that runs
+# again, reuses the programs of the last ones. A program takes 2 to 3 MiB of memory, so
+# the programs of a sweep over 1,000 learning rates are not all kept.
+@functools.lru_cache(maxsize=16)
 def _transformation_of(
-    composition: Composition, call: Call | None, printed: str
+    composition: Composition, call: Call | None, uncompared: tuple[str, bool]
 ) -> Transformation:
-    del printed  # part of the key: equal transformations may print differently
+    del uncompared  # part of the key: equal transformations may differ in these
     recipe = Recipe(composition, call)
     return Transformation(Init(recipe), Update(recipe))
 

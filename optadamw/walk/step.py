@@ -23,11 +23,12 @@ from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
 from optadamw.control.statistics import NORMS
-from optadamw.leaf.program import Emit
+from optadamw.leaf.program import Emit, LeafInput
 from optadamw.rules.rule import Shared
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
 from optadamw.walk.accumulate import Incoming, Intake
+from optadamw.walk.axes import refuse_varying
 from optadamw.walk.composition import Composition
 from optadamw.walk.conditional import (
     Outcome,
@@ -40,6 +41,7 @@ from optadamw.walk.conditional import (
 from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
+from optadamw.walk.native import pass_by_kernels
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.plan import plan_of
 from optadamw.walk.programs import Programs
@@ -69,7 +71,10 @@ def advance(
         message has the path of the leaf.
     """
     inputs = checked_inputs(composition, grads, state, params, emit)
-    call = _Call(composition, inputs, state, _clock(state), emit)
+    for name in composition.read_arguments:
+        refuse_varying(name, extra.get(name))
+    clock = Clock.at(state.step, state.hyperparameters)
+    call = _Call(composition, inputs, state, clock, emit)
     if composition.control.accumulation is None:
         incoming = call.intake.whole(extra)
         given = extra.get("grad_norm")
@@ -95,9 +100,8 @@ def flush(
     leaves = parameters(params)
     accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
     rows = plan_of(composition, leaves, params).rows
-    for path, row, buffer, array in zip(
-        leaves.paths, rows, accumulators, leaves.arrays, strict=True
-    ):
+    buffers = zip(leaves.paths, accumulators, leaves.arrays, strict=True)
+    for row, (path, buffer, array) in zip(rows, buffers, strict=True):
         assert row.accumulator is not None
         row.accumulator.store.check(path, buffer, array)
     sums = accumulators
@@ -109,7 +113,8 @@ def flush(
         ]
     grads = leaves.treedef.unflatten(sums)
     inputs = checked_inputs(composition, grads, state, params, "param")
-    call = _Call(composition, inputs, state, _clock(state), "param")
+    clock = Clock.at(state.step, state.hyperparameters)
+    call = _Call(composition, inputs, state, clock, "param")
     incoming = call.intake.partial_window(accumulators, find_present=like is None)
     return call.conclude(incoming, None)
 
@@ -134,7 +139,11 @@ class _Call:
         """Return the norm of this call's gradients if a guard may drop them by it."""
         control = self.composition.control
         guard = control.effective_guard
-        if guard is None or not guard.drops or not self.inputs.moving:
+        if guard is None or not guard.drops:
+            if given is not None:
+                _refuse_unread(self.composition)
+            return None
+        if not self.inputs.moving:
             return None
         norms = Norms(
             rules=(),
@@ -215,12 +224,26 @@ class _Call:
             rows = [self.state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
-        key = Pass(programs, tuple(inputs.moving), members)
+        inputs.check_whole()
+        axes = inputs.summed_axes("the norm of its update") if members else ()
+        layouts = () if inputs.layouts is None else inputs.layouts
+        own = tuple(layouts[i] for i in inputs.moving if layouts)
+        key = Pass(programs, tuple(inputs.moving), members, axes, own)
         bits = step_key(composition.seed.value, self.state.step)
-        if not composition.control.is_gated:
-            return always(key, leaves, bits, present)
-        run = if_step if self.emit == "param" else if_update
-        return run(key, leaves, bits, present, go, measured)
+        gate = go if composition.control.is_gated else None
+
+        def by_xla(key: Pass, leaves: Sequence[LeafInput]) -> Outcome:
+            if gate is None:
+                return always(key, leaves, bits, present)
+            run = if_step if self.emit == "param" else if_update
+            return run(key, leaves, bits, present, gate, measured)
+
+        choice = composition.kernel_choice
+        # The partial window of a flush chooses anew for each leaf.
+        if choice == "xla" or present is not None:
+            return by_xla(key, leaves)
+        paths = [inputs.plan.leaves.paths[i] for i in inputs.moving]
+        return pass_by_kernels(choice, key, leaves, bits, gate, paths, by_xla)
 
     def _all_leaves(
         self, inputs: Inputs, outcome: Outcome
@@ -244,8 +267,23 @@ class _Call:
         return outputs, columns
 
 
-def _clock(state: State) -> Clock:
-    return Clock.at(state.step, state.hyperparameters)
+def _refuse_unread(composition: Composition) -> None:
+    """Refuse the norm of one micro-batch if only that of the mean is read.
+
+    Raises:
+      ValueError: a rule, the guard or the statistics read a norm.
+    """
+    control = composition.control
+    reads = [rule.verb for rule in composition.rules if rule.reads_norm]
+    reads += ["the guard"] if control.effective_guard is not None else []
+    reads += ["with_stats"] if control.statistics is not None else []
+    if reads:
+        raise ValueError(
+            "`grad_norm` is the norm of one micro-batch, and "
+            f"{' and '.join(reads)} read the norm of the mean of the window, which is "
+            "measured. Leave `grad_norm` out; inside shard_map with_axes(...) sums the "
+            "norm over the devices."
+        )
 
 
 def _given_norm(given: Any) -> Array | None:

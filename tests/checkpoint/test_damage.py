@@ -203,18 +203,6 @@ def test_a_save_that_fails_leaves_the_file_before_it(
     assert os.listdir(tmp_path) == ["state.npz"]
 
 
-def test_what_killed_writers_left_is_removed(tmp_path):
-    path = tmp_path / "state[1].npz"
-    old, new = (tmp_path / f".{path.name}.{name}.tmp" for name in ("old", "new"))
-    other = tmp_path / ".other.npz.old.tmp"
-    for left in (old, new, other):
-        left.write_bytes(b"half")
-    for left in (old, other):
-        os.utime(left, (time.time() - 7200,) * 2)
-    checkpoint.save(path, TX, _state())
-    assert set(tmp_path.iterdir()) == {path, new, other}
-
-
 def test_a_symbolic_link_stays_one(tmp_path):
     target, link = tmp_path / "real.npz", tmp_path / "latest.npz"
     link.symlink_to(target)

@@ -323,6 +323,23 @@ def test_windows_groups_averages_and_no_gradient(commit):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
+def test_a_parameter_that_apply_updates_rounded_to_zero_is_no_nan():
+    """A bfloat16 0 beside a negative residual is a bit pattern below that of 0."""
+    for zero in (0.0, -0.0):
+        param = jnp.full(2, zero, jnp.bfloat16)
+        residual = jnp.asarray([-5, 5], jnp.int16)
+        value = Master().read(param, {"residual": residual})
+        assert float(value[0]) == 0.0 and 0 < abs(float(value[1])) < 1e-40
+    tx = optadamw.adamw(6e-4, commit="master")
+    start = 0.02 * jax.random.normal(jax.random.key(0), (768,))
+    params = start.astype(jnp.bfloat16)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(100):
+        updates, state = update(jnp.sin(jnp.arange(768.0)), state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.isfinite(np.asarray(params, np.float32)).all()
+
+
 @each_commit
 def test_a_commit_can_be_changed_by_name(commit):
     params = tree(jnp.bfloat16)

@@ -43,6 +43,15 @@ def test_groups_have_the_norms_of_their_parameters():
     np.testing.assert_allclose(stats.clipped_grad_norm, 0.5, rtol=1e-6)
 
 
+def test_a_clip_reads_the_norm_of_all_and_not_of_a_group():
+    params, grads = trees.normal(trees.FLOATS, 0), trees.normal(trees.FLOATS, 1)
+    clipped = optadamw.adamw(0.1, clip_global_norm=0.5)
+    counted = optadamw.with_stats(clipped, groups={"biases": "*bias*"})
+    wanted, state = clipped.step(grads, clipped.init(params), params)
+    found, with_stats = counted.step(grads, counted.init(params), params)
+    trees.assert_same_bits((found, with_stats.mu), (wanted, state.mu))
+
+
 def test_a_group_whose_gradient_is_none_has_norm_zero():
     tx = optadamw.with_stats(optadamw.adamw(0.1), groups={"biases": "bias"})
     _, stats = stats_after_a_step(tx, GRADS | {"bias": None})

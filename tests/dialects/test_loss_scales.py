@@ -116,3 +116,10 @@ def test_a_bad_micro_batch_leaves_its_window_waiting():
         params = new
     assert moves == [False, False, True, False, False, False, True]
     assert float(state.loss_scale) == 1.0
+
+
+def test_the_bounds_of_the_peers_scale_are_the_normal_numbers_of_float32():
+    scale = torch.GradScaler()
+    limits = np.finfo(np.float32)
+    assert scale.minimum == float(limits.tiny)
+    assert scale.maximum <= float(limits.max) < 2 * scale.maximum

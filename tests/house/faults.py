@@ -273,18 +273,25 @@ FAULTS = [
     Fault(
         "the global norm forgets the last parameter",
         "walk/norms.py",
-        "total_norm(squares, again) if rescued",
-        "total_norm(squares[:-1] or squares, again) if rescued",
+        "squares = of_leaves(squares_in_one_pass)",
+        "squares = (all := of_leaves(squares_in_one_pass))[:-1] or all",
         knob("clip_global_norm"),
     ),
     Fault(
         "the norm of a huge gradient overflows",
         "base/numerics.py",
-        "return lax.cond(total == jnp.inf, again, lambda: sqrt(total))",
+        "return lax.platform_dependent(cpu=by_branch, default=by_selection)",
         "return sqrt(total)",
         "rules/test_field_faults.py -k test_n3_a_clip",
     ),
     # Counting, writing, averaging
+    Fault(
+        "a master of 24 bits is not rounded at random",
+        "commit/short_master.py",
+        "bits_at(site, target.shape) >> 24",
+        "jnp.uint32(128)",
+        "commit/test_short_master.py",
+    ),
     Fault(
         "the counter stops at 256",
         "base/numerics.py",
@@ -449,7 +456,7 @@ FAULTS = [
     ),
     Fault(
         "a frozen second moment is let through",
-        "store/formats.py",
+        "store/moments.py",
         "elif 1 - known <= half:",
         "elif 1 - known <= half / 8:",
         "store/test_refusals.py -k second_moment_that_would_freeze",

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from pathlib import Path
@@ -57,6 +58,9 @@ def test_printed_plan_is_the_real_one(capsys):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_run(name):
     pytest.importorskip("flax") if ".demo" in name else None
+    if name == "optadamw.integrations.keras":
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+        pytest.importorskip("keras", reason="Keras is not installed")
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

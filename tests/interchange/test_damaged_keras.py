@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
-from optadamw.dialects.files import files
-from optadamw.dialects.files.safetensors import DamagedFile
+from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange.files import convert, prepared, trained
 
 
@@ -55,11 +55,11 @@ def test_damaged_keras_archives(what, tmp_path, capsys):
     path = tmp_path / "x.keras"
     body = bytes(range(256)) * 20
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(files.INSIDE, body)
+        archive.writestr(hdf5.INSIDE, body)
     data = bytearray(path.read_bytes())
     central = data.index(b"PK\x01\x02")
     if what == "deflated":
-        start = 30 + len(files.INSIDE)
+        start = 30 + len(hdf5.INSIDE)
         data[start : start + 40] = b"\xff" * 40
     elif what == "encrypted":
         data[6] |= 1

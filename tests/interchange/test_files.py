@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from optadamw import interchange
 from optadamw.dialects.files import files, packing
 from optadamw.dialects.files.packages import MissingPackage
-from optadamw.dialects.files.safetensors import DamagedFile
+from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange import cases
 from tests.interchange.files import needs_torch, torch, trained, written
 from tests.support import trees
@@ -74,8 +75,8 @@ def test_what_cannot_be_packed():
     ],
 )
 def test_damaged_outlines(outline):
-    with pytest.raises(ValueError, match="of the file is damaged"):
-        packing.unpacked({"x": np.ones(2, np.float32)}, outline)
+    with pytest.raises(ValueError, match=r"of 'x\.npz' is damaged"):
+        packing.unpacked(Path("x.npz"), {"x": np.ones(2, np.float32)}, outline)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "keras", "h5", "safetensors"])

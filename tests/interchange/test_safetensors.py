@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optadamw.dialects.files import files, safetensors
-from optadamw.dialects.files.safetensors import DamagedFile
+from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange.files import written
 
 

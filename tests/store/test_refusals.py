@@ -53,7 +53,8 @@ def by_schedule(step):
         ({"mu_dtype": "int8"}, TypeError, "`mu_dtype` must be a floating dtype"),
         ({"mu_dtype": "uint8"}, TypeError, "`mu_dtype` must be a floating dtype"),
         ({"mu_dtype": "8bit"}, TypeError, "`mu_dtype` must be a floating dtype"),
-        ({"mu_dtype": "complex64"}, TypeError, "`mu_dtype` must be a floating dtype"),
+        ({"mu_dtype": "bool"}, TypeError, "`mu_dtype` must be a floating dtype"),
+        ({"mu_dtype": "complex128"}, ValueError, "a dtype that is switched on"),
         (
             {"mu_dtype": "float8_e4m3fn"},
             TypeError,

@@ -363,6 +363,12 @@ ADAMW = (
     ),
     _adamw("commit-kahan", {"commit": "kahan"}, is_narrow=True),
     _adamw("commit-master", {"commit": "master", "ema_decay": 0.7}, is_narrow=True),
+    _adamw(
+        "commit-master-24",
+        {"commit": "master", "residual_bits": 8},
+        is_narrow=True,
+        draws=True,
+    ),
     Row("adamw-arrays", with_arrays, averages=True, is_plain=False),
     _adamw("schedules", {n: SCHEDULES[n] for n in ELEMENTWISE}, is_plain=False),
 )

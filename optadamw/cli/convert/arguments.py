@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--params",
         type=Path,
-        required=True,
         metavar="FILE",
         help="the parameters by their names, with the shapes they have here: "
-        ".safetensors, .npz, .pt, or a checkpoint of optadamw with parameters",
+        ".safetensors, .npz, .pt, or a checkpoint of optadamw with parameters "
+        "(default: the model that FILE holds beside the state)",
     )
     parser.add_argument(
         "--key",
@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.json",
         help="a list of the parameters' names in the order of FROM, or a mapping from "
-        "them to its names or indices",
+        "them to its names or indices (default: the names in FILE, or the order of a "
+        "model in FILE or in the file of --params, .pt or .keras)",
     )
     parser.add_argument(
         "--to-names",
@@ -121,6 +122,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, type=float, metavar="X", help=f"{text} (default: as in FROM)"
         )
+    parser.add_argument(
+        "--no-limit",
+        dest="is_limited",
+        action="store_false",
+        help="also read files that announce more than 256 MiB of arrays and more than "
+        "20 times their own size",
+    )
     parser.add_argument(
         "--force", action="store_true", help="replace a file that exists"
     )

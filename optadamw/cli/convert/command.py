@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optadamw.base.errors import invalid
+from optadamw.checkpoint.bounds import check_regular
 from optadamw.cli.convert.arguments import BUFFERS
 from optadamw.dialects.conversion import (
     check_patterns,
@@ -20,7 +21,7 @@ from optadamw.dialects.conversion import (
     write_state,
 )
 from optadamw.dialects.files.files import check_writable
-from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.found_names import params_for, with_found_names
 from optadamw.dialects.states.form import Plan
 
 
@@ -42,16 +43,18 @@ def run(options: Namespace) -> int:
         return _failed(str(error), 2)
     is_leaving = False
     try:
-        params = read_params(options.params)
+        params = params_for(plan, options.file, options.params)
         check_patterns(plan, params)
         opened = open_state(plan, options.file)
-        plan = with_numbers(plan, options.file, opened.saved)
+        plan = with_numbers(plan, options.file, opened.saved, len(params))
+        places = [options.file, options.params]
+        plan, ordered_by = with_found_names(plan, opened.saved, params, places)
         bare = read_state(plan, options.file, opened.saved, params)
         is_leaving = True
         write_state(plan, bare, options.out, params)
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failed(for_command(str(error), is_leaving), 1)
-    print(_table(plan, options.out, bare, opened.found_at))
+    print(_table(plan, options.out, bare, opened.found_at, ordered_by))
     return 0
 
 
@@ -73,10 +76,11 @@ def _names(path: Path | None) -> Any:
     if path is None:
         return None
     try:
+        check_regular(path)
         found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no file '{path}'.") from error
     except OSError as error:
+        if error.strerror is None:  # in our own words
+            raise
         raise OSError(f"'{path}' cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is no JSON ({error}).") from error
@@ -85,12 +89,16 @@ def _names(path: Path | None) -> Any:
     return found
 
 
-def _table(plan: Plan, out: Path, bare: Any, found_at: str | None) -> str:
+def _table(
+    plan: Plan, out: Path, bare: Any, found_at: str | None, ordered_by: str | None
+) -> str:
     rows = summary(bare)
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     lines = [f"{plan.source} -> {plan.target}"]
     if found_at is not None:
         lines.append(f"  found under '{found_at}', the only state dict in the file")
+    if ordered_by is not None:
+        lines.append(f"  order of the parameters by {ordered_by}")
     for name, count, size in rows:
         line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
         lines.append(line.rstrip())

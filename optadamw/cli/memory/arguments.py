@@ -16,14 +16,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         required=True,
         metavar="N",
-        help="parameters of the model, such as 7e9",
+        help="parameters of the model, such as 7e9, 7B or 125M",
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--devices",
         type=_devices,
         default=1,
         metavar="N",
         help="devices over which parameters and state are divided (default: 1)",
+    )
+    where.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="compile for such devices, which need not be here, and show the "
+        "temporaries that XLA takes on them: v5e:1x1, v5e:16x16, h100:1x1x8 ... "
+        "(needs optadamw[aot-tpu] or optadamw[aot-gpu])",
     )
     parser.add_argument(
         "--plan",
@@ -46,13 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
 def _count(text: str) -> float:
+    unit = _UNITS.get(text[-1:].upper())
     try:
-        number = float(text)
+        number = float(text if unit is None else text[:-1]) * (unit or 1.0)
     except ValueError:
         number = 0.0
-    if not 1e7 <= number <= 1e13:
-        raise argparse.ArgumentTypeError(f"must be from 1e7 to 1e13; got {text}.")
+    if not 1e5 <= number <= 1e13:
+        raise argparse.ArgumentTypeError(
+            f"must be a number from 1e5 to 1e13; got {text!r}. Example: --params 7B."
+        )
     return number
 
 

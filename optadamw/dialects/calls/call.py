@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from optadamw.base.errors import renamed, reworded
+from optadamw.base.errors import renamed
 from optadamw.dialects.calls import docstring
+from optadamw.dialects.calls.phrases import Phrases, speaking
 from optadamw.transforms.call import Printable, prints_as_call
 
 _P = ParamSpec("_P")
@@ -46,23 +47,24 @@ class PeerCall:
 
 
 def call(
-    module: str, like: Callable[..., Any] | None = None
+    module: str, like: Callable[..., Any] | None = None, phrases: Phrases | None = None
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Make what a peer's function returns print as its call, and do as `described`.
 
     Args:
       module: The module of `optadamw.dialects`.
       like: See `described`.
+      phrases: See `described`.
     """
 
     def decorate(factory: Callable[_P, _T]) -> Callable[_P, _T]:
-        return prints_as_call(described(like)(factory), prefix=f"{module}.")
+        return prints_as_call(described(like, phrases)(factory), prefix=f"{module}.")
 
     return decorate
 
 
 def described(
-    like: Callable[..., Any] | None = None,
+    like: Callable[..., Any] | None = None, phrases: Phrases | None = None
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Complete the docstring of a peer's function, and name its arguments in errors.
 
@@ -72,6 +74,7 @@ def described(
     Args:
       like: A function whose docstring describes the arguments that the docstring of the
         decorated function leaves out.
+      phrases: The peer's own words for values that it refuses.
     """
     shared = {} if like is None else docstring.arguments(like)
 
@@ -87,7 +90,7 @@ def described(
 
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with reworded(lambda message: renamed(message, names)):
+            with speaking(phrases or {}, lambda message: renamed(message, names)):
                 return function(*args, **kwargs)
 
         call.__doc__ = text

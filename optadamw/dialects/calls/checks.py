@@ -8,13 +8,15 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped, near
+from optadamw.dialects.calls.phrases import TypeAndValueError
 
 
 def refuse_unknown(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Refuse arguments of `function` that the peer does not know either.
 
     Raises:
-      TypeError: for the first of them, with the arguments whose names are near.
+      TypeError, ValueError: one error that is both, as Keras raises the second; it
+        lists the arguments whose names are near.
     """
     *legal, _ = inspect.signature(function).parameters
     if not given.get("kwargs", True):
@@ -22,9 +24,9 @@ def refuse_unknown(function: Callable[..., Any], given: Mapping[str, Any]) -> No
         given = {name: value for name, value in given.items() if name != "kwargs"}
     for name in given:
         peer = function.__module__.split(".")[-2]
-        raise TypeError(
-            f"Argument(s) not recognized by {peer}.{function.__name__}: "
-            f"{name}={given[name]!r}. Near it: {near(name, legal)}."
+        raise TypeAndValueError(
+            f"Argument(s) not recognized: {dict(given)}. {peer}.{function.__name__} "
+            f"has no `{name}`. Near it: {near(name, legal)}."
         )
 
 
@@ -83,7 +85,8 @@ def scalar(name: str, value: Any) -> Any:
         return value.reshape(())
     if isinstance(value, np.ndarray | jax.Array) and value.shape != ():
         raise ValueError(
-            f"`{name}` must be 1-element; got an array of shape {value.shape}."
+            f"Tensor {name} must be 1-element. `{name}` must be 1-element; got an "
+            f"array of shape {value.shape}."
         )
     return value
 

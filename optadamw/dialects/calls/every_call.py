@@ -69,7 +69,7 @@ class Step:
 
 
 # Kept, as jit forgets what it compiled for a function that died.
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _step_of(inner: Transformation, average: Transformation) -> Step:
     return Step(inner, average)
 

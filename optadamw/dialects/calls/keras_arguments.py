@@ -43,10 +43,10 @@ def clips(clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]
     }
     several = {name: value for name, value in given.items() if value is not None}
     if len(several) > 1:
-        shown = ", ".join(f"{name}={value!r}" for name, value in several.items())
+        shown = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ValueError(
-            "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set; got "
-            f"{shown}. optadamw.adamw combines them."
+            "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set. "
+            f"Received: {shown}. optadamw.adamw combines them."
         )
     for name, value in several.items():
         known = isinstance(value, int | float) and not isinstance(value, bool)

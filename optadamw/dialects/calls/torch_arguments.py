@@ -9,7 +9,18 @@ import numpy as np
 from optadamw.base.errors import invalid, near
 from optadamw.dialects.calls.callables import schedule
 from optadamw.dialects.calls.checks import flag, pair, scalar
+from optadamw.dialects.calls.phrases import Phrase
 from optadamw.dialects.calls.selections import param_groups
+
+PHRASES = {
+    "lr": Phrase("Invalid learning rate: {value}"),
+    "learning_rate": Phrase("Invalid learning rate: {value}"),
+    "eps": Phrase("Invalid epsilon value: {value}"),
+    "b1": Phrase("Invalid beta parameter at index 0: {value}"),
+    "b2": Phrase("Invalid beta parameter at index 1: {value}"),
+    "weight_decay": Phrase("Invalid weight_decay value: {value}"),
+}
+"""PyTorch's words, which timm has too."""
 
 
 def rate(name: str, value: Any) -> Any:
@@ -24,11 +35,17 @@ def b1_and_b2(betas: Any) -> dict[str, Any]:
       ValueError: one is an integer, or one is a float and the other an array.
     """
     b1, b2 = (scalar("betas", beta) for beta in pair("betas", betas))
+    for name, beta in (("b1", b1), ("b2", b2)):
+        if isinstance(beta, int) and not 0 <= beta < 1:  # which PyTorch checks first
+            raise invalid(name, "in [0, 1)", beta)
     arrays = [isinstance(beta, np.ndarray | jax.Array) for beta in (b1, b2)]
     floats = [isinstance(beta, float | np.floating) for beta in (b1, b2)]
     functions = [callable(beta) for beta in (b1, b2)]
     if not (all(arrays) or all(f or c for f, c in zip(floats, functions, strict=True))):
-        raise invalid("betas", "either both floats or both arrays", (b1, b2))
+        raise ValueError(
+            "betas must be either both floats or both Tensors. `betas` must be either "
+            f"both floats or both arrays; got {(b1, b2)!r}."
+        )
     return {"b1": b1, "b2": b2}
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw import checkpoint
+from optadamw.checkpoint import zipped
 from optadamw.checkpoint.arrays import plain
 from optadamw.checkpoint.meaning import SIGN
 from optadamw.checkpoint.names import named_params, named_state
@@ -36,18 +37,21 @@ class Bare(NamedTuple):
     """Whether a dynamic loss scale counts steps or gradients until it grows."""
 
 
-def loaded(path: str | os.PathLike[str], params: Mapping[str, Any]) -> Bare:
+def loaded(
+    path: str | os.PathLike[str], params: Mapping[str, Any], is_limited: bool = True
+) -> Bare:
     """Read the State in a file that `optadamw.checkpoint.save` wrote.
 
     Args:
       path: the file.
       params: the parameters, by their paths.
+      is_limited: whether a file that announces far more than its size is refused.
 
     Raises:
       DamagedCheckpoint: a part of the file is missing or altered.
       ValueError: the file holds several States, or buffers of other parameters.
     """
-    saved = checkpoint.load(path)
+    saved = checkpoint.load(path, is_limited=is_limited)
     if list(saved.fields) != [""]:
         raise ValueError(
             f"'{os.fspath(path)}' holds {len(saved.fields)} States; one can be "
@@ -122,9 +126,10 @@ def stored(
     fields = named_state(bare.state).fields
     saved = Saved(arrays, fields, {"": _meaning(bare, origin)})
     kept = {name: plain(array) for name, array in arrays.items() if array.size}
-    entries: dict[str, Any] = {**kept, ENTRY: record_of(Gathered(saved, kept))}
-    with replacing(Path(os.path.realpath(path))) as file:
-        np.savez(file, **entries)
+    entries = {**kept, ENTRY: record_of(Gathered(saved, kept))}
+    with replacing(Path(os.path.realpath(path))) as file, zipped.writing(file) as add:
+        for name, array in entries.items():
+            add(name, array)
 
 
 def _pairs(named: Any) -> Sequence[tuple[str, Any]]:

@@ -7,43 +7,45 @@
 a folder                   Orbax, if it is installed
 """
 
-import io
+import hashlib
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
-import numpy as np
-
 from optadamw.base.errors import invalid
-from optadamw.checkpoint.arrays import plain
+from optadamw.checkpoint.bounds import Bounds, check_regular
 from optadamw.checkpoint.replacing import replacing
-from optadamw.dialects.files import packing, safetensors
-from optadamw.dialects.files.packages import needed
-from optadamw.dialects.files.safetensors import DamagedFile
-from optadamw.dialects.states.arrays import to_numpy
+from optadamw.dialects.files import hdf5, npz, orbax, packing, safetensors, torch
+from optadamw.dialects.files.refusing import DamagedFile
+
+_DIGEST = "saved.sha256"
+"""The entry of the metadata of .safetensors with the digest of the outline."""
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".keras", ".h5")
 
 
-def read(path: str | os.PathLike[str]) -> Any:
+def read(path: str | os.PathLike[str], is_limited: bool = True) -> Any:
     """Read a file into the mapping or list that a `from_` function takes.
 
+    Args:
+      path: the file, or the folder of Orbax.
+      is_limited: whether a file that announces far more than its size is refused; see
+        `Bounds`.
+
     Raises:
-      OSError: there is no such file, or it cannot be read.
+      OSError: there is no such file, it cannot be read, or is a pipe or a device.
       DamagedFile: the file is not whole, or not of the format that its name says.
       MissingPackage: reading it takes a package that is not installed.
+      TooLarge: the file announces far more bytes of arrays than it has.
       ValueError: a name without a known suffix.
     """
     path = Path(path)
+    check_regular(path)
+    bounds = Bounds(path, is_limited)
     if path.is_dir():
-        return _read_orbax(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file '{path}'.")
-    return _by_suffix(path, READERS)(path)
+        return orbax.read(path, bounds)
+    return _by_suffix(path, READERS)(path, bounds)
 
 
 def write(path: str | os.PathLike[str], saved: Any) -> None:
@@ -56,21 +58,12 @@ def write(path: str | os.PathLike[str], saved: Any) -> None:
     """
     path = Path(path)
     if not path.suffix:
-        _write_orbax(path, saved)
+        orbax.write(path, saved)
         return
     writer = _by_suffix(path, WRITERS)
     # The file behind a symbolic link is replaced, not the link.
     with replacing(Path(os.path.realpath(path))) as file:
         writer(file, saved)
-
-
-def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
-    known = table.get(path.suffix.lower())
-    if known is None:
-        raise invalid(
-            "path", f"a name that ends in {', '.join(table)}, or a folder", str(path)
-        )
-    return known
 
 
 def check_writable(path: Path) -> None:
@@ -83,194 +76,47 @@ def check_writable(path: Path) -> None:
         _by_suffix(path, WRITERS)
 
 
-def _brief(error: Exception) -> str:
-    """Return the first line of another package's error."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
+    known = table.get(path.suffix.lower())
+    if known is None:
+        raise invalid(
+            "path", f"a name that ends in {', '.join(table)}, or a folder", str(path)
+        )
+    return known
 
 
-@contextmanager
-def _refusing(what: str, remedy: str = "") -> Iterator[None]:
-    """Raise a DamagedFile for every error but that of a file that cannot be read."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:  # pickle, zip, zlib, NumPy: more than can be listed
-        raise DamagedFile(f"{what} ({_brief(error)}).{remedy}") from error
-
-
-# --- NumPy and safetensors -----------------------------------------------------------
-
-
-def _read_npz(path: Path) -> Any:
-    with (
-        _refusing(f"'{path}' is no whole .npz file"),
-        np.load(path, allow_pickle=False) as archive,
-    ):
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is one array")
-        arrays = {name: archive[name] for name in archive.files}
-    outline = arrays.pop(packing.ENTRY, None)
-    if outline is None:
-        return arrays
-    return packing.unpacked(arrays, outline.astype(np.uint8).tobytes().decode())
-
-
-def _write_npz(file: BinaryIO, saved: Any) -> None:
-    arrays, outline = packing.packed(saved)
-    kept = {name: plain(array) for name, array in arrays.items()}
-    text = np.frombuffer(outline.encode(), np.uint8)
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in {**kept, packing.ENTRY: text}.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _read_safetensors(path: Path) -> Any:
+def _read_safetensors(path: Path, bounds: Bounds) -> Any:
+    del bounds  # the format has no more numbers than the file has bytes
     arrays, metadata = safetensors.read(path)
-    outline = metadata.get(packing.ENTRY)
-    return arrays if outline is None else packing.unpacked(arrays, outline)
+    outline, digest = metadata.get(packing.ENTRY), metadata.get(_DIGEST)
+    if outline is None and digest is None:
+        return arrays
+    if outline is None or digest != hashlib.sha256(outline.encode()).hexdigest():
+        raise DamagedFile(
+            f"The outline '{packing.ENTRY}' of '{path}' was altered: its SHA-256 is "
+            f"not the one in '{_DIGEST}'. Use another copy."
+        )
+    return packing.unpacked(path, arrays, outline)
 
 
 def _write_safetensors(file: BinaryIO, saved: Any) -> None:
     arrays, outline = packing.packed(saved)
-    safetensors.write(file, arrays, {packing.ENTRY: outline})
-
-
-# --- PyTorch -------------------------------------------------------------------------
-
-
-def _read_torch(path: Path) -> Any:
-    torch = needed("torch", "torch", f"Reading '{path}'")
-    what = f"'{path}' is no file of PyTorch that can be read safely, with "
-    remedy = " Save optimizer.state_dict() alone, of plain tensors."
-    with _refusing(f"{what}weights_only=True", remedy):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _write_torch(file: BinaryIO, saved: Any) -> None:
-    torch = needed("torch", "torch", "Writing a file of PyTorch")
-
-    def tensors(node: Any, path: str = "") -> Any:
-        def below(key: Any, child: Any) -> Any:
-            return tensors(child, f"{path}/{key}" if path else str(key))
-
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
-            # A dict, as in the flat files: no class is loaded with weights_only=True.
-            node = dict(zip(node._fields, node, strict=True))
-        if isinstance(node, Mapping):
-            return {key: below(key, child) for key, child in node.items()}
-        if isinstance(node, list | tuple):
-            made = (below(i, child) for i, child in enumerate(node))
-            return tuple(made) if isinstance(node, tuple) else list(made)
-        if isinstance(node, jax.Array):
-            node = to_numpy(path, node)
-        if not isinstance(node, np.ndarray):
-            return node
-        if node.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
-            return torch.as_tensor(node.view(np.int16).copy()).view(torch.bfloat16)
-        return torch.as_tensor(node if node.flags.writeable else node.copy())
-
-    torch.save(tensors(saved), file)
-
-
-# --- Keras ---------------------------------------------------------------------------
-
-INSIDE = "model.weights.h5"
-"""The entry of a .keras file with the weights."""
-
-
-def _read_keras(path: Path) -> Any:
-    if path.suffix.lower() == ".h5":
-        return _read_h5(path, path)
-    with (
-        _refusing(f"'{path}' is no whole .keras file"),
-        zipfile.ZipFile(path) as archive,
-    ):
-        data = archive.read(INSIDE)
-    return _read_h5(path, io.BytesIO(data))
-
-
-def _read_h5(path: Path, source: Any) -> Any:
-    h5py = needed("h5py", "h5py", f"Reading '{path}'")
-    try:
-        with h5py.File(source, "r") as file:
-            found = _variables(file)
-    except KeyError as error:
-        raise DamagedFile(f"'{path}' lacks what it lists ({_brief(error)}).") from error
-    except Exception as error:  # HDF5 and h5py: more kinds than can be listed
-        raise DamagedFile(
-            f"'{path}' is no whole HDF5 file ({_brief(error)})."
-        ) from error
-    if found is None:
-        raise ValueError(
-            f"'{path}' holds no optimizer. Save the whole model after training: "
-            "model.save('run.keras')."
-        )
-    return found
-
-
-def _variables(file: Any) -> dict[str, np.ndarray] | None:
-    """Return the variables of the optimizer in a file of HDF5; None without."""
-    if "optimizer_weights" in file:  # a whole model in the old format
-        group = file["optimizer_weights"]
-        names = [_text(name) for name in group.attrs["weight_names"]]
-        return {name: np.asarray(group[name]) for name in names}
-    if "optimizer" not in file or "vars" not in file["optimizer"]:
-        return None
-    store = file["optimizer"]["vars"]
-    return {name: np.asarray(store[name]) for name in store}
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _write_h5(file: BinaryIO, saved: Any) -> None:
-    h5py = needed("h5py", "h5py", "Writing a file of HDF5")
-    if not isinstance(saved, dict) or not all(str(key).isdigit() for key in saved):
-        raise ValueError(
-            "A .h5 file holds the variables of an optimizer of Keras. Write another "
-            "state to .npz or .safetensors."
-        )
-    with h5py.File(file, "w") as whole:
-        store = whole.create_group("optimizer").create_group("vars")
-        for name, array in saved.items():
-            store[name] = array
-
-
-# --- Orbax ---------------------------------------------------------------------------
-
-
-def _read_orbax(path: Path) -> Any:
-    ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Reading the folder '{path}'")
-    try:
-        with ocp.PyTreeCheckpointer() as keeper:
-            return keeper.restore(path.absolute())
-    except Exception as error:  # Orbax and its storage have kinds of their own
-        raise DamagedFile(
-            f"'{path}' is no whole checkpoint of Orbax ({_brief(error)})."
-        ) from error
-
-
-def _write_orbax(path: Path, saved: Any) -> None:
-    ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Writing the folder '{path}'")
-    with ocp.PyTreeCheckpointer() as keeper:
-        keeper.save(path.absolute(), saved, force=True)
+    digest = hashlib.sha256(outline.encode()).hexdigest()
+    safetensors.write(file, arrays, {packing.ENTRY: outline, _DIGEST: digest})
 
 
 READERS = {
-    ".pt": _read_torch,
-    ".pth": _read_torch,
+    ".pt": torch.read,
+    ".pth": torch.read,
     ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
-    ".keras": _read_keras,
-    ".h5": _read_keras,
+    ".npz": npz.read,
+    ".keras": hdf5.read,
+    ".h5": hdf5.read,
 }
 WRITERS = {
-    ".pt": _write_torch,
-    ".pth": _write_torch,
+    ".pt": torch.write,
+    ".pth": torch.write,
     ".safetensors": _write_safetensors,
-    ".npz": _write_npz,
-    ".h5": _write_h5,
+    ".npz": npz.write,
+    ".h5": hdf5.write,
 }

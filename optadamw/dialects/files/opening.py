@@ -8,22 +8,32 @@ import numpy as np
 
 from optadamw import checkpoint
 from optadamw.base.errors import near
+from optadamw.checkpoint import zipped
+from optadamw.checkpoint.bounds import check_regular
 from optadamw.checkpoint.record import ENTRY
 from optadamw.dialects.files import checkpoints, files
+from optadamw.dialects.files.models import model_in, trained
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
 
-def read_params(path: str | Path) -> dict[str, np.ndarray]:
+def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarray]:
     """Read parameters by their paths, from a file of arrays or our own checkpoint.
+
+    Running statistics of PyTorch's layers, which no optimizer has, are left out.
 
     Raises:
       OSError, ValueError: a file that cannot be read, or that holds no parameters.
     """
-    if Path(path).suffix == ".npz" and _is_checkpoint(path):
-        found = checkpoints.params_in(checkpoint.load(path))
+    check_regular(Path(path))
+    model = model_in(path, is_limited)
+    if model is not None:
+        found = model.params
+    elif Path(path).suffix == ".npz" and _is_checkpoint(path):
+        saved = checkpoint.load(path, is_limited=is_limited)
+        found = checkpoints.params_in(saved)
     else:
-        found = _flat(files.read(path))
+        found = trained(_flat(files.read(path, is_limited)))
     if not found:
         raise ValueError(f"'{path}' holds no parameters.")
     return found
@@ -31,8 +41,8 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 
 def _is_checkpoint(path: str | Path) -> bool:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return ENTRY in getattr(archive, "files", ())
+        with open(path, "rb") as file:
+            return ENTRY in zipped.names_in(file)
     except Exception:  # its reader says what is wrong with it
         return False
 
@@ -54,7 +64,9 @@ class Opened(NamedTuple):
     """The key of the state dict, if it was found as the only one in the file."""
 
 
-def open_state(path: str | Path, key: str | None, in_state_dict: bool) -> Opened:
+def open_state(
+    path: str | Path, key: str | None, in_state_dict: bool, is_limited: bool = True
+) -> Opened:
     """Find the state of an optimizer in a file.
 
     Args:
@@ -62,11 +74,12 @@ def open_state(path: str | Path, key: str | None, in_state_dict: bool) -> Opened
       key: where in the file it is, as a key or a path of keys and indices; None: the
         file is the state, or holds one state dict beside other things.
       in_state_dict: whether the state is a state dict, which is known by its form.
+      is_limited: whether a file that announces far more than its size is refused.
 
     Raises:
       OSError, ValueError: as `files.read`; no state under the key, or several.
     """
-    saved = files.read(path)
+    saved = files.read(path, is_limited)
     if key is not None:
         return Opened(_under(key, saved, path))
     if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:

@@ -6,11 +6,14 @@ an outline in JSON with the containers and the values that are no arrays.
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.checkpoint.arrays import digests, plain
+from optadamw.dialects.files.refusing import DamagedFile
 from optadamw.dialects.states.arrays import to_numpy
 
 ENTRY = "saved.json"
@@ -34,7 +37,13 @@ def packed(saved: Any) -> Packed:
     """
     arrays: dict[str, np.ndarray] = {}
     tree = _outlined(saved, "", arrays)
-    return Packed(arrays, json.dumps({"format": FORMAT, "tree": tree}))
+    sums = digests([plain(array) for array in arrays.values()])
+    outline = {
+        "format": FORMAT,
+        "tree": tree,
+        "sha256": dict(zip(arrays, sums, strict=True)),
+    }
+    return Packed(arrays, json.dumps(outline))
 
 
 def _outlined(node: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -63,21 +72,37 @@ def _key(key: Any) -> Any:
     return key
 
 
-def unpacked(arrays: Mapping[str, np.ndarray], outline: str) -> Any:
+def unpacked(path: Path, arrays: Mapping[str, np.ndarray], outline: str) -> Any:
     """Undo `packed`, with lists for tuples and dicts for records.
 
     Raises:
-      ValueError: an outline that is damaged, or arrays that are missing.
+      DamagedFile: the outline or an array of the file at `path` is damaged or missing.
     """
     try:
         whole = json.loads(outline)
         if whole["format"] != FORMAT:
             raise ValueError(f"format {whole['format']!r}, and {FORMAT} is read")
+        _check_digests(path, whole.get("sha256", {}), arrays)
         return _restored(whole["tree"], arrays)
+    except DamagedFile:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"The outline '{ENTRY}' of the file is damaged ({error}). Use another copy."
+        raise DamagedFile(
+            f"The outline '{ENTRY}' of '{path}' is damaged ({error}). Use another copy."
         ) from error
+
+
+def _check_digests(
+    path: Path, wanted: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Compare the arrays with their digests; files of earlier versions have none."""
+    found = digests([plain(arrays[name]) for name in wanted])
+    for (name, digest), other in zip(wanted.items(), found, strict=True):
+        if digest != other:
+            raise DamagedFile(
+                f"Array '{name}' of '{path}' was altered: its SHA-256 is not the one "
+                f"in the outline '{ENTRY}'. Use another copy."
+            )
 
 
 def _restored(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.checkpoint.arrays import plain
+from optadamw.dialects.files.refusing import DamagedFile
 
 DTYPES = {
     "BOOL": "bool",
@@ -41,10 +42,6 @@ SPELLED = {name: code for code, name in DTYPES.items()}
 
 _LARGEST_HEADER = 100_000_000
 """The limit that the format sets, in bytes."""
-
-
-class DamagedFile(ValueError):
-    """A file that is cut short, altered, or of another format than its name says."""
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

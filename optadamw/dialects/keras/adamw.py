@@ -11,6 +11,7 @@ from optadamw.dialects.calls.callables import AtMicroSteps, FirstCopy, InWindows
 from optadamw.dialects.calls.checks import flags, label, refuse_unknown, whole
 from optadamw.dialects.calls.every_call import EveryCall, at_every_call
 from optadamw.dialects.calls.keras_arguments import average, clips, decay, rate
+from optadamw.dialects.calls.keras_phrases import KERAS_3
 from optadamw.dialects.calls.selections import decaying, leaving_out
 from optadamw.transforms.average import finalize
 from optadamw.transforms.ema_params import ema_params
@@ -19,7 +20,7 @@ from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import with_loss_scale
 
 
-@call("keras")
+@call("keras", phrases=KERAS_3)
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,

@@ -25,6 +25,7 @@ from optadamw.dialects.states.contents import Contents
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Maximum, Peer
+from optadamw.dialects.states.rates import rate_of_variables
 from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
@@ -275,6 +276,7 @@ FORM = Form(
     PEER,
     from_keras,
     to_keras,
+    rate=rate_of_variables,
     to_read=lambda plan: {
         "amsgrad": plan.amsgrad == "raw",
         "use_ema": plan.use_ema,

@@ -22,6 +22,7 @@ from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
 from optadamw.dialects.states.peer import Peer
+from optadamw.dialects.states.rates import rate_by_key
 from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
@@ -163,4 +164,4 @@ def _rate(leaving: Departure) -> Any:
     return known.at(leaving.clock)
 
 
-FORM = Form(PEER, from_mlx, to_mlx, has_names=True, needs_rate=True)
+FORM = Form(PEER, from_mlx, to_mlx, has_names=True, needs_rate=True, rate=rate_by_key)

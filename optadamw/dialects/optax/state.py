@@ -41,6 +41,7 @@ from optadamw.dialects.states.peer import (
     Peer,
     check_maximum,
 )
+from optadamw.dialects.states.rates import rate_in_hyperparams
 from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import kind_of_maximum
 from optadamw.dialects.states.signature import reads, writes
@@ -281,5 +282,6 @@ FORM = Form(
     from_optax,
     to_optax,
     has_names=True,
+    rate=rate_in_hyperparams,
     to_read=lambda plan: {"amsgrad": plan.amsgrad},
 )

@@ -9,6 +9,7 @@ from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import torch
 from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
+from optadamw.dialects.calls.phrases import Phrase
 from optadamw.dialects.calls.torch_arguments import (
     b1_and_b2,
     clipped,
@@ -18,8 +19,18 @@ from optadamw.dialects.calls.torch_arguments import (
 )
 from optadamw.transforms.transformation import Transformation
 
+_PHRASES = {
+    "learning_rate": Phrase("Invalid learning rate: lr={value}"),
+    "lr": Phrase("Invalid learning rate: lr={value}"),
+    "weight_decay": Phrase("Invalid weight decay: weight_decay={value}"),
+    "max_learning_rate": Phrase("Invalid maximum learning rate: max_lr={value}"),
+    "b1": Phrase("Invalid beta1 parameter: betas[0]={value}"),
+    "b2": Phrase("Invalid beta2 parameter: betas[1]={value}"),
+    "eps": Phrase("Invalid epsilon: eps={value}"),
+}
 
-@call("optimi", like=torch.AdamW)
+
+@call("optimi", like=torch.AdamW, phrases=_PHRASES)
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule | None = None,

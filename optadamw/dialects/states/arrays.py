@@ -27,7 +27,14 @@ def to_numpy(where: str, value: Any) -> np.ndarray:
     framework = type(value).__module__.partition(".")[0]
     if hasattr(value, "detach"):
         _check_torch(where, value)
-        value = _of_torch(value)
+        try:
+            value = _of_torch(value)
+        except Exception as error:  # a subclass of tensors without numbers of its own
+            raise kind_at_leaf(
+                where,
+                f"its tensor cannot become an array ({type(error).__name__}: {error}).",
+                "Save it as a plain tensor.",
+            ) from error
     elif framework == "mlx":
         value = _of_mlx(value)
     elif isinstance(getattr(value, "value", None), jax.Array):
@@ -53,6 +60,10 @@ def _check_torch(where: str, tensor: Any) -> None:
             where,
             "it is a meta tensor, which has a shape and no numbers.",
             "Save the state of an optimizer on a real device.",
+        )
+    if getattr(tensor, "is_nested", False):
+        raise kind_at_leaf(
+            where, "it is a nested tensor, without one shape.", "Save plain tensors."
         )
     layout = str(getattr(tensor, "layout", "torch.strided"))
     if layout != "torch.strided":

@@ -29,12 +29,19 @@ class Plan:
     b2: float | None = None
     eps: float | None = None
     weight_decay: float | None = None
+    is_limited: bool = True
 
 
 def nothing(plan: Plan) -> Mapping[str, Any]:
     """Give no argument beyond those that all functions share."""
     del plan
     return {}
+
+
+def no_rate(saved: Any, count: int) -> float | None:
+    """Find no learning rate: the form has none, or has it in its groups."""
+    del saved, count
+    return None
 
 
 def unchanged(saved: Any) -> Any:
@@ -57,6 +64,8 @@ class Form:
     """Whether the state has its parameters by name; otherwise they have an order."""
     needs_rate: bool = False
     """Whether the optimizer needs the learning rate in its state."""
+    rate: Callable[[Any, int], float | None] = no_rate
+    """Finds the learning rate in a saved state of so many parameters; None without."""
     opened: Callable[[Any], Any] = unchanged
     """Converts the contents of a file to the first argument of `reads`."""
     to_read: Callable[[Plan], Mapping[str, Any]] = nothing

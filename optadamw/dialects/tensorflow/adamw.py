@@ -8,6 +8,7 @@ from optadamw.dialects import keras
 from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flags, label, refuse_unknown
 from optadamw.dialects.calls.keras_arguments import average, clips, decay, rate
+from optadamw.dialects.calls.keras_phrases import KERAS_2
 from optadamw.dialects.calls.selections import decaying, leaving_out
 from optadamw.dialects.keras import (
     finalize_variable_values as finalize_variable_values,
@@ -15,7 +16,7 @@ from optadamw.dialects.keras import (
 from optadamw.transforms.transformation import Transformation
 
 
-@call("tensorflow", like=keras.AdamW)
+@call("tensorflow", like=keras.AdamW, phrases=KERAS_2)
 def AdamW(
     learning_rate: ScalarOrSchedule = 0.001,
     weight_decay: ScalarOrSchedule = 0.004,

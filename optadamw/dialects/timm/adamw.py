@@ -9,6 +9,7 @@ from optadamw.dialects import torch
 from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.torch_arguments import (
+    PHRASES,
     b1_and_b2,
     clipped,
     grouped,
@@ -18,7 +19,7 @@ from optadamw.dialects.calls.torch_arguments import (
 from optadamw.transforms.transformation import Transformation
 
 
-@call("timm", like=torch.AdamW)
+@call("timm", like=torch.AdamW, phrases=PHRASES)
 def AdamWLegacy(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -73,7 +74,7 @@ def AdamWLegacy(
     )  # fmt: skip
 
 
-@call("timm", like=AdamWLegacy)
+@call("timm", like=AdamWLegacy, phrases=PHRASES)
 def NAdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,

@@ -8,11 +8,18 @@ from optadamw.base.types import ScalarOrSchedule
 from optadamw.control.loss_scale import LARGEST, SMALLEST, DynamicLossScale
 from optadamw.dialects.calls.call import PeerCall, call, described
 from optadamw.dialects.calls.checks import flag, flags, whole
-from optadamw.dialects.calls.torch_arguments import b1_and_b2, clipped, grouped, rate
+from optadamw.dialects.calls.phrases import Phrase, ValueAndRuntimeError
+from optadamw.dialects.calls.torch_arguments import (
+    PHRASES,
+    b1_and_b2,
+    clipped,
+    grouped,
+    rate,
+)
 from optadamw.transforms.transformation import Transformation
 
 
-@call("torch")
+@call("torch", phrases=PHRASES)
 def AdamW(
     params: Any = None,
     lr: ScalarOrSchedule = 1e-3,
@@ -91,9 +98,13 @@ def AdamW(
     flags(amsgrad=amsgrad, maximize=maximize, capturable=capturable, none=False)
     flags(foreach=foreach, fused=fused)
     if flag("differentiable", differentiable, none=False) and fused:
-        raise ValueError("`fused` does not support `differentiable`; got both as True.")
+        raise ValueAndRuntimeError(
+            "`fused` does not support `differentiable`; got both as True."
+        )
     if fused and foreach:
-        raise ValueError("`fused` and `foreach` cannot be `True` together; choose one.")
+        raise ValueAndRuntimeError(
+            "`fused` and `foreach` cannot be `True` together. Choose one."
+        )
     if grad_scaler is not None and not isinstance(grad_scaler, DynamicLossScale):
         raise mistyped("grad_scaler", "what GradScaler(...) returned", grad_scaler)
     names = {name: name for name in ("eps", "weight_decay", "amsgrad", "maximize")}
@@ -111,7 +122,12 @@ def AdamW(
     )
 
 
-@described()
+@described(
+    phrases={
+        "growth_factor": Phrase("The growth factor must be > 1.0", AssertionError),
+        "backoff_factor": Phrase("The backoff factor must be < 1.0", AssertionError),
+    }
+)
 def GradScaler(
     device: str = "cuda",
     init_scale: float = 2.0**16,

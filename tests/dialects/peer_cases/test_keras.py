@@ -59,7 +59,7 @@ def test_keras_weight_decay(module):
 
 @pytest.mark.parametrize("call", KERAS)
 def test_keras_weight_decay_none(call):
-    with pytest.raises((TypeError, ValueError), match=r"weight_decay.*must be a float"):
+    with pytest.raises(ValueError, match=r"weight_decay.*must be a float"):
         call(learning_rate=1.0, weight_decay=None)
 
 

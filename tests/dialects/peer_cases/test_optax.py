@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+import optadamw
 from optadamw.dialects import optax as optax_peer
 from tests.dialects.peer_cases.steps import ONES, START, steps
+from tests.support import trees
 
 OPTAX = {
     "adamw": functools.partial(optax_peer.adamw, learning_rate=1e-1),
@@ -118,3 +120,16 @@ def test_optax_schedules_see_0_first():
     seen = optax_peer.adamw(lambda step: 0.5 * (step == 0), weight_decay=0.0)
     found = [float(p[0, 0]) for p, _ in steps(seen, START, ONES, 3)]
     np.testing.assert_allclose(found, [2.5, 2.5, 2.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("call", [optax_peer.adamw, optax_peer.nadamw, optadamw.adamw])
+def test_a_complex_dtype_of_the_first_moment(call):
+    """Optax's tests of dtypes pass "complex64" with complex parameters."""
+    params = {"z": jnp.array([1.0 + 2j, -0.5j]), "w": jnp.ones(3)}
+    grads = {"z": jnp.array([0.5 - 1j, 2.0 + 0j]), "w": jnp.full(3, 0.5)}
+    named, plain = call(1e-2, mu_dtype="complex64"), call(1e-2)
+    state = named.init(params)
+    assert state.mu["z"].dtype == jnp.complex64 and state.mu["w"].dtype == jnp.float32
+    trees.assert_same_bits(
+        named.step(grads, state, params), plain.step(grads, plain.init(params), params)
+    )

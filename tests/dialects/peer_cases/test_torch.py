@@ -75,18 +75,22 @@ TORCH_ERRORS = {
         {"lr": jnp.array([0.001, 0.001])}, ValueError, "must be 1-element"),
     "an option without params": ({"params": [{"lr": 0.01}]}, ValueError, "par"),
     "beta1 should be between 0 and 1": (
-        {"lr": 1e-2, "betas": (1.0, 0.0)}, ValueError, "`betas`.*1.0"),
+        {"lr": 1e-2, "betas": (1.0, 0.0)}, ValueError,
+        "Invalid beta parameter at index 0: 1.0.*`betas`.*1.0"),
     "weight_decay should > 0": (
-        {"lr": 1e-2, "weight_decay": -1}, ValueError, "`weight_decay`.*-1"),
+        {"lr": 1e-2, "weight_decay": -1}, ValueError,
+        "Invalid weight_decay value: -1.*`weight_decay`.*-1"),
     "betas must be either both floats or both Tensors": (
-        {"lr": 1e-2, "betas": (0.9, jnp.float32(0.99))}, ValueError, "either both"),
+        {"lr": 1e-2, "betas": (0.9, jnp.float32(0.99))}, ValueError,
+        "betas must be either both floats or both Tensors"),
     "betas must be either both Tensors or both floats": (
-        {"lr": 1e-2, "betas": (jnp.float32(0.9), 0.99)}, ValueError, "either both"),
+        {"lr": 1e-2, "betas": (jnp.float32(0.9), 0.99)}, ValueError,
+        "betas must be either both floats or both Tensors"),
     "`fused` and `foreach`": (
-        {"fused": True, "foreach": True}, (ValueError, RuntimeError),
+        {"fused": True, "foreach": True}, RuntimeError,
         "`fused` and `foreach` cannot be `True` together"),
     "`fused` and `differentiable`": (
-        {"fused": True, "differentiable": True}, (ValueError, RuntimeError),
+        {"fused": True, "differentiable": True}, RuntimeError,
         "`fused` does not support `differentiable`"),
     "an empty list": ({"params": []}, ValueError, "got an empty parameter list"),
 }  # fmt: skip

@@ -1,0 +1,92 @@
+"""Limits on a file from a stranger, checked before its arrays take memory.
+
+A file of 4 MB can inflate to 4 GiB, or declare an array of 6 GiB without a byte of it.
+Such sizes stand in headers, which are read first.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SMALL = 1 << 28
+"""Bytes of arrays that every file may hold, whatever its size: 256 MiB."""
+
+RATIO = 20
+"""How often a larger file may hold its own size. Compressed moments that are all zero
+reach 1,000; those of a run that took steps stay below 2."""
+
+
+class TooLarge(ValueError):
+    """A file holds more bytes of arrays than its size lets expect."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The limits that hold for one file."""
+
+    path: Path
+    is_limited: bool = True
+    remedy: str = "`--no-limit`"
+    """The option that lifts the limits."""
+
+    def check(self, size: int) -> None:
+        """Refuse a file whose headers announce more than the limits allow.
+
+        Args:
+          size: bytes of all arrays, as the headers have them.
+
+        Raises:
+          TooLarge: more than 256 MiB, and more than 20 times the size of the file.
+        """
+        length = _length(self.path)
+        if self.is_limited and size > max(SMALL, RATIO * length):
+            raise TooLarge(
+                f"'{self.path}' has {length:,} bytes and announces arrays of "
+                f"{size:,} bytes, more than {RATIO} times as many. If the file is "
+                f"from a source that you trust, lift the limit: {self.remedy}."
+            )
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading a pipe or device never ends.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      OSError: a pipe, a socket or a device, or a link to one.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file '{path}'.") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(
+            f"'{path}' is {_kind(mode)}, and no regular file. Copy it to a file first."
+        )
+
+
+def nbytes(shape: Sequence[int], itemsize: int) -> int:
+    """Return the bytes of an array; Python's whole numbers do not overflow."""
+    size = itemsize
+    for length in shape:
+        size *= int(length)
+    return size
+
+
+def _kind(mode: int) -> str:
+    for is_kind, name in (
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if is_kind(mode):
+            return name
+    return "something else"
+
+
+def _length(path: Path) -> int:
+    if path.is_dir():
+        return sum(p.lstat().st_size for p in path.rglob("*") if not p.is_dir())
+    return path.stat().st_size

@@ -1,0 +1,135 @@
+r"""Arrays by their names in one .npz file, which `np.load` reads too.
+
+An array is the entry "<name>.npy", as `np.savez` writes it. Some names cannot be an
+entry: a zip file cannot hold a NUL, a lone surrogate or more than 65,535 bytes,
+`np.load` strips ".npy", and zipfile on Windows turns "\" into "/". An array with such a
+name is the entry "optadamw.entry.<number>.npy", and "optadamw.names.npy" has its name.
+"""
+
+import json
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+
+NAMES = "optadamw.names"
+"""The entry with the names that a zip file cannot hold."""
+
+_OURS = re.compile(r"optadamw\.(names|entry\.\d+)")
+
+_LONGEST = 60_000
+"""Bytes of a name in a zip file: 65,535, less the suffix and the folder of a copy."""
+
+_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@contextmanager
+def writing(file: BinaryIO) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Give a function that writes one array by its name, until the block ends."""
+    renamed: dict[str, str] = {}
+    with zipfile.ZipFile(file, "w") as archive:
+
+        def add(name: str, array: np.ndarray) -> None:
+            entry = name
+            if not _is_plain(name):
+                entry = f"optadamw.entry.{len(renamed)}"
+                renamed[entry] = name
+            _write(archive, entry, array)
+
+        yield add
+        if renamed:
+            text = json.dumps(renamed).encode()
+            _write(archive, NAMES, np.frombuffer(text, np.uint8))
+
+
+def _write(archive: zipfile.ZipFile, entry: str, array: np.ndarray) -> None:
+    """Write one entry as np.savez does, but without a time stamp."""
+    with archive.open(f"{entry}.npy", "w", force_zip64=True) as target:
+        np.lib.format.write_array(target, array, allow_pickle=False)
+
+
+def read(
+    file: BinaryIO, check_size: Callable[[int], None] | None = None
+) -> dict[str, np.ndarray]:
+    """Read the arrays by their names.
+
+    Args:
+      file: the file.
+      check_size: called with the bytes of all arrays before one is read. None
+        (default): there is no check.
+
+    Raises:
+      ValueError, zipfile.BadZipFile: the file is not whole, or holds other things.
+    """
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if len({entry.filename for entry in entries}) != len(entries):
+            raise ValueError("a name is there twice")
+        for entry in entries:
+            is_stored = entry.compress_type == zipfile.ZIP_STORED
+            if is_stored and entry.compress_size != entry.file_size:
+                raise ValueError(f"the size of '{entry.filename}' was altered")
+        if check_size is not None:
+            check_size(sum(entry.file_size for entry in entries))
+        found = {
+            entry.filename.removesuffix(".npy"): _read(archive, entry)
+            for entry in entries
+        }
+    return _named(found)
+
+
+def names_in(file: BinaryIO) -> list[str]:
+    """Return the names of the entries of a zip file, without reading the arrays."""
+    with zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    if not entry.filename.endswith(".npy"):
+        raise ValueError(f"the entry '{entry.filename}' is no array")
+    with archive.open(entry) as source:
+        version = np.lib.format.read_magic(source)
+        if version not in _HEADERS:
+            raise ValueError(f"'{entry.filename}' has the format {version} of .npy")
+        shape, _, dtype = _HEADERS[version](source)
+        if dtype.hasobject:
+            raise ValueError(
+                f"'{entry.filename}' has objects, which allow_pickle reads"
+            )
+        # The header alone decides how much memory NumPy takes.
+        if source.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
+            raise ValueError(
+                f"'{entry.filename}' is {dtype}{list(shape)} in its header, and has "
+                f"{entry.file_size} bytes"
+            )
+    with archive.open(entry) as source:
+        array = np.lib.format.read_array(source, allow_pickle=False)
+        source.read()  # to the end, at which zipfile compares the checksum
+    return array
+
+
+def _named(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if NAMES not in found:
+        return dict(found)
+    renamed = json.loads(found[NAMES].astype(np.uint8).tobytes())
+    return {
+        renamed.get(entry, entry): array
+        for entry, array in found.items()
+        if entry != NAMES
+    }
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    is_taken = name.endswith(".npy") or _OURS.fullmatch(name)
+    return size <= _LONGEST and not is_taken and not set(name) & {"\0", "\\"}

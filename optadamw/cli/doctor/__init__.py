@@ -1,0 +1,1 @@
+"""`optadamw doctor`: the facts about an installation that a bug report needs."""

@@ -1,0 +1,148 @@
+"""The model in a file: its parameters, and the order in which an optimizer has them.
+
+A file of PyTorch keeps the order of `model.state_dict()`, which without its buffers is
+the order of `model.parameters()`. A .keras file has its layers in the order of
+`model.trainable_variables`. Other files of arrays keep no order.
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
+from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.states.arrays import to_numpy
+from optadamw.dialects.states.state_dict import is_state_dict
+
+_BUFFER = re.compile(r"(^|[./])(running_mean|running_var|num_batches_tracked)$")
+"""Entries of a PyTorch model that no optimizer trains."""
+
+VARIABLES = {
+    **dict.fromkeys(
+        ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"), ("kernel", "bias")
+    ),
+    **dict.fromkeys(
+        ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), ("kernel", "bias")
+    ),
+    "Embedding": ("embeddings",),
+    "LayerNormalization": ("gamma", "beta"),
+    "BatchNormalization": ("gamma", "beta"),
+    "PReLU": ("alpha",),
+}
+"""The trainable variables of the layers of Keras, in their order; others are refused.
+
+A BatchNormalization has two more, which follow and are not trained.
+"""
+
+
+class Model(NamedTuple):
+    """The parameters of a model by their names, in the order of its optimizer."""
+
+    params: dict[str, np.ndarray]
+    file: Path
+
+    @property
+    def order(self) -> list[str]:
+        """The names of the parameters, in the order of the optimizer."""
+        return list(self.params)
+
+
+def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
+    """Return the model in a file of PyTorch or Keras; None if it holds none.
+
+    Raises:
+      OSError, ValueError: the file cannot be read.
+    """
+    path = Path(path)
+    check_regular(path)
+    if path.suffix.lower() in (".pt", ".pth"):
+        found = model_of(files.read(path, is_limited))
+    elif path.suffix.lower() == ".keras":
+        found = _of_keras(path, Bounds(path, is_limited))
+    else:
+        return None
+    return Model(found, path) if found else None
+
+
+def model_of(contents: Any) -> dict[str, np.ndarray]:
+    """Return the parameters of the model in the contents of a file of PyTorch.
+
+    The contents are the model's state dict, or a mapping with one: under "model",
+    "state_dict" or "model_state_dict", or alone beside the optimizer's.
+    """
+    if _is_model(contents):
+        return trained(contents)
+    if not isinstance(contents, Mapping):
+        return {}
+    inside = {str(key): value for key, value in contents.items() if _is_model(value)}
+    usual = [k for k in ("model", "state_dict", "model_state_dict") if k in inside]
+    if len(inside) == 1 or usual:
+        return trained(inside[usual[0] if usual else next(iter(inside))])
+    return {}
+
+
+def trained(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a model without the buffers that no optimizer has."""
+    named = {str(name): array for name, array in arrays.items()}
+    return {n: to_numpy(n, a) for n, a in named.items() if not _BUFFER.search(n)}
+
+
+def _is_model(node: Any) -> bool:
+    return (
+        isinstance(node, Mapping)
+        and bool(node)
+        and not is_state_dict(node)
+        and all(isinstance(name, str) for name in node)
+        and all(hasattr(array, "shape") for array in node.values())
+    )
+
+
+def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
+    """Return the trained variables of the layers of a .keras file, by their names."""
+    try:
+        config, groups = hdf5.read_model(path, bounds)
+    except TooLarge:
+        raise
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+        return {}  # its reader says what is wrong with the file
+    found: dict[str, np.ndarray] = {}
+    for layer in config.get("config", {}).get("layers", []):
+        name, kind = layer["config"].get("name", ""), layer["class_name"]
+        arrays = groups.pop(name, [])
+        if not arrays or not layer["config"].get("trainable", True):
+            continue
+        if kind not in VARIABLES:
+            return {}
+        for variable, array in zip(VARIABLES[kind], arrays, strict=False):
+            found[f"{name}/{variable}"] = array
+    return {} if any(groups.values()) else found
+
+
+def in_order(order: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of `params` in an order of names that differ in separators.
+
+    None if the two do not have the same names.
+    """
+    ours = {_plain(name): name for name in params}
+    found = [ours.get(_plain(name)) for name in order]
+    names = [name for name in found if name is not None]
+    is_whole = len(ours) == len(params) == len(order) == len(set(names))
+    return names if is_whole else None
+
+
+def by_shape(
+    shapes: Sequence[tuple[int, ...]], params: Mapping[str, Any]
+) -> list[str] | None:
+    """Return the names of `params` in the order of shapes; None if two are alike."""
+    ours = {np.shape(array): name for name, array in params.items()}
+    if len(ours) == len(params) == len(shapes) and set(ours) == set(shapes):
+        return [ours[shape] for shape in shapes]
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[./]", "_", name)

@@ -1,0 +1,108 @@
+"""Read and write PyTorch's files; PyTorch itself does so, if it is installed."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+from optadamw.checkpoint.bounds import Bounds, nbytes
+from optadamw.dialects.files.packages import needed
+from optadamw.dialects.files.refusing import DamagedFile, refusing
+from optadamw.dialects.states.arrays import to_numpy
+
+
+def read(path: Path, bounds: Bounds) -> Any:
+    """Read a file without running any code that is in it."""
+    torch = needed("torch", "torch", f"Reading '{path}'")
+    what = f"'{path}' is no file of PyTorch that can be read safely, with "
+    remedy = " Save optimizer.state_dict() alone, of plain tensors."
+    with refusing(f"{what}weights_only=True", remedy):
+        if zipfile.is_zipfile(path):
+            _check_entries(path, bounds)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = list(_tensors(saved, torch.Tensor))
+    if any(tensor.is_nested for tensor in tensors):
+        raise DamagedFile(
+            f"'{path}' holds a nested tensor, which has no one shape. Save plain "
+            "tensors."
+        )
+    # A tensor that is expanded has one number in the file and millions in memory.
+    bounds.check(
+        sum(
+            nbytes(tensor.shape, tensor.element_size())
+            for tensor in tensors
+            if tensor.layout == torch.strided
+        )
+    )
+    return saved
+
+
+def _check_entries(path: Path, bounds: Bounds) -> None:
+    """Check sizes, and the checksums that torch.load does not read.
+
+    torch.serialization.set_crc32_options(False) writes wrong checksums into all entries
+    that hold bytes; such a file is read without them.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.file_size]
+        bounds.check(sum(entry.file_size for entry in entries))
+        wrong = [e.filename for e in entries if not _is_whole(archive, e)]
+    storages = [e.filename for e in entries if "/data/" in e.filename]
+    if wrong and not (storages and set(storages) <= set(wrong)):
+        raise DamagedFile(
+            f"'{path}' is no whole file of PyTorch: '{wrong[0]}' in it was altered, "
+            "by its checksum. Use another copy."
+        )
+
+
+def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as source:
+            while source.read(1 << 20):
+                pass
+    except zipfile.BadZipFile as error:
+        if "CRC-32" in str(error):
+            return False
+        raise
+    return True
+
+
+def _tensors(node: Any, kind: type) -> Iterator[Any]:
+    if isinstance(node, kind):
+        yield node
+    elif isinstance(node, Mapping):
+        for child in node.values():
+            yield from _tensors(child, kind)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _tensors(child, kind)
+
+
+def write(file: BinaryIO, saved: Any) -> None:
+    """Write a state, with tensors for its arrays and plain containers."""
+    torch = needed("torch", "torch", "Writing a file of PyTorch")
+
+    def tensors(node: Any, path: str = "") -> Any:
+        def below(key: Any, child: Any) -> Any:
+            return tensors(child, f"{path}/{key}" if path else str(key))
+
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            # A dict, as in the flat files: no class is loaded with weights_only=True.
+            node = dict(zip(node._fields, node, strict=True))
+        if isinstance(node, Mapping):
+            return {key: below(key, child) for key, child in node.items()}
+        if isinstance(node, list | tuple):
+            made = (below(i, child) for i, child in enumerate(node))
+            return tuple(made) if isinstance(node, tuple) else list(made)
+        if isinstance(node, jax.Array):
+            node = to_numpy(path, node)
+        if not isinstance(node, np.ndarray):
+            return node
+        if node.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
+            return torch.as_tensor(node.view(np.int16).copy()).view(torch.bfloat16)
+        return torch.as_tensor(node if node.flags.writeable else node.copy())
+
+    torch.save(tensors(saved), file)

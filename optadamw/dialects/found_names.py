@@ -1,0 +1,121 @@
+"""Names that `optadamw convert` finds in the files, and need not be told."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optadamw.base.errors import invalid
+from optadamw.dialects.conversion import FORMS
+from optadamw.dialects.files.models import Model, by_shape, in_order, model_in
+from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.states.form import Plan
+from optadamw.dialects.states.state_dict import is_state_dict
+
+
+def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]:
+    """Return the parameters: those of `params`, or of the model in the file itself.
+
+    Raises:
+      OSError, ValueError: a file that cannot be read; no parameters in any.
+    """
+    if params is not None:
+        return read_params(params, plan.is_limited)
+    if plan.source == "optadamw":
+        return read_params(file, plan.is_limited)
+    model = model_in(file, plan.is_limited)
+    if model is None:
+        raise invalid(
+            "--params",
+            "given, because the file holds no model",
+            str(file),
+            "It is a file of the parameters by their names: .safetensors, .npz, .pt.",
+        )
+    return model.params
+
+
+def with_found_names(
+    plan: Plan, saved: Any, params: Mapping[str, Any], files: Sequence[Path | None]
+) -> tuple[Plan, str | None]:
+    """Fill in the orders of the parameters that were not given, where a file has them.
+
+    Args:
+      plan: the arguments of the conversion.
+      saved: the saved state.
+      params: the parameters, by their names.
+      files: the file of the state and that of the parameters, or None.
+
+    Returns:
+      The plan, and the file in which an order was found.
+
+    Raises:
+      OSError, ValueError: a file that cannot be read.
+    """
+    source, target = FORMS.get(plan.source), FORMS.get(plan.target)
+    needs_names = source is not None and not source.has_names and plan.names is None
+    needs_more = target is not None and not target.has_names and plan.to_names is None
+    if not needs_names and not needs_more:
+        return plan, None
+    if saved_names := _names_in(saved):
+        names = in_order(saved_names, params) if needs_more else None
+        if names is None:
+            return plan, None
+        return replace(plan, to_names=names), "the names in the saved state"
+    models = [
+        m for m in (model_in(f, plan.is_limited) for f in files if f) if m is not None
+    ]
+    if needs_names:
+        names, found = _order(models, params, saved)
+        if names is not None:
+            # `write_state` takes this list for an ordered target too.
+            return replace(plan, names=names), found
+    elif needs_more and not isinstance(plan.names, list):
+        names, found = _order(models, params, None)
+        if names is not None:
+            return replace(plan, to_names=names), found
+    return plan, None
+
+
+def _order(
+    models: Sequence[Model], params: Mapping[str, Any], saved: Any
+) -> tuple[list[str] | None, str | None]:
+    """Return the names in the order of a model, or of shapes, and where it was found.
+
+    The groups of a state dict are one after another, whatever their places in the
+    model, so its order is that of a model only if there is one group.
+    """
+    shapes = _shapes(saved)
+    is_split = is_state_dict(saved) and len(saved["param_groups"]) > 1
+    for model in () if is_split else models:
+        own = [array.shape for array in model.params.values()]
+        names = in_order(model.order, params)
+        if names is not None and (not shapes or shapes == own):
+            return names, f"the model in '{model.file}'"
+    names = by_shape(shapes, params)
+    return names, None if names is None else "their shapes, no two of which are equal"
+
+
+def _names_in(saved: Any) -> list[str]:
+    """The names of the parameters in a state dict, in its order; [] without names."""
+    if not is_state_dict(saved):
+        return []
+    groups = saved["param_groups"]
+    if any(group.get("param_names") is None for group in groups):
+        return []
+    return [str(name) for group in groups for name in group["param_names"]]
+
+
+def _shapes(saved: Any) -> list[tuple[int, ...]]:
+    """The shapes of a state dict in the order of its parameters; [] if unknown."""
+    if not is_state_dict(saved):
+        return []
+    state = saved["state"]
+    shapes = []
+    for place in (i for group in saved["param_groups"] for i in group["params"]):
+        own = state.get(place, state.get(str(place)))
+        first = own.get("exp_avg") if isinstance(own, Mapping) else None
+        shape = getattr(first, "shape", None)
+        if shape is None:
+            return []
+        shapes.append(tuple(int(n) for n in shape))
+    return shapes

@@ -1,0 +1,104 @@
+"""Read a transformation back from the text that it prints as.
+
+A transformation prints as the call that made it: `adamw(0.001, mask='*/kernel')`. A
+saved file that holds this text can be read by people, and needs no pickle. Only the
+functions of this library are called, with literals and with each other.
+"""
+
+import ast
+import re
+from collections.abc import Callable
+from typing import Any
+
+from optadamw import schedules
+from optadamw.adamw import adamw
+from optadamw.base.patterns import exclude, only
+from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.dialects.catalogue import CALLS
+from optadamw.store.formats import blockwise, stochastic
+from optadamw.transforms.options import ATOMS, WRAPPERS
+from optadamw.transforms.param_groups import param_groups
+from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.with_pallas import with_pallas
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(schedules, name) for name in schedules.__all__},
+    **{part.make.__name__: part.make for part in (*ATOMS, *WRAPPERS)},
+    **{f.__name__: f for f in (adamw, param_groups, with_pallas, blockwise)},
+    **{f.__name__: f for f in (stochastic, only, exclude, DynamicLossScale)},
+    **{
+        f"{call.module}.{function.__name__}": function
+        for call in CALLS.values()
+        for function in (call.function, *call.others)
+    },
+    "re.compile": re.compile,
+}
+"""The functions that a text may call, by the names that they print."""
+
+
+def read_call(text: str) -> Transformation:
+    """Return the transformation that prints as `text`.
+
+    Raises:
+      ValueError: the text is no call of this library with literal arguments.
+    """
+    try:
+        made = _value(ast.parse(text, mode="eval").body)
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} is no call that can be read back.") from error
+    if not isinstance(made, Transformation):
+        raise ValueError(f"{text!r} is no transformation of optadamw.")
+    return made
+
+
+def text_of(tx: Transformation) -> str:
+    """Return the text from which `read_call` makes an equal transformation.
+
+    Raises:
+      ValueError: an argument is no literal, such as a function or an array.
+    """
+    text = repr(tx)
+    try:
+        is_equal = read_call(text) == tx
+    except (ValueError, TypeError) as error:
+        raise ValueError(_unreadable(text)) from error
+    if not is_equal:
+        raise ValueError(_unreadable(text))
+    return text
+
+
+def _unreadable(text: str) -> str:
+    return (
+        f"{text} cannot be saved: it is written as text, and an argument that is a "
+        "function or an array cannot be read back. Use a pattern in place of a "
+        "function that chooses parameters, a schedule of optadamw.schedules in place "
+        "of another, and numbers in place of arrays."
+    )
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_value(operand)
+        case ast.Name("inf" | "nan" as name):
+            return float(name)
+        case ast.List(items):
+            return [_value(item) for item in items]
+        case ast.Tuple(items):
+            return tuple(_value(item) for item in items)
+        case ast.Dict(keys, values) if None not in keys:
+            pairs = zip(keys, values, strict=True)
+            return {_value(key): _value(value) for key, value in pairs if key}
+        case ast.Call(function, positional, named) if all(k.arg for k in named):
+            keywords = {str(k.arg): _value(k.value) for k in named}
+            return _function(function)(*map(_value, positional), **keywords)
+    raise ValueError(f"`{ast.unparse(node)}` is neither a literal nor a known call.")
+
+
+def _function(node: ast.expr) -> Callable[..., Any]:
+    name = ast.unparse(node)
+    if name not in FUNCTIONS:
+        raise ValueError(f"`{name}` is no function of optadamw that can be read back.")
+    return FUNCTIONS[name]

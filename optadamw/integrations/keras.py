@@ -1,0 +1,300 @@
+"""Keras 3 on JAX: an optimizer for `compile` and `fit` that takes the step of `tx`."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Self
+
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.types import Array
+from optadamw.integrations.expression import read_call, text_of
+from optadamw.integrations.keras_variables import Kept
+from optadamw.integrations.rates import plain_rate, rate_of, with_rate
+from optadamw.store.state import State
+from optadamw.transforms.average import finalize
+from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.with_loss_scale import scale_loss
+
+
+@keras.saving.register_keras_serializable(package="optadamw")
+class Optimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that takes the step of a transformation of this library.
+
+    `model.compile(optimizer=Optimizer(tx))` and `model.fit` then train with everything
+    that `tx` does: accumulation, guards, loss scale, average, 8-bit moments, groups.
+    The parameters are a dict by the paths of Keras's variables, such as
+    "sequential/dense/kernel", so `mask="*/kernel"` and `groups={"*/bias": ...}` choose
+    them by pattern.
+
+    - Every array of the State is a Keras variable beside its parameter, so that
+      `.keras` files, `save_weights` and `keras.distribution` treat it like Keras's own.
+    - `learning_rate` is a variable if the rate of `tx` is a number: callbacks such as
+      `ReduceLROnPlateau` and `LearningRateScheduler` set it, and the rates of groups
+      change by the same factor. If it is a schedule, it is shown and cannot be set.
+    - `fit` multiplies the loss by the loss scale of `tx`, and at its end writes the
+      average of the parameters into the model if `tx` has `ema_decay`.
+    - A model with the policy "mixed_float16" is wrapped in Keras's
+      `LossScaleOptimizer`. If `tx` has a loss scale of its own, this is refused: pass
+      `compile(..., auto_scale_loss=False)`.
+
+    Source: the contract of keras 3.15.1, `optimizers/base_optimizer.py`.
+    Differs from Keras's optimizers: `clipnorm`, `use_ema`, `weight_decay` and their
+    like are options of `tx`; `iterations` counts optimizer steps that were taken.
+
+    Attributes:
+      tx: the transformation.
+      state: the State as it is now, for `stats_of`, `ema_of` and `describe`.
+
+    Example:
+      >>> import keras, numpy as np, optadamw
+      >>> from optadamw.integrations.keras import Optimizer
+      >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+      >>> tx = optadamw.adamw(0.01, mask="*/kernel", clip_global_norm=1.0)
+      >>> model.compile(optimizer=Optimizer(tx), loss="mse")
+      >>> x = np.ones((8, 3), np.float32)
+      >>> history = model.fit(x, x[:, :1], epochs=2, verbose=0)
+      >>> int(model.optimizer.state.step)
+      2
+    """
+
+    def __init__(
+        self,
+        tx: Transformation,
+        learning_rate: float | None = None,
+        name: str = "optadamw",
+    ):
+        """Make the optimizer.
+
+        Args:
+          tx: a transformation of this library with a learning rate.
+          learning_rate: a rate in place of the number in `tx`. None (default): that of
+            `tx`.
+          name: the name of the optimizer. Default: "optadamw".
+
+        Raises:
+          RuntimeError: Keras has another backend than JAX.
+          TypeError, ValueError: `tx` is not from this library or has no learning rate,
+            or `learning_rate` is given for a `tx` with a schedule.
+        """
+        if (backend := keras.backend.backend()) != "jax":
+            raise RuntimeError(
+                "optadamw.integrations.keras needs the JAX backend of Keras; got "
+                f"{backend!r}. Set the environment variable KERAS_BACKEND=jax before "
+                "keras is imported."
+            )
+        if not isinstance(tx, Transformation):
+            raise mistyped("tx", "a transformation of optadamw", tx)
+        rate_of(tx)
+        super().__init__(learning_rate=_unused, name=name)
+        self._kept = kept = Kept(tx, plain_rate(tx))
+        if kept.rate is not None:
+            self._learning_rate = self.add_variable(
+                shape=(),
+                initializer=keras.initializers.Constant(kept.rate),
+                dtype="float32",
+                aggregation="only_first_replica",
+                name="learning_rate",
+            )
+        if learning_rate is not None:
+            self.learning_rate = learning_rate
+
+    # --- The state, as variables ------------------------------------------------------
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make a variable for each array of the State of these model variables."""
+        if self.built:
+            return
+        super().build(list(variables))
+        overwritten = self._overwrite_variable_with_gradient
+        trained = [variable for variable in variables if not overwritten(variable)]
+        self._kept.build(trained, self.add_variable)
+
+    @property
+    def tx(self) -> Transformation:
+        """The transformation that was given."""
+        return self._kept.tx
+
+    @property
+    def state(self) -> State:
+        """The State as it is now; its trees are dicts by the paths of the variables."""
+        self._check_built()
+        return self._kept.state
+
+    @property
+    def iterations(self) -> Array:
+        """The number of optimizer steps that were taken."""
+        return self.state.step if self.built else self._iterations
+
+    def _check_built(self) -> None:
+        if not self.built:
+            raise ValueError(
+                f"The optimizer '{self.name}' has no state yet. Call "
+                "model.fit, or optimizer.build(model.trainable_variables)."
+            )
+
+    # --- A step -----------------------------------------------------------------------
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Take a step with gradients, which may be None, in the order of the variables.
+
+        Raises:
+          ValueError: there is no gradient at all, or their number is not that of the
+            variables.
+        """
+        grads = list(grads)
+        if not grads:
+            return
+        if trainable_variables is None:
+            self._check_built()
+            variables = list(self._trainable_variables)
+        else:
+            variables = list(trainable_variables)
+            self.build(variables)
+            self._check_variables_are_known(variables)
+        if len(grads) != len(variables):
+            raise ValueError(
+                f"`grads` must have a gradient for each of {len(variables)} variables; "
+                f"got {len(grads)}."
+            )
+        missing = [v.path for g, v in zip(grads, variables, strict=True) if g is None]
+        if len(missing) == len(grads):
+            raise ValueError("No gradients provided for any variable.")
+        if missing:
+            warnings.warn(
+                f"Gradients do not exist for variables {missing} when minimizing the "
+                "loss. If you use `model.compile()`, did you forget the argument "
+                "`loss`?",
+                stacklevel=2,
+            )
+        given = {id(v): g for g, v in zip(grads, variables, strict=True)}
+        for variable in variables:
+            value = given[id(variable)]
+            if self._overwrite_variable_with_gradient(variable) and value is not None:
+                variable.assign(value)
+        trained = self._kept.trained
+        gradients = OrderedDict((k, given.get(id(v))) for k, v in trained.items())
+        if any(gradient is not None for gradient in gradients.values()):
+            now = self._current()
+            self._kept.write(*now.step(gradients, self.state, self._kept.values()))
+        for variable in trained.values():
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable.value))
+        self._iterations.assign_add(1)
+
+    def _current(self) -> Transformation:
+        """The transformation with the learning rate that the variable holds."""
+        kept = self._kept
+        if kept.rate is None:
+            return kept.tx
+        return with_rate(kept.tx, jnp.asarray(self._learning_rate.value))
+
+    def flush(self) -> None:
+        """Take the step of a window of accumulation that is not full, after `fit`."""
+        params, state = self._current().flush(self.state, self._kept.values())
+        self._kept.write(params, state)
+
+    def scale_loss(self, loss: Any) -> Any:
+        """Multiply the loss by the loss scale of `tx`, if it has one."""
+        if not self.built or self.state.loss_scale is None:
+            return loss
+        return scale_loss(self.state, loss)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Write the average of `tx` into the variables; `fit` calls it at its end."""
+        if not self.built or self.state.ema is None or int(self.state.step) == 0:
+            return
+        averaged = finalize(self.state, self._kept.values())
+        chosen = {id(variable) for variable in var_list}
+        for path, variable in self._kept.trained.items():
+            if id(variable) in chosen:
+                variable.assign(averaged[path])
+
+    # --- The learning rate ------------------------------------------------------------
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate: a variable, or the value of the schedule in this step."""
+        if self._kept.rate is not None:
+            return self._learning_rate
+        step = self.state.step if self.built else jnp.zeros((), jnp.int32)
+        return jnp.asarray(rate_of(self._kept.tx).at(Clock.at(step)), jnp.float32)
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        if self._kept.rate is None:
+            raise TypeError(
+                f"`learning_rate` cannot be set: it is the schedule "
+                f"{rate_of(self._kept.tx)!r} of `tx`. Leave the callback out, or make "
+                "`tx` with a number."
+            )
+        if callable(learning_rate) and not hasattr(learning_rate, "dtype"):
+            raise mistyped(
+                "learning_rate",
+                "a number",
+                learning_rate,
+                "Make `tx` with a schedule: optadamw.adamw(schedule).",
+            )
+        number = float(np.asarray(learning_rate))
+        if not (np.isfinite(number) and number >= 0):
+            raise invalid("learning_rate", "finite and >= 0", number)
+        self._learning_rate.assign(number)
+
+    # --- Files ------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the call that made `tx` as text, the learning rate and the name.
+
+        Raises:
+          ValueError: an argument of `tx` is a function or an array.
+        """
+        kept = self._kept
+        rate = None if kept.rate is None else float(np.asarray(self._learning_rate))
+        return {"name": self.name, "tx": text_of(kept.tx), "learning_rate": rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        """Make the optimizer of a config that `get_config` returned."""
+        del custom_objects
+        return cls(**{**config, "tx": read_call(config["tx"])})
+
+    # --- What is an option of `tx` ----------------------------------------------------
+
+    @property
+    def loss_scale_factor(self) -> None:
+        """None: the loss scale is an option of `tx`."""
+        return None
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, value: Any) -> None:
+        # Keras's LossScaleOptimizer sets it to None on the optimizer that it wraps.
+        kept = getattr(self, "_kept", None)
+        is_scaled = kept is not None and kept.tx.recipe.composition.control.loss_scale
+        if value is not None or is_scaled:
+            raise ValueError(
+                "`tx` scales the loss itself, and a second loss scale around it would "
+                "divide the gradients twice. Pass compile(..., auto_scale_loss=False), "
+                "or leave `loss_scale` out of `tx`."
+            )
+
+    def exclude_from_weight_decay(
+        self, var_list: Any = None, var_names: Any = None
+    ) -> None:
+        """Refuse: `mask` of `adamw` chooses the parameters that decay.
+
+        Raises:
+          NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "The parameters that decay are chosen in `tx`: optadamw.adamw(..., "
+            "mask=optadamw.exclude('*/bias'))."
+        )
+
+
+def _unused() -> float:
+    """Stand for the learning rate until the class has made its own variable."""
+    return 0.0

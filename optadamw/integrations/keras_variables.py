@@ -1,0 +1,100 @@
+"""The State of a transformation as variables of Keras, and back."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from optadamw.base.types import Array
+from optadamw.store.state import State
+from optadamw.transforms.transformation import Transformation
+
+AddVariable = Callable[..., Any]
+"""`add_variable` of a Keras optimizer, which makes a variable and tracks it."""
+
+
+@dataclass
+class Kept:
+    """A transformation and the variables that hold its parameters and its State.
+
+    A record of its own, and no attributes of the optimizer: Keras tracks those, and
+    would take a transformation, which is a tuple, apart.
+    """
+
+    tx: Transformation
+    rate: float | None
+    """The learning rate of `tx` if it is a plain number."""
+    structure: Any = None
+    """The structure of the State, without its arrays."""
+    buffers: list[Any] = field(default_factory=list)
+    """The variables of the State's arrays, in the order of `jax.tree.leaves`."""
+    trained: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
+    """The variables of the model, by their paths."""
+
+    def build(self, trained: Iterable[Any], add_variable: AddVariable) -> None:
+        """Make a variable for each array of the State of the variables in `trained`.
+
+        An array of the shape of its parameter is laid out over devices as the parameter
+        is. The order of the variables is that of `trained` within each buffer, and does
+        not depend on names: Keras saves variables by their numbers.
+        """
+        for variable in trained:
+            self.trained[_free(variable.path, self.trained)] = variable
+        state = self.tx.init(self.values())
+        leaves, self.structure = jax.tree_util.tree_flatten_with_path(state)
+        for keys, array in leaves:
+            names = [_name(key) for key in keys]
+            owner = next((self.trained[n] for n in names if n in self.trained), None)
+            has_shape = owner is not None and tuple(owner.shape) == array.shape
+            self.buffers.append(
+                add_variable(
+                    shape=array.shape,
+                    initializer=_given(array),
+                    dtype=str(array.dtype),
+                    layout=getattr(owner, "_layout", None) if has_shape else None,
+                    name="_".join(reversed(names)).replace("/", "_"),
+                )
+            )
+
+    @property
+    def state(self) -> State:
+        """The State that the variables hold."""
+        arrays = [variable.value for variable in self.buffers]
+        state: State = jax.tree.unflatten(self.structure, arrays)
+        return state
+
+    def values(self) -> "OrderedDict[str, Array]":
+        """The parameters by their paths; an OrderedDict keeps the order of Keras."""
+        return OrderedDict((k, v.value) for k, v in self.trained.items())
+
+    def write(self, params: Any, state: State) -> None:
+        """Assign parameters and State to the variables."""
+        for path, variable in self.trained.items():
+            variable.assign(params[path])
+        for variable, array in zip(self.buffers, jax.tree.leaves(state), strict=True):
+            variable.assign(array)
+
+
+def _given(array: Any) -> Callable[..., Any]:
+    """Return an initializer of Keras that gives an array that is already made."""
+
+    def initializer(shape: Any, dtype: Any = None) -> Any:
+        del shape, dtype
+        return array
+
+    return initializer
+
+
+def _name(key: Any) -> str:
+    """Return one entry of a JAX key path as text."""
+    return jax.tree_util.keystr((key,), simple=True)
+
+
+def _free(path: str, taken: Any) -> str:
+    """Return a name that is not taken: Keras lets variables share a path."""
+    number = 1
+    while (name := path if number == 1 else f"{path}_{number}") in taken:
+        number += 1
+    return name

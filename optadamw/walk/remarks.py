@@ -1,0 +1,115 @@
+"""Remarks on settings that are legal and train nothing, or less than was meant.
+
+`init` gives them as warnings, and `describe` prints them.
+"""
+
+import math
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+
+from optadamw.base.hyperparameters import Constant
+from optadamw.base.masks import OfTree, Predicate, Selector
+from optadamw.base.numerics import is_narrow
+from optadamw.base.tree import Leaves, hidden
+from optadamw.base.types import PyTree
+from optadamw.rules.rule import Stage
+from optadamw.store.blockwise import BlockStorage
+from optadamw.walk.composition import Composition
+from optadamw.walk.plan import plan_of
+
+
+def remarks_of(
+    composition: Composition, leaves: Leaves, tree: PyTree
+) -> tuple[str, ...]:
+    """Return a sentence or two for each setting that stalls a training in silence.
+
+    Args:
+      composition: the rules, and the parts around them.
+      leaves: the flattened parameters.
+      tree: the parameters themselves, for masks that are functions of them.
+    """
+    found = [
+        *_on_rounding(composition, leaves, tree),
+        *_on_choices(composition, leaves, tree),
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _on_rounding(
+    composition: Composition, leaves: Leaves, tree: PyTree
+) -> Iterator[str]:
+    if composition.has_chosen_commit or not composition.is_whole:
+        return
+    plan = plan_of(composition, leaves, tree)
+    pairs = enumerate(zip(leaves.paths, leaves.arrays, strict=True))
+    narrow = [
+        (path or "(the root)", jnp.dtype(array.dtype))
+        for i, (path, array) in pairs
+        if is_narrow(array.dtype) and not plan.is_frozen(i)
+    ]
+    if composition.commit.slots or composition.commit.draws or not narrow:
+        return
+    path, dtype = narrow[0]
+    others = f" ({len(narrow) - 1} more are 16-bit too)" if len(narrow) > 1 else ""
+    yield (
+        f"Parameter '{path}' is {dtype}{others} and is rounded to nearest, which loses "
+        "every update below half a unit in its last place"
+        f"{_size_that_stalls(composition, dtype)}. Pass commit='stochastic' to adamw, "
+        "or put with_commit(tx, 'stochastic') around another chain; 'kahan' and "
+        "'master' keep more bits, and 'nearest' keeps this rounding without a warning."
+    )
+
+
+def _size_that_stalls(composition: Composition, dtype: jnp.dtype) -> str:
+    """Say from which size on no weight moves, if the learning rate is a plain number.
+
+    A step of AdamW is about as long as the learning rate. It moves a weight w if it is
+    at least half a unit in the last place of w.
+    """
+    rates = [rule for rule in composition.rules if rule.stage == Stage.RATE]
+    rate = getattr(rates[0], "learning_rate", None)
+    if not isinstance(rate, Constant) or rate.value <= 0:
+        return ""
+    half_unit = float(jnp.finfo(dtype).eps) / 2
+    size = 2.0 ** (math.floor(math.log2(rate.value / half_unit)) + 1)
+    if size > float(jnp.finfo(dtype).max):
+        return ""
+    return (
+        f": a step as long as the learning rate, {rate.value:g}, moves no weight "
+        f"larger than {size:g}"
+    )
+
+
+def _on_choices(
+    composition: Composition, leaves: Leaves, tree: PyTree
+) -> Iterator[str]:
+    # A function may be meant for the parameters that optax.masked hides from the tree.
+    if not leaves.paths or hidden(tree):
+        return
+    for name, choice in _choices(composition):
+        if not isinstance(choice, Predicate | OfTree):
+            continue
+        if not any(choice.resolve(name, leaves, tree)):
+            yield (
+                f"`{name}`: the function {choice!r} chooses none of the "
+                f"{len(leaves.paths)} parameters, so it has no effect. It is called "
+                f"with paths such as '{leaves.paths[0]}'; describe(tx, params) lists "
+                "them all."
+            )
+
+
+def _choices(composition: Composition) -> Iterator[tuple[str, Selector]]:
+    """All choices of parameters, with the names of their arguments."""
+    for rules in composition.variants:
+        for rule in rules:
+            if rule is not None and rule.selector is not None:
+                yield "mask", rule.selector
+    for group in composition.groups[:-1]:
+        yield "groups", group.where
+    statistics = composition.control.statistics
+    for name, where in () if statistics is None else statistics.groups:
+        yield f"groups[{name!r}]", where
+    for slot in composition.slots:
+        if isinstance(slot.store, BlockStorage) and slot.store.how.keep is not None:
+            yield "keep", slot.store.how.keep

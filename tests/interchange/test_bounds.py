@@ -1,0 +1,229 @@
+"""Files from strangers take no more memory and no more time than their size allows."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optadamw import checkpoint
+from optadamw.checkpoint.bounds import TooLarge
+from optadamw.dialects.files import files
+from optadamw.dialects.files.refusing import DamagedFile
+from tests.interchange.files import convert
+
+GIB = 1 << 30
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def npz_inflating(path: Path) -> None:
+    """1 GiB of zeros in 1 MB."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("w.npy", "w", force_zip64=True) as entry,
+    ):
+        entry.write(_header((GIB // 4,)))
+        for _ in range(64):
+            entry.write(bytes(GIB // 64))
+
+
+def npz_announcing(path: Path) -> None:
+    """A header of 6 GiB without the numbers."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", _header((6 * GIB // 4,)) + bytes(64))
+
+
+def h5_announcing(path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    with h5py.File(path, "w") as file:
+        store = file.create_group("optimizer/vars")
+        store.create_dataset("0", shape=(6 * GIB // 4,), dtype="f4", chunks=(1 << 20,))
+
+
+def keras_inflating(path: Path) -> None:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("model.weights.h5", "w", force_zip64=True) as entry,
+    ):
+        for _ in range(64):
+            entry.write(bytes(GIB // 64))
+
+
+def pt_expanded(path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.save({"w": torch.ones(1).expand(6 * GIB // 4)}, path)
+
+
+BOMBS: dict[str, Any] = {
+    "x.npz": npz_inflating,
+    "y.npz": npz_announcing,
+    "x.h5": h5_announcing,
+    "x.keras": keras_inflating,
+    "x.pt": pt_expanded,
+}
+
+READ = """
+import resource, sys
+from optadamw.dialects.files import files
+import jax  # reserves address space before the limit
+for name in ("h5py", "torch"):
+    try:
+        __import__(name)
+    except ImportError:
+        pass
+jax.numpy.zeros(1).block_until_ready()
+with open("/proc/self/statm") as statm:
+    taken = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)
+try:
+    files.read(sys.argv[1])
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/statm"), reason="Linux counts memory"
+)
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_takes_little_memory(name, tmp_path):
+    path = tmp_path / name
+    BOMBS[name](path)
+    assert path.stat().st_size < 8 << 20
+    ran = subprocess.run(
+        [sys.executable, "-c", READ, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(("TooLarge", "DamagedFile")), ran.stdout
+    assert str(path) in ran.stdout
+
+
+def test_a_limit_is_lifted_by_its_option(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, w=np.zeros(1 << 20, np.float32))
+    monkeypatch.setattr("optadamw.checkpoint.bounds.SMALL", 1 << 16)
+    with pytest.raises(TooLarge, match=r"4,194,\d+ bytes, more than 20 times"):
+        files.read(path)
+    assert files.read(path, is_limited=False)["w"].shape == (1 << 20,)
+
+
+def test_a_checkpoint_is_limited_too(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, w=np.zeros(1 << 20, np.float32))
+    monkeypatch.setattr("optadamw.checkpoint.bounds.SMALL", 1 << 16)
+    with pytest.raises(TooLarge, match=r"load\(path, is_limited=False\)"):
+        checkpoint.load(path)
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="no entry"):
+        checkpoint.load(path, is_limited=False)
+
+
+def test_the_command_lifts_its_limit(tmp_path, monkeypatch, capsys):
+    path, params = tmp_path / "x.npz", tmp_path / "p.npz"
+    np.savez_compressed(path, w=np.zeros(1 << 20, np.float32))
+    np.savez(params, w=np.zeros(2, np.float32))
+    monkeypatch.setattr("optadamw.checkpoint.bounds.SMALL", 1 << 16)
+    words = ("mlx", path, "--to", "flux", "--out", tmp_path / "o.npz")
+    assert convert(*words, "--params", params) == 1
+    assert "--no-limit" in capsys.readouterr().err
+    assert convert(*words, "--params", params, "--no-limit") == 1
+    assert "--no-limit" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["FILE", "--params", "--names"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_at_once(option, kind, tmp_path, capsys):
+    good = tmp_path / "good.npz"
+    np.savez(good, w=np.zeros(2, np.float32))
+    odd = tmp_path / "odd.npz"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/dev/zero")
+    given = {"FILE": good, "--params": good, "--names": None, option: odd}
+    words = ["torch", given["FILE"], "--to", "flux", "--out", tmp_path / "o.npz"]
+    words += ["--params", given["--params"]]
+    words += ["--names", odd] if option == "--names" else []
+    assert convert(*words) in (1, 2)
+    assert f"'{odd}' is a {kind}" in capsys.readouterr().err
+    if option == "FILE":
+        with pytest.raises(OSError, match=f"is a {kind}"):
+            checkpoint.load(odd)
+
+
+# --- Numbers in other files -----------------------------------------------------------
+
+
+def _external_link(h5py: Any, store: Any, other: Path) -> None:
+    store["0"] = h5py.ExternalLink(other, "secret")
+
+
+def _soft_link(h5py: Any, store: Any, other: Path) -> None:
+    store["0"] = h5py.SoftLink("/elsewhere")
+
+
+def _external_storage(h5py: Any, store: Any, other: Path) -> None:
+    raw = [(str(other), 0, 16)]
+    store.create_dataset("0", shape=(4,), dtype="f4", external=raw)
+
+
+def _virtual(h5py: Any, store: Any, other: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(4,), dtype="f4")
+    layout[:] = h5py.VirtualSource(str(other), "secret", shape=(4,))
+    store.create_virtual_dataset("0", layout)
+
+
+def _group(h5py: Any, store: Any, other: Path) -> None:
+    store.create_group("0")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_external_link, "links to another file"),
+        (_soft_link, "has a link in place of"),
+        (_external_storage, "keeps the numbers of '0' in other files"),
+        (_virtual, "keeps the numbers of '0' in other files"),
+        (_group, "has no array under '0'"),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_numbers_of_another_file_are_not_read(make, words, tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    other, path = tmp_path / "other.h5", tmp_path / "x.h5"
+    with h5py.File(other, "w") as file:
+        file["secret"] = np.arange(4, dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        file["elsewhere"] = np.arange(4, dtype=np.float32)
+        make(h5py, file.create_group("optimizer/vars"), other)
+    with pytest.raises(DamagedFile, match=words):
+        files.read(path)
+
+
+# --- Odd tensors ---------------------------------------------------------------------
+
+
+def test_a_nested_tensor_is_refused_in_words(tmp_path, capsys):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    state = {"step": torch.tensor(1.0), "exp_avg": nested, "exp_avg_sq": nested}
+    group = {"params": [0], "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+    group |= {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
+    path, params = tmp_path / "x.pt", tmp_path / "p.npz"
+    torch.save({"state": {0: state}, "param_groups": [group]}, path)
+    np.savez(params, w=np.zeros(2, np.float32))
+    words = ("torch", path, "--to", "flux", "--out", tmp_path / "o.npz")
+    assert convert(*words, "--params", params) == 1
+    assert "optadamw convert: error:" in capsys.readouterr().err

@@ -1,0 +1,347 @@
+"""Names, orders and learning rates that `optadamw convert` finds in the files."""
+
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optadamw import interchange
+from optadamw.dialects.files import files
+from optadamw.dialects.files.models import by_shape, in_order, model_of
+from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.states.rates import (
+    rate_by_key,
+    rate_in_hyperparams,
+    rate_of_variables,
+)
+from tests.interchange import cases
+from tests.interchange.files import convert, needs_torch, prepared, torch, written
+
+ROOT = Path(__file__).parents[2]
+SHAPES = {"0.weight": (4, 3), "0.bias": (4,), "1.weight": (4,), "2.weight": (2, 4)}
+
+
+def state_dict(shapes, names=None, groups=1):
+    """A state dict of PyTorch with a number of its own in each moment."""
+    state = {
+        i: {
+            "step": np.float32(3),
+            "exp_avg": np.full(shape, i + 1, np.float32),
+            "exp_avg_sq": np.full(shape, i + 1, np.float32),
+        }
+        for i, shape in enumerate(shapes)
+    }
+    places = np.array_split(np.arange(len(shapes)), groups)
+    made = [
+        {"lr": 0.003, "betas": (0.9, 0.99), "params": [int(i) for i in part]}
+        for part in places
+    ]
+    if names is not None:
+        made[0]["param_names"] = names
+    return {"state": state, "param_groups": made}
+
+
+def arrays(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+
+
+# --- What a file tells ---------------------------------------------------------------
+
+BUFFERS = {"1.running_mean": (4,), "1.running_var": (4,), "1.num_batches_tracked": ()}
+MODEL = arrays(SHAPES | BUFFERS)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        MODEL,
+        {"model": MODEL, "optimizer": state_dict(SHAPES.values()), "epoch": 3},
+        {"state_dict": MODEL, "ema": MODEL, "optimizer": {}},
+        {"net": MODEL, "optimizer": state_dict(SHAPES.values())},
+    ],
+    ids=["alone", "model", "state_dict", "the only one"],
+)
+def test_the_model_in_a_file_of_pytorch_without_its_buffers(contents):
+    found = model_of(contents)
+    assert list(found) == list(SHAPES)
+    np.testing.assert_array_equal(found["0.weight"], MODEL["0.weight"])
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [state_dict(SHAPES.values()), {"a": MODEL, "b": MODEL}, {}, [MODEL], {"n": 3}],
+    ids=["state dict", "two models", "empty", "list", "numbers"],
+)
+def test_a_file_without_one_model_has_none(contents):
+    assert model_of(contents) == {}
+
+
+def test_orders():
+    params = {"a/kernel": np.ones((2, 3)), "b/kernel": np.ones((3, 2))}
+    assert in_order(["b.kernel", "a.kernel"], params) == ["b/kernel", "a/kernel"]
+    assert in_order(["b.kernel", "c.kernel"], params) is None
+    assert in_order(["b.kernel"], params) is None
+    assert in_order(["b.kernel", "b/kernel"], params) is None
+    assert by_shape([(3, 2), (2, 3)], params) == ["b/kernel", "a/kernel"]
+    assert by_shape([(3, 2), (3, 2)], params) is None
+    assert by_shape([(3, 2), (9, 2)], params) is None
+    assert by_shape([(3, 2)] * 2, {"a": np.ones((3, 2)), "b": np.ones((3, 2))}) is None
+
+
+def test_parameters_of_a_file_are_without_running_statistics(tmp_path):
+    path = written(tmp_path / "model.safetensors", MODEL)
+    assert set(read_params(path)) == set(SHAPES)
+
+
+# --- Conversions ---------------------------------------------------------------------
+
+
+def test_distinct_shapes_tell_the_order(tmp_path, capsys):
+    shapes = {"b.weight": (4, 3), "a.weight": (2, 4), "c.bias": (2,)}
+    written(tmp_path / "model.safetensors", dict(sorted(arrays(shapes).items())))
+    files.write(tmp_path / "optimizer.npz", state_dict(shapes.values()))
+    arguments = ("torch", tmp_path / "optimizer.npz", "--to", "keras")
+    out = ("--out", tmp_path / "out.npz")
+    params = ("--params", tmp_path / "model.safetensors")
+    assert convert(*arguments, *out, *params) == 0
+    assert "by their shapes, no two of which are equal" in capsys.readouterr().out
+    found = np.load(tmp_path / "out.npz")
+    assert [found[str(i)].shape for i in (2, 4, 6)] == list(shapes.values())
+    assert float(found["1"]) == np.float32(0.003)  # the learning rate
+
+
+def test_two_parameters_of_one_shape_are_not_guessed(tmp_path, capsys):
+    written(tmp_path / "model.safetensors", MODEL)
+    files.write(tmp_path / "optimizer.npz", state_dict(SHAPES.values()))
+    status = convert(
+        *("torch", tmp_path / "optimizer.npz", "--to", "keras"),
+        *("--out", tmp_path / "out.npz", "--params", tmp_path / "model.safetensors"),
+    )
+    error = capsys.readouterr().err
+    assert status == 1 and error.count("\n") == 1
+    assert "`--names FILE.json`" in error and "give it with `--params`" in error
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_names_in_a_state_dict_give_the_order_of_the_target(tmp_path, capsys):
+    written(tmp_path / "model.safetensors", MODEL)
+    saved = state_dict(SHAPES.values(), names=list(SHAPES))
+    files.write(tmp_path / "optimizer.npz", saved)
+    status = convert(
+        *("torch", tmp_path / "optimizer.npz", "--to", "keras"),
+        *("--out", tmp_path / "out.npz", "--params", tmp_path / "model.safetensors"),
+    )
+    output = capsys.readouterr()
+    assert status == 0, output.err
+    assert "by the names in the saved state" in output.out
+    found = np.load(tmp_path / "out.npz")
+    assert [found[str(i)].flat[0] for i in (2, 4, 6, 8)] == [1, 2, 3, 4]
+
+
+def test_without_parameters_the_error_says_what_is_needed(tmp_path, capsys):
+    files.write(tmp_path / "optimizer.npz", state_dict(SHAPES.values()))
+    status = convert(
+        *("torch", tmp_path / "optimizer.npz", "--to", "keras"),
+        *("--out", tmp_path / "out.npz"),
+    )
+    error = capsys.readouterr().err
+    assert status == 1 and "`--params` must be given" in error
+
+
+def checkpoint_of(tmp_path, groups=1):
+    """A checkpoint as scripts of PyTorch write it."""
+    model = torch.nn.Sequential(
+        torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 2)
+    )
+    parts = np.array_split(np.arange(6), groups)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        [{"params": [parameters[i] for i in part]} for part in parts], lr=0.003
+    )
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 5)).square().mean().backward()
+        optimizer.step()
+    saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(saved | {"epoch": 3}, tmp_path / "checkpoint.pt")
+    moments = {
+        name: optimizer.state[p]["exp_avg"].numpy()
+        for name, p in model.named_parameters()
+    }
+    return model, moments
+
+
+@needs_torch
+def test_a_checkpoint_of_pytorch_needs_no_more(tmp_path, capsys):
+    model, moments = checkpoint_of(tmp_path)
+    status = convert(
+        *("torch", tmp_path / "checkpoint.pt", "--to", "optadamw"),
+        *("--out", tmp_path / "ours.npz"),
+    )
+    output = capsys.readouterr()
+    assert status == 0, output.err
+    assert f"the model in '{tmp_path / 'checkpoint.pt'}'" in output.out
+    found = np.load(tmp_path / "ours.npz")
+    assert {name for name in found if name.startswith("mu/")} == {
+        f"mu/{name}" for name in moments
+    }
+    for name, moment in moments.items():
+        np.testing.assert_array_equal(found[f"mu/{name}"], moment)
+    # And back, in the order of a file with the model alone.
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    status = convert(
+        *("optadamw", tmp_path / "ours.npz", "--to", "torch"),
+        *("--params", tmp_path / "model.pt", "--out", tmp_path / "back.pt"),
+        *("--learning-rate", 0.003),
+    )
+    assert status == 0, capsys.readouterr().err
+    back = torch.load(tmp_path / "back.pt")
+    for i, moment in enumerate(moments.values()):
+        np.testing.assert_array_equal(back["state"][i]["exp_avg"].numpy(), moment)
+
+
+@needs_torch
+def test_the_order_of_several_groups_is_not_guessed(tmp_path, capsys):
+    checkpoint_of(tmp_path, groups=2)
+    status = convert(
+        *("torch", tmp_path / "checkpoint.pt", "--to", "optadamw"),
+        *("--out", tmp_path / "ours.npz"),
+    )
+    assert status == 1 and "`--names FILE.json`" in capsys.readouterr().err
+
+
+@needs_torch
+def test_the_commands_of_the_page_run_as_written(tmp_path):
+    """Each line of docs/interchange.md, on the files that it names."""
+    checkpoint_of(tmp_path)
+    page = (ROOT / "docs" / "interchange.md").read_text()
+    (block,) = re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)
+    lines = [line for line in block.splitlines() if line.startswith("optadamw ")]
+    assert len(lines) >= 2
+    for line in lines:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(line)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, line + done.stderr
+    assert {"optimizer.npz", "state.npz"} <= {path.name for path in tmp_path.iterdir()}
+
+
+# --- .keras --------------------------------------------------------------------------
+
+
+def keras_file(path, layers, optimizer=()):
+    """A .keras file with these layers: (name, class, arrays, trainable)."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    data = io.BytesIO()
+    with h5py.File(data, "w") as file:
+        # HDF5 lists groups by name, in another order than that of the model.
+        for i, (name, _, variables, _) in enumerate(reversed(layers)):
+            group = file.create_group(f"layers/part_{i}/vars")
+            group.attrs["name"] = name
+            for k, array in enumerate(variables):
+                group[str(k)] = array
+        for k, array in enumerate(optimizer):
+            file[f"optimizer/vars/{k}"] = array
+    config = {
+        "config": {
+            "layers": [
+                {"class_name": kind, "config": {"name": name, "trainable": trained}}
+                for name, kind, _, trained in layers
+            ]
+        }
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", data.getvalue())
+    return path
+
+
+def test_a_keras_file_needs_no_more(tmp_path, capsys):
+    one, row = np.ones((3, 3), np.float32), np.ones(3, np.float32)
+    layers = [
+        ("input", "InputLayer", [], True),
+        ("dense_b", "Dense", [one, row], True),
+        ("norm", "BatchNormalization", [row] * 4, True),
+        ("frozen", "Dense", [one, row], False),
+        ("dense_a", "Dense", [one, row], True),
+    ]
+    trained = [one, row, row, row, one, row]
+    variables = [np.int32(3), np.float32(0.25)]
+    for i, array in enumerate(trained):
+        variables += [array * (i + 1), array * (i + 1)]
+    path = keras_file(tmp_path / "model.keras", layers, variables)
+    out = ("--out", tmp_path / "out.npz")
+    assert convert("keras", path, "--to", "torch", *out) == 0, capsys.readouterr().err
+    saved = files.read(tmp_path / "out.npz")
+    assert [float(saved["state"][i]["exp_avg"].flat[0]) for i in range(6)] == [
+        *(1, 2, 3, 4, 5, 6)
+    ]
+    assert saved["param_groups"][0]["lr"] == 0.25
+    assert list(read_params(path)) == [
+        *("dense_b/kernel", "dense_b/bias", "norm/gamma", "norm/beta"),
+        *("dense_a/kernel", "dense_a/bias"),
+    ]
+
+
+def test_layers_whose_variables_are_not_known_are_not_guessed(tmp_path, capsys):
+    row = np.ones(3, np.float32)
+    path = keras_file(
+        tmp_path / "model.keras",
+        [("own", "MyLayer", [row, row], True)],
+        [np.int32(3), np.float32(0.25), *[row] * 4],
+    )
+    out = ("--out", tmp_path / "out.npz")
+    assert convert("keras", path, "--to", "torch", *out) == 1
+    assert "`--params` must be given" in capsys.readouterr().err
+
+
+# --- The learning rate ---------------------------------------------------------------
+
+
+def test_the_rate_of_a_format_that_has_one():
+    tx, params, state = cases.adamw(), {"a": jnp.ones(2), "b": jnp.ones(3)}, None
+    state = tx.init(params)
+    held = {"learning_rate": 0.25}
+    variables = interchange.to_keras(state, params, tx=tx, names=["a", "b"], **held)
+    assert rate_of_variables(variables, 2) == 0.25
+    scheduled = interchange.to_keras(
+        state, params, tx=tx, names=["a", "b"], learning_rate="schedule"
+    )
+    assert rate_of_variables(scheduled, 2) is None
+    named = {"adam_w/iteration": np.int32(1), "adam_w/learning_rate": np.float32(0.5)}
+    assert rate_of_variables(named, 1) == 0.5
+    assert rate_by_key(interchange.to_mlx(state, params, tx=tx, **held), 2) == 0.25
+    injected = optax.inject_hyperparams(optax.adamw)(0.25).init(params)
+    assert rate_in_hyperparams((injected, optax.EmptyState()), 2) == 0.25
+    assert rate_in_hyperparams(optax.adamw(0.25).init(params), 2) is None
+
+
+@pytest.mark.parametrize("source", ["keras", "mlx"])
+def test_the_rate_is_kept(source, tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    names = {"names": ["scale", "b/kernel", "a/kernel"]} if source == "keras" else {}
+    saved = cases.PEERS[source].to(state, params, tx=tx, learning_rate=0.75, **names)
+    files.write(tmp_path / "in.npz", saved)
+    status = convert(
+        *(source, tmp_path / "in.npz", "--to", "torch"),
+        *("--out", tmp_path / "out.npz", "--params", tmp_path / "params.safetensors"),
+        *(("--names", tmp_path / "names.json") if names else ()),
+        *("--to-names", tmp_path / "names.json"),
+    )
+    assert status == 0, capsys.readouterr().err
+    assert files.read(tmp_path / "out.npz")["param_groups"][0]["lr"] == 0.75

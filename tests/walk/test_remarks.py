@@ -1,0 +1,234 @@
+"""Settings that train nothing, or less than was meant, are named at `init`."""
+
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optadamw
+from optadamw import adamw, describe, schedules
+from optadamw.dialects import torch
+
+HALF = {"w": jnp.ones((4, 4), jnp.bfloat16), "b": jnp.ones(4)}
+FULL = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+
+
+def warned(tx, params):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tx.init(params)
+    return [str(warning.message) for warning in caught]
+
+
+# --- 16-bit parameters ---------------------------------------------------------------
+
+SILENT = {
+    "asked for": (adamw(6e-4, commit="nearest"), HALF),
+    "asked for inside a wrapper": (
+        optadamw.skip_nonfinite(adamw(6e-4, commit="nearest")),
+        HALF,
+    ),
+    "asked for by with_commit": (optadamw.with_commit(adamw(6e-4), "nearest"), HALF),
+    "asked for inside a chain": (
+        optadamw.chain(adamw(6e-4, commit="nearest"), optadamw.ema_params(0.9)),
+        HALF,
+    ),
+    "stochastic": (adamw(6e-4, commit="stochastic"), HALF),
+    "kahan": (adamw(6e-4, commit="kahan"), HALF),
+    "master": (adamw(6e-4, commit="master"), HALF),
+    "compact": (adamw(6e-4, precision="compact"), HALF),
+    "float32": (adamw(6e-4), FULL),
+    "without a rate": (optadamw.scale_by_adam(), HALF),
+}
+LOUD = {
+    "default": adamw(6e-4),
+    "after the one that asked": adamw(6e-4),
+    "full": adamw(6e-4, precision="full"),
+    "wrapped": optadamw.skip_nonfinite(adamw(6e-4)),
+    "chain": optadamw.chain(
+        optadamw.scale_by_adam(), optadamw.scale_by_learning_rate(6e-4)
+    ),
+    "dialect": torch.AdamW(lr=6e-4),
+    "inside optax": optax.chain(optax.clip(1.0), adamw(6e-4)),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_nothing_is_said_of_a_rounding_that_was_chosen_or_does_not_happen(case):
+    assert warned(*SILENT[case]) == []
+
+
+@pytest.mark.parametrize("case", LOUD)
+def test_16_bit_parameters_that_are_rounded_to_nearest_are_named(case):
+    (text,) = warned(LOUD[case], HALF)
+    assert "'w' is bfloat16 and is rounded to nearest" in text
+    assert "0.0006, moves no weight larger than 0.25" in text
+    assert "commit='stochastic'" in text and "with_commit(tx, 'stochastic')" in text
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rate", [6e-4, 1e-3, 0.01, 2.0**-9])
+def test_the_size_that_is_named_is_the_size_that_stalls(rate, dtype):
+    (text,) = warned(adamw(rate), {"w": jnp.ones(2, dtype)})
+    size = float(re.search(r"no weight larger than ([\d.]+)\. Pass", text)[1])
+    larger = size * (1 + jnp.finfo(dtype).eps)
+    start = jnp.asarray([larger, larger, size], dtype).astype(jnp.float32)
+    after = (start + rate * jnp.asarray([1, -1, -1])).astype(dtype)
+    is_tie = rate == 2.0**-9  # which goes to the even neighbor, back to `size`
+    assert (after == start).tolist() == [True, True, is_tie]
+
+
+def test_schedules_and_several_parameters():
+    params = {"v": HALF["w"].astype(jnp.float16), "w": HALF["w"]}
+    (text,) = warned(adamw(schedules.constant_schedule(0.1)), params)
+    assert "'v' is float16 (1 more are 16-bit too) and" in text
+    assert "in its last place. Pass commit=" in text
+
+
+def test_the_warning_points_at_the_line_of_the_user_and_comes_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            adamw(6e-4).init(HALF)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_remedy_moves_what_the_default_does_not():
+    grads = jax.tree.map(jnp.ones_like, HALF)
+    moved = {}
+    for commit in ("nearest", "stochastic"):
+        tx = adamw(6e-4, commit=commit)
+        params, state = HALF, tx.init(HALF)
+        step = jax.jit(tx.step)
+        for _ in range(20):
+            params, state = step(grads, state, params)
+        moved[commit] = int((params["w"] != 1).sum())
+    assert moved["nearest"] == 0 and moved["stochastic"] > 12
+
+
+def test_describe_says_how_parameters_are_rounded():
+    assert "!  Parameter 'w' is bfloat16" in describe(adamw(6e-4), HALF)
+    text = describe(adamw(6e-4, commit="nearest"), HALF)
+    assert "-  with_commit: commit='nearest'" in text and "!" not in text
+    assert "with_commit: commit='master'" in describe(
+        adamw(6e-4, precision="mixed"), HALF
+    )
+    assert "!" not in describe(adamw(6e-4), FULL)
+
+
+# --- Functions that choose nothing ---------------------------------------------------
+
+
+def nothing(path, array):
+    return "kernels" in path
+
+
+CHOICES = {
+    "mask": adamw(0.1, mask=nothing),
+    "a function of the tree": adamw(
+        0.1, mask=lambda params: jax.tree.map(lambda x: x.ndim > 2, params)
+    ),
+    "groups": adamw(0.1, groups=[(nothing, {"weight_decay": 0.0})]),
+    "groups['few']": optadamw.with_stats(adamw(0.1), groups={"few": nothing}),
+    "keep": adamw(0.1, mu_dtype=optadamw.blockwise(keep=nothing)),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_a_function_that_chooses_nothing_is_named(case):
+    (text,) = warned(CHOICES[case], FULL)
+    name = "mask" if case == "a function of the tree" else case
+    assert text.startswith(f"`{name}`: the function <function ")
+    assert "chooses none of the 2 parameters" in text and "'bias'" in text
+    assert f"!  {text}" in describe(CHOICES[case], FULL)
+
+
+@pytest.mark.parametrize(
+    ("mask", "params"),
+    [
+        (False, FULL),
+        ({"kernel": False, "bias": False}, FULL),
+        (lambda path, array: array.ndim > 1, FULL),
+        (nothing, {}),
+    ],
+)
+def test_nothing_is_said_of_an_empty_choice_that_was_meant(mask, params):
+    assert warned(adamw(0.1, mask=mask), params) == []
+
+
+def test_a_function_may_be_meant_for_parameters_that_are_hidden():
+    tx = adamw(0.1, mask=lambda path, array: array.ndim > 1)
+    both = optax.multi_transform({"a": tx, "b": tx}, {"kernel": "a", "bias": "b"})
+    assert warned(both, FULL) == []
+
+
+# --- A mask inside optax.inject_hyperparams ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda path, array: array.ndim > 1,
+        lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        lambda params: {"kernel": True, "bias": False},
+    ],
+    ids=["predicate", "of the tree", "constant tree"],
+)
+@pytest.mark.parametrize("static", [(), ("mask",)], ids=str)
+def test_inject_hyperparams_keeps_a_mask_that_is_a_function(mask, static):
+    make = optax.inject_hyperparams(adamw, static_args=static)
+    tx = make(learning_rate=0.5, weight_decay=0.25, mask=mask)
+    grads = jax.tree.map(jnp.zeros_like, FULL)
+    updates, _ = tx.update(grads, tx.init(FULL), FULL)
+    np.testing.assert_allclose(updates["kernel"], -0.125, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+def test_a_mask_that_was_passed_by_position_is_kept_too():
+    args = (0.5, 0.9, 0.999, 1e-8, 0.0, None, 0.25, lambda path, array: array.ndim > 1)
+    tx = optax.inject_hyperparams(adamw)(*args)
+    grads = jax.tree.map(jnp.zeros_like, FULL)
+    updates, _ = tx.update(grads, tx.init(FULL), FULL)
+    np.testing.assert_allclose(updates["kernel"], -0.125, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+# --- Names of other libraries --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ({"lr": 1e-3}, r"'lr' \(lr=0\.001\)\. Use `learning_rate`"),
+        ({"betas": (0.9, 0.95)}, r"Use b1=0\.9, b2=0\.95\."),
+        ({"betas": 0.9}, "Use `b1` and `b2`"),
+        ({"wd": 0.1}, "Use `weight_decay`"),
+        ({"weight_decay_mask": "*"}, "Use `mask`"),
+        ({"epsilon": 1e-7}, "Use `eps`"),
+        ({"max_grad_norm": 1.0}, "Use `clip_global_norm`"),
+        ({"gradient_accumulation_steps": 4}, "Use `accumulate_steps`"),
+        ({"param_groups": []}, "Use `groups`"),
+        ({"weight_decy": 0.1}, "Did you mean `weight_decay`"),
+        ({"unheard": 0.1}, r"help\(optadamw\.adamw\) lists"),
+    ],
+)
+def test_an_option_of_another_library_is_refused_with_our_word(given, remedy):
+    with pytest.raises(TypeError, match=remedy):
+        adamw(1e-3, **given)
+
+
+def test_a_group_knows_the_names_of_other_libraries_too():
+    with pytest.raises(ValueError, match=r"'lr' is .* Did you mean `learning_rate`"):
+        adamw(1e-3, groups={"*/bias": {"lr": 1e-4}})
+
+
+def test_no_name_of_another_library_is_an_option():
+    options = optadamw.transforms.options
+    parts = (*options.ATOMS, *options.WRAPPERS)
+    known = {option.name for part in parts for option in part.options}
+    foreign = {n for part in parts for o in part.options for n in o.elsewhere}
+    assert foreign and not foreign & known
