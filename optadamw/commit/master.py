@@ -47,8 +47,10 @@ class Master(NarrowCommit):
         # rounds `parameter + update`, to 0 where the parameter just crosses it, and
         # 0 minus a bit pattern would be the pattern of a NaN.
         is_zero = upper << 1 == 0  # by its bits: a CPU compares subnormals as 0
+        # In 32 bits: a TPU's kernels compare no others on every chip.
+        residual = residual.astype(jnp.int32)
         residual = jnp.where(is_zero, jnp.maximum(residual, 0), residual)
-        whole = upper + residual.astype(jnp.int32).astype(jnp.uint32)
+        whole = upper + residual.astype(jnp.uint32)
         return jax.lax.bitcast_convert_type(whole, jnp.float32)
 
     def write(

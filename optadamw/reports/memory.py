@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
-from optadamw.store.block_code import BLOCK
+from optadamw.store.block_code import BLOCK, axis_of
 from optadamw.store.blockwise import BlockStore
 from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
 from optadamw.transforms.transformation import Transformation
@@ -230,10 +230,11 @@ def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
     divided = [axis for axis, n in enumerate(shape) if n and n % mesh.size == 0]
     spec: list[Any] = [None] * len(shape)
     if divided:
-        # One whose blocks divide, and not the last: blocks may lie along it.
+        # One that cuts no blocks, and not the last if another does.
         def order(axis: int) -> tuple[bool, bool, int]:
-            whole = shape[axis] % (BLOCK * mesh.size) == 0
-            return whole, axis + 1 < len(shape), shape[axis]
+            along = axis == len(shape) + axis_of(shape)
+            is_whole = not along or shape[axis] % (BLOCK * mesh.size) == 0
+            return is_whole, axis + 1 < len(shape), shape[axis]
 
         chosen = max(divided, key=order)
         spec[chosen] = tuple(mesh.axis_names)
