@@ -116,12 +116,10 @@ def _work(options):
 
     import optadamw
     from optadamw import checkpoint
-    from optadamw.cli.demo import data
+    from optadamw.cli.demo.digits import DIGITS
     from optadamw.cli.demo.evaluation import evaluate, loss_and_right
-    from optadamw.cli.demo.model import initial_network
 
-    splits = data.load()
-    graph, params = initial_network(options.seed)
+    splits, params = DIGITS.load(), DIGITS.initial(options.seed)
     tx = optadamw.adamw(
         2e-3,
         weight_decay=1e-2,
@@ -139,7 +137,7 @@ def _work(options):
         batch = jax.tree.map(lambda part: part[rows], splits.training)
 
         def scaled(params):
-            return optadamw.scale_loss(state, loss_and_right(params, graph, batch)[0])
+            return optadamw.scale_loss(state, loss_and_right(params, DIGITS, batch)[0])
 
         grads = jax.grad(scaled)(params)
         flat, treedef = jax.tree.flatten(grads)
@@ -172,7 +170,7 @@ def _work(options):
             print((index + 1) // REPORT_EVERY, flush=True)
 
     averaged = optadamw.ema_of(state)
-    loss, right = evaluate(averaged, graph, splits.validation)
+    loss, right = evaluate(averaged, DIGITS, splits.validation)
     stats = optadamw.stats_of(state)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves((params, state)):

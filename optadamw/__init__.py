@@ -19,6 +19,9 @@ from optadamw.reports.memory import MemoryPlan as MemoryPlan
 from optadamw.reports.memory import memory_plan as memory_plan
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
+from optadamw.sharding.check_sharding import check_sharding as check_sharding
+from optadamw.sharding.state_sharding import state_shapes as state_shapes
+from optadamw.sharding.state_sharding import state_sharding as state_sharding
 from optadamw.store.dequantize import dequantize as dequantize
 from optadamw.store.formats import blockwise as blockwise
 from optadamw.store.formats import stochastic as stochastic
@@ -49,6 +52,7 @@ from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
 from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
+from optadamw.transforms.with_axes import with_axes as with_axes
 from optadamw.transforms.with_commit import with_commit as with_commit
 from optadamw.transforms.with_kernels import with_kernels as with_kernels
 from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
@@ -58,6 +62,7 @@ from optadamw.transforms.with_seed import with_seed as with_seed
 from optadamw.transforms.with_stats import Stats as Stats
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
+from optadamw.transforms.with_zero1 import with_zero1 as with_zero1
 
 if _TYPE_CHECKING:
     from optadamw import checkpoint as checkpoint
@@ -81,6 +86,7 @@ __all__ = [
     "blockwise",
     "cautious",
     "chain",
+    "check_sharding",
     "checkpoint",
     "clip_by_global_norm",
     "clip_by_norm",
@@ -109,16 +115,20 @@ __all__ = [
     "schedules",
     "skip_nonfinite",
     "skip_spikes",
+    "state_shapes",
+    "state_sharding",
     "stats_of",
     "step",
     "stochastic",
     "swap_ema",
+    "with_axes",
     "with_commit",
     "with_kernels",
     "with_loss_scale",
     "with_pallas",
     "with_seed",
     "with_stats",
+    "with_zero1",
 ]
 
 __getattr__, __dir__ = _lazily(

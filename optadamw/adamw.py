@@ -1,6 +1,6 @@
 """`adamw`: the public atoms, chained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from optadamw.base.types import DTypeLike, Number, ScalarOrSchedule
@@ -56,6 +56,8 @@ def adamw(
     on_bad_micro_step: OnBad | None = None,
     max_consecutive: int | None = None,
     stats: bool | Literal["norms"] | None = None,
+    zero1: str | Sequence[str] | None = None,
+    zero1_layout: Any = None,
     ema_decay: ScalarOrSchedule | None = None,
     ema_debias: bool | None = None,
     ema_warmup: bool | None = None,
@@ -87,8 +89,8 @@ def adamw(
     `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
     `ema_params`. Around the chain stand the wrappers that the options ask for:
     `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
-    `skip_spikes`, `with_stats` and `with_kernels`. The docstring of each atom and
-    wrapper gives its formulas.
+    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. Each docstring gives
+    the formulas of its atom or wrapper.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
     learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;
@@ -172,6 +174,12 @@ def adamw(
       stats: True records learning rate, weight decay and gradient norms for
         `stats_of(state)`; "norms" also records the norms of update and parameters.
         None: no records.
+      zero1: an axis of the mesh, such as "data", or a tuple of axes, over which the
+        state is divided beyond the parameters (ZeRO-1). None: the state lies as the
+        parameters. See `with_zero1`.
+      zero1_layout: the shardings of the parameters, a tree, for `zero1` in a function
+        that you compile with `jax.jit` on automatic axes. None: those of the arrays
+        that are passed.
       ema_decay: keep a running average of the parameters with this decay, in [0, 1].
         Read the average with `ema_of(state)`. None: no average.
       ema_debias: True forgets the initial parameters: the average starts from the first

@@ -33,6 +33,7 @@ pytest.register_assert_rewrite(*(f"tests.{name}" for name in FOLDERS))
 ALLOWED_SKIPS = {
     # By the path of the file in this folder, and the reason.
     # PyTorch's default wheel is gigabytes: what compares with it runs where it is.
+    ("cli/test_demo_report.py", "Chromium is not installed"),
     ("support/test_oracle.py", "PyTorch is not installed"),
     ("house/test_benchmarks.py", "PyTorch is not installed"),
     ("house/test_benchmarks.py", "Keras is not installed"),
@@ -42,6 +43,8 @@ ALLOWED_SKIPS = {
     ("control/test_loss_scale.py", "PyTorch is not installed"),
     ("control/test_loss_scale.py", "Keras is not installed"),
     ("house/test_face.py", "mypy is not installed"),
+    # A compiler of 200 MB: tests of what it makes run where it is.
+    ("leaf/test_topology.py", "libtpu is not installed"),
     *(
         (f"native/test_{name}.py", "no C compiler")
         for name in ("operations", "cache", "pass", "laws", "devices", "sanitizers")
@@ -86,6 +89,11 @@ ALLOWED_SKIPS = {
     ("dialects/test_guides.py", "TensorFlow with Keras 2 is not installed"),
     ("dialects/test_guides.py", "optimi is not installed"),
     ("dialects/test_guides.py", "timm is not installed"),
+    # XLA's compilers for devices, which the lanes of .ci/run install by themselves.
+    ("reports/test_topology.py", "libtpu is not installed"),
+    ("reports/test_topology.py", "JAX's plugin for CUDA is not installed"),
+    ("topology/test_compiled.py", "libtpu is not installed"),
+    ("topology/test_compiled.py", "JAX's plugin for CUDA is not installed"),
 }
 
 

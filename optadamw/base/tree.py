@@ -49,13 +49,14 @@ def _keys(path: Sequence[Any]) -> Keys:
 
 
 def _without_value(tree: PyTree, keys: list[Keys]) -> list[Keys]:
-    """Remove the `.value` of Flax NNX's Variables from the keys.
+    """Remove the `.value` of Flax's Variables and boxes from the keys.
 
-    NNX passes the parameters with `.value` at `init` and without it at `update`.
+    NNX passes the parameters with `.value` at `init` and without it at `update`. Linen
+    boxes them with the names of their axes (`LogicallyPartitioned`) until `unbox`.
     """
-    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)[0]
-    variables = {_keys(path) for path, node in nodes if _is_variable(node)}
-    return [key[:-1] if key[:-1] in variables else key for key in keys]
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]
+    boxes = {_keys(path) for path, node in nodes if _is_box(node)}
+    return [key[:-1] if key[:-1] in boxes else key for key in keys]
 
 
 def check_parameters(leaves: Leaves) -> None:
@@ -222,9 +223,10 @@ def _is_masked(x: object) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def _is_variable(x: object) -> bool:
-    """Return whether `x` is an NNX Variable, without importing Flax."""
+def _is_box(x: object) -> bool:
+    """Return whether `x` is an NNX Variable or a box of linen; Flax is not imported."""
     return any(
-        base.__name__ == "Variable" and base.__module__.startswith("flax.nnx")
+        (base.__name__ == "Variable" and base.__module__.startswith("flax.nnx"))
+        or (base.__name__ == "AxisMetadata" and base.__module__ == "flax.core.meta")
         for base in type(x).__mro__
     )

@@ -1,6 +1,6 @@
 """A restore on its way: the leaves taken so far, and the notes for its report."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +8,16 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import at_leaf
-from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_beside
+from optadamw.checkpoint.blocks import (
+    Form,
+    reformed,
+    saved_scales,
+    scales_beside,
+    with_axis_of,
+)
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
+from optadamw.checkpoint.layouts import layout_of
 from optadamw.checkpoint.matching import is_around, left_over
 from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.packed import counters
@@ -32,9 +39,12 @@ class Draft:
     used: list[str] = field(default_factory=list)
     casts: list[tuple[str, str, str]] = field(default_factory=list)
     renamed: list[tuple[str, str]] = field(default_factory=list)
+    moved: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
     """Leaves of moments that start afresh while others of their buffer do not."""
+    free: Collection[tuple[str, str]] = ()
+    """Scope and field of the buffers in 8 bits that keep the axis of their blocks."""
 
     def leaf(self, name: Name, form: Form, taken: str | None) -> Form:
         """Return the leaf of the new state called `name`, in the form of `form`.
@@ -59,6 +69,8 @@ class Draft:
         array, scales = self.source.arrays[taken], None
         self.used.append(taken)
         if is_buffer(name.field):
+            if (name.scope, name.field) in self.free:
+                form = with_axis_of(self._saved(name, taken), form)
             array, scales = self._reformed(name, form, taken)
         if name.field == "events":
             array = self._counters(name, array, like)
@@ -69,6 +81,9 @@ class Draft:
         if array.dtype != dtype_of(like) and not is_known:
             self.casts.append((own, str(array.dtype), str(dtype_of(like))))
         placed = fitted(own, array, like, cast=self.cast)
+        was, now = self.source.layouts.get(taken), layout_of(placed)
+        if was is not None and now is not None and was != now:
+            self.moved.append((own, was, now))
         self._note_around(name, placed, like)
         if scales is None:
             return Form(placed)
@@ -77,15 +92,17 @@ class Draft:
 
     def _reformed(self, name: Name, form: Form, taken: str) -> Form:
         """A saved buffer, converted from 8 bits or to 8 bits if its form differs."""
-        beside = saved_scales(name, taken)
-        scales = self.source.arrays.get(beside)
-        if scales is not None:
-            self.used.append(beside)
-        saved = Form(self.source.arrays[taken], scales)
+        saved = self._saved(name, taken)
+        if saved.scales is not None:
+            self.used.append(saved_scales(name, taken))
         made = reformed(name, saved, form, cast=self.cast)
         if made is not saved and made.array is not saved.array:
             self.casts.append((str(name), saved.text, form.text))
         return made
+
+    def _saved(self, name: Name, taken: str) -> Form:
+        arrays = self.source.arrays
+        return Form(arrays[taken], arrays.get(saved_scales(name, taken)))
 
     def _is_stale(self, name: Name, taken: str, like: Any) -> bool:
         """Whether a saved leaf is an empty accumulator of another dtype."""
@@ -139,6 +156,7 @@ class Draft:
             left_over=over + self.source.others,
             renamed=tuple(self.renamed),
             cast=tuple(self.casts),
+            moved=tuple(self.moved),
             changed=tuple(_changes(self.source.meaning, new)),
             notes=tuple(dict.fromkeys(notes)),
         )

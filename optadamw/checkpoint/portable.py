@@ -1,7 +1,7 @@
 """Convert a state to a flat mapping of names to NumPy arrays, and check a mapping."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from optadamw.checkpoint.arrays import (
 )
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.inside import transformations_in
+from optadamw.checkpoint.layouts import layouts_of
 from optadamw.checkpoint.meaning import meaning_of
 from optadamw.checkpoint.names import PARAMS, Name, named_params, named_state
 from optadamw.checkpoint.record import (
@@ -47,6 +48,8 @@ class Saved:
       library: the version of optadamw that wrote the checkpoint; None for a state in
         memory.
       others: the names of entries of the mapping that are no part of the checkpoint.
+      layouts: the layout that each leaf had on its devices, as text, as far as it is
+        known.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -54,6 +57,7 @@ class Saved:
     meaning: Mapping[str, Meaning]
     library: str | None = None
     others: tuple[str, ...] = ()
+    layouts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def steps(self) -> dict[str, int]:
@@ -165,6 +169,7 @@ def record_of(gathered: Gathered) -> np.ndarray:
         fields=saved.fields,
         meaning=saved.meaning,
         library=__version__,
+        layouts=saved.layouts,
     )
     return record.packed()
 
@@ -213,6 +218,7 @@ def opened(portable: Mapping[str, Any]) -> Saved:
         meaning=record.meaning,
         library=record.library,
         others=tuple(n for n in portable if n not in arrays and n != ENTRY),
+        layouts=record.layouts,
     )
 
 
@@ -222,9 +228,9 @@ def described(
     """Describe a state in memory as a saved one; `made_by` gives the meaning."""
     named = named_state(state, what)
     names = [str(name) for name in named.names]
-    pairs = zip(names, named.leaves, strict=True)
+    pairs = list(zip(names, named.leaves, strict=True))
     arrays = {name: on_host(name, leaf) for name, leaf in pairs}
-    saved = Saved(arrays, named.fields, {})
+    saved = Saved(arrays, named.fields, {}, layouts=layouts_of(pairs))
     return replace(saved, meaning=meanings(made_by, saved.steps))
 
 

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from optadamw.checkpoint.damage import damaged
+from optadamw.checkpoint.layouts import by_layout, by_name
 
 FORMAT = 1
 """The version of names and record; later versions of the library read earlier formats.
@@ -39,6 +40,8 @@ class Record:
     meaning: Mapping[str, Meaning]
     """The meaning of each State's numbers, by its scope, as far as it is known."""
     library: str
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """The layout of each array when it was saved, as text; empty: not known."""
 
     def packed(self) -> np.ndarray:
         """Return the record as an array of bytes, with a digest of its own."""
@@ -51,6 +54,7 @@ class Record:
             },
             "fields": {scope: list(names) for scope, names in self.fields.items()},
             "meaning": dict(self.meaning),
+            "layouts": by_layout(self.layouts),
         }
         text = _json({"record": body, "sha256": _digest(body)})
         return np.frombuffer(text.encode(), np.uint8)
@@ -88,6 +92,7 @@ def unpacked(array: Any) -> Record:
         fields={scope: tuple(names) for scope, names in body["fields"].items()},
         meaning=body["meaning"],
         library=body["library"],
+        layouts=by_name(body.get("layouts", {})),  # 0.1.0 did not write them at first
     )
 
 

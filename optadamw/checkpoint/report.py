@@ -18,6 +18,8 @@ class Report:
       left_over: saved leaves that were not used.
       renamed: pairs of a restored leaf and its saved name, if the two differ.
       cast: restored leaves whose dtype changed, with the old and the new dtype.
+      moved: restored leaves that lie otherwise than when they were saved, with the old
+        and the new layout, as far as the old one is known.
       changed: parts of the chain that only the saved ("- ...") or only the new
         transformation ("+ ...") has.
       notes: consequences for the training, in sentences.
@@ -29,6 +31,7 @@ class Report:
     left_over: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     cast: tuple[tuple[str, str, str], ...] = ()
+    moved: tuple[tuple[str, str, str], ...] = ()
     changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -46,6 +49,11 @@ class Report:
             "renamed", _some(f"{new} from {old}" for new, old in self.renamed)
         )
         lines += _row("cast", _some(f"{n} {old} to {new}" for n, old, new in self.cast))
+        layouts: dict[str, list[str]] = {}
+        for name, old, new in self.moved:
+            layouts.setdefault(f"from {old} to {new}", []).append(name)
+        for layout, names in layouts.items():
+            lines += _row("moved", f"{grouped(names)} {layout}")
         lines += [f"  changed    {line}" for line in self.changed]
         lines += [f"  note       {line}" for line in self.notes]
         return "\n".join(lines)

@@ -12,6 +12,7 @@ from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
 from optadamw.checkpoint.matching import matched
 from optadamw.checkpoint.names import Named, named_state
+from optadamw.checkpoint.placed import placed
 from optadamw.checkpoint.portable import Saved, meanings
 from optadamw.checkpoint.rename import Renaming
 from optadamw.checkpoint.report import Report
@@ -32,6 +33,7 @@ def restore(
     expect_step: int | None = None,
     made_by: optax.GradientTransformation | None = None,
     inner: optax.GradientTransformation | None = None,
+    sharding: PyTree = None,
 ) -> tuple[PyTree, Report]:
     """Restore a saved state for `tx`, which may differ from the saved transformation.
 
@@ -51,7 +53,9 @@ def restore(
         None to let them start afresh; or a function that does so for one path. None
         (default): the paths are the same.
       cast: whether a leaf may be converted to another dtype of its kind, such as
-        float32 to bfloat16. Default: False, which refuses another dtype.
+        float32 to bfloat16. Default: False, which refuses another dtype. Blocks of 8
+        bits along another axis are no other dtype: unless `tx` names an axis, they
+        stay as they were saved.
       partial_window: what happens if the state was saved inside a window of
         accumulation. "refuse" (default) continues the window if `tx` is known to
         accumulate as the saved transformation did, and else raises. "keep" continues
@@ -67,6 +71,8 @@ def restore(
       inner: the transformation of this library inside `tx`, needed only for
         `optax.inject_hyperparams`, in which it cannot be found. None (default): it is
         found in `tx`.
+      sharding: the layout of the restored state, a tree that `state_sharding` makes.
+        None (default): each leaf lies as `tx.init(params)` puts it.
 
     Returns:
       `(state, report)`: the state for `tx`, and a `Report` of what happened to each
@@ -95,6 +101,8 @@ def restore(
     source = source_of(saved, made_by)
     _check_step(source, expect_step)
     target = named_state(tx.init(params), "tx.init(params)")
+    if sharding is not None:
+        target = placed(target, sharding)
     _check_scopes(source, target)
     fields = _check_fields(afresh, source, target)
     new = meanings(tx if inner is None else inner, source.steps)
@@ -102,7 +110,13 @@ def restore(
         scope: decided(scope, kept, source, new.get(scope), partial_window, fields)
         for scope, kept in target.fields.items()
     }
-    draft = Draft(source, decisions, cast)
+    free = {
+        (scope, name)
+        for scope, meaning in new.items()
+        for name, axis in meaning.get("blocks", {}).items()
+        if axis is None
+    }
+    draft = Draft(source, decisions, cast, free=free)
     places = {name: i for i, name in enumerate(target.names)}
     # Scales are restored together with their codes.
     names = [name for name in target.names if not is_scales(name.field)]

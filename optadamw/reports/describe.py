@@ -2,32 +2,33 @@
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from optadamw.base.errors import mistyped
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
-from optadamw.native.kernel import Refusal, usable_compiler
+from optadamw.reports.cpu_pass import pass_line
+from optadamw.reports.kernels import kernel_lines
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.blockwise import BlockStorage
 from optadamw.store.dense import Dense
 from optadamw.store.formats import as_written
 from optadamw.store.slot import Slot
+from optadamw.store.state import buffers_in
 from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, plan_of
 from optadamw.walk.remarks import remarks_of
-from optadamw.walk.step import reasons_for_xla
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
@@ -41,9 +42,12 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
-      nearest, a function that chooses no parameter, a schedule that ends. The bytes are
-      those of the state that `tx.init(params)` returns. If kernels were asked for, a
-      last line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
+      nearest, a function that chooses no parameter, a schedule that ends. If Pallas
+      kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
+      run, and why not the others. The bytes are those of the state that
+      `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
+      buffers, and their bytes on each device. If C kernels were asked for, a last
+      line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
       "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
@@ -73,18 +77,24 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
     composition = tx.recipe.composition
     leaves = parameters(params)
     plan = plan_of(composition, leaves, params).rows
-    header = ("parameter", "shape", "dtype", "weight decay", "buffers", "bytes")
+    header = ["parameter", "shape", "dtype", "weight decay", "buffers", "bytes"]
     rows = [
-        (
+        [
             path or "(the root)",
             " x ".join(map(str, array.shape)) or "scalar",
             jnp.dtype(array.dtype).name,
             _decay(composition.variants[row.group], row.applies),
             _buffers(row.buffers, array),
             f"{_bytes(row.buffers, array):,}",
-        )
+        ]
         for path, array, row in zip(leaves.paths, leaves.arrays, plan, strict=True)
     ]
+    if all(
+        isinstance(getattr(x, "sharding", None), NamedSharding) for x in leaves.arrays
+    ):
+        header += ["layout of the buffers", "per device"]
+        for row, cells in zip(rows, _layouts(tx, leaves), strict=True):
+            row += cells
     sections = [
         repr(tx),
         "\n".join(
@@ -97,9 +107,33 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
         *_notes(composition, leaves, params),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
-        *([] if composition.kernel_choice == "xla" else [_pass_line(tx, params)]),
+        *([] if composition.kernel_choice == "xla" else [pass_line(tx, params)]),
     ]
+    kernels = kernel_lines(composition, leaves, plan)
+    if kernels:
+        sections.insert(-1, "\n".join(kernels))
     return "\n\n".join(sections)
+
+
+def _layouts(tx: Transformation, leaves: Leaves) -> list[list[str]]:
+    """The specs and the bytes per device of the buffers of each parameter."""
+    shapes = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for x in leaves.arrays
+    ]
+    buffers = buffers_in(tx.init(leaves.treedef.unflatten(shapes)))
+    columns = [leaves.treedef.flatten_up_to(tree) for tree in buffers.values()]
+    cells = []
+    for kept in zip(*columns, strict=True):
+        held = [x for x in kept if x is not None]
+        specs = dict.fromkeys(
+            f"P({', '.join(map(repr, x.sharding.spec))})" for x in held
+        )
+        size = sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in held
+        )
+        cells.append([", ".join(specs), f"{size:,}"])
+    return cells or [["none", "0"] for _ in leaves.paths]
 
 
 def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
@@ -168,6 +202,7 @@ def _control_lines(composition: Composition) -> list[str]:
         ("with_loss_scale", (control.loss_scale,)),
         (guard, (control.effective_guard, control.spikes)),
         ("multi_steps", (control.accumulation,)),
+        ("with_zero1", (composition.zero1,)),
         ("with_stats", (control.statistics,)),
     ]
     lines = []
@@ -193,6 +228,8 @@ def _arguments(maker: str, record: Any) -> list[str]:
     slots = {slot.name for slot in getattr(record, "slots", ())}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
+        if not field.repr:
+            continue
         name = argument_name(maker, field.name)
         if field.name in slots or isinstance(value, Dense | BlockStorage):
             # Without a form of its own a buffer has the one that its row shows.
@@ -236,22 +273,6 @@ def _totals(composition: Composition, leaves: Leaves, plan: Sequence[LeafPlan]) 
         f"{len(leaves.paths)} parameters, {numbers:,} numbers, {own:,} bytes; "
         f"state {state:,} bytes{per_number}"
     )
-
-
-def _pass_line(tx: Transformation, params: PyTree) -> str:
-    """Say what runs `step` on the CPU, and why XLA runs leaves if it does."""
-    compiler = usable_compiler()
-    if isinstance(compiler, Refusal):
-        return f"pass: XLA ({compiler.reason})"
-    reasons = reasons_for_xla(tx.recipe.composition, params)
-    kernels = f"native ({compiler.version})"
-    if not reasons:
-        return f"pass: {kernels}"
-    counts = Counter(reasons.values()).most_common()
-    text = "; ".join(f"{reason}: {count}" for reason, count in counts)
-    if len(reasons) == len(parameters(params).paths):
-        return f"pass: XLA ({'; '.join(reason for reason, _ in counts)})"
-    return f"pass: {kernels}, XLA for {len(reasons)} parameters ({text})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,20 +1,23 @@
 """The bytes of parameters, gradients, state and temporaries, on each device."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.blockwise import BlockStore
+from optadamw.store.layout import fsdp, remark_on_whole
 from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
-from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.transformation import Transformation, transformation
+from optadamw.transforms.with_zero1 import with_zero1
 from optadamw.walk.plan import plan_of
+from optadamw.walk.zero1 import layouts_of, undivided
 
 
 class Share(NamedTuple):
@@ -100,6 +103,7 @@ def memory_plan(
     params: PyTree,
     mesh: Mesh | AbstractMesh | None = None,
     *,
+    over: str | Sequence[str] | None = None,
     temporaries: bool = True,
 ) -> MemoryPlan:
     """Compute the memory that a training with `tx` takes, without allocating it.
@@ -112,11 +116,16 @@ def memory_plan(
       params: the parameters, or their shapes (`jax.ShapeDtypeStruct`). A parameter with
         a `NamedSharding` is divided as its sharding says, whatever `mesh` is.
       mesh: the devices over which the other parameters are divided, as FSDP does: along
-        the largest axis whose length is a multiple of the number of devices, the last
-        axis only if no other fits; a parameter without such an axis is whole on every
-        device. A mesh of devices that you do not have is an `AbstractMesh`, such as
+        the largest dimension whose length is a multiple of the number of devices, the
+        last one only if no other fits. If no dimension fits all axes of the mesh, fewer
+        axes divide the parameter; if none does, it is whole on every device. A mesh of
+        devices that you do not have is an `AbstractMesh`, such as
         `jax.sharding.AbstractMesh((64,), ("data",))`. None (default): the other
         parameters are on one device.
+      over: an axis of the mesh, or a tuple of axes, over which the state is divided
+        beyond the parameters: the plan is that of `with_zero1(tx, over)`. A parameter
+        without a sharding is then divided over the other axes only. None (default): the
+        state lies as the parameters, or as `tx` says.
       temporaries: whether to compile `tx.jit_step` and read the temporaries that XLA
         allocates. They depend on the backend, which is that of `mesh`, or JAX's default
         backend for None and for an abstract mesh. For an abstract mesh the program of
@@ -128,7 +137,8 @@ def memory_plan(
     Raises:
       TypeError: `tx` is not from this library, a parameter is no array, or `mesh` is
         no mesh.
-      ValueError: `params` has no parameters.
+      ValueError: `params` has no parameters; the mesh has no axis of the name `over`,
+        or a parameter is divided over it already.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -153,14 +163,24 @@ def memory_plan(
     leaves = parameters(params)
     if not any(math.prod(array.shape) for array in leaves.arrays):
         raise invalid("params", "a tree with parameters", params)
-    shapes = _laid_out(leaves, mesh)
+    if over is not None:
+        tx = with_zero1(tx, over)
+    zero1 = tx.recipe.composition.zero1
+    shapes = _laid_out(leaves, mesh, () if zero1 is None else zero1.axis)
+    if zero1 is not None:
+        zero1 = replace(zero1, on_whole=None)  # the notes of the plan report them
+        tx = transformation(replace(tx.recipe.composition, zero1=zero1))
     state = tx.init(shapes)
     kept = jax.tree.leaves(shapes)
     found, platform = None, _platform(mesh)
     gathered, notes = _notes(tx, leaves, shapes)
+    if zero1 is not None:
+        placed = parameters(shapes)
+        whole_leaves = undivided(placed, layouts_of(zero1, placed) or ())
+        notes += (remark_on_whole(whole_leaves, zero1.axis),) if whole_leaves else ()
     meshes = [x.sharding.mesh for x in kept if x.sharding is not None]
     whole = not any(isinstance(m, AbstractMesh) for m in meshes)
-    if temporaries and (whole or not gathered):
+    if temporaries and (whole or not (gathered or zero1)):
         found = _temporaries(tx, shapes if whole else _local(shapes))
     elif temporaries:
         notes += (
@@ -181,13 +201,18 @@ def memory_plan(
     )
 
 
-def _laid_out(leaves: Leaves, mesh: Mesh | AbstractMesh | None) -> PyTree:
-    """The parameters as shapes, each with the sharding that it has or gets."""
+def _laid_out(
+    leaves: Leaves, mesh: Mesh | AbstractMesh | None, without: Sequence[str]
+) -> PyTree:
+    """The parameters as shapes, each with the sharding that it has or gets.
+
+    Parameters without a sharding are not divided over the axes `without`.
+    """
     shapes = []
     for array in leaves.arrays:
         sharding = getattr(array, "sharding", None)
         if not isinstance(sharding, NamedSharding):
-            sharding = None if mesh is None else _fsdp(array.shape, mesh)
+            sharding = None if mesh is None else fsdp(array.shape, mesh, without)
         shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding))
     return leaves.treedef.unflatten(shapes)
 
@@ -201,37 +226,28 @@ def _notes(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether a leaf is gathered, and what is not divided among the devices."""
     found: list[str] = []
+    whole: list[str] = []
     plan = plan_of(tx.recipe.composition, leaves, shapes).rows
-    whole = []
     for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), plan, strict=True):
         if x.sharding is None or x.sharding.mesh.size == 1:
             continue
         if _shard(x) == x.shape and math.prod(x.shape) > 1:
             whole.append(path)
-        blocks = [
-            s.store.block(x.shape) for s in row.slots if isinstance(s.store, BlockStore)
-        ]
-        parts = x.shape[-1] // _shard(x)[-1] if x.shape and x.shape[-1] else 1
-        if blocks and x.shape[-1] // blocks[0] % parts:
-            fit = math.gcd(blocks[0], x.shape[-1] // parts)
+        stores = [s.store for s in row.slots if isinstance(s.store, BlockStore)]
+        if not stores or not math.prod(x.shape):
+            continue
+        block, axis = stores[0].block(x.shape), stores[0].axis_in(x.shape)
+        length, parts = x.shape[axis], x.shape[axis] // _shard(x)[axis]
+        if length // block % parts:
+            fit = math.gcd(block, length // parts)
+            which = "last axis" if axis == -1 else f"axis {axis}"
             found.append(
-                f"'{path}' has {x.shape[-1] // blocks[0]} blocks of {blocks[0]} along "
-                f"its last axis, and {parts} devices do not divide them: it is "
-                f"gathered at every step. Use blockwise(block_size={fit}), or divide "
-                "another axis."
+                f"'{path}' has {length // block} blocks of {block} along its {which}, "
+                f"and {parts} devices do not divide them: it is gathered at every "
+                f"step. Use blockwise(block_size={fit}), or divide another axis."
             )
-    others = [f"whole on every device: {', '.join(whole[:5])}"] if whole else []
+    others = (f"whole on every device: {', '.join(whole[:5])}",) if whole else ()
     return bool(found), (*found, *others)
-
-
-def _fsdp(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
-    divided = [axis for axis, n in enumerate(shape) if n and n % mesh.size == 0]
-    spec: list[Any] = [None] * len(shape)
-    if divided:
-        # Not the last if another does: blocks lie along it.
-        chosen = max(divided, key=lambda axis: (axis + 1 < len(shape), shape[axis]))
-        spec[chosen] = tuple(mesh.axis_names)
-    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def _buffers(state: State) -> dict[str, Share]:
@@ -266,14 +282,13 @@ def _local(shapes: PyTree) -> PyTree:
 def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
     state = tx.init(shapes)
     compiled = tx.jit_step.lower(shapes, state, shapes).compile()
-    analysis = compiled.memory_analysis()  # None on a backend that tells nothing
-    return None if analysis is None else analysis.temp_size_in_bytes
+    analysis = compiled.memory_analysis()  # None on a backend without figures
+    return analysis and analysis.temp_size_in_bytes
 
 
-def _platform(mesh: Mesh | AbstractMesh | None) -> str:
-    if isinstance(mesh, Mesh):
-        return mesh.devices.flat[0].platform
-    return jax.default_backend()
+def _platform(mesh: Any) -> str:
+    is_real = isinstance(mesh, Mesh)
+    return mesh.devices.flat[0].platform if is_real else jax.default_backend()
 
 
 def scaled(size: float) -> str:

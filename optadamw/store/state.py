@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+from jax.sharding import NamedSharding, reshard
 
 from optadamw.base.types import Array, PyTree
+from optadamw.store.layout import everywhere
 
 
 class State(NamedTuple):
@@ -151,27 +152,30 @@ def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
     sharding is the same before and after the first step.
     """
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in params):
-        return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        meshes = (_mesh_of(param) for param in params)
+        mesh = next((mesh for mesh in meshes if mesh is not None), None)
+        sharding = None if mesh is None else everywhere(mesh, value.ndim)
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     for param in params:
         if isinstance(param, jax.core.Tracer):
             sharding = jax.typeof(param).sharding
             if any(part is not None for part in sharding.spec):
-                return reshard(jnp.asarray(value), _everywhere(sharding.mesh, value))
+                return reshard(
+                    jnp.asarray(value), everywhere(sharding.mesh, value.ndim)
+                )
             break
-        sharding = getattr(param, "sharding", None)
-        if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
-            return jax.device_put(value, _everywhere(sharding.mesh, value))
+        mesh = _mesh_of(param)
+        if mesh is not None:
+            return jax.device_put(value, everywhere(mesh, value.ndim))
     return jnp.asarray(value)
 
 
-def _everywhere(mesh: Any, value: np.ndarray | Array) -> NamedSharding:
-    """Return the sharding that replicates `value` over a mesh.
-
-    It is written as a compiled step writes it for its results: on explicit axes with a
-    None for each axis of the array, else with none.
-    """
-    is_explicit = AxisType.Explicit in mesh.axis_types
-    return NamedSharding(mesh, PartitionSpec(*[None] * (value.ndim * is_explicit)))
+def _mesh_of(param: Any) -> Any:
+    """Return the mesh of several devices on which a parameter is, or None."""
+    sharding = getattr(param, "sharding", None)
+    if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+        return sharding.mesh
+    return None
 
 
 def states_in(tree: PyTree) -> list[State]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import flatten, match_leaves, parameters
 from optadamw.base.types import PyTree
+from optadamw.store.layout import laid_out_as
 from optadamw.store.state import State, Swapped, state_with
 
 
@@ -49,10 +50,15 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     """Exchange the parameters and their average; a second call undoes the first.
 
-    Nothing is copied or rounded: the average is returned in its own dtype, and the
-    state holds the parameters meanwhile. This state is a `Swapped`, which `step`
-    refuses, so that training cannot continue with the wrong weights. To have the
-    average beside the parameters, in their dtype, use `ema_of(state, like=params)`.
+    Nothing is rounded: the average is returned in its own dtype, and the state holds
+    the parameters meanwhile. Nothing is copied, unless average and parameters lie
+    otherwise on their devices: the average is then returned in the layout of the
+    parameters, and the state holds the parameters in the layout of the average (under
+    jit on explicit axes only; on others the layout is not known while tracing).
+
+    The state with the parameters is a `Swapped`, which `step` refuses, so that training
+    cannot continue with the wrong weights. To have the average beside the parameters,
+    in their dtype, use `ema_of(state, like=params)`.
 
     Args:
       state: the `State` of a transformation that averages, or a `Swapped`.
@@ -75,7 +81,8 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
     if isinstance(state, Swapped):
         original = state.state
         _check_like(params, original.ema)
-        return original.ema, original._replace(ema=params)
+        held, kept = _exchanged(original.ema, params)
+        return held, original._replace(ema=kept)
     if not isinstance(state, State):
         raise TypeError(
             f"`state` must be a State, or what swap_ema returned; got "
@@ -83,7 +90,18 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
         )
     average = ema_of(state)
     _check_like(params, average)
-    return average, Swapped(state._replace(ema=params))
+    held, kept = _exchanged(average, params)
+    return held, Swapped(state._replace(ema=kept))
+
+
+def _exchanged(average: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    """Return average and parameters, each in the layout of the other."""
+    leaves = flatten(average)
+    others = match_leaves(params, leaves, "`params`")
+    pairs = list(zip(leaves.arrays, others, strict=True))
+    held = [laid_out_as(mean, param) for mean, param in pairs]
+    kept = [laid_out_as(param, mean) for mean, param in pairs]
+    return leaves.treedef.unflatten(held), leaves.treedef.unflatten(kept)
 
 
 def _check_like(params: PyTree, average: PyTree) -> None:

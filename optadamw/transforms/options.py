@@ -3,8 +3,7 @@
 A row is an atom of the chain or a wrapper around it, with the options that become its
 arguments. `transforms.build` makes the parts from the rows; the legal words of
 `groups=`, the names in errors and in `describe`, the API page and the test of `adamw`'s
-signature and docstring read the same rows. A new option is one line here, one
-parameter of `adamw` and one entry of its docstring.
+signature and docstring read them. A new option is a line here and in `adamw` twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +30,7 @@ from optadamw.transforms.with_kernels import with_kernels
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
+from optadamw.transforms.with_zero1 import with_zero1
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,13 @@ WRAPPERS = (
             Option("skip_spikes", SEVERAL, asks=True),
         ),
         fields={"on_bad": "on_bad_micro_step"},
+    ),
+    Part(
+        with_zero1,
+        (
+            Option("zero1", "axis", asks=True, example='"data"'),
+            Option("zero1_layout", "layout"),
+        ),
     ),
     Part(
         with_stats,

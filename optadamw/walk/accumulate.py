@@ -18,6 +18,7 @@ from optadamw.control.signals import Check
 from optadamw.leaf.compute import accumulate_leaf
 from optadamw.store.state import State
 from optadamw.walk.inputs import Inputs
+from optadamw.walk.zero1 import kept_away
 
 
 class Incoming(NamedTuple):
@@ -172,9 +173,10 @@ class Intake:
                 continue
             store.check(leaves.paths[i], total, leaf.like)
             by = None if factor is None else factor.astype(inputs.dtypes[i])
-            sums.append(
-                accumulate_leaf(store, total, leaf.grad, leaf.like, first, keep, by)
-            )
+            added = accumulate_leaf(store, total, leaf.grad, leaf.like, first, keep, by)
+            if inputs.layouts is not None:
+                added = kept_away(store, added, leaf.like, inputs.layouts[i])
+            sums.append(added)
         return sums
 
 

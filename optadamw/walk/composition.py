@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import jax
 import numpy as np
 
 from optadamw.base.hyperparameters import Constant, Dynamic
+from optadamw.base.masks import Selector
+from optadamw.base.types import PyTree
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
 from optadamw.leaf.program import Kernel
@@ -13,6 +16,8 @@ from optadamw.native.kernel import is_default
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
+from optadamw.walk.shardings import Shardings
+from optadamw.walk.zero1 import Zero1, homes_of
 
 CpuPass = Literal["auto", "native", "xla"]
 """What runs the leaves on the CPU: kernels where there are some, kernels only, XLA."""
@@ -36,8 +41,15 @@ class Composition:
     """Groups of parameters with rules of their own; the last group holds the rest."""
     seed: Constant | Dynamic = field(default_factory=lambda: Constant(0.0))
     """The seed of random rounding; default: 0."""
+    axes: tuple[tuple[Selector, tuple[str, ...]], ...] = ()
+    """The axes of a shard_map that cut parameters; default: none, see `with_axes`."""
+    zero1: Zero1 | None = None
+    """How buffers are divided beyond their parameters; default: they are not."""
     kernel: Kernel | None = None
-    """The kernels that run a leaf; None (default): XLA runs it."""
+    """Which leaves run in kernels; None (default): those of which kernels move fewer
+    bytes than XLA's own fusions do."""
+    shardings: Shardings | None = None
+    """The shardings of the parameters over Auto axes, if the user stated them."""
     cpu_pass: CpuPass | None = None
     """What runs the leaves on the CPU; None (default): XLA, or "auto" if the
     environment says so."""
@@ -67,6 +79,18 @@ class Composition:
         if accumulation is None:
             return self.slots
         return (*self.slots, Slot("accumulator", accumulation.store))
+
+    @property
+    def read_arguments(self) -> tuple[str, ...]:
+        """The extra arguments of a step on which all devices must agree."""
+        if any(names == () for _, names in self.axes):
+            return ()  # each device has a model of its own
+        has_guard = self.control.effective_guard is not None
+        reads_norm = has_guard or any(rule.reads_norm for rule in self.rules)
+        names = ["grad_norm"] if reads_norm else []
+        names += ["loss"] if has_guard else []
+        names += ["weight"] if self.control.accumulation is not None else []
+        return tuple(names)
 
     @property
     def draws(self) -> bool:
@@ -117,3 +141,15 @@ class Composition:
                 "not finite spoils its whole block, and no guard refuses such "
                 "gradients. Put skip_nonfinite(...) around the chain, as adamw does."
             )
+
+
+def at_home(composition: Composition, params: PyTree) -> Composition:
+    """Return a composition that knows the layout of these parameters, for ZeRO-1.
+
+    Inside jit on automatic axes the layout is not known, and outside it is.
+    """
+    zero1 = composition.zero1
+    if zero1 is None or zero1.homes is not None:
+        return composition
+    homes = homes_of(jax.tree.leaves(params))
+    return replace(composition, zero1=replace(zero1, homes=homes))

@@ -21,8 +21,10 @@ from optadamw.base.numerics import kind_of, sqrt
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.leaf.barrier import materialized
-from optadamw.leaf.pallas import run
+from optadamw.leaf.pallas.run import run
 from optadamw.leaf.program import LeafInput, Program
+from optadamw.walk.axes import summed, varying
+from optadamw.walk.zero1 import LeafLayout
 
 
 class Outcome(NamedTuple):
@@ -46,6 +48,10 @@ class Pass:
     """The position of each leaf in the tree, from which its random bits follow."""
     groups: tuple[tuple[int, ...], ...] = ()
     """The leaves whose norms are measured together; the first group is all leaves."""
+    axes: tuple[tuple[str, ...], ...] = ()
+    """The axes of a shard_map over which the norm of each leaf is summed."""
+    layouts: tuple[LeafLayout, ...] = ()
+    """The layouts of each leaf under `with_zero1`; empty (default): there are none."""
 
 
 def always(
@@ -71,6 +77,8 @@ def always(
             # the memory of the last one.
             outputs[-1], grad = materialized((outputs[-1], given.grad))
             given = given._replace(grad=grad)
+        if key.layouts:
+            given = key.layouts[i].entered(given)
         if program.draws:
             given = given._replace(site=Site(bits, jnp.int32(key.positions[i])))
         made = run(program, given)
@@ -80,6 +88,10 @@ def always(
             old, new = (given.param, given.buffers), (output, next_buffers)
             select = partial(jnp.where, present[i])
             output, next_buffers = jax.tree.map(select, new, old)
+        if key.layouts:
+            output, next_buffers = key.layouts[i].left(
+                program, output, next_buffers, given.like
+            )
         outputs.append(output)
         buffers.append(next_buffers)
         squares.append(made.squares)
@@ -100,12 +112,14 @@ def if_step(
     unchanged = [leaf.buffers for leaf in leaves]
 
     def turn(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
-        _, (before, buffers, _) = carry
+        again, (before, buffers, _) = carry
         carried = [
             leaf._replace(param=param, buffers=buffer)
             for leaf, param, buffer in zip(leaves, before, buffers, strict=True)
         ]
-        return jnp.zeros((), bool), always(key, carried, bits, present)
+        # Inside shard_map a decision of each device alone has a type of its own.
+        stop = again & False if varying(again) else jnp.zeros((), bool)
+        return stop, always(key, carried, bits, present)
 
     start = (jnp.asarray(go), Outcome(params, unchanged, measured))
     return lax.while_loop(lambda carry: carry[0], turn, start)[1]
@@ -144,5 +158,7 @@ def _norms(key: Pass, squares: Sequence[Array | None]) -> Array | None:
         return None
     none = jnp.zeros(2, jnp.float32)
     known = [none if s is None else s.astype(jnp.float32) for s in squares]
+    if key.axes:
+        known = [summed(s, over) for s, over in zip(known, key.axes, strict=True)]
     sums = [sum((known[i] for i in group), none) for group in key.groups]
     return sqrt(jnp.stack(sums))

@@ -1,6 +1,7 @@
 """`init` makes the state before the first step."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from optadamw.store.state import State, beside, state_of
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
 from optadamw.walk.remarks import remarks_of
+from optadamw.walk.zero1 import kept_away, layouts_of, put
 
 
 def init(composition: Composition, params: PyTree) -> State:
@@ -31,6 +33,12 @@ def init(composition: Composition, params: PyTree) -> State:
     composition.commit.check([a.dtype for a in leaves.arrays], leaves.paths)
     composition.check_guard()
     plan = plan_of(composition, leaves, params)
+    layouts = layouts_of(composition.zero1, leaves, is_first=True)
+    arrays: Sequence[Any] = leaves.arrays
+    if layouts is not None:
+        arrays = [
+            put(x, layout.away) for x, layout in zip(arrays, layouts, strict=True)
+        ]
     for remark in remarks_of(composition, leaves, params):
         # 3: the line that called tx.init. Python shows a warning of a line once.
         warnings.warn(remark, UserWarning, stacklevel=3)
@@ -39,10 +47,13 @@ def init(composition: Composition, params: PyTree) -> State:
         stores = [row.buffers[i].store for row in plan.rows]
         column = [
             (store.copy if slot.start == "param" else store.zeros)(array)
-            for store, array in zip(stores, leaves.arrays, strict=True)
+            for store, array in zip(stores, arrays, strict=True)
         ]
         if slot.name == "accumulator":
             column = [_negated(buffer) for buffer in column]
+        if layouts is not None:
+            rows = zip(stores, column, arrays, layouts, strict=True)
+            column = [kept_away(*row) for row in rows]
         for name, values in trees_of(slot, column).items():
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(

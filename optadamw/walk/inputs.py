@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.errors import at_leaf
 from optadamw.base.numerics import compute_dtype, largest_square_root
 from optadamw.base.tree import Leaves, flatten, gradients_for, parameters
 from optadamw.base.types import PyTree
@@ -16,8 +17,10 @@ from optadamw.rules.order import check_order
 from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
+from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
+from optadamw.walk.zero1 import LeafLayout, layouts_of, put
 
 Key = tuple[np.dtype, int]
 """A dtype of computation and a group: leaves with the same key share their scalars."""
@@ -31,6 +34,8 @@ class Inputs:
     leaves: tuple[LeafInput, ...]
     dtypes: tuple[np.dtype, ...]
     """The dtype in which the rules compute on each leaf."""
+    layouts: tuple[LeafLayout, ...] | None = None
+    """The layouts of each leaf under `with_zero1`; None: there are none."""
 
     @cached_property
     def moving(self) -> list[int]:
@@ -55,6 +60,43 @@ class Inputs:
     def row(self, position: int) -> LeafPlan:
         """Return the plan of one leaf."""
         return self.plan.rows[position]
+
+    @cached_property
+    def axes(self) -> tuple[LeafAxes, ...] | None:
+        """The axes of each leaf inside `shard_map`; None outside."""
+        return leaf_axes(self.plan.axes, self.leaves)
+
+    def summed_axes(self, reader: str) -> tuple[tuple[str, ...], ...]:
+        """Return the axes over which a norm of each moving leaf is summed.
+
+        Raises:
+          ValueError: a leaf differs between devices, and `with_axes` does not say how.
+        """
+        if self.axes is None:
+            return ()
+        for i in self.moving:
+            refuse_undeclared(self.plan.leaves.paths[i], self.axes[i], reader)
+        return tuple(self.axes[i].summed for i in self.moving)
+
+    def check_whole(self) -> None:
+        """Refuse rules that sum over a parameter of which each device has a part."""
+        if self.axes is None:
+            return
+        variants = self.plan.composition.variants
+        for i in self.moving:
+            row, path, axes = self.row(i), self.plan.leaves.paths[i], self.axes[i]
+            for rule, applies in zip(variants[row.group], row.applies, strict=True):
+                if rule is None or not (applies and rule.sums):
+                    continue
+                refuse_undeclared(path, axes, f"the sum that {rule.verb} takes")
+                if axes.summed:
+                    raise at_leaf(
+                        path,
+                        f"{rule.verb} computes on whole parameters, and inside "
+                        f"shard_map each device of {', '.join(axes.summed)} has a part "
+                        "of this one.",
+                        "Leave it out, or take the step outside shard_map.",
+                    )
 
     @property
     def largest_norm(self) -> float:
@@ -101,7 +143,8 @@ def checked_inputs(
     scalars = check_state(composition, state)
     check_scalars(state, scalars)
     plan = plan_of(composition, leaves, grads if params is None else params)
-    return _inputs_of(plan, matched, params, state)
+    layouts = layouts_of(composition.zero1, leaves)
+    return _inputs_of(plan, matched, params, state, layouts)
 
 
 def check_state(composition: Composition, state: Any) -> Mapping[str, Any]:
@@ -122,6 +165,11 @@ def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
             "`params` is missing, and a step returns the next parameters. Call "
             "tx.step(grads, state, params)."
         )
+    if composition.zero1 is not None:
+        raise ValueError(
+            "`params` is missing, and with_zero1 needs the layout of the parameters. "
+            "Call tx.update(grads, state, params)."
+        )
     for rule in composition.rules:
         if rule.needs_params:
             raise ValueError(
@@ -131,7 +179,11 @@ def _refuse_missing_params(composition: Composition, emit: Emit) -> None:
 
 
 def _inputs_of(
-    plan: Plan, grads: Sequence[Any], params: PyTree | None, state: State
+    plan: Plan,
+    grads: Sequence[Any],
+    params: PyTree | None,
+    state: State,
+    layouts: tuple[LeafLayout, ...] | None,
 ) -> Inputs:
     """Gather gradient, parameter and buffers of each leaf.
 
@@ -141,6 +193,7 @@ def _inputs_of(
     """
     slots = plan.composition.slots
     columns = {slot.name: column_of(slot, state, plan.leaves) for slot in slots}
+    plan = plan.fitted(columns)
     leaves, dtypes = [], []
     for i, grad in enumerate(grads):
         array = plan.leaves.arrays[i]
@@ -151,7 +204,9 @@ def _inputs_of(
             for slot in plan.rows[i].slots:
                 slot.store.check(plan.leaves.paths[i], buffers[slot.name], array)
             grad = jnp.asarray(grad)
+            if layouts is not None:
+                grad = put(grad, layouts[i].away)
             dtype = compute_dtype((grad if param is None else param).dtype)
         leaves.append(LeafInput(grad, param, buffers))
         dtypes.append(dtype)
-    return Inputs(plan, tuple(leaves), tuple(dtypes))
+    return Inputs(plan, tuple(leaves), tuple(dtypes), layouts)

@@ -1,19 +1,28 @@
 """Norms over the tree for rules, guard and statistics; each norm is measured once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from optadamw.base.numerics import compute_dtype, sqrt, total_norm
+from optadamw.base.numerics import (
+    compute_dtype,
+    scaled_squares,
+    sqrt,
+    squares_in_one_pass,
+    sum_of_squares,
+    total_norm,
+)
 from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
+from optadamw.walk.axes import summed
 from optadamw.walk.inputs import Inputs, Key
 from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
@@ -95,6 +104,8 @@ class Norms:
             program = self._programs.of(row, index)
             if only_gradients:
                 given = _gradient_only(given, dtype)
+            if inputs.layouts is not None:
+                given = inputs.layouts[i].entered(given)
             if not given.buffers:
                 program = replace(program, slots=())
             rows = scalars[inputs.key(i)][:index] if index else []
@@ -107,32 +118,42 @@ class Norms:
             )
         widest = np.result_type(*(inputs.dtypes[i] for i in inputs.moving))
         members = inputs.places_of(groups)
+        axes = inputs.summed_axes("a norm of all gradients or updates")
         return _tree_norms(
-            tuple(programs), widest, members, self.rescued, self.is_due, leaves
+            tuple(programs), widest, members, self.rescued, axes, self.is_due, leaves
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _tree_norms(
     programs: tuple[Program, ...],
     widest: np.dtype,
     groups: tuple[tuple[int, ...], ...],
     rescued: bool,
+    axes: tuple[tuple[str, ...], ...],
     is_due: Array | None,
     leaves: list[LeafInput],
 ) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
 
-    def measured() -> Array:
-        squares = [
-            measure_leaf(program, leaf, None).astype(widest)
-            for program, leaf in zip(programs, leaves, strict=True)
+    def of_leaves(measure: Callable[[Array], Any]) -> list[Any]:
+        found = [
+            jax.tree.map(lambda x: x.astype(widest), measure_leaf(program, measure, x))
+            for program, x in zip(programs, leaves, strict=True)
         ]
+        if not axes:
+            return found
+        pairs = zip(found, axes, strict=True)
+        return [jax.tree.map(partial(summed, axes=over), x) for x, over in pairs]
 
-        def again(i: int) -> Array:
-            return measure_leaf(programs[i], leaves[i], squares[i]).astype(widest)
-
-        whole = total_norm(squares, again) if rescued else _root(squares)
+    def measured() -> Array:
+        if rescued:
+            squares = of_leaves(squares_in_one_pass)
+            whole = total_norm(squares, lambda: of_leaves(scaled_squares))
+            squares = [plain for plain, _ in squares]
+        else:
+            squares = of_leaves(sum_of_squares)
+            whole = _root(squares)
         parts = [_root([squares[i] for i in group]) for group in groups]
         return jnp.stack([whole, *(part.astype(widest) for part in parts)])
 

@@ -10,7 +10,7 @@ measure     statistics                                         (if switched on)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from optadamw.rules.rule import Shared
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
 from optadamw.walk.accumulate import Incoming, Intake
+from optadamw.walk.axes import refuse_varying
 from optadamw.walk.composition import Composition
 from optadamw.walk.conditional import (
     Outcome,
@@ -38,10 +39,9 @@ from optadamw.walk.conditional import (
     no_update,
 )
 from optadamw.walk.decision import go_by_gradients, go_by_scalars
-from optadamw.walk.init import init
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
-from optadamw.walk.native import NoKernelError, pass_by_kernels
+from optadamw.walk.native import pass_by_kernels
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import scalars_of
@@ -70,6 +70,8 @@ def advance(
         message has the path of the leaf.
     """
     inputs = checked_inputs(composition, grads, state, params, emit)
+    for name in composition.read_arguments:
+        refuse_varying(name, extra.get(name))
     call = _Call(composition, inputs, state, Clock.at(state.step), emit)
     if composition.control.accumulation is None:
         incoming = call.intake.whole(extra)
@@ -114,24 +116,6 @@ def flush(
     return call.conclude(incoming, None)
 
 
-def reasons_for_xla(composition: Composition, params: PyTree) -> dict[str, str]:
-    """Return by its path why a leaf has no kernel, for all leaves that have none.
-
-    A step is traced and not run, and kernels are compiled if they are not in the cache.
-    """
-    forced = replace(composition, cpu_pass="native")
-
-    def step(params: PyTree) -> PyTree:
-        grads, state = params, init(composition, params)
-        return advance(forced, grads, state, params, {}, "param")
-
-    try:
-        jax.eval_shape(step, params)
-    except NoKernelError as error:
-        return error.reasons
-    return {}
-
-
 @dataclass(frozen=True)
 class _Call:
     """One call, after its arguments were checked."""
@@ -152,7 +136,11 @@ class _Call:
         """Return the norm of this call's gradients if a guard may drop them by it."""
         control = self.composition.control
         guard = control.effective_guard
-        if guard is None or not guard.drops or not self.inputs.moving:
+        if guard is None or not guard.drops:
+            if given is not None:
+                _refuse_unread(self.composition)
+            return None
+        if not self.inputs.moving:
             return None
         norms = Norms(
             rules=(),
@@ -232,7 +220,11 @@ class _Call:
             rows = [self.state.stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
-        key = Pass(programs, tuple(inputs.moving), members)
+        inputs.check_whole()
+        axes = inputs.summed_axes("the norm of its update") if members else ()
+        layouts = () if inputs.layouts is None else inputs.layouts
+        own = tuple(layouts[i] for i in inputs.moving if layouts)
+        key = Pass(programs, tuple(inputs.moving), members, axes, own)
         bits = step_key(composition.seed.value, self.state.step)
         gate = go if composition.control.is_gated else None
 
@@ -268,6 +260,25 @@ class _Call:
             for name, column in columns.items():
                 column.append(buffers[name])
         return outputs, columns
+
+
+def _refuse_unread(composition: Composition) -> None:
+    """Refuse the norm of one micro-batch if only that of the mean is read.
+
+    Raises:
+      ValueError: a rule, the guard or the statistics read a norm.
+    """
+    control = composition.control
+    reads = [rule.verb for rule in composition.rules if rule.reads_norm]
+    reads += ["the guard"] if control.effective_guard is not None else []
+    reads += ["with_stats"] if control.statistics is not None else []
+    if reads:
+        raise ValueError(
+            "`grad_norm` is the norm of one micro-batch, and "
+            f"{' and '.join(reads)} read the norm of the mean of the window, which is "
+            "measured. Leave `grad_norm` out; inside shard_map with_axes(...) sums the "
+            "norm over the devices."
+        )
 
 
 def _given_norm(given: Any) -> Array | None:

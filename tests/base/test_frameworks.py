@@ -29,6 +29,34 @@ def test_linen_parameters():
     assert decayed(["!*/bias"], params["params"]) == {"kernel"}
 
 
+@pytest.mark.parametrize("name", ["Partitioned", "LogicallyPartitioned"])
+def test_boxed_linen_parameters_have_the_paths_of_unboxed_ones(name):
+    """Flax boxes parameters with the names of their axes; `init` sees the boxes."""
+    linen = pytest.importorskip("flax.linen")
+    box = getattr(linen, name)
+    boxed = {
+        "dense": {
+            "kernel": box(jnp.ones((2, 3)), ("embed", "mlp")),
+            "bias": jnp.ones(3),
+        },
+        "value": box(jnp.ones(2), ("embed",)),
+    }
+    params = linen.meta.unbox(boxed)
+    for mask in (
+        "*/kernel",
+        {"dense": {"kernel": True, "bias": False}, "value": False},
+    ):
+        assert decayed(mask, boxed) == {"dense/kernel/value"}  # as JAX names the leaf
+        assert decayed(mask, params) == {"dense/kernel"}
+    tx = optadamw.adamw(0.1, mask=lambda path, array: path.endswith("kernel"))
+    assert optadamw.describe(tx, boxed) == optadamw.describe(tx, params)
+    state = tx.init(boxed)
+    assert state.mu["dense"]["kernel"].names == ("embed", "mlp")
+    saved = optadamw.checkpoint.to_portable(tx, state)
+    restored, report = optadamw.checkpoint.restore(tx, params, saved)
+    assert report.is_whole and restored.mu["value"].shape == (2,)
+
+
 def equinox_model() -> Any:
     eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))

@@ -8,7 +8,7 @@ import pytest
 
 from optadamw.cli.main import COMMANDS, main
 
-HEAVY = ("flax", "sklearn", "matplotlib")
+HEAVY = ("flax", "sklearn", "matplotlib", "rich")
 
 BAD_ARGUMENTS = [
     (
@@ -98,6 +98,17 @@ def test_every_range_has_an_example_within_it():
         assert namespace._number(kind, interval, name)(example) == kind(example)
 
 
+@pytest.mark.parametrize("flag", ["--only", "--model"])
+def test_an_unknown_choice_lists_the_others(flag, capsys):
+    assert main(["demo", flag, "maps"]) == 2
+    error = capsys.readouterr().err
+    # Python 3.12 lists the choices without quotation marks.
+    start = f"optadamw demo: error: `{flag}` invalid choice: 'maps' (choose from "
+    assert error.startswith(start)
+    assert {"--only": "faults", "--model": "transformer"}[flag] in error
+    assert error.count("\n") == 1
+
+
 def test_unknown_command(capsys):
     assert main(["train"]) == 2
     error = capsys.readouterr().err
@@ -126,7 +137,7 @@ def test_help_and_version_end_with_0(arguments, capsys):
             False,
         ),
         # The same check on a module that does need one: so the check can fail.
-        ("import importlib; importlib.import_module('optadamw.cli.demo.data')", True),
+        ("import importlib; importlib.import_module('optadamw.cli.demo.digits')", True),
     ],
 )
 def test_help_imports_nothing_heavy(statement, imports_any):

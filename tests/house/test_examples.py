@@ -1,6 +1,9 @@
 """The examples run as written and learn the digits."""
 
 import importlib
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,6 +50,23 @@ def test_sweep_is_traced_once_and_learns():
     assert len(set(sweep.accuracies[:, 0].tolist())) == 4
 
 
+def test_eight_devices_learn_with_a_divided_state():
+    """In a process of its own: the number of devices is fixed when JAX starts."""
+    done = subprocess.run(
+        [sys.executable, "sharded.py"],
+        cwd=EXAMPLES,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    *plan, last = done.stdout.splitlines()
+    rows = {line.split()[0]: line.split()[-2:] for line in plan if line}
+    assert float(rows["mu"][0]) == pytest.approx(float(rows["parameters"][0]) / 4, 0.01)
+    assert float(re.match(r"test accuracy ([\d.]+)%$", last)[1]) >= 95
+
+
 def test_a_killed_training_ends_in_the_same_bits(capfd):
     pytest.importorskip("flax")
     interrupted = importlib.import_module("interrupted")
@@ -58,4 +78,5 @@ def test_a_killed_training_ends_in_the_same_bits(capfd):
 
 def test_every_example_is_tested():
     scripts = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert scripts == set(TRAININGS) | {"vmap_sweep", "digits", "interrupted"}
+    others = {"vmap_sweep", "digits", "interrupted", "sharded"}
+    assert scripts == set(TRAININGS) | others

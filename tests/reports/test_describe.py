@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import optadamw
 
@@ -317,3 +319,22 @@ def test_a_pattern_without_a_match_is_not_sent_to_describe():
     with pytest.raises(ValueError, match=r"encoder/kernel") as caught:
         tx.init(PARAMS)
     assert "describe(tx, params)" not in str(caught.value)
+
+
+def test_parameters_on_a_mesh_show_the_layout_of_their_buffers():
+    mesh = AbstractMesh((8,), ("data",))
+    params = {
+        "w": jax.ShapeDtypeStruct(
+            (64, 32), jnp.float32, sharding=NamedSharding(mesh, P(None, "data"))
+        ),
+        "v": jax.ShapeDtypeStruct(
+            (16,), jnp.float32, sharding=NamedSharding(mesh, P())
+        ),
+    }
+    text = optadamw.describe(optadamw.adamw(0.1), params)
+    assert re.search(r"(?m)^v .* 128 +P\(\) +128$", text)
+    assert re.search(r"(?m)^w .* 16,384 +P\(None, 'data'\) +2,048$", text)
+    tx = optadamw.with_zero1(optadamw.adamw(0.1))
+    text = optadamw.describe(tx, {"v": params["v"]})
+    assert re.search(r"(?m)^v .* 128 +P\('data'\) +16$", text)
+    assert "-  with_zero1: axis=('data',), on_whole='report'" in text

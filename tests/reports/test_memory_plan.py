@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -201,6 +202,65 @@ def test_a_sharding_of_ones_own_counts():
     assert plan.shares["parameters"].per_device == 4 * 512 * 256 // 8
     assert plan.shares["mu"].total == 512 * 256 + 512 * 8
     assert plan.shares["mu"].per_device == (512 * 256 + 512 * 8) // 8
+
+
+def test_single_axes_are_tried_if_all_together_do_not_fit():
+    mesh = AbstractMesh((4, 6), ("data", "model"))
+    shapes = {"w": jax.ShapeDtypeStruct((12, 5), jnp.float32)}
+    plan = memory_plan(optadamw.adamw(0.1), shapes, mesh, temporaries=False)
+    assert plan.shares["parameters"].per_device == 4 * 60 // 6
+
+
+@each_plan
+def test_a_state_divided_further(name):
+    """ZeRO-1 on whole parameters, and beside FSDP over another axis."""
+    tx, shapes = make(name)
+    data = AbstractMesh((8,), ("data",))
+    whole = {
+        k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(data, P()))
+        for k, x in shapes.items()
+    }
+    plain = memory_plan(tx, shapes, data, temporaries=False)
+    plan = memory_plan(tx, whole, over="data", temporaries=False)
+    bare = memory_plan(tx, shapes, data, over="data", temporaries=False)
+    assert plan.shares == bare.shares
+    assert plan.shares["parameters"].per_device == plan.shares["parameters"].total
+    for buffer in ("mu", "nu"):
+        assert plan.shares[buffer] == plain.shares[buffer]
+    assert plan.shares == memory_plan(optadamw.with_zero1(tx), whole).shares
+    both = AbstractMesh((2, 4), ("data", "fsdp"))
+    mixed = memory_plan(tx, shapes, both, over="data", temporaries=False)
+    parameters = mixed.shares["parameters"]
+    assert parameters.per_device == pytest.approx(parameters.total / 4, rel=0.01)
+    assert mixed.shares["mu"].per_device == pytest.approx(
+        mixed.shares["mu"].total / 8, rel=0.01
+    )
+
+
+def test_what_is_not_divided_is_a_note():
+    mesh = AbstractMesh((8,), ("data",))
+    plan = memory_plan(
+        optadamw.adamw(0.1), {"odd": jnp.ones(7)}, mesh, over="data", temporaries=False
+    )
+    assert any("'odd': data divides none" in note for note in plan.notes)
+    with pytest.raises(ValueError, match=r"Leaf 'odd'.*no axis 'fsdp'"):
+        memory_plan(optadamw.adamw(0.1), {"odd": jnp.ones(7)}, mesh, over="fsdp")
+
+
+def test_a_plan_for_256_devices_takes_no_second():
+    """The shapes of a model of 7B: 32 layers, 291 leaves."""
+    kinds = [(4096, 4096)] * 4 + [(4096, 11008)] * 3 + [(4096,)] * 2
+    shapes = {f"{i}/{j}": kind for i in range(32) for j, kind in enumerate(kinds)}
+    params = {
+        k: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for k, shape in shapes.items()
+    }
+    mesh = AbstractMesh((16, 16), ("data", "fsdp"))
+    start = time.perf_counter()
+    plan = memory_plan(
+        optadamw.adamw(1e-4), params, mesh, over="data", temporaries=False
+    )
+    assert time.perf_counter() - start < 1
+    assert plan.shares["mu"].per_device == plan.shares["mu"].total // 256
 
 
 def on_eight_devices():

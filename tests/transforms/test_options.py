@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from ast import literal_eval
 from pathlib import Path
 
 import jax
@@ -46,7 +47,7 @@ def asking(name):
     asker = ASKERS.get(name)
     if asker is None or asker.name == name:
         return {}
-    return {asker.name: float(asker.example) if asker.example else True}
+    return {asker.name: literal_eval(asker.example) if asker.example else True}
 
 
 # --- Signature and docstring ---------------------------------------------------------
@@ -137,7 +138,7 @@ def test_describe_shows_arguments_of_the_atoms_and_wrappers():
         **{"ema_decay": 0.9, "ema_dtype": "float32", "maximize": True},
         **{"accumulate_steps": 2, "accumulator_dtype": "bfloat16", "stats": True},
         **{"loss_scale": 2.0, "skip_spikes": True, "on_bad_micro_step": "wait"},
-        **{"caution": True, "max_consecutive": 3},
+        **{"caution": True, "max_consecutive": 3, "zero1": "data"},
     )
     text = optadamw.describe(tx, PARAMS)
     lines = re.findall(r"(?m)^(?:\d+\.|- ) (\w+)(?:: (.*))?$", text)

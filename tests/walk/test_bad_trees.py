@@ -439,6 +439,27 @@ def test_a_norm_that_is_no_real_scalar_is_refused(norm):
         TX.step(GRADS, STATE, PARAMS, grad_norm=norm)
 
 
+READERS = {
+    "clip": {"clip_global_norm": 1.0},
+    "stats": {"stats": True},
+    "abort": {"skip_nonfinite": True, "on_bad_micro_step": "abort"},
+}
+
+
+@pytest.mark.parametrize("options", READERS.values(), ids=READERS)
+def test_a_norm_of_one_micro_batch_is_refused_where_that_of_the_mean_is_read(options):
+    tx = optadamw.adamw(0.1, accumulate_steps=2, **options)
+    with pytest.raises(ValueError, match=r"`grad_norm`.*mean of the window"):
+        tx.step(GRADS, tx.init(PARAMS), PARAMS, grad_norm=1.0)
+    guarded = optadamw.adamw(
+        0.1, accumulate_steps=2, clip_global_norm=1.0, skip_nonfinite=True
+    )
+    _, state = guarded.step(GRADS, guarded.init(PARAMS), PARAMS, grad_norm=jnp.inf)
+    assert int(optadamw.stats_of(state).dropped) == 1
+    plain = optadamw.adamw(0.1, accumulate_steps=2)
+    plain.step(GRADS, plain.init(PARAMS), PARAMS, grad_norm=1.0)
+
+
 @pytest.mark.parametrize("tx", [None, optadamw.adamw, 1e-3], ids=["None", "adamw", "x"])
 def test_step_takes_a_transformation(tx):
     with pytest.raises(TypeError, match=r"`tx` must be"):

@@ -1,6 +1,8 @@
-"""`optadamw demo`: train a small network on handwritten digits with AdamW.
+"""`optadamw demo`: AdamW shown on real data, in a report of four chapters.
 
-`settings` and `arguments` define the options. `data` and `model` define the task,
-`optimizers`, `training` and `evaluation` solve it, `progress`, `report` and `summary`
-show the results, and `command` calls all of these in order.
+`settings` and `arguments` define the options. A part of the demo returns a `chapter`:
+`heatmap` (with `grid`), `precision`, `faults` (with `worker`) and `comparison`. `task`,
+`tasks`, `digits`, `model` and `text` define what is trained; `optimizers`, `training`
+and `evaluation` train it; `progress`, `figures`, `report`, `page` and `summary` show
+the results; `command` runs the parts in order.
 """

@@ -5,21 +5,33 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from optadamw.cli.demo.settings import TRAINING_IMAGES, Settings
+from optadamw.cli.demo.settings import (
+    EPOCHS,
+    MODELS,
+    PARTS,
+    QUICK_EPOCHS,
+    TRAINING_SIZE,
+    Settings,
+)
 
 SUMMARY = (
-    "Train a small network on scikit-learn's handwritten digits with AdamW, "
-    "compare with L2-regularized Adam, write plots and a summary."
+    "Show AdamW on real data: the paper's heatmaps, bfloat16 that trains, faults "
+    "survived and a whole training; write a report."
 )
 # Module that the command imports -> package that provides it.
-REQUIRES = {"flax": "flax", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+REQUIRES = {
+    "flax": "flax",
+    "sklearn": "scikit-learn",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+}
 
 # Field of `Settings` -> type, interval (a round bracket excludes the end), an example
 # for the error message, and the help text.
 _NUMBERS = {
-    "epochs": (int, "[1, 10000]", "40", "passes over the training images"),
+    "epochs": (int, "[1, 10000]", "40", "passes over the training examples"),
     "seed": (int, f"[0, {2**32 - 1}]", "0", "same seed and machine: same bits"),
-    "batch_size": (int, f"[1, {TRAINING_IMAGES}]", "64", "images per step"),
+    "batch_size": (int, f"[1, {TRAINING_SIZE}]", "64", "examples per step"),
     "learning_rate": (float, "(0, inf)", "0.003", "peak of warm-up and cosine"),
     "weight_decay": (float, "[0, inf)", "0.1", "AdamW's decay of the kernels"),
     "l2": (float, "[0, inf)", "0.001", "decay in the compared Adam's gradient"),
@@ -31,25 +43,51 @@ _NUMBERS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one argument for each field of `Settings`."""
     defaults = Settings()
+    parser.add_argument(
+        "--only",
+        choices=PARTS,
+        default=defaults.only,
+        help="run one part of the demo (default: all)",
+    )
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default=defaults.model,
+        help="what is trained: a network on handwritten digits, or a small decoder on "
+        "text that Python brings; the heatmap is always of the digits (default: "
+        f"{defaults.model})",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a coarse heatmap and {QUICK_EPOCHS} epochs, to see that all works",
+    )
     for name, (kind, interval, example, text) in _NUMBERS.items():
         flag = "--" + name.replace("_", "-")
         default = getattr(defaults, name)
+        told = "off" if default is None else f"{default}"
+        if name == "epochs":
+            # None: the default depends on --quick.
+            default, told = None, f"{EPOCHS}, with --quick {QUICK_EPOCHS}"
         parser.add_argument(
             flag,
             type=_number(kind, interval, f"{flag} {example}"),
             default=default,
             metavar="N" if kind is int else "X",
-            help=f"{text} (default: {'off' if default is None else default})",
+            help=f"{text} (default: {told})",
         )
     parser.add_argument(
         "--output",
         type=_folder,
         default=defaults.output,
         metavar="DIR",
-        help=f"folder for plots and summary (default: {defaults.output})",
+        help=f"folder for report, plots and summary (default: {defaults.output})",
     )
     parser.add_argument(
-        "--no-plots", dest="plots", action="store_false", help="draw no PNG files"
+        "--no-plots",
+        dest="plots",
+        action="store_false",
+        help="write the summary alone, no plots and no report",
     )
     parser.add_argument(
         "--quiet", action="store_true", help="hide the progress, print the result"

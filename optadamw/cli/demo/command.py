@@ -1,31 +1,32 @@
-"""Run `optadamw demo`: train twice, compare, draw, and write the summary."""
+"""Run `optadamw demo`: its parts, the report and the summary."""
 
 import dataclasses
+import io
 import json
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import optax
-
-import optadamw
-from optadamw import plotting
-from optadamw.cli.demo import data, evaluation, report, summary
-from optadamw.cli.demo.model import initial_network
-from optadamw.cli.demo.optimizers import COMPARED, steps_per_epoch
-from optadamw.cli.demo.progress import Progress
-from optadamw.cli.demo.settings import (
-    TEST_IMAGES,
-    TRAINING_IMAGES,
-    VALIDATION_IMAGES,
-    Settings,
+from optadamw.cli.demo import (
+    comparison,
+    faults,
+    heatmap,
+    page,
+    precision,
+    report,
+    summary,
 )
-from optadamw.cli.demo.training import Run, train
+from optadamw.cli.demo.chapter import Chapter
+from optadamw.cli.demo.progress import Progress
+from optadamw.cli.demo.settings import EPOCHS, PARTS, QUICK_EPOCHS, Settings
 
-LABELS = {name: label for name, (label, _) in COMPARED.items()} | {
-    "adamw_averaged": "AdamW, averaged"
+_RUN: dict[str, Callable[[Settings, Progress], Chapter]] = {
+    "heatmap": heatmap.run,
+    "precision": precision.run,
+    "faults": faults.run,
+    "training": comparison.run,
 }
 
 
@@ -33,77 +34,107 @@ def run(options: Namespace) -> int:
     """Run the demo from parsed arguments.
 
     Returns:
-        0, or 1 if a training met a loss that is not finite.
+        0; 1 if a training met a loss that is not finite, if a promise was broken, or
+        if a file could not be written; 2 for arguments that exclude each other.
     """
     start = time.perf_counter()
-    names = (field.name for field in dataclasses.fields(Settings))
-    settings = Settings(**{name: getattr(options, name) for name in names})
-    settings.output.mkdir(parents=True, exist_ok=True)
-    splits = data.load()
-    graph, params = initial_network(settings.seed)
-    if not settings.quiet:
-        print(_opening(params, settings), flush=True)
-    runs = {
-        name: _train(label, make(settings), splits, settings)
-        for name, (label, make) in COMPARED.items()
-    }
-
-    networks = {name: run.params for name, run in runs.items()}
-    if settings.ema_decay is not None:
-        networks["adamw_averaged"] = optadamw.ema_of(runs["adamw"].state)
-    final = {
-        name: evaluation.scores(graph, network, splits)
-        for name, network in networks.items()
-    }
-    comparison = evaluation.compare(
-        graph, networks["adamw"], networks["adam_l2"], splits
-    )
-    failed = [name for name, run in runs.items() if run.failed_step is not None]
-    print(report.table({LABELS[name]: scores for name, scores in final.items()}))
-    for name in failed:
-        print(report.failure(LABELS[name], runs[name], settings), file=sys.stderr)
-    if not failed:
-        print(report.verdict(comparison, LABELS["adamw"], LABELS["adam_l2"]))
-
-    written = _draw(runs, settings) if settings.plots else []
-    contents = summary.whole(
-        settings,
-        params,
-        final=final,
-        comparison=comparison,
-        runs={name: summary.of_run(run) for name, run in runs.items()},
-        seconds=time.perf_counter() - start,
-    )
-    written.append(settings.output / "summary.json")
-    written[-1].write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n")
+    settings = _settings(options)
+    if settings.only == "heatmap" and settings.model != "digits":
+        print(
+            "optadamw demo: error: `--model` has no effect on the heatmap, which is "
+            f"always of the digits; got {settings.model!r}. Leave out `--model`, or "
+            "choose another `--only`.",
+            file=sys.stderr,
+        )
+        return 2
+    _print_any_name()
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        with (settings.output / "summary.json").open("a"):
+            pass  # it can be written
+    except OSError as error:
+        return _not_written(error, "Nothing was trained yet.")
+    progress = Progress(sys.stdout, settings.quiet)
+    chapters: dict[str, Chapter] = {}
+    lost: OSError | None = None
+    for name in PARTS:
+        if settings.only in (None, name):
+            chapters[name], failure = _run_part(name, settings, progress)
+            lost = lost or failure
+            _tell(chapters[name], first=len(chapters) == 1)
+    try:
+        written = _write(chapters, settings, time.perf_counter() - start)
+    except OSError as error:
+        lost = lost or error
+    if lost is not None:
+        return _not_written(lost, "The results above are complete.")
     print("Written: " + ", ".join(map(str, written)))
-    return 1 if failed else 0
+    return 1 if any(chapter.failures for chapter in chapters.values()) else 0
 
 
-def _opening(params: Any, settings: Settings) -> str:
-    return (
-        f"Digits: {TRAINING_IMAGES} images to train with, {VALIDATION_IMAGES} to "
-        f"validate, {TEST_IMAGES} to test. {summary.size(params):,} parameters, "
-        f"{settings.epochs} x {steps_per_epoch(settings)} steps."
+def _settings(options: Namespace) -> Settings:
+    names = (field.name for field in dataclasses.fields(Settings))
+    values = {name: getattr(options, name) for name in names}
+    if values["epochs"] is None:
+        values["epochs"] = QUICK_EPOCHS if options.quick else EPOCHS
+    return Settings(**values)
+
+
+def _run_part(
+    name: str, settings: Settings, progress: Progress
+) -> tuple[Chapter, OSError | None]:
+    """Run a part; if its plots cannot be written, run it again without them."""
+    try:
+        return _RUN[name](settings, progress), None
+    except OSError as error:
+        return _RUN[name](dataclasses.replace(settings, plots=False), progress), error
+
+
+def _tell(chapter: Chapter, first: bool) -> None:
+    if not first:
+        print()
+    print(chapter.title)
+    if chapter.table:
+        print(report.table(chapter.table))
+    for text in chapter.findings:
+        print(text)
+    sys.stdout.flush()
+    for text in chapter.failures:
+        print(text, file=sys.stderr)
+
+
+def _write(
+    chapters: dict[str, Chapter], settings: Settings, seconds: float
+) -> list[Path]:
+    written = [plot.path for part in chapters.values() for plot in part.plots]
+    if settings.plots:
+        written.append(settings.output / "report.html")
+        written[-1].write_text(
+            page.write(chapters, summary.versions()), encoding="utf-8"
+        )
+    facts = {
+        name: chapter.facts for name, chapter in chapters.items() if name != "training"
+    }
+    if "training" in chapters:
+        facts |= chapters["training"].facts
+    contents = summary.whole(settings, **facts, seconds=seconds)
+    written.append(settings.output / "summary.json")
+    written[-1].write_text(
+        json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8"
     )
+    return written
 
 
-def _train(
-    label: str,
-    tx: optax.GradientTransformation,
-    splits: data.Splits,
-    settings: Settings,
-) -> Run:
-    if settings.quiet:
-        return train(tx, splits, settings)
-    with Progress(label, settings.epochs, sys.stdout) as progress:
-        return train(tx, splits, settings, progress.update)
+def _print_any_name() -> None:
+    """Let a folder's name be printed where the terminal has not all its letters."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _draw(runs: dict[str, Run], settings: Settings) -> list[Path]:
-    histories = {LABELS[name]: summary.records(run) for name, run in runs.items()}
-    ratios = settings.output / "update_to_weight.png"
-    return [
-        plotting.curves(histories, settings.output / "curves.png"),
-        plotting.update_to_weight(histories, ratios),
-    ]
+def _not_written(error: OSError, left: str) -> int:
+    print(
+        f"optadamw demo: error: {error.filename or 'the output'} could not be written "
+        f"({error.strerror or error}). {left} Choose another folder with --output.",
+        file=sys.stderr,
+    )
+    return 1

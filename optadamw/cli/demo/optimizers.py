@@ -6,12 +6,12 @@ import jax
 import optax
 
 import optadamw
-from optadamw.cli.demo.settings import TRAINING_IMAGES, Settings
+from optadamw.cli.demo.settings import TRAINING_SIZE, Settings
 
 
 def steps_per_epoch(settings: Settings) -> int:
     """Return the number of whole batches in an epoch."""
-    return TRAINING_IMAGES // settings.batch_size
+    return TRAINING_SIZE // settings.batch_size
 
 
 def schedule(settings: Settings) -> optax.Schedule:
@@ -47,7 +47,7 @@ def adam_l2(settings: Settings) -> optax.GradientTransformationExtraArgs:
     limit = settings.clip_global_norm
     return optax.chain(
         *([] if limit is None else [optadamw.clip_by_global_norm(limit)]),
-        optax.add_decayed_weights(settings.l2, mask=_kernels),
+        optax.add_decayed_weights(settings.l2, mask=kernels),
         optadamw.scale_by_adam(),
         optadamw.scale_by_learning_rate(schedule(settings)),
     )
@@ -57,5 +57,6 @@ def adam_l2(settings: Settings) -> optax.GradientTransformationExtraArgs:
 COMPARED = {"adamw": ("AdamW", adamw), "adam_l2": ("Adam + L2", adam_l2)}
 
 
-def _kernels(params: Any) -> Any:
+def kernels(params: Any) -> Any:
+    """Return the mask of the kernels, for Optax."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)

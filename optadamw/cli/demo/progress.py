@@ -1,91 +1,72 @@
-"""Show progress: a live bar on a terminal, else a line for each epoch."""
+"""A progress bar with rate and time left on a terminal, and nothing elsewhere."""
 
-import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
-from optadamw.cli.demo.training import Epoch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
 
-_WIDEST_BAR = 40
+
+class _Rate(ProgressColumn):
+    """The units that are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or a placeholder until one is known."""
+        rate = task.finished_speed or task.speed
+        return Text("-" if rate is None else f"{rate:.1f} {task.fields['unit']}/s")
 
 
 class Progress:
-    """A context that shows each epoch of one training when the epoch ends.
+    """Shows one bar for each part of the demo.
 
     Args:
-        label: The optimizer's name.
-        epochs: The number of epochs.
-        stream: The stream to which progress is written.
+        stream: The stream to which bars are written. Nothing is written if it is not a
+            terminal: bars in a log file help nobody.
+        quiet: Whether to write nothing in any case.
     """
 
-    def __init__(self, label: str, epochs: int, stream: TextIO):
-        self._label = label
-        self._epochs = epochs
-        self._stream = stream
-        self._live = stream.isatty()
-        if self._live:
-            self._show(f"{self._label}  compiling ...")
+    def __init__(self, stream: TextIO, quiet: bool = False):
+        # rich draws the bar in ASCII if the stream's encoding is not UTF-8, and
+        # without color if NO_COLOR is set or TERM says so.
+        self._console = Console(file=stream, highlight=False)
+        self._live = self._console.is_terminal and not quiet
 
-    def __enter__(self) -> "Progress":
-        return self
+    @contextmanager
+    def task(
+        self, title: str, total: int, unit: str
+    ) -> Iterator[Callable[[str], None]]:
+        """Show the progress of a part in a context.
 
-    def __exit__(self, *_: object) -> None:
-        """End the line, so that the last state of the bar stays visible."""
-        if self._live:
-            print(file=self._stream, flush=True)
+        Args:
+            title: The name of the part.
+            total: The number of units of the whole part.
+            unit: The word for these units.
 
-    def update(self, epoch: Epoch) -> None:
-        """Show an epoch that has ended."""
-        if self._live:
-            self._draw(epoch.epoch, _short(epoch))
-        else:
-            number = f"{epoch.epoch:>{len(str(self._epochs))}}/{self._epochs}"
-            print(
-                f"{self._label}  epoch {number}  {_long(epoch)}",
-                file=self._stream,
-                flush=True,
-            )
+        Yields:
+            A function to call after each unit, with a text that says what was done.
+        """
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+        )
+        with Bars(*columns, console=self._console, disable=not self._live) as bars:
+            bar = bars.add_task(title, total=total, unit=unit, status="compiling ...")
 
-    def _draw(self, epoch: int, text: str) -> None:
-        count = f"{epoch:>{len(str(self._epochs))}}/{self._epochs}"
-        room = _columns() - len(f"{self._label}   {count}  {text}")
-        bar = _bar(epoch / self._epochs, min(room, _WIDEST_BAR), self._stream)
-        self._show(f"{self._label}  {bar} {count}  {text}")
+            def advance(status: str) -> None:
+                bars.update(bar, advance=1, status=status)
 
-    def _show(self, line: str) -> None:
-        width = _columns()
-        print(f"\r{line[:width]:<{width}}", end="", file=self._stream, flush=True)
-
-
-def _columns() -> int:
-    # The last column stays free, because a character there makes some terminals wrap.
-    return shutil.get_terminal_size().columns - 1
-
-
-def _bar(part: float, width: int, stream: TextIO) -> str:
-    full = round(part * max(width, 0))
-    done, rest = "█░"
-    try:
-        (done + rest).encode(stream.encoding or "ascii")
-    except UnicodeEncodeError:
-        done, rest = "#-"
-    return done * full + rest * (width - full)
-
-
-def _short(epoch: Epoch) -> str:
-    return (
-        f"loss {epoch.training_loss:.4f}  "
-        f"val acc {epoch.validation_accuracy:.1%}  "
-        f"|g| {epoch.gradient_norm:.3f}  "
-        f"lr {epoch.learning_rate:.1e}"
-    )
-
-
-def _long(epoch: Epoch) -> str:
-    return (
-        f"training loss {epoch.training_loss:.4f} "
-        f"accuracy {epoch.training_accuracy:.2%}  "
-        f"validation loss {epoch.validation_loss:.4f} "
-        f"accuracy {epoch.validation_accuracy:.2%}  "
-        f"gradient norm {epoch.gradient_norm:.3f}  "
-        f"learning rate {epoch.learning_rate:.2e}"
-    )
+            yield advance

@@ -1,34 +1,50 @@
-"""The texts that the demo prints at its end: a table and a verdict."""
+"""The texts that the demo prints: tables, the verdict and failures."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from optadamw.cli.demo.settings import TEST_IMAGES, Settings
-from optadamw.cli.demo.training import Run
+from optadamw.cli.demo.settings import Settings
+from optadamw.cli.demo.training import Epoch, Run
 
 
-def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return the scores as a table, one line for each optimizer."""
-    width = max(map(len, rows))
-    parts = next(iter(rows.values()))
-    lines = [
-        " " * width + "".join(f"   {part:>18}" for part in parts),
-        " " * width + f"   {'loss':>8} {'accuracy':>9}" * len(parts),
-    ]
-    for label, by_part in rows.items():
-        cells = (
-            f"   {score['loss']:8.4f} {score['accuracy']:9.2%}"
+def rows(scores: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
+    """Return losses and accuracies as rows, the heading first."""
+    parts = next(iter(scores.values()))
+    heading = ["optimizer"]
+    for part in parts:
+        heading += [f"{part} loss", f"{part} accuracy"]
+    body = [
+        [label]
+        + [
+            cell
             for score in by_part.values()
-        )
-        lines.append(f"{label:<{width}}" + "".join(cells))
-    return "\n".join(lines)
+            for cell in (f"{score['loss']:.4f}", f"{score['accuracy']:.2%}")
+        ]
+        for label, by_part in scores.items()
+    ]
+    return [heading, *body]
 
 
-def verdict(comparison: dict[str, Any], first: str, second: str) -> str:
-    """Return a text that says which of two networks is better on the test images."""
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned lines: the first column to the left, others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "   ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def verdict(
+    comparison: dict[str, Any], first: str, second: str, total: int, labels: str
+) -> str:
+    """Return a text that says which of two networks is better on the test examples."""
     right, only = comparison["right"], comparison["only_right"]
     counts = (
-        f"Test images read right: {first} {right[0]}, {second} {right[1]} "
-        f"of {TEST_IMAGES}."
+        f"Test {labels} read right: {first} {right[0]:,}, {second} {right[1]:,} "
+        f"of {total:,}."
     )
     if right[0] == right[1]:
         return f"{counts} Neither is ahead."
@@ -36,9 +52,19 @@ def verdict(comparison: dict[str, Any], first: str, second: str) -> str:
     chance = comparison["p_value"]
     weight = "more than chance explains" if chance < 0.05 else "as chance could explain"
     return (
-        f"{counts}\n{ahead} is ahead by {abs(right[0] - right[1])}, {weight} "
+        f"{counts}\n{ahead} is ahead by {abs(right[0] - right[1]):,}, {weight} "
         f"({only[0]} right by {first} alone, {only[1]} by {second} alone: "
         f"sign test p = {chance:.2g})."
+    )
+
+
+def short(label: str, epoch: Epoch) -> str:
+    """Return what the progress bar says after an epoch."""
+    return (
+        f"{label}: loss {epoch.training_loss:.4f}  "
+        f"val acc {epoch.validation_accuracy:.1%}  "
+        f"|g| {epoch.gradient_norm:.3f}  "
+        f"lr {epoch.learning_rate:.1e}"
     )
 
 

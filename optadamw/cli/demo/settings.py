@@ -2,11 +2,19 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-# scikit-learn's 1,797 digits, divided once for every seed.
-TRAINING_IMAGES = 1197
-VALIDATION_IMAGES = 300
-TEST_IMAGES = 300
+# scikit-learn's 1,797 digits, divided once for every seed. The text of the transformer
+# has as many windows.
+TRAINING_SIZE = 1197
+VALIDATION_SIZE = 300
+TEST_SIZE = 300
+
+PARTS = ("heatmap", "precision", "faults", "training")
+MODELS = ("digits", "transformer")
+
+EPOCHS = 40
+QUICK_EPOCHS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +29,13 @@ class Settings:
     0.032).
 
     Attributes:
-        epochs: Passes over the training images.
+        only: The one part of the demo to run; None: all of them.
+        model: What the parts other than the heatmap train.
+        quick: Whether to run a coarse heatmap and few epochs, to see that all works.
+        epochs: Passes over the training examples, in each training.
         seed: Seed of the initial parameters, the order and the shifts of the images.
-        output: Folder for the plots and the summary.
-        batch_size: Images per step; images that fill no whole batch are left out of
+        output: Folder for the report, the plots and the summary.
+        batch_size: Examples per step; those that fill no whole batch are left out of
             the epoch.
         learning_rate: Peak of the warm-up and cosine schedule.
         weight_decay: AdamW's decoupled decay, per unit of learning rate.
@@ -33,11 +44,14 @@ class Settings:
             None: no limit.
         ema_decay: Decay of AdamW's average of the parameters, which is evaluated at
             the end; None: no average.
-        plots: Whether to draw the PNG files.
+        plots: Whether to draw the PNG files and write the report.
         quiet: Whether to print the result without the progress.
     """
 
-    epochs: int = 40
+    only: str | None = None
+    model: str = "digits"
+    quick: bool = False
+    epochs: int = EPOCHS
     seed: int = 0
     output: Path = Path("optadamw-demo")
     batch_size: int = 64
@@ -48,3 +62,11 @@ class Settings:
     ema_decay: float | None = None
     plots: bool = True
     quiet: bool = False
+
+    def at_rate(self, learning_rate: float) -> "Settings":
+        """Return these settings with another learning rate."""
+        return dataclasses.replace(self, learning_rate=learning_rate)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as values that JSON can hold."""
+        return dataclasses.asdict(self) | {"output": str(self.output)}

@@ -1,6 +1,5 @@
 """The demo's JSON summary: everything that a rerun or a plot needs."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import math
@@ -32,21 +31,25 @@ def records(run: Run) -> list[dict[str, Any]]:
     return [epoch._asdict() for epoch in run.history]
 
 
-def whole(settings: Settings, params: Any, **contents: Any) -> dict[str, Any]:
+def whole(settings: Settings, **contents: Any) -> dict[str, Any]:
     """Return the whole summary, ready for strict JSON."""
     devices = [device.device_kind for device in jax.devices()]
     contents = {
-        "arguments": dataclasses.asdict(settings) | {"output": str(settings.output)},
-        "versions": {
-            "python": platform.python_version(),
-            "optadamw": optadamw.__version__,
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
+        "arguments": settings.plain(),
+        "versions": versions(),
         "machine": {"system": platform.platform(), "devices": devices},
-        "parameters": size(params),
         **contents,
     }
     return _without_nonfinite(contents)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this library and of what the demo uses."""
+    return {
+        "python": platform.python_version(),
+        "optadamw": optadamw.__version__,
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+    }
 
 
 def size(params: Any) -> int:

@@ -23,12 +23,18 @@ def read(path: Path, bounds: Bounds) -> Any:
         if zipfile.is_zipfile(path):
             _check_entries(path, bounds)
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = list(_tensors(saved, torch.Tensor))
+    if any(tensor.is_nested for tensor in tensors):
+        raise DamagedFile(
+            f"'{path}' holds a nested tensor, which has no one shape. Save plain "
+            "tensors."
+        )
     # A tensor that is expanded has one number in the file and millions in memory.
     bounds.check(
         sum(
             nbytes(tensor.shape, tensor.element_size())
-            for tensor in _tensors(saved, torch.Tensor)
-            if not tensor.is_nested and tensor.layout == torch.strided
+            for tensor in tensors
+            if tensor.layout == torch.strided
         )
     )
     return saved

@@ -1,0 +1,34 @@
+"""A chapter of the report: what one part of the demo did and found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Plot(NamedTuple):
+    """A PNG file of a chapter, and its content in words."""
+
+    path: Path
+    alternative: str
+
+
+class Chapter(NamedTuple):
+    """What one part of the demo did and found.
+
+    Attributes:
+        title: The heading.
+        question: What the part tries, in a few sentences.
+        findings: What the numbers of this run show, a sentence or two each.
+        table: Rows of cells, the heading first; may be empty.
+        plots: The plots, in order.
+        facts: The numbers, for the summary.
+        failures: Texts for standard error; with one, the demo's exit status is 1.
+    """
+
+    title: str
+    question: str
+    findings: Sequence[str]
+    table: Sequence[Sequence[str]]
+    plots: Sequence[Plot]
+    facts: dict[str, Any]
+    failures: Sequence[str] = ()

@@ -1,0 +1,121 @@
+"""The plots of the demo's report, beside those of `optadamw.plotting`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+
+from optadamw.cli.demo.grid import Grid
+
+# From Okabe and Ito's palette, which every kind of color vision tells apart. Trainings
+# that coincide remain visible: later lines are thinner and darker.
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#56B4E9", "linestyle": "-", "linewidth": 5},
+    {"color": "#D55E00", "linestyle": (0, (5, 2)), "linewidth": 2.2},
+    {"color": "#000000", "linestyle": (0, (1.5, 1.5)), "linewidth": 1.8},
+)
+_WORST = 3.0
+"""Errors beyond so many times the least one have the last color."""
+
+
+def heatmaps(
+    maps: Mapping[str, Grid], best_decays: Mapping[str, np.ndarray], path: Path
+) -> Path:
+    """Draw the mean test error of each map, and the best decay of each rate.
+
+    Args:
+        maps: For each label the errors of a grid.
+        best_decays: For each label the best decay of each rate.
+        path: The PNG file to write.
+
+    Returns:
+        `path`.
+    """
+    least = min(grid.errors.mean(axis=2).min() for grid in maps.values())
+    figure = Figure(figsize=(3.7 * len(maps), 4.3), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (label, grid) in zip(panels, maps.items(), strict=True):
+        errors = grid.errors.mean(axis=2)
+        image = axes.pcolormesh(
+            grid.decays,
+            grid.rates,
+            np.minimum(errors / least, _WORST),
+            cmap="viridis_r",
+            vmin=1.0,
+            vmax=_WORST,
+            shading="nearest",
+        )
+        trained = errors.min(axis=1) <= 1.5 * errors.min()
+        axes.plot(
+            best_decays[label][trained],
+            grid.rates[trained],
+            color="white",
+            marker="o",
+            markersize=5,
+            markeredgecolor="black",
+            linewidth=1.2,
+        )
+        axes.set(xscale="log", yscale="log", xlabel="weight decay")
+        axes.set_title(label, fontsize=10)
+    panels[0].set_ylabel("learning rate")
+    bar = figure.colorbar(image, ax=list(panels), extend="max", shrink=0.9)
+    bar.set_label(f"test error / least of all ({least:.1%})")
+    figure.supxlabel("dots: the best decay for each rate that trains", fontsize=9)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def losses(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+    mark: tuple[float, str] | None = None,
+) -> Path:
+    """Draw the validation loss of each training, by epoch.
+
+    Args:
+        histories: For each label one record per epoch, with `epoch` and
+            `validation_loss`; a loss that is None or not finite is left out.
+        path: The PNG file to write.
+        mark: An epoch to mark, and its text; None: none.
+
+    Returns:
+        `path`.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, history) in enumerate(histories.items()):
+        axes.plot(
+            [record["epoch"] for record in history],
+            np.array([r["validation_loss"] for r in history], dtype=float),
+            **_STYLES[index],
+            marker="o" if len(history) == 1 else None,
+            label=label,
+        )
+    if mark is not None:
+        axes.axvline(mark[0], color="0.35", linewidth=1)
+        axes.annotate(
+            mark[1],
+            (mark[0], 0.96),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="top",
+        )
+    axes.set(xlabel="Epoch", ylabel="Validation loss (nats)")
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    if np.any(np.isfinite(values) & (values > 0)):
+        axes.set_yscale("log")
+        # Labels such as 0.05 rather than 5 x 10^-2: losses span few powers of ten.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.minorticks_off()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    return path
