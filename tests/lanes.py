@@ -92,6 +92,7 @@ ONE_IN = {
     "leaf/test_kernels.py::test_the_kernels_of_shards_on_eight_devices": 2,
     "leaf/test_pallas.py::test_kernels_compute_what_the_plain_step_does": 7,
     "leaf/test_pallas.py::test_updates_of_kernels": 7,
+    "native/test_devices.py::test_eight_devices": 0,
     "native/test_laws.py::test_a_step_by_kernels_is_the_step_by_xla": 6,
     "native/test_operations.py::test_float64": 0,
     "native/test_operations.py::test_floats_of_16_bits": 2,

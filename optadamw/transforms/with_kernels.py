@@ -32,10 +32,10 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     `jax.export`, other devices and arrays that are divided over devices outside
     `jax.shard_map` take XLA's path.
 
-    A kernel has the bits of XLA's path in jax 0.10, where XLA contracts products into
-    fused multiply-adds in one way only; docs/native.md lists the exceptions (Nesterov,
-    moments in 16 bits rounded at random, small leaves in jax 0.12), which differ in the
-    last place.
+    A kernel has the bits of XLA's path, except where XLA contracts the other one of two
+    products into a fused multiply-add. Then numbers differ in the last place. This was
+    seen with Nesterov, with moments in 16 bits, and in small leaves with jax 0.12;
+    docs/native.md has the measurements.
 
     The variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
     "auto" the default of every transformation. OPTADAMW_CACHE_DIR is the folder of
