@@ -3,9 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from benchmarks import contenders, environment, plans, report, suite
 from benchmarks.contenders.contender import Contender
+from benchmarks.topology import command as topology
 from benchmarks.workloads import CONFIGS, TREES
 
 _RESULTS = Path(__file__).parent / "results"
@@ -62,6 +66,20 @@ def _parser() -> argparse.ArgumentParser:
         help="write benchmarks/results/NAME.json, or the path if it ends in .json",
     )
     parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="compile steps for devices that need not be here, such as v5e:1x1, "
+        "v5e:16x16 or h100:1x1x8, and print the bytes that they move; writes "
+        "benchmarks/results/topology-NAME-jax-VERSION.json unless --quick",
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=(),
+        metavar="WORD",
+        help="with --topology: only cases with one of these words in their names",
+    )
+    parser.add_argument(
         "--list", action="store_true", help="list what can be named, and stop"
     )
     return parser
@@ -110,6 +128,8 @@ def main() -> int:
     if arguments.list:
         _list()
         return 0
+    if arguments.topology:
+        return _compile(arguments, parser)
     settings = _settings(arguments, threads)
     if not settings.cases:
         parser.error(
@@ -132,6 +152,25 @@ def main() -> int:
         for figures in case["contenders"].values()
     )
     return int(refused)
+
+
+def _compile(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Compiles for a topology; the status is 1 if a case moves more than its goal."""
+    # Where libtpu is installed, JAX would look for a TPU in this machine.
+    jax.config.update("jax_platforms", "cpu")
+    name, output = arguments.topology, arguments.output
+    path = _path(output) if output else topology.path_of(_RESULTS, name)
+
+    def write(result: dict[str, Any]) -> None:
+        # A part of the cases or small leaves do not replace the figures of all.
+        if output or not (arguments.quick or arguments.cases):
+            report.write(result, path)
+
+    try:
+        result = topology.run(name, arguments.cases, arguments.quick, write)
+    except (ValueError, ModuleNotFoundError) as error:
+        parser.error(str(error))
+    return int(not all(f.get("met", True) for f in result["cases"].values()))
 
 
 def _path(output: str) -> Path:

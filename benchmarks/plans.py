@@ -23,7 +23,8 @@ class Plan:
     """
 
     contenders: tuple[str, ...] = (
-        *("optadamw", "optadamw-update", "optax", "keras", "torch"),
+        *("optadamw", "optadamw+native", "optadamw-update"),
+        *("optax", "keras", "torch"),
     )
     trees: tuple[str, ...] = tuple(TREES)
     parts: tuple[Part, ...] = ("steps", "compilation")
@@ -86,7 +87,8 @@ PLANS = {
     ),
     "apply": Plan(
         contenders=(
-            *("optadamw+abort", "optadamw+drop", "optadamw+bare"),
+            *("optadamw+abort", "optadamw+abort+native"),
+            *("optadamw+drop", "optadamw+bare"),
             *("read", "set-or-add", "optax"),
         ),
         trees=("large",),

@@ -55,6 +55,7 @@ from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
 from optadamw.transforms.with_axes import with_axes as with_axes
 from optadamw.transforms.with_commit import with_commit as with_commit
+from optadamw.transforms.with_kernels import with_kernels as with_kernels
 from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale
 from optadamw.transforms.with_pallas import with_pallas as with_pallas
@@ -123,6 +124,7 @@ __all__ = [
     "swap_ema",
     "with_axes",
     "with_commit",
+    "with_kernels",
     "with_loss_scale",
     "with_pallas",
     "with_seed",

@@ -23,6 +23,7 @@ from optadamw.transforms.build import (
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import CommitName
+from optadamw.transforms.with_kernels import Kernel
 
 
 @in_our_words
@@ -70,6 +71,7 @@ def adamw(
     maximize: bool | None = None,
     bias_correction: Corrected | None = None,
     eps_mode: EpsMode | None = None,
+    kernel: Kernel | None = None,
 ) -> Transformation:
     r"""AdamW: Adam with decoupled weight decay.
 
@@ -87,8 +89,8 @@ def adamw(
     `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
     `ema_params`. Around the chain stand the wrappers that the options ask for:
     `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
-    `skip_spikes`, `with_zero1`, and `with_stats`. The docstring of each atom and
-    wrapper gives its formulas.
+    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. Each docstring gives
+    the formulas of its atom or wrapper.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
     learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;
@@ -206,6 +208,10 @@ def adamw(
         default; "mu" or "nu" corrects that moment only. None: both.
       eps_mode: "outside" (also None) adds `eps` to the root of the corrected moment;
         "hat" to the root of the uncorrected one, as Keras and TensorFlow do.
+      kernel: "auto" runs `step` on the CPU in one pass by kernels that are compiled
+        from the rules, where that is possible; "native" raises an error where it is
+        not; "xla" uses none. None: "xla", or "auto" with OPTADAMW_NATIVE=1. See
+        `with_kernels`.
 
     Returns:
       A transformation. Its state is one `State` with `step`, `mu`, `nu`, and the

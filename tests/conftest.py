@@ -24,6 +24,7 @@ if OWN_CACHE:  # JAX reads these when it is imported, here and in the workers
     os.environ[CACHE] = tempfile.mkdtemp(prefix="optadamw-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ.setdefault("OPTADAMW_CACHE_DIR", f"{os.environ[CACHE]}/kernels")
 
 # An assertion of a helper, too, says which values it compared.
 FOLDERS = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
@@ -42,6 +43,16 @@ ALLOWED_SKIPS = {
     ("control/test_loss_scale.py", "PyTorch is not installed"),
     ("control/test_loss_scale.py", "Keras is not installed"),
     ("house/test_face.py", "mypy is not installed"),
+    # A compiler of 200 MB: tests of what it makes run where it is.
+    ("leaf/test_topology.py", "libtpu is not installed"),
+    *(
+        (f"native/test_{name}.py", "no C compiler")
+        for name in ("operations", "cache", "pass", "laws", "devices", "sanitizers")
+    ),
+    (
+        "native/test_sanitizers.py",
+        "the sanitizers of the C compiler are not installed",
+    ),
     ("interchange/test_agreement.py", "PyTorch is not installed"),
     ("interchange/test_bounds.py", "PyTorch is not installed"),
     ("interchange/test_bounds.py", "h5py is not installed"),
@@ -78,6 +89,11 @@ ALLOWED_SKIPS = {
     ("dialects/test_guides.py", "TensorFlow with Keras 2 is not installed"),
     ("dialects/test_guides.py", "optimi is not installed"),
     ("dialects/test_guides.py", "timm is not installed"),
+    # XLA's compilers for devices, which the lanes of .ci/run install by themselves.
+    ("reports/test_topology.py", "libtpu is not installed"),
+    ("reports/test_topology.py", "JAX's plugin for CUDA is not installed"),
+    ("topology/test_compiled.py", "libtpu is not installed"),
+    ("topology/test_compiled.py", "JAX's plugin for CUDA is not installed"),
 }
 
 

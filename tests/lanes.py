@@ -86,8 +86,17 @@ ONE_IN = {
     "laws/test_state.py::test_jitted_init_gives_what_init_gives": 2,
     "laws/test_state.py::test_types_are_a_fixed_point_in_eager_mode": 2,
     "laws/test_state.py::test_types_are_a_fixed_point_wherever_a_step_is_traced": 3,
+    "leaf/eight_devices.py::test_shards_have_the_bits_of_the_whole_leaf": 11,
+    "leaf/eight_devices.py::"
+    "test_a_sharding_that_cuts_blocks_or_is_not_stated_has_no_kernel": 4,
+    "leaf/test_kernels.py::test_the_kernels_of_shards_on_eight_devices": 2,
     "leaf/test_pallas.py::test_kernels_compute_what_the_plain_step_does": 7,
     "leaf/test_pallas.py::test_updates_of_kernels": 7,
+    "native/test_laws.py::test_a_step_by_kernels_is_the_step_by_xla": 6,
+    "native/test_operations.py::test_float64": 0,
+    "native/test_operations.py::test_floats_of_16_bits": 2,
+    "native/test_operations.py::test_integers": 2,
+    "native/test_pass.py::test_steps_of_narrow_parameters_are_the_same": 4,
     "rules/test_combinations.py::test_a_row_of_options_follows_the_oracle": 12,
     "rules/test_extending.py::test_lookahead_is_that_of_optax": 6,
     "rules/test_field_faults.py::"

@@ -35,6 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "dynamic": {"loss_scale": optadamw.DynamicLossScale()},
     "stats": {"stats": True},
     "norms": {"stats": "norms"},
+    "native": {"kernel": "native"},
 }
 # In what form it keeps moments and parameters: another contender, not another part.
 _EIGHT, _SIXTEEN = optadamw.blockwise(), optadamw.stochastic("bfloat16")

@@ -128,38 +128,69 @@ def sum_of_squares(x: Array) -> Array:
     return jnp.sum(x * x)
 
 
-def rescaled_norm(x: Array, squares: Array) -> Array:
-    """Return the norm of `x`; `squares` is its sum of squares, infinite on overflow."""
-    down = 2.0 ** -(jnp.finfo(x.dtype).maxexp // 2)
-    scale = jnp.where(squares == jnp.inf, down, 1).astype(x.dtype)
-    return sqrt(sum_of_squares(x * scale)) / scale
+def scaled_squares(x: Array) -> Array:
+    """Return the sum of the squares of `x` times `shrinking`, which cannot overflow.
 
-
-def total_norm(squares: Sequence[Array], rescaled: Callable[[int], Array]) -> Array:
-    """Return the Euclidean norm of several arrays together, from sums of squares.
-
-    The function `rescaled(i)` returns the `rescaled_norm` of array i. It is called only
-    after an overflow (a norm above 1.8e19 in float32): the norm overflows only if it
-    cannot be represented, and a usual step reads the arrays once. Each array has a
-    scale of its own, because XLA's CPU backend materializes the broadcast of a shared
-    scale.
+    If the sum of the squares of `x` overflows, the result is at least 1, so numbers
+    whose scaled squares underflow do not count beside it.
     """
-    total = jnp.sum(jnp.stack(squares))
+    # The barrier keeps XLA from the product of the two factors, which underflows to 0:
+    # in an array of one element it would form x * x * 0, NaN after an overflow.
+    factor = lax.optimization_barrier(jnp.asarray(shrinking(x.dtype), x.dtype))
+    return sum_of_squares(x * factor)
 
-    def again() -> Array:
-        norms = jnp.stack([rescaled(i) for i in range(len(squares))])
-        peak = jnp.max(norms)
-        return jnp.where(
-            jnp.isfinite(peak), peak * sqrt(sum_of_squares(norms / peak)), peak
-        )
 
-    return lax.cond(total == jnp.inf, again, lambda: sqrt(total))
+def shrinking(dtype: DTypeLike) -> float:
+    """Return the factor whose square is 1 / the largest number: 2**-64 in float32."""
+    return 2.0 ** -(jnp.finfo(dtype).maxexp // 2)
+
+
+def squares_in_one_pass(x: Array) -> tuple[Array, Array]:
+    """Return the sum of squares and, if a second sum is free, `scaled_squares`.
+
+    XLA for TPU and GPU forms both sums in one pass over `x`. XLA's CPU backend makes a
+    pass for each sum, so the second one is 0 there and `total_norm` does without it.
+    """
+    scaled = lax.platform_dependent(
+        x, cpu=lambda x: jnp.zeros((), x.dtype), default=scaled_squares
+    )
+    return sum_of_squares(x), scaled
+
+
+def total_norm(
+    squares: Sequence[tuple[Array, Array]], again: Callable[[], Sequence[Array]]
+) -> Array:
+    """Return the Euclidean norm of several arrays together.
+
+    The norm is the root of the sum of squares. After an overflow (a norm above 1.8e19
+    in float32) it is computed from the scaled squares, and is infinite only if float32
+    cannot represent it.
+
+    Args:
+      squares: `squares_in_one_pass` of each array.
+      again: returns the `scaled_squares` of each array. Only the CPU calls it, and only
+        after an overflow: a usual step reads the arrays once. A branch like this would
+        cost a TPU a compiled reduction for each array, and a GPU a second pass and a
+        second all-reduce in every step.
+    """
+    total = jnp.sum(jnp.stack([plain for plain, _ in squares]))
+
+    def rescued(scaled: Sequence[Array]) -> Array:
+        return sqrt(jnp.sum(jnp.stack(scaled))) / shrinking(total.dtype)
+
+    def by_branch() -> Array:
+        return lax.cond(total == jnp.inf, lambda: rescued(again()), lambda: sqrt(total))
+
+    def by_selection() -> Array:
+        scaled = rescued([scaled for _, scaled in squares])
+        return jnp.where(total == jnp.inf, scaled, sqrt(total))
+
+    return lax.platform_dependent(cpu=by_branch, default=by_selection)
 
 
 def norm(x: Array) -> Array:
     """Return the Euclidean norm of one array, a scalar of the array's dtype."""
-    squares = sum_of_squares(x)
-    return total_norm([squares], lambda _: rescaled_norm(x, squares))
+    return total_norm([squares_in_one_pass(x)], lambda: [scaled_squares(x)])
 
 
 def saturating_increment(count: Array) -> Array:

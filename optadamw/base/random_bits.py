@@ -76,7 +76,9 @@ def rounded(target: Array, noise: Array, dtype: Any) -> Array:
     if dtype == jnp.bfloat16:
         bits = jax.lax.bitcast_convert_type(target.astype(jnp.float32), jnp.uint32)
         cut = (bits + (noise >> 16)) & jnp.uint32(0xFFFF0000)
-        chosen = jax.lax.bitcast_convert_type(cut, jnp.float32).astype(dtype)
+        # Whether it is finite is seen in float32: a TPU's kernels know no other.
+        checked = jax.lax.bitcast_convert_type(cut, jnp.float32)
+        chosen = checked.astype(dtype)
     else:
         wide = nearest.astype(target.dtype)
         other = jnp.nextafter(nearest, jnp.where(target > wide, jnp.inf, -jnp.inf))
@@ -84,7 +86,7 @@ def rounded(target: Array, noise: Array, dtype: Any) -> Array:
         gap = jnp.abs(other.astype(target.dtype) - wide)
         share = jnp.abs(target - wide) / jnp.where(gap == 0, 1, gap)
         draw = (noise >> 8).astype(target.dtype) * np.float32(2.0**-24)
-        chosen = jnp.where(draw < share, other, nearest)
+        checked = chosen = jnp.where(draw < share, other, nearest)
     # Here the carry could turn a NaN into another NaN, or the largest number into
     # infinity.
-    return jnp.where(jnp.isfinite(chosen) & jnp.isfinite(target), chosen, nearest)
+    return jnp.where(jnp.isfinite(checked) & jnp.isfinite(target), chosen, nearest)

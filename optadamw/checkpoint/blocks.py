@@ -2,12 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf
 from optadamw.checkpoint.names import Name
-from optadamw.store.block_code import Blocks, decoded, encoded
+from optadamw.store.block_code import Blocks, block_of, decoded, encoded
+from optadamw.store.blockwise import sharding_of_scales
 from optadamw.store.dequantize import UNSIGNED
 from optadamw.store.state import is_buffer, scales_of
 
@@ -23,7 +25,9 @@ class Form(NamedTuple):
         """The name of the form, for reports and errors."""
         if self.scales is None:
             return str(self.array.dtype)
-        return f"8 bits in blocks of {self.array.shape[-1] // self.scales.shape[-1]}"
+        blocks = Blocks(self.array, self.scales)
+        along = "" if blocks.axis == -1 else f" along axis {blocks.axis}"
+        return f"8 bits in blocks of {blocks.block}{along}"
 
 
 def scales_beside(name: Name) -> Name | None:
@@ -68,6 +72,30 @@ def reformed(name: Name, saved: Form, like: Form, *, cast: bool) -> Form:
         numbers = np.asarray(decoded(Blocks(numbers, saved.scales), signed=signed))
     if like.scales is None:
         return Form(numbers)
-    block = numbers.shape[-1] // like.scales.shape[-1]
+    new = Blocks(like.array, like.scales)
     numbers = jnp.asarray(numbers, jnp.float32)
-    return Form(*map(np.asarray, encoded(numbers, block, None, signed=signed)))
+    made = encoded(numbers, new.block, None, signed=signed, axis=new.axis)
+    return Form(*map(np.asarray, made))
+
+
+def with_axis_of(saved: Form, like: Form) -> Form:
+    """Return `like` with its blocks along the axis along which `saved` has them.
+
+    If the blocks differ in more than their axis, the result is `like`.
+    """
+    if saved.scales is None or like.scales is None:
+        return like
+    shape = tuple(saved.array.shape)
+    if shape != tuple(like.array.shape) or len(saved.scales.shape) != len(shape):
+        return like
+    old, new = Blocks(*saved), Blocks(*like)
+    if old.axis == new.axis or old.block not in (new.block, block_of(shape, old.axis)):
+        return like
+    scales = tuple(saved.scales.shape)
+    codes = like.array
+    sharding = getattr(codes, "sharding", None)
+    if isinstance(codes, jax.Array) and not codes.committed:
+        sharding = None
+    sharding = sharding_of_scales(sharding, scales, old.axis)
+    placed = jax.ShapeDtypeStruct(scales, jnp.uint8, sharding=sharding)
+    return Form(codes, placed)

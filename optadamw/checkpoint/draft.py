@@ -1,6 +1,6 @@
 """A restore on its way: the leaves taken so far, and the notes for its report."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,13 @@ import jax
 import numpy as np
 
 from optadamw.base.errors import at_leaf
-from optadamw.checkpoint.blocks import Form, reformed, saved_scales, scales_beside
+from optadamw.checkpoint.blocks import (
+    Form,
+    reformed,
+    saved_scales,
+    scales_beside,
+    with_axis_of,
+)
 from optadamw.checkpoint.decisions import Decisions
 from optadamw.checkpoint.fitting import dtype_of, fitted
 from optadamw.checkpoint.layouts import layout_of
@@ -37,6 +43,8 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
     """Leaves of moments that start afresh while others of their buffer do not."""
+    free: Collection[tuple[str, str]] = ()
+    """Scope and field of the buffers in 8 bits that keep the axis of their blocks."""
 
     def leaf(self, name: Name, form: Form, taken: str | None) -> Form:
         """Return the leaf of the new state called `name`, in the form of `form`.
@@ -61,6 +69,8 @@ class Draft:
         array, scales = self.source.arrays[taken], None
         self.used.append(taken)
         if is_buffer(name.field):
+            if (name.scope, name.field) in self.free:
+                form = with_axis_of(self._saved(name, taken), form)
             array, scales = self._reformed(name, form, taken)
         if name.field == "events":
             array = self._counters(name, array, like)
@@ -82,15 +92,17 @@ class Draft:
 
     def _reformed(self, name: Name, form: Form, taken: str) -> Form:
         """A saved buffer, converted from 8 bits or to 8 bits if its form differs."""
-        beside = saved_scales(name, taken)
-        scales = self.source.arrays.get(beside)
-        if scales is not None:
-            self.used.append(beside)
-        saved = Form(self.source.arrays[taken], scales)
+        saved = self._saved(name, taken)
+        if saved.scales is not None:
+            self.used.append(saved_scales(name, taken))
         made = reformed(name, saved, form, cast=self.cast)
         if made is not saved and made.array is not saved.array:
             self.casts.append((str(name), saved.text, form.text))
         return made
+
+    def _saved(self, name: Name, taken: str) -> Form:
+        arrays = self.source.arrays
+        return Form(arrays[taken], arrays.get(saved_scales(name, taken)))
 
     def _is_stale(self, name: Name, taken: str, like: Any) -> bool:
         """Whether a saved leaf is an empty accumulator of another dtype."""

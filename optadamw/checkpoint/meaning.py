@@ -51,6 +51,15 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
         for slot in rule.slots:
             if is_custom(slot.name):
                 meaning[slot.name] = f"a buffer of {rule.verb}"
+    blocks = {
+        slot.name: slot.store.how.axis
+        for slot in composition.slots
+        if isinstance(slot.store, BlockStorage)
+    }
+    if blocks:
+        # The axis that was asked for; None: each leaf's own, which follows from the
+        # shape of its scales.
+        meaning["blocks"] = blocks
     if control.accumulation is not None:
         meaning["window"] = _window(control.accumulation, step)
         if guard is not None:

@@ -53,7 +53,9 @@ def restore(
         None to let them start afresh; or a function that does so for one path. None
         (default): the paths are the same.
       cast: whether a leaf may be converted to another dtype of its kind, such as
-        float32 to bfloat16. Default: False, which refuses another dtype.
+        float32 to bfloat16. Default: False, which refuses another dtype. Blocks of 8
+        bits along another axis are no other dtype: unless `tx` names an axis, they
+        stay as they were saved.
       partial_window: what happens if the state was saved inside a window of
         accumulation. "refuse" (default) continues the window if `tx` is known to
         accumulate as the saved transformation did, and else raises. "keep" continues
@@ -108,7 +110,13 @@ def restore(
         scope: decided(scope, kept, source, new.get(scope), partial_window, fields)
         for scope, kept in target.fields.items()
     }
-    draft = Draft(source, decisions, cast)
+    free = {
+        (scope, name)
+        for scope, meaning in new.items()
+        for name, axis in meaning.get("blocks", {}).items()
+        if axis is None
+    }
+    draft = Draft(source, decisions, cast, free=free)
     places = {name: i for i, name in enumerate(target.names)}
     # Scales are restored together with their codes.
     names = [name for name in target.names if not is_scales(name.field)]

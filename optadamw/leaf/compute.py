@@ -5,8 +5,9 @@ dtype, with any hyperparameters, is traced once. `optadamw.leaf.pallas` runs `co
 in a kernel.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ from optadamw.base.numerics import (
     compute_dtype,
     from_reals,
     kind_of,
-    rescaled_norm,
     sum_of_squares,
 )
 from optadamw.base.types import Array
@@ -27,6 +27,8 @@ from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.rules.leaf import Leaf
 from optadamw.store.store import Store
+
+Measured = TypeVar("Measured")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -82,17 +84,16 @@ def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
     return leaf
 
 
-@partial(jax.jit, static_argnums=0)
-def measure_leaf(program: Program, given: LeafInput, squares: Array | None) -> Array:
-    """Return the sum of squares of a leaf's update; given this sum, return its norm."""
+@partial(jax.jit, static_argnums=(0, 1))
+def measure_leaf(
+    program: Program, measure: Callable[[Array], Measured], given: LeafInput
+) -> Measured:
+    """Return `measure` of a leaf's update, such as `sum_of_squares`."""
     if given.grad.dtype.itemsize < 4:
         # Without the barrier XLA converts the gradient once for norm and step, into a
         # float32 array in memory.
         given = given._replace(grad=lax.optimization_barrier(given.grad))
-    update = apply_rules(program, given, decode(program, given)).value()
-    if squares is None:
-        return sum_of_squares(update)
-    return rescaled_norm(update, squares)
+    return measure(apply_rules(program, given, decode(program, given)).value())
 
 
 def write_parameter(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
@@ -19,8 +20,8 @@ from optadamw.store.slot import Slot
 Emit = Literal["param", "update"]
 """The output of a leaf function: the new parameter, or its update."""
 
-Kernel = Literal["compiled", "interpreted"]
-"""Whether kernels are compiled (on NVIDIA GPUs), or interpreted (on any device)."""
+Kernel = Literal["compiled", "interpreted", "never"]
+"""Kernels for all leaves that fit: compiled for a TPU or GPU, interpreted, or none."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Program:
     measures: bool = False
     is_bounded: bool = False
     kernel: Kernel | None = None
-    """How leaves that can be cut into tiles are run; None (default): as a whole."""
+    """How leaves that can be cut into tiles are run; None (default): in compiled
+    kernels if they move fewer bytes than XLA's own fusions do."""
+    sharding: NamedSharding | None = None
+    """The sharding of the leaf over Auto axes, if the user stated it."""
     is_tiled: bool = False
     """Whether the function runs inside such a kernel, on one tile of a leaf."""
 

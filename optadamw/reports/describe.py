@@ -15,6 +15,8 @@ from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.reports.cpu_pass import pass_line
+from optadamw.reports.kernels import kernel_lines
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.blockwise import BlockStorage
@@ -40,9 +42,13 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
-      nearest, a function that chooses no parameter, a schedule that ends. The bytes are
-      those of the state that `tx.init(params)` returns. If the parameters are on
-      a mesh, also the layout of the buffers, and their bytes on each device.
+      nearest, a function that chooses no parameter, a schedule that ends. If Pallas
+      kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
+      run, and why not the others. The bytes are those of the state that
+      `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
+      buffers, and their bytes on each device. If C kernels were asked for, a last
+      line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
+      "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -101,7 +107,11 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
         *_notes(composition, leaves, params),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
+        *([] if composition.kernel_choice == "xla" else [pass_line(tx, params)]),
     ]
+    kernels = kernel_lines(composition, leaves, plan)
+    if kernels:
+        sections.insert(-1, "\n".join(kernels))
     return "\n\n".join(sections)
 
 

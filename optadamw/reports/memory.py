@@ -226,26 +226,27 @@ def _notes(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether a leaf is gathered, and what is not divided among the devices."""
     found: list[str] = []
+    whole: list[str] = []
     plan = plan_of(tx.recipe.composition, leaves, shapes).rows
-    whole = []
     for path, x, row in zip(leaves.paths, jax.tree.leaves(shapes), plan, strict=True):
         if x.sharding is None or x.sharding.mesh.size == 1:
             continue
         if _shard(x) == x.shape and math.prod(x.shape) > 1:
             whole.append(path)
-        blocks = [
-            s.store.block(x.shape) for s in row.slots if isinstance(s.store, BlockStore)
-        ]
-        parts = x.shape[-1] // _shard(x)[-1] if x.shape and x.shape[-1] else 1
-        if blocks and x.shape[-1] // blocks[0] % parts:
-            fit = math.gcd(blocks[0], x.shape[-1] // parts)
+        stores = [s.store for s in row.slots if isinstance(s.store, BlockStore)]
+        if not stores or not math.prod(x.shape):
+            continue
+        block, axis = stores[0].block(x.shape), stores[0].axis_in(x.shape)
+        length, parts = x.shape[axis], x.shape[axis] // _shard(x)[axis]
+        if length // block % parts:
+            fit = math.gcd(block, length // parts)
+            which = "last axis" if axis == -1 else f"axis {axis}"
             found.append(
-                f"'{path}' has {x.shape[-1] // blocks[0]} blocks of {blocks[0]} along "
-                f"its last axis, and {parts} devices do not divide them: it is "
-                f"gathered at every step. Use blockwise(block_size={fit}), or divide "
-                "another axis."
+                f"'{path}' has {length // block} blocks of {block} along its {which}, "
+                f"and {parts} devices do not divide them: it is gathered at every "
+                f"step. Use blockwise(block_size={fit}), or divide another axis."
             )
-    others = [f"whole on every device: {', '.join(whole[:5])}"] if whole else []
+    others = (f"whole on every device: {', '.join(whole[:5])}",) if whole else ()
     return bool(found), (*found, *others)
 
 
@@ -281,14 +282,13 @@ def _local(shapes: PyTree) -> PyTree:
 def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
     state = tx.init(shapes)
     compiled = tx.jit_step.lower(shapes, state, shapes).compile()
-    analysis = compiled.memory_analysis()  # None on a backend that tells nothing
-    return None if analysis is None else analysis.temp_size_in_bytes
+    analysis = compiled.memory_analysis()  # None on a backend without figures
+    return analysis and analysis.temp_size_in_bytes
 
 
-def _platform(mesh: Mesh | AbstractMesh | None) -> str:
-    if isinstance(mesh, Mesh):
-        return mesh.devices.flat[0].platform
-    return jax.default_backend()
+def _platform(mesh: Any) -> str:
+    is_real = isinstance(mesh, Mesh)
+    return mesh.devices.flat[0].platform if is_real else jax.default_backend()
 
 
 def scaled(size: float) -> str:

@@ -1,7 +1,7 @@
 """Eight bits for a number: blocks that share a power of two.
 
-A block of neighbours along the last axis shares one exponent, and each number is a
-small float below it: a sign, 4 bits of exponent and 3 of mantissa (first moments), or
+A block of neighbours along one axis shares one exponent, and each number is a small
+float below it: a sign, 4 bits of exponent and 3 of mantissa (first moments), or
 5 and 3 without a sign (second moments, which are never negative). With E the shared
 exponent, in the biased form of float32, and c the code without its sign:
 
@@ -29,6 +29,8 @@ from optadamw.base.types import Array
 
 BLOCK = 32
 """The largest block that is chosen by default, as in MX."""
+ROWS = 8
+"""The rows of 32 bits in a register of a TPU."""
 MANTISSA = 3
 RELATIVE = {"nearest": 2.0**-4, "stochastic": 2.0**-3}
 """The largest relative error of a decoded number within the range."""
@@ -44,22 +46,46 @@ class Blocks(NamedTuple):
     codes: Any
     """uint8, of the parameter's shape."""
     scales: Any
-    """uint8, biased exponents (E8M0): the last axis divided by the block."""
+    """uint8, biased exponents (E8M0): one axis is divided by the block."""
+
+    @property
+    def axis(self) -> int:
+        """The axis of the blocks, counted from the end: -1 is the last.
+
+        It follows from the shapes. Blocks of 1 lie along every axis.
+        """
+        pairs = zip(self.codes.shape[::-1], self.scales.shape[::-1], strict=True)
+        found = (-i for i, (long, short) in enumerate(pairs, 1) if long != short)
+        return next(found, -1)
 
     @property
     def block(self) -> int:
         """The number of neighbours that share an exponent."""
-        return self.codes.shape[-1] // self.scales.shape[-1]
+        return self.codes.shape[self.axis] // self.scales.shape[self.axis]
 
 
-def block_of(shape: tuple[int, ...]) -> int:
-    """Return the largest divisor of the last axis up to `BLOCK`.
+def block_of(shape: tuple[int, ...], axis: int = -1) -> int:
+    """Return the largest divisor of an axis up to `BLOCK`; default: of the last axis.
 
     A prime axis has blocks of 1, a scale for each number, which takes 2 bytes. One
     block for the whole axis would take 1 byte, and would lose the columns of a
     vocabulary whose gradients are small.
     """
-    return max(size for size in range(1, BLOCK + 1) if shape[-1] % size == 0)
+    return max(size for size in range(1, BLOCK + 1) if shape[axis] % size == 0)
+
+
+def axis_of(shape: tuple[int, ...]) -> int:
+    """Return the axis of the blocks of a leaf, counted from the end: -2 or -1.
+
+    It is the axis before the last, if its blocks are as large as those along the last
+    axis and fill whole registers. An accelerator holds the last axis across the lanes
+    of a register and the axis before it across its rows: numbers of one block then
+    meet in the same lane. A leaf of one axis has blocks along it.
+    """
+    if len(shape) < 2:
+        return -1
+    rows = block_of(shape, -2)
+    return -2 if rows % ROWS == 0 and rows >= block_of(shape, -1) else -1
 
 
 def floor_of(*, signed: bool) -> float:
@@ -73,22 +99,26 @@ def floor_of(*, signed: bool) -> float:
     return 1.2 * 2.0 ** -_top(signed)
 
 
-def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> Blocks:
+def encoded(
+    value: Array, block: int, noise: Array | None, *, signed: bool, axis: int = -1
+) -> Blocks:
     """Encode float32 numbers: rounded to nearest, or at random with 32-bit `noise`.
 
-    A block with a number that is not finite decodes to NaN as a whole.
+    Blocks lie along `axis`, counted from the end; default: the last. A block with a
+    number that is not finite decodes to NaN as a whole.
     """
     top = _top(signed)
     bits = jax.lax.bitcast_convert_type(value, jnp.int32)
     size = bits & 0x7FFFFFFF
-    largest = jnp.minimum(jnp.max(in_blocks(size, block), axis=-1), _INFINITY)
+    largest = jnp.max(in_blocks(size, block, axis), axis=axis)
+    largest = jnp.minimum(largest, _INFINITY)
     # Raised by the largest carry of rounding, so that no number is beyond the last
     # code.
     exponent = (largest + ((1 << _CUT) - 1)) >> 23
     # At least 1 beside zeros: below there are only subnormals, which become 2**-126.
     exponent = jnp.clip(exponent, jnp.minimum(largest, 1), 254)
     exponent = jnp.where(largest < _INFINITY, exponent, 255)
-    lowest = _spread(exponent, value) - top
+    lowest = _spread(exponent, value, axis) - top
     add = 1 << (_CUT - 1) if noise is None else (noise >> (32 - _CUT)).astype(jnp.int32)
     codes = ((size + add) >> _CUT) - (lowest << MANTISSA)
     # The smallest code whose number float32 holds without subnormals.
@@ -106,7 +136,7 @@ def encoded(value: Array, block: int, noise: Array | None, *, signed: bool) -> B
 def decoded(blocks: Blocks, *, signed: bool) -> Array:
     """Decode blocks to float32 numbers."""
     codes = blocks.codes.astype(jnp.int32)
-    exponent = _spread(blocks.scales.astype(jnp.int32), codes)
+    exponent = _spread(blocks.scales.astype(jnp.int32), codes, blocks.axis)
     size = codes & 0x7F if signed else codes
     bits = (size << _CUT) + ((exponent - _top(signed)) << 23)
     bits = jnp.where((size == 0) | (bits < 1 << 23), 0, bits)
@@ -121,26 +151,29 @@ def _top(signed: bool) -> int:
     return 15 if signed else 31
 
 
-def in_blocks(x: Array, block: int) -> Array:
-    """Cut the last axis into blocks, as two axes."""
-    count = x.shape[-1] // block
+def in_blocks(x: Array, block: int, axis: int = -1) -> Array:
+    """Cut an axis, counted from the end, into blocks: two axes, the block at `axis`."""
+    place = x.ndim + axis
+    count = x.shape[place] // block
     sharding = _explicit(x)
-    if sharding is not None and count % _parts(sharding):
+    if sharding is not None and count % _parts(sharding, place):
         # On explicit axes JAX does not choose a sharding for pieces of a shard.
-        front = sharding.spec[: x.ndim - 1]
-        x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*front)))
-    return x.reshape(*x.shape[:-1], count, block)
+        spec = [None if i == place else part for i, part in enumerate(sharding.spec)]
+        x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
+    return x.reshape(*x.shape[:place], count, block, *x.shape[place + 1 :])
 
 
-def _spread(scales: Array, like: Array) -> Array:
+def _spread(scales: Array, like: Array, axis: int) -> Array:
     """Return for each number the scale of its block.
 
     The scales get the shape of the numbers, not the numbers the shape of blocks: XLA
     overwrites a buffer in place only if all operations on it are elementwise.
     """
-    shape = like.shape
-    block = shape[-1] // scales.shape[-1]
-    wide = jnp.broadcast_to(scales[..., None], (*scales.shape, block)).reshape(shape)
+    shape, place = like.shape, like.ndim + axis
+    block = shape[place] // scales.shape[place]
+    apart = jnp.expand_dims(scales, place + 1)
+    cut = (*scales.shape[: place + 1], block, *scales.shape[place + 1 :])
+    wide = jnp.broadcast_to(apart, cut).reshape(shape)
     sharding = _explicit(like)
     if sharding is not None and sharding != jax.typeof(wide).sharding:
         wide = jax.sharding.reshard(wide, sharding)
@@ -153,8 +186,8 @@ def _explicit(x: Array) -> Any:
     return sharding if any(part is not None for part in sharding.spec) else None
 
 
-def _parts(sharding: Any) -> int:
-    """Return the number of devices over which the last axis is divided."""
-    axes = sharding.spec[-1] if sharding.spec else None
+def _parts(sharding: Any, place: int) -> int:
+    """Return the number of devices over which an axis is divided."""
+    axes = sharding.spec[place] if place < len(sharding.spec) else None
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(sharding.mesh.shape[name] for name in names)

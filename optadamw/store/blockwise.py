@@ -1,7 +1,7 @@
 """The store of 8-bit moments: codes in the parameter's shape, scales in its rank."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -15,7 +15,14 @@ from optadamw.base.numerics import is_complex
 from optadamw.base.random_bits import Site, bits_at
 from optadamw.base.tree import Leaves
 from optadamw.base.types import Array, PyTree
-from optadamw.store.block_code import Blocks, block_of, decoded, encoded, in_blocks
+from optadamw.store.block_code import (
+    Blocks,
+    axis_of,
+    block_of,
+    decoded,
+    encoded,
+    in_blocks,
+)
 from optadamw.store.dense import Dense, tied
 
 Rounding = Literal["nearest", "stochastic"]
@@ -29,6 +36,7 @@ class Blockwise:
     min_size: int = 4096
     keep: Selector | None = None
     rounding: Rounding = "stochastic"
+    axis: int | None = None
 
     def __repr__(self) -> str:
         plain = Blockwise()
@@ -55,7 +63,7 @@ class BlockStorage:
         how, kept = self.how, (False,) * len(leaves.paths)
         if how.keep is not None:
             kept = how.keep.resolve("keep", leaves, tree)
-        store = BlockStore(self.signed, self.draws, how.block_size)
+        store = BlockStore(self.signed, self.draws, how.block_size, how.axis)
         found: list[BlockStore | Dense] = []
         for path, array, is_kept in zip(leaves.paths, leaves.arrays, kept, strict=True):
             # Without parameters the leaf is a gradient, which may be None.
@@ -79,6 +87,8 @@ class BlockStore:
     """Whether numbers are rounded at random."""
     block_size: int | None
     """Numbers that share a scale; None: `block_of` chooses it for each leaf."""
+    axis: int | None = None
+    """The axis of the blocks, counted from the end; None: chosen for each leaf."""
     is_lossy: ClassVar[bool] = True
 
     def check_leaf(self, name: str, path: str, array: Any) -> None:
@@ -91,41 +101,81 @@ class BlockStore:
                 "up to float32.",
                 "Leave it as it is with blockwise(keep=<a pattern for it>).",
             )
-        if self.block_size is not None and array.shape[-1] % self.block_size:
+        shape = tuple(array.shape)
+        axis = self.axis_in(shape)
+        if self.block_size is not None and shape[axis] % self.block_size:
+            which = "last axis" if axis == -1 else f"axis {axis}"
             raise at_leaf(
                 path,
-                f"its last axis of {array.shape[-1]} is not a multiple of block_size="
+                f"its {which} of {shape[axis]} is not a multiple of block_size="
                 f"{self.block_size}, by which `{name}` is kept.",
                 "Leave block_size out, and a divisor is chosen for each leaf, or leave "
                 "this one as it is with blockwise(keep=<a pattern for it>).",
             )
 
+    def axis_in(self, shape: tuple[int, ...]) -> int:
+        """Return the axis of the blocks of a leaf of this shape, counted from the end.
+
+        A leaf with fewer axes than `axis` asks for has its blocks along its first axis.
+        """
+        if self.axis is not None:
+            return max(self.axis, -len(shape))
+        if self.block_size is None:
+            return axis_of(shape)
+        return -2 if len(shape) > 1 and shape[-2] % self.block_size == 0 else -1
+
     def block(self, shape: tuple[int, ...]) -> int:
         """Return how many numbers share a scale in a leaf of this shape."""
-        return self.block_size or block_of(shape)
+        return self.block_size or block_of(shape, self.axis_in(shape))
 
     def shapes(self, param: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shape of the codes and the shape of the scales."""
-        *front, last = param.shape
-        return tuple(param.shape), (*front, last // self.block(param.shape))
+        shape = tuple(param.shape)
+        coarse = list(shape)
+        coarse[self.axis_in(shape)] //= self.block(shape)
+        return shape, tuple(coarse)
+
+    def fitted(self, buffer: Any, param: Any) -> "BlockStore":
+        """Return the store for a buffer whose blocks lie along another axis.
+
+        If no axis was asked for, a state keeps the axis with which it was made: states
+        of earlier versions have all blocks along the last axis.
+        """
+        if self.axis is not None or not isinstance(buffer, Blocks):
+            return self
+        found = np.shape(buffer.scales)
+        if self.shapes(param)[1] == found:
+            return self
+        for axis in range(-1, -len(param.shape) - 1, -1):
+            other = replace(self, axis=axis)
+            if param.shape[axis] % other.block(param.shape):
+                continue
+            if other.shapes(param)[1] == found:
+                return other
+        return self
 
     def zeros(self, param: Any) -> Blocks:
         shape, coarse = self.shapes(param)
+        axis = self.axis_in(shape)
         if isinstance(param, jax.ShapeDtypeStruct):
             sharding = param.sharding
             return Blocks(
                 jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding),
                 jax.ShapeDtypeStruct(
-                    coarse, jnp.uint8, sharding=_coarse(sharding, coarse)
+                    coarse,
+                    jnp.uint8,
+                    sharding=sharding_of_scales(sharding, coarse, axis),
                 ),
             )
         codes = Dense(np.dtype(np.uint8)).zeros(param)
         if isinstance(param, jax.core.Tracer):
-            largest = in_blocks(codes, self.block(shape)).max(-1)
+            largest = in_blocks(codes, self.block(shape), axis).max(axis)
             return Blocks(codes, tied(jnp.zeros_like(largest), largest))
         scales = jnp.zeros(coarse, jnp.uint8)
         if isinstance(param.sharding, NamedSharding):
-            scales = jax.device_put(scales, _coarse(param.sharding, coarse))
+            scales = jax.device_put(
+                scales, sharding_of_scales(param.sharding, coarse, axis)
+            )
         elif param.committed:
             scales = jax.device_put(scales, param.sharding)
         return Blocks(codes, scales)
@@ -165,16 +215,19 @@ class BlockStore:
         noise = None
         if self.draws and site is not None:
             noise = bits_at(site, value.shape)
-        return encoded(value, self.block(param.shape), noise, signed=self.signed)
+        block, axis = self.block(param.shape), self.axis_in(param.shape)
+        return encoded(value, block, noise, signed=self.signed, axis=axis)
 
     def summary(self, param: Any) -> tuple[str, int]:
         codes, scales = self.shapes(param)
         form = f"8-bit/{self.block(param.shape)}"
+        if self.axis_in(param.shape) != -1:
+            form += f"@{self.axis_in(param.shape)}"
         return form, math.prod(codes) + math.prod(scales)
 
 
-def _coarse(sharding: Any, shape: tuple[int, ...]) -> Any:
-    """The sharding of the scales: the parameter's, if it divides them.
+def sharding_of_scales(sharding: Any, shape: tuple[int, ...], axis: int) -> Any:
+    """Return the sharding of the scales: the parameter's, if it divides them.
 
     It is written as the parameter's is: for JAX's cache of compiled programs
     P("data", None) is another sharding than P("data").
@@ -185,6 +238,6 @@ def _coarse(sharding: Any, shape: tuple[int, ...]) -> Any:
     try:
         sharding.shard_shape(shape)
     except ValueError:
-        spec[-1] = None
+        spec[len(shape) + axis] = None
     kind = sharding.memory_kind
     return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)

@@ -3,20 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import Constant, Dynamic, Hyperparameter
 from optadamw.base.masks import selector
 from optadamw.base.types import DTypeLike
-from optadamw.store.block_code import RELATIVE
 from optadamw.store.blockwise import BlockStorage, Blockwise, Rounding
 from optadamw.store.dense import Dense, dense
 from optadamw.store.store import Storage
-
-REMEDY = "Use stochastic('bfloat16'), blockwise() or 'float32'."
 
 
 @dataclass(frozen=True)
@@ -78,11 +73,12 @@ def blockwise(
     min_size: int = 4096,
     keep: Any = None,
     rounding: Rounding = "stochastic",
+    axis: int | None = None,
 ) -> Blockwise:
     """Store moments in 8 bits: codes in the parameter's shape, and a scale per block.
 
-    The result is a value for `mu_dtype` and `nu_dtype`. A block of neighbours along the
-    last axis shares a power of two as its scale; each number is a small float relative
+    The result is a value for `mu_dtype` and `nu_dtype`. A block of neighbours along one
+    axis shares a power of two as its scale; each number is a small float relative
     to this scale, with 3 bits of mantissa. Its relative error is at most an eighth if
     rounded at random and a sixteenth if rounded to nearest, for numbers from 3.7e-5
     (first moment) or 5.6e-10 (second moment) to 1 times the largest number of the
@@ -103,15 +99,22 @@ def blockwise(
     al., arXiv 2110.02861, and others.
 
     Args:
-      block_size: numbers that share a scale, >= 1; it must divide the last axis of
-        every leaf in 8 bits. None (default): for each leaf the largest divisor of its
-        last axis up to 32. A prime axis has blocks of 1, which take 2 bytes per number.
+      block_size: numbers that share a scale, >= 1; it must divide the axis of the
+        blocks in every leaf in 8 bits. None (default): for each leaf the largest
+        divisor of this axis up to 32. A prime axis has blocks of 1, which take 2 bytes
+        per number.
       min_size: leaves with fewer numbers stay float32, >= 0; scalars always do.
         Default: 4096.
       keep: leaves that stay float32 at any size, chosen as by `mask`, such as
         "*/embedding". None (default): none.
       rounding: "stochastic" (default), or "nearest", with which a moment never decays
         unless its beta is below 0.93.
+      axis: the axis along which the numbers of a block lie, counted from the end: -1 is
+        the last. A leaf with fewer axes has blocks along its first. None (default): for
+        each leaf the axis before the last, if its blocks there are a multiple of 8 and
+        as large as those along the last axis, because a TPU and XLA then read and write
+        each byte once; else the last. A state that was made with blocks along another
+        axis keeps them there.
 
     Returns:
       A value for `mu_dtype` or `nu_dtype`.
@@ -125,7 +128,7 @@ def blockwise(
       >>> tx = optadamw.adamw(1e-3, mu_dtype=kept, nu_dtype=kept)
       >>> state = tx.init({"embedding": jnp.ones((512, 64)), "w": jnp.ones((64, 64))})
       >>> state.mu["w"].shape, state.mu_scales["w"].shape
-      ((64, 64), (64, 2))
+      ((64, 64), (2, 64))
       >>> state.mu["w"].dtype.name, state.mu["embedding"].dtype.name
       ('uint8', 'float32')
     """
@@ -137,6 +140,7 @@ def blockwise(
         min_size=_whole("min_size", min_size, 0),
         keep=None if keep is None else selector("keep", keep),
         rounding=rounding,
+        axis=None if axis is None else _from_end(axis),
     )
 
 
@@ -144,7 +148,7 @@ def storage(name: str, given: Stored, *, signed: bool = True) -> Any:
     """Return the storage of a buffer, in any format that a user may choose.
 
     This function does not check that rounding lets the numbers change; for Adam's own
-    buffers `moment`, `maximum` and `average` do.
+    buffers the functions in `store.moments` do.
 
     Args:
       name: the name of the argument in errors.
@@ -165,63 +169,6 @@ def storage(name: str, given: Stored, *, signed: bool = True) -> Any:
     return dense(name, given)
 
 
-def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
-    """Return the storage of a running mean with the decay `beta`.
-
-    Raises:
-      TypeError, ValueError: `given` is no format for a moment, or the mean would never
-        decay in it.
-    """
-    is_square = name == "nu_dtype"
-    found = storage(name, given, signed=not is_square)
-    if is_square:
-        _check_range(name, found)
-    _check_moves(name, found, beta, must_know=is_square)
-    return found
-
-
-def maximum(name: str, given: Stored) -> Storage:
-    """Return the storage of a maximum, always rounded to nearest.
-
-    A maximum of random roundings would grow.
-    """
-    if isinstance(given, Blockwise):
-        how = Blockwise(given.block_size, given.min_size, given.keep, "nearest")
-        return BlockStorage(how, signed=False)
-    if isinstance(given, Stochastic):
-        given = given.kept_as
-    found = storage(name, given, signed=False)
-    _check_range(name, found)
-    return found
-
-
-def average(name: str, given: Stored, legal: str) -> Dense:
-    """Return the storage of the running average of the parameters.
-
-    Raises:
-      TypeError, ValueError: `given` is no format for an average, or the average would
-        not change in it.
-    """
-    if isinstance(given, Blockwise):
-        raise invalid(
-            name,
-            legal,
-            given,
-            "With 3 bits of mantissa the averaged weights would be off by 6 percent.",
-        )
-    found = storage(name, given, signed=True)
-    assert isinstance(found, Dense)
-    if found.dtype is not None and found.dtype.itemsize < 4 and not found.draws:
-        raise invalid(
-            name,
-            legal,
-            found.dtype.name,
-            "In 16 bits, rounded to nearest, an average with decay 0.999 stands still: "
-            "its steps are below half a unit in the last place.",
-        )
-    return found
-
-
 def as_written(kept: Storage) -> str:
     """Return a storage as a user would write it."""
     if isinstance(kept, BlockStorage):
@@ -231,65 +178,6 @@ def as_written(kept: Storage) -> str:
     return repr(Stochastic(kept.dtype)) if kept.draws else repr(kept.dtype.name)
 
 
-def _check_range(name: str, kept: Any) -> None:
-    """Refuse a format of the second moment in which small squares are 0."""
-    if getattr(kept, "dtype", None) == jnp.float16:
-        raise invalid(
-            name,
-            "a form with the range of float32",
-            "float16",
-            "There the squares of gradients below 2.4e-4 are 0. " + REMEDY,
-        )
-
-
-def _check_moves(
-    name: str, kept: Any, beta: Hyperparameter, *, must_know: bool
-) -> None:
-    """Refuse a mean that rounding would keep from decaying.
-
-    A mean decays by the factor beta. It does not change if 1 - beta is at most half a
-    unit in the last place, which is at most 2**-(bits of mantissa + 1) of a number.
-    """
-    half = _half_unit(kept)
-    if half is None:
-        return
-    letter = "b2" if name == "nu_dtype" else "b1"
-    known = _known(beta)
-    if known is None:
-        if must_know:
-            raise ValueError(
-                f"`{name}` is {as_written(kept)}, rounded to nearest, in which a mean "
-                f"stands still unless {letter} is below {1 - half:.4g}; got "
-                f"{letter}={beta!r}, of which that is not known. {REMEDY}"
-            )
-    elif 1 - known <= half:
-        raise ValueError(
-            f"`{name}` must be a form in which the moment decays; got "
-            f"{as_written(kept)}, rounded to nearest, with {letter}={known!r}: a step "
-            f"of {1 - known:.3g} is below half a unit in the last place ({half:.3g}), "
-            f"so it would never decay. {REMEDY}"
-        )
-
-
-def _half_unit(kept: Any) -> float | None:
-    """Return half a relative unit in the last place; None if not rounded to nearest."""
-    if kept.draws:
-        return None
-    if isinstance(kept, BlockStorage):
-        return RELATIVE["nearest"]
-    if kept.dtype is None or kept.dtype.itemsize >= 4:
-        return None
-    return 2.0 ** -(jnp.finfo(kept.dtype).nmant + 1)
-
-
-def _known(beta: Hyperparameter) -> float | None:
-    if isinstance(beta, Constant):
-        return beta.value
-    if isinstance(beta, Dynamic) and not beta.is_traced:
-        return float(np.asarray(jax.device_get(beta.value)))
-    return None
-
-
 def _whole(name: str, value: Any, least: int) -> int:
     rule = f"a whole number >= {least}"
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -297,3 +185,12 @@ def _whole(name: str, value: Any, least: int) -> int:
     if value < least:
         raise invalid(name, rule, value)
     return int(value)
+
+
+def _from_end(axis: Any) -> int:
+    rule = "a whole number < 0, counted from the last axis (-1), or None"
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise mistyped("axis", rule, axis)
+    if axis >= 0:
+        raise invalid("axis", rule, axis, "Leaves have different numbers of axes.")
+    return int(axis)

@@ -21,6 +21,7 @@ from jax.sharding import (
 )
 
 from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
+from optadamw.store.block_code import BLOCK
 
 OnWhole = Literal["report", "raise"]
 """What happens if no dimension of a parameter can be divided."""
@@ -40,8 +41,8 @@ def divided(
 ) -> NamedSharding | None:
     """Return `sharding` with `axes` added to one dimension, which they divide.
 
-    The largest dimension per device is chosen, the last one only if no other divides,
-    because blocks of 8 bits lie along the last dimension.
+    A dimension whose blocks of 8 bits divide too is preferred, then any but the last,
+    along which blocks may lie, then the largest per device.
 
     Args:
       path: the path of the leaf, for errors.
@@ -88,7 +89,12 @@ def divided(
     ]
     if not fits:
         return None
-    chosen = max(fits, key=lambda i: (i + 1 < len(shape), local[i], -i))
+
+    def order(i: int) -> tuple[bool, bool, int, int]:
+        has_whole_blocks = local[i] % (BLOCK * count) == 0
+        return has_whole_blocks, i + 1 < len(shape), local[i], -i
+
+    chosen = max(fits, key=order)
     parts[chosen] = (*parts[chosen], *axes)
     kind = sharding.memory_kind
     return NamedSharding(mesh, spec_of(mesh, parts), memory_kind=kind)

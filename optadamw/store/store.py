@@ -53,6 +53,10 @@ class Store(Protocol):
         """Return a buffer that decodes to the parameter, without sharing its memory."""
         ...
 
+    def fitted(self, buffer: PyTree, param: Any) -> "Store":
+        """Return the store of `buffer`, which may have a form of its own."""
+        ...
+
     def check(self, path: str, buffer: PyTree, param: Any) -> None:
         """Refuse a buffer that this store did not make for such a parameter."""
         ...

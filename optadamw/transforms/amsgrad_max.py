@@ -4,7 +4,8 @@ from typing import Literal
 
 from optadamw.base.errors import invalid
 from optadamw.rules.amsgrad import Maximum
-from optadamw.store.formats import Stored, maximum
+from optadamw.store.formats import Stored
+from optadamw.store.moments import maximum
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation, atom
 

@@ -6,7 +6,8 @@ from optadamw.base.hyperparameters import every_so_many, hyperparameter, switch
 from optadamw.base.interval import FRACTION
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.ema import LEGAL, Average
-from optadamw.store.formats import Stored, average
+from optadamw.store.formats import Stored
+from optadamw.store.moments import average
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation, atom
 

@@ -26,6 +26,7 @@ from optadamw.transforms.skip_nonfinite import skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import with_commit
+from optadamw.transforms.with_kernels import with_kernels
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
@@ -272,6 +273,7 @@ WRAPPERS = (
         with_stats,
         (Option("stats", "norms", asks=True, words={True: False, "norms": True}),),
     ),
+    Part(with_kernels, (Option("kernel", "kernel", asks=True),)),
 )
 """The parts around the chain, the innermost first. No group sets their options."""
 

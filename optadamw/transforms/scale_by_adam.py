@@ -5,7 +5,8 @@ from optadamw.base.hyperparameters import hyperparameter, switch
 from optadamw.base.interval import BETA, NON_NEGATIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.adam import Corrected, Direction, EpsMode, Moments, Nesterov
-from optadamw.store.formats import Stored, moment
+from optadamw.store.formats import Stored
+from optadamw.store.moments import moment
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation, atom
 

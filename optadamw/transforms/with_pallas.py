@@ -1,34 +1,48 @@
-"""Run each parameter as one Pallas kernel."""
+"""Choose which parameters run as Pallas kernels."""
 
 from dataclasses import replace
 
+from jax.sharding import NamedSharding
+
 from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.hyperparameters import switch
+from optadamw.base.tree import flatten
+from optadamw.base.types import PyTree
 from optadamw.leaf.program import Kernel
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation, transformation
+from optadamw.walk.shardings import Shardings
 
 
 @prints_as_call
-def with_pallas(inner: Transformation, *, interpret: bool = False) -> Transformation:
-    """Run the step of each parameter as one Pallas kernel on NVIDIA GPUs.
+def with_pallas(
+    inner: Transformation,
+    *,
+    enabled: bool = True,
+    shardings: PyTree | None = None,
+    interpret: bool = False,
+) -> Transformation:
+    """Run the step of each parameter as one Pallas kernel, or none of them.
 
-    This is for moments in 8 bits: a block can be encoded only after its largest number
-    is known, and XLA makes two passes of this. A kernel runs the same rules on tiles of
-    a parameter, in place. The step runs as without kernels on other devices, and for
-    parameters and chains that cannot be cut into tiles (complex or float64 parameters,
-    blocks that are no power of two, `clip_by_norm`, `cautious`, `stats="norms"`).
+    A block of 8 bits can be encoded only after its largest number is known, and XLA
+    makes two passes of this. A kernel runs the same rules on tiles of a parameter, in
+    place, and reads and writes every byte once. Without this wrapper, parameters with
+    buffers in 8 bits run as kernels on TPUs (Mosaic) and NVIDIA GPUs (Triton), and on
+    TPUs also those with moments or residuals in 16 bits; XLA runs the others. With it,
+    every parameter that can be cut into tiles does. `describe(tx, params)` shows which
+    do, and why the others do not.
 
-    XLA does not divide a kernel over devices but gathers its operands: use kernels on
-    one device, or inside `jax.shard_map`.
-
-    In Pallas's interpreter the kernels give the bits of the plain step, up to the
-    contraction of products and sums, and they lower to Triton. They are an option and
-    not the default, because they have not been measured on a device and JAX plans to
-    remove its Triton backend.
+    XLA does not divide a kernel over devices. On Explicit axes, and inside
+    `jax.shard_map`, each device runs the kernel on its shard. On Auto axes it does so
+    if `shardings` states how the parameters are divided; otherwise XLA runs the
+    parameters, as it does if a sharding cuts blocks.
 
     Args:
       inner: a transformation of this library.
+      enabled: whether parameters run as kernels. False: none does, on no device.
+        Default: True.
+      shardings: the NamedSharding of each parameter over Auto axes, as a tree like the
+        parameters; states and gradients are divided alike. None (default): not known.
       interpret: whether to run the kernels in Pallas's interpreter, on any device and
         slowly, for tests. Default: False.
 
@@ -36,8 +50,9 @@ def with_pallas(inner: Transformation, *, interpret: bool = False) -> Transforma
       A transformation with the state of `inner`.
 
     Raises:
-      TypeError: `inner` is not from this library, or `interpret` is no bool.
-      ValueError: `inner` runs as kernels already.
+      TypeError: `inner` is not from this library, `enabled` or `interpret` is no bool,
+        or `shardings` has a leaf that is no NamedSharding.
+      ValueError: `inner` has this wrapper already.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -51,9 +66,24 @@ def with_pallas(inner: Transformation, *, interpret: bool = False) -> Transforma
     """
     if not isinstance(inner, Transformation):
         raise mistyped("inner", "a transformation of optadamw", inner)
-    interpret = switch("interpret", interpret)
+    enabled, interpret = switch("enabled", enabled), switch("interpret", interpret)
     composition = inner.recipe.composition
     if composition.kernel is not None:
         raise misplaced(f"{inner!r} has kernels already.", "Use it once.")
     kernel: Kernel = "interpreted" if interpret else "compiled"
-    return transformation(replace(composition, kernel=kernel))
+    return transformation(
+        replace(
+            composition,
+            kernel=kernel if enabled else "never",
+            shardings=None if shardings is None else _stated(shardings),
+        )
+    )
+
+
+def _stated(shardings: PyTree) -> Shardings:
+    leaves = flatten(shardings)
+    for path, found in zip(leaves.paths, leaves.arrays, strict=True):
+        if not isinstance(found, NamedSharding):
+            rule = "a tree of NamedShardings like the parameters, or None"
+            raise mistyped("shardings" + (path and f"['{path}']"), rule, found)
+    return Shardings(leaves.paths, leaves.arrays)

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.numerics import sqrt
-from optadamw.base.types import Array
 
 Axes = tuple[str, ...]
 
@@ -83,16 +80,6 @@ def refuse_varying(name: str, value: Any) -> None:
             "they would decide differently. Pass one number, such as "
             f"jax.lax.pmean({name}, {sorted(axes)[0]!r})."
         )
-
-
-def norm_over(norm: Array, axes: Axes) -> Array:
-    """Return the norm of the parts of all devices, from the norm of each part.
-
-    The parts are divided by the largest, so that their squares do not overflow.
-    """
-    peak = lax.pmax(norm, axes)
-    share = norm / jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
-    return jnp.where(jnp.isfinite(peak), peak * sqrt(summed(share * share, axes)), peak)
 
 
 def summed(x: Any, axes: Iterable[str]) -> Any:

@@ -1,6 +1,7 @@
 """The composition: the rules of a transformation, and the parts around them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import jax
 import numpy as np
@@ -11,10 +12,15 @@ from optadamw.base.types import PyTree
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
 from optadamw.leaf.program import Kernel
+from optadamw.native.kernel import is_default
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
+from optadamw.walk.shardings import Shardings
 from optadamw.walk.zero1 import Zero1, homes_of
+
+CpuPass = Literal["auto", "native", "xla"]
+"""What runs the leaves on the CPU: kernels where there are some, kernels only, XLA."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,20 @@ class Composition:
     zero1: Zero1 | None = None
     """How buffers are divided beyond their parameters; default: they are not."""
     kernel: Kernel | None = None
-    """The kernels that run a leaf; None (default): XLA runs it."""
+    """Which leaves run in kernels; None (default): those of which kernels move fewer
+    bytes than XLA's own fusions do."""
+    shardings: Shardings | None = None
+    """The shardings of the parameters over Auto axes, if the user stated them."""
+    cpu_pass: CpuPass | None = None
+    """What runs the leaves on the CPU; None (default): XLA, or "auto" if the
+    environment says so."""
+
+    @property
+    def kernel_choice(self) -> CpuPass:
+        """What runs the leaves on the CPU, with the default of this process."""
+        if self.cpu_pass is None and self.kernel is None and is_default():
+            return "auto"
+        return self.cpu_pass or "xla"
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -21,7 +21,7 @@ from optadamw.base.numerics import kind_of, sqrt
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.leaf.barrier import materialized
-from optadamw.leaf.pallas import run
+from optadamw.leaf.pallas.run import run
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.walk.axes import summed, varying
 from optadamw.walk.zero1 import LeafLayout

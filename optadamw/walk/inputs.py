@@ -193,6 +193,7 @@ def _inputs_of(
     """
     slots = plan.composition.slots
     columns = {slot.name: column_of(slot, state, plan.leaves) for slot in slots}
+    plan = plan.fitted(columns)
     leaves, dtypes = [], []
     for i, grad in enumerate(grads):
         array = plan.leaves.arrays[i]

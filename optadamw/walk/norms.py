@@ -1,20 +1,28 @@
 """Norms over the tree for rules, guard and statistics; each norm is measured once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from optadamw.base.numerics import compute_dtype, sqrt, total_norm
+from optadamw.base.numerics import (
+    compute_dtype,
+    scaled_squares,
+    sqrt,
+    squares_in_one_pass,
+    sum_of_squares,
+    total_norm,
+)
 from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
-from optadamw.walk.axes import norm_over, summed
+from optadamw.walk.axes import summed
 from optadamw.walk.inputs import Inputs, Key
 from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
@@ -128,22 +136,25 @@ def _tree_norms(
 ) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
 
-    def measured() -> Array:
-        squares = [
-            measure_leaf(program, leaf, None).astype(widest)
-            for program, leaf in zip(programs, leaves, strict=True)
+    def of_leaves(measure: Callable[[Array], Any]) -> list[Any]:
+        found = [
+            jax.tree.map(lambda x: x.astype(widest), measure_leaf(program, measure, x))
+            for program, x in zip(programs, leaves, strict=True)
         ]
+        if not axes:
+            return found
+        pairs = zip(found, axes, strict=True)
+        return [jax.tree.map(partial(summed, axes=over), x) for x, over in pairs]
 
-        def again(i: int) -> Array:
-            norm = measure_leaf(programs[i], leaves[i], squares[i]).astype(widest)
-            return norm_over(norm, axes[i]) if axes and axes[i] else norm
-
-        sums = squares
-        if axes:
-            pairs = zip(squares, axes, strict=True)
-            sums = [summed(square, over) for square, over in pairs]
-        whole = total_norm(sums, again) if rescued else _root(sums)
-        parts = [_root([sums[i] for i in group]) for group in groups]
+    def measured() -> Array:
+        if rescued:
+            squares = of_leaves(squares_in_one_pass)
+            whole = total_norm(squares, lambda: of_leaves(scaled_squares))
+            squares = [plain for plain, _ in squares]
+        else:
+            squares = of_leaves(sum_of_squares)
+            whole = _root(squares)
+        parts = [_root([squares[i] for i in group]) for group in groups]
         return jnp.stack([whole, *(part.astype(widest) for part in parts)])
 
     if is_due is None:

@@ -3,9 +3,11 @@
 A plan depends on paths, shapes and dtypes only, not on numbers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from jax.sharding import NamedSharding
 
 from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
@@ -25,6 +27,8 @@ class LeafPlan(NamedTuple):
     """The buffers of rules and commit, each with the store of this leaf."""
     accumulator: Slot | None = None
     """The accumulator with the store of this leaf; None without accumulation."""
+    sharding: NamedSharding | None = None
+    """The sharding of the leaf over Auto axes, if the user stated it."""
 
     @property
     def buffers(self) -> tuple[Slot, ...]:
@@ -45,6 +49,18 @@ class Plan:
     """The positions of the leaves of each group of the statistics."""
     axes: tuple[tuple[str, ...] | None, ...] = ()
     """The axes that `with_axes` names for each leaf; None: it names none."""
+
+    def fitted(self, columns: Mapping[str, Sequence[Any]]) -> "Plan":
+        """Return the plan with the stores of the buffers that a state holds."""
+        rows = []
+        for i, row in enumerate(self.rows):
+            array, slots = self.leaves.arrays[i], []
+            for slot in row.slots:
+                store = slot.store.fitted(columns[slot.name][i], array)
+                same = store is slot.store
+                slots.append(slot if same else slot._replace(store=store))
+            rows.append(row._replace(slots=tuple(slots)))
+        return replace(self, rows=tuple(rows))
 
 
 def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
@@ -68,9 +84,18 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
     slots = _slots_by_leaf(composition.buffers, leaves, tree)
     width = len(composition.slots)
     rows = tuple(
-        LeafPlan(group, tables[group][i], slots[i][:width], *slots[i][width:])
+        LeafPlan(
+            group,
+            tables[group][i],
+            slots[i][:width],
+            next(iter(slots[i][width:]), None),
+        )
         for i, group in enumerate(groups)
     )
+    if composition.shardings is not None:
+        stated = composition.shardings.resolved(leaves)
+        pairs = zip(rows, stated, strict=True)
+        rows = tuple(row._replace(sharding=sharding) for row, sharding in pairs)
     measured = _measured(composition, leaves, tree)
     return Plan(composition, leaves, rows, measured, _axes(composition, leaves, tree))
 

@@ -35,4 +35,5 @@ class Programs:
             measures=statistics is not None and statistics.norms,
             is_bounded=composition.is_bounded,
             kernel=composition.kernel,
+            sharding=row.sharding,
         )

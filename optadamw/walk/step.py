@@ -23,7 +23,7 @@ from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
 from optadamw.control.statistics import NORMS
-from optadamw.leaf.program import Emit
+from optadamw.leaf.program import Emit, LeafInput
 from optadamw.rules.rule import Shared
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
@@ -41,6 +41,7 @@ from optadamw.walk.conditional import (
 from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
+from optadamw.walk.native import pass_by_kernels
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import scalars_of
@@ -225,10 +226,20 @@ class _Call:
         own = tuple(layouts[i] for i in inputs.moving if layouts)
         key = Pass(programs, tuple(inputs.moving), members, axes, own)
         bits = step_key(composition.seed.value, self.state.step)
-        if not composition.control.is_gated:
-            return always(key, leaves, bits, present)
-        run = if_step if self.emit == "param" else if_update
-        return run(key, leaves, bits, present, go, measured)
+        gate = go if composition.control.is_gated else None
+
+        def by_xla(key: Pass, leaves: Sequence[LeafInput]) -> Outcome:
+            if gate is None:
+                return always(key, leaves, bits, present)
+            run = if_step if self.emit == "param" else if_update
+            return run(key, leaves, bits, present, gate, measured)
+
+        choice = composition.kernel_choice
+        # The partial window of a flush chooses anew for each leaf.
+        if choice == "xla" or present is not None:
+            return by_xla(key, leaves)
+        paths = [inputs.plan.leaves.paths[i] for i in inputs.moving]
+        return pass_by_kernels(choice, key, leaves, bits, gate, paths, by_xla)
 
     def _all_leaves(
         self, inputs: Inputs, outcome: Outcome

@@ -96,3 +96,18 @@ def test_an_unknown_argument_is_one_line(argument, capsys):
     error = capsys.readouterr().err
     assert error.startswith("optadamw doctor: error: unknown arguments")
     assert error.count("\n") == 1
+
+
+def test_kernels_and_why_there_are_none(monkeypatch):
+    for value, text in (
+        ("", "possible: native ("),
+        ("1", "on: native ("),
+        ("0", "off: XLA (OPTADAMW_NATIVE=0)"),
+    ):
+        monkeypatch.setenv("OPTADAMW_NATIVE", value)
+        line = dict(sections.fast_paths())["CPU kernels (with_kernels)"]
+        assert text in line or line.startswith("off: XLA (no compiler")
+    monkeypatch.setenv("OPTADAMW_NATIVE", "1")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    line = dict(sections.fast_paths())["CPU kernels (with_kernels)"]
+    assert line == "off: XLA (no compiler: no-such-compiler is not on the PATH)"

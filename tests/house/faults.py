@@ -273,14 +273,14 @@ FAULTS = [
     Fault(
         "the global norm forgets the last parameter",
         "walk/norms.py",
-        "total_norm(squares, again) if rescued",
-        "total_norm(squares[:-1] or squares, again) if rescued",
+        "squares = of_leaves(squares_in_one_pass)",
+        "squares = (all := of_leaves(squares_in_one_pass))[:-1] or all",
         knob("clip_global_norm"),
     ),
     Fault(
         "the norm of a huge gradient overflows",
         "base/numerics.py",
-        "return lax.cond(total == jnp.inf, again, lambda: sqrt(total))",
+        "return lax.platform_dependent(cpu=by_branch, default=by_selection)",
         "return sqrt(total)",
         "rules/test_field_faults.py -k test_n3_a_clip",
     ),

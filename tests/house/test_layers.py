@@ -23,11 +23,15 @@ ABOVE = {"__init__": "integrations", "__main__": "cli"}
 LAZY = {
     "base/lazy": "names that are imported when somebody first uses them",
     "cli/main": "`--help` must not wait for Flax, scikit-learn or Matplotlib",
-    "leaf/pallas": "Pallas is experimental: who does not ask for it does not import it",
+    "leaf/pallas/kernel": "Pallas is experimental, and a CPU's user needs none of it",
     "checkpoint/replacing": "Windows has no fcntl",
     "dialects/files/packages": "a .pt takes PyTorch, a .h5 h5py, and no other file",
 }
 """Modules that may import when they run, and why."""
+
+
+TABLES = ("transforms/options",)
+"""Modules that are a table and nothing else, which may be longer than 300 lines."""
 
 
 class Never(NamedTuple):
@@ -224,7 +228,9 @@ def test_no_file_of_the_package_is_long():
     lines = {
         m: len((PACKAGE / f"{m}.py").read_text().splitlines()) for m in modules(PACKAGE)
     }
-    assert {m: n for m, n in lines.items() if n > 300} == {}
+    long = {m: n for m, n in lines.items() if n > 300 and m not in TABLES}
+    assert long == {}
+    assert all(m in lines for m in TABLES)
 
 
 # --- The check itself ----------------------------------------------------------------

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import optadamw
 from tests.leaf import test_pallas
 from tests.support import trajectories, trees
 from tests.support.trajectories import narrow, stack
@@ -49,3 +50,14 @@ def test_eager_and_scan_are_jit(row):
     scan = jax.jit(functools.partial(jax.lax.scan, trajectories.scan_body(run.tx)))
     carry, grads, after = narrow(row, ((run.params, run.state), run.grads, run.after))
     trajectories.assert_agree(row, scan(carry, stack(grads))[1], stack(after))
+
+
+@each_row
+def test_steps_by_kernels_are_those_of_xla(row):
+    """Of all rows, those too with a sum of products that is contracted elsewhere."""
+    run = trajectories.of(row)
+    step = jax.jit(optadamw.with_kernels(row.make(), "auto").step)
+    carry = run.params, run.state
+    for grads, expected in zip(run.grads, run.after, strict=True):
+        carry = step(grads, carry[1], carry[0])
+        trajectories.assert_agree(row, tuple(carry), expected)

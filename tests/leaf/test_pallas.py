@@ -10,13 +10,19 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import optadamw
-from optadamw.leaf.pallas import fits
+from optadamw.commit.commit import Nearest
+from optadamw.leaf.pallas.fits import targets_of
+from optadamw.leaf.program import Program
 from tests.support import trees
 
 EIGHT = optadamw.blockwise(min_size=0)
 SIXTEEN = optadamw.stochastic("bfloat16")
-SHAPES = {"w": (33, 96), "v": (1030,), "t": (2, 3, 64), "s": (), "q": (5, 29)}
-"""Tiles that end inside a leaf and outside of it; the last two have no tiles."""
+SHAPES = {
+    **{"w": (33, 96), "v": (1030,), "t": (2, 3, 64), "r": (3, 64, 40), "s": ()},
+    "q": (5, 29),
+}
+"""Tiles that end inside a leaf and outside of it, blocks along the last axis and along
+the one before it ("r"); the last two have no tiles."""
 
 CASES = {
     "float32": (jnp.float32, {}),
@@ -101,8 +107,10 @@ def test_which_leaves_have_tiles():
         jaxpr = str(jax.make_jaxpr(tx.step)(params, tx.init(params), params))
         assert "pallas_call" not in jaxpr
     shape = functools.partial(jax.ShapeDtypeStruct, (4, 32))
-    assert not fits(None, None)
-    assert not any(fits(None, shape(d)) for d in (jnp.complex64, jnp.float64))
+    program = Program((), (), Nearest(), True, None, "param", kernel="compiled")
+    assert targets_of(program, shape(jnp.float32)) == ("tpu", "gpu")
+    assert targets_of(program, None) == ()
+    assert not any(targets_of(program, shape(d)) for d in (jnp.complex64, jnp.float64))
 
 
 @each_case

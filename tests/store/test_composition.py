@@ -295,7 +295,7 @@ def test_nnx():
         losses[kind] = [float(train(model, optimizer, x)) for _ in range(4)]
         state = optimizer.opt_state
         assert state.mu["second"]["kernel"].dtype == jnp.uint8
-        assert state.nu_scales["second"]["kernel"].shape == (64, 2)
+        assert state.nu_scales["second"]["kernel"].shape == (2, 64)
         for name in ("mu", "mu_scales"):
             variable = getattr(state, name)["first"]["kernel"]
             assert variable.get_metadata() == model.first.kernel.get_metadata()

@@ -142,7 +142,7 @@ def test_describe_shows_arguments_of_the_atoms_and_wrappers():
     )
     text = optadamw.describe(tx, PARAMS)
     lines = re.findall(r"(?m)^(?:\d+\.|- ) (\w+)(?:: (.*))?$", text)
-    others = {"chain", "with_commit", "with_seed", "skip_nonfinite"}
+    others = {"chain", "with_commit", "with_seed", "skip_nonfinite", "with_kernels"}
     assert {name for name, _ in lines} == {p.make.__name__ for p in PARTS} - others
     for name, arguments in lines:
         shown = set(re.findall(r"(?:^|, )(\w+)=", arguments))

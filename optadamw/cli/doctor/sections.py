@@ -17,6 +17,8 @@ import jax.numpy as jnp
 
 from optadamw.adamw import adamw
 from optadamw.base.version import __version__
+from optadamw.native.kernel import is_default
+from optadamw.reports.describe import describe
 
 Line = tuple[str, str]
 """The name of a fact, and the fact as a text."""
@@ -29,7 +31,14 @@ SETTINGS = (
     *("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_default_matmul_precision"),
     *("jax_debug_nans", "jax_disable_jit", "jax_compilation_cache_dir"),
 )
-VARIABLES = ("JAX_", "XLA_", "KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "TPU_")
+VARIABLES = (
+    "OPTADAMW_",
+    "JAX_",
+    "XLA_",
+    "KERAS_BACKEND",
+    "CUDA_VISIBLE_DEVICES",
+    "TPU_",
+)
 """Environment variables of these names, or whose names begin so, are printed."""
 
 
@@ -70,6 +79,7 @@ def settings() -> Iterator[Line]:
 def fast_paths() -> Iterator[Line]:
     """Say for each fast path whether it is on, and otherwise why it is not."""
     yield "in-place step (tx.jit_step)", _in_place()
+    yield "CPU kernels (with_kernels)", _kernels()
     yield "Pallas kernels (with_pallas)", _pallas()
     cache = getattr(jax.config, "jax_compilation_cache_dir", None)
     yield (
@@ -78,6 +88,18 @@ def fast_paths() -> Iterator[Line]:
         if cache
         else "off: jax_compilation_cache_dir is not set, so each process compiles anew",
     )
+
+
+def _kernels() -> str:
+    """Compile a kernel, or find it in the cache, and say what runs a small step."""
+    params = {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32)}
+    line = describe(adamw(1e-3, kernel="auto"), params).splitlines()[-1]
+    runs = line.removeprefix("pass: ")
+    if not runs.startswith("native"):
+        return f"off: {runs}"
+    if is_default():
+        return f"on: {runs}, by default"
+    return f"possible: {runs}, where the option kernel asks for it"
 
 
 def _in_place() -> str:

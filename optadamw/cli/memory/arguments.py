@@ -18,12 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="parameters of the model, such as 7e9, 7B or 125M",
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--devices",
         type=_devices,
         default=1,
         metavar="N",
         help="devices over which parameters and state are divided (default: 1)",
+    )
+    where.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="compile for such devices, which need not be here, and show the "
+        "temporaries that XLA takes on them: v5e:1x1, v5e:16x16, h100:1x1x8 ... "
+        "(needs optadamw[aot-tpu] or optadamw[aot-gpu])",
     )
     parser.add_argument(
         "--plan",

@@ -1,14 +1,18 @@
 """Run `optadamw memory`: print the memory of each plan side by side."""
 
 import argparse
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 
 from optadamw.adamw import adamw
+from optadamw.base.errors import renamed
 from optadamw.cli.memory.shapes import decoder
 from optadamw.reports.memory import MemoryPlan, memory_plan, scaled
+from optadamw.reports.topology import topology_mesh
 from optadamw.store.formats import blockwise
 
 OPTIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -31,9 +35,18 @@ OPTIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def run(options: argparse.Namespace) -> int:
     """Print the plans side by side."""
-    mesh = None
-    if options.devices > 1:
-        mesh = jax.sharding.AbstractMesh((options.devices,), ("devices",))
+    mesh: Mesh | AbstractMesh | None = None
+    if options.topology:
+        # Where libtpu is installed, JAX would look for a TPU in this machine.
+        jax.config.update("jax_platforms", "cpu")
+        try:
+            mesh = topology_mesh(options.topology)
+        except (ValueError, ModuleNotFoundError) as error:
+            told = renamed(str(error), {"topology": "--topology"})
+            print(f"optadamw memory: error: {told}", file=sys.stderr)
+            return 1 if isinstance(error, ModuleNotFoundError) else 2
+    elif options.devices > 1:
+        mesh = AbstractMesh((options.devices,), ("devices",))
     plans = {}
     for name in options.plan:
         dtype, _, arguments = OPTIONS[name]
@@ -46,11 +59,12 @@ def run(options: argparse.Namespace) -> int:
             mesh,
             temporaries=options.temporaries,
         )
-    print(_table(plans, options.devices))
+    devices = options.devices if mesh is None else mesh.size
+    print(_table(plans, devices, options.topology))
     return 0
 
 
-def _table(plans: dict[str, MemoryPlan], devices: int) -> str:
+def _table(plans: dict[str, MemoryPlan], devices: int, topology: str | None) -> str:
     names = list(dict.fromkeys(name for plan in plans.values() for name in plan.shares))
     names.remove("counters")
     header = ["", *names, "persistent", "temporaries", "persistent", "peak"]
@@ -79,7 +93,7 @@ def _table(plans: dict[str, MemoryPlan], devices: int) -> str:
     first = next(iter(plans.values()))
     unit = "device" if devices == 1 else "devices"
     besides = (
-        f"temporaries as XLA takes them on {first.platform}"
+        f"temporaries as XLA takes them on {topology or first.platform}"
         if first.temporaries is not None
         else "temporaries not asked for"
     )

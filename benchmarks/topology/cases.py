@@ -1,0 +1,79 @@
+"""The steps that are compiled, and the fewest bytes with which each can be done."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks.contenders import optadamw_adamw, optax_adamw
+from benchmarks.contenders.contender import Contender
+from benchmarks.topology.placed import count, size
+from benchmarks.workloads import Config
+
+
+class Case(NamedTuple):
+    """A step to compile.
+
+    Attributes:
+        contender: Whose step.
+        config: Of which configuration.
+        norm: Whether it takes the norm of the gradients, and so reads them twice.
+        goal: The most bytes per parameter, as a multiple of the ideal; None: no goal.
+    """
+
+    contender: Contender
+    config: Config
+    norm: bool = False
+    goal: float | None = 1.0
+
+    def ideal(self, carry: Any, gradients: Any) -> float:
+        """The fewest bytes per parameter: all is read once and written once.
+
+        A step that ends a window adds the last gradient to the accumulator first, and
+        then reads the accumulator in place of the gradient.
+        """
+        read = size(gradients) * (2 if self.norm else 1)
+        if self.config.accumulate_steps is not None:
+            read += size(gradients)
+        return (2 * size(carry) + read) / count(gradients)
+
+
+def _ours(*parts: str, norm: bool = False, goal: float | None = 1.0) -> Case:
+    contender = optadamw_adamw.with_parts(*parts)
+    return Case(contender, contender.own(Config()), norm, goal)
+
+
+def _optax(norm: bool = False, dtype: str = "float32", **changes: Any) -> Case:
+    contender = dataclasses.replace(optax_adamw.CONTENDER, dtype=dtype)
+    return Case(contender, Config(**changes), norm, None)
+
+
+_CLIP: dict[str, Any] = {"clip_global_norm": 1.0}
+CASES: dict[str, Case] = {
+    "adamw": _ours(),
+    "adamw, Optax": _optax(),
+    "clip": _ours("clip", norm=True),
+    "clip, Optax": _optax(norm=True, **_CLIP),
+    "clip + EMA": _ours("clip", "ema", norm=True),
+    "clip + EMA, Optax": _optax(norm=True, ema_decay=0.999, **_CLIP),
+    "AMSGrad": _ours("amsgrad"),
+    "guard": _ours("guard", norm=True),
+    "guard + clip + EMA": _ours("guard", "clip", "ema", norm=True),
+    "guard, apply_if_finite": _optax(norm=True, guard=True),
+    "window of 4": _ours("accumulate"),
+    "window of 4, MultiSteps": _optax(accumulate_steps=4),
+    "mixed": _ours("mixed"),
+    "kahan": _ours("kahan"),
+    "commit stochastic": _ours("stochastic"),
+    "16-bit moments": _ours("16bit"),
+    "8-bit moments": _ours("8bit", norm=True, goal=1.3),
+    "compact": _ours("compact", norm=True, goal=1.3),
+    "compact + clip + EMA": _ours("compact", "clip", "ema", norm=True, goal=1.3),
+    "bfloat16, Optax": _optax(dtype="bfloat16"),
+}
+
+
+def shapes(quick: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    """Four leaves of 67M, or one if quick: no core's memory holds such a leaf."""
+    leaf = jax.ShapeDtypeStruct((8192, 8192), "float32")
+    return {f"kernel_{i}": leaf for i in range(1 if quick else 4)}

@@ -1,0 +1,1 @@
+"""Leaf functions as Pallas kernels: every byte is read and written once."""

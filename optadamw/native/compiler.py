@@ -1,0 +1,153 @@
+"""The C compiler of this machine: which it is, and one run of it."""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+TIMEOUT = 60.0
+"""Seconds after which a compiler that does not end is killed; a kernel takes 0.3 s."""
+
+FLAGS = (
+    *("-std=gnu11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-w"),
+    # Each product is contracted where the source says so; sqrt sets no errno and a
+    # comparison raises no flag, so that loops can be vectorized.
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+)
+
+X86 = ("x86_64", "AMD64")
+ARM = ("aarch64", "arm64")
+
+TARGETS = {
+    "": ("-march=native",),
+    "SSE4_2": ("-march=x86-64-v2",),
+    "AVX": ("-march=x86-64-v2", "-mavx"),
+    "AVX2": ("-march=x86-64-v3",),
+    "AVX512": ("-march=x86-64-v4",),
+}
+"""The flags for XLA's `--xla_cpu_max_isa`, on which fused multiply-adds depend."""
+
+
+class CompilerError(Exception):
+    """No compiler was found, or it made no library; the text says why."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler and what its libraries depend on."""
+
+    path: str
+    stamp: tuple[int, int]
+    """Size and time of the file: an update of the compiler changes them."""
+    target: tuple[str, ...]
+    """The flags that choose the instruction set."""
+
+    @property
+    def version(self) -> str:
+        """The name and version that the compiler prints, such as "cc 12.2.0"."""
+        name = Path(self.path).name
+        try:
+            text = _run([self.path, "--version"], timeout=10.0)
+        except CompilerError:
+            return name
+        found = re.search(r"\b\d+\.\d+(\.\d+)?", text)
+        return f"{name} {found[0]}" if found else name
+
+    def key(self, source: str) -> str:
+        """Return the digest of everything on which a library depends."""
+        parts = (source, self.path, *map(str, self.stamp), *self.target, *FLAGS)
+        text = "\0".join((*parts, features()))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def compile(self, source: Path, library: Path) -> None:
+        """Compile a file to a shared library.
+
+        Raises:
+          CompilerError: the compiler fails, or does not end.
+        """
+        command = [self.path, *FLAGS, *self.target, str(source), "-o", str(library)]
+        _run(command, timeout=TIMEOUT)
+        if not library.exists():
+            raise CompilerError(f"{Path(self.path).name} ended without a library")
+
+
+def find_compiler() -> Compiler:
+    """Return the compiler that the variable `CC` names (default: `cc`).
+
+    Raises:
+      CompilerError: there is none.
+    """
+    name = os.environ.get("CC") or "cc"
+    path = shutil.which(name)
+    if path is None:
+        raise CompilerError(f"no compiler: {name} is not on the PATH")
+    if platform.machine() not in X86 + ARM:
+        raise CompilerError(f"kernels are not made for {platform.machine()}")
+    facts = os.stat(path)
+    return Compiler(path, (facts.st_size, facts.st_mtime_ns), _target())
+
+
+def _target() -> tuple[str, ...]:
+    """Return the flags for the instruction set that XLA's own code may use.
+
+    Raises:
+      CompilerError: XLA's flag names one for which no target is known.
+    """
+    if platform.machine() in ARM:
+        return ("-mcpu=native",)
+    flags = os.environ.get("XLA_FLAGS", "")
+    found = re.findall(r"--xla_cpu_max_isa=(\w+)", flags)
+    name = found[-1].upper() if found else ""
+    if name not in TARGETS:
+        raise CompilerError(f"no kernels are made under --xla_cpu_max_isa={name}")
+    return TARGETS[name]
+
+
+@lru_cache(maxsize=1)
+def features() -> str:
+    """Return a text that differs between CPUs with different instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    wanted = ("flags", "features", "model name", "cpu part", "cpu implementer")
+    facts = {x for x in lines if x.lower().startswith(wanted)}
+    return "\n".join([platform.machine(), platform.processor(), *sorted(facts)])
+
+
+def _run(command: Sequence[str], timeout: float) -> str:
+    """Run a compiler with all processes that it starts, and return what it prints.
+
+    Raises:
+      CompilerError: it fails, or does not end.
+    """
+    name = Path(command[0]).name
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CompilerError(f"{name} cannot be run: {error.strerror}") from None
+    try:
+        printed, complaints = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise CompilerError(f"{name} did not end in {timeout:g} seconds") from None
+    if process.returncode:
+        line = next(iter(complaints.strip().splitlines()), "no message")
+        raise CompilerError(f"{name} failed: {line}")
+    return printed

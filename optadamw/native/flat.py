@@ -1,0 +1,223 @@
+"""A leaf function as a flat list of operations on the numbers of one element.
+
+The jaxpr of a leaf function is traced for a leaf of `LENGTH` elements. An array of this
+length stands for one number of each element, and a 0-d array for a scalar that all
+elements share. Calls inside the jaxpr are inlined, equal operations are merged, and
+operations without a use are dropped.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+LENGTH = 1_000_003
+"""The length that stands for every length; a prime that no rule computes with."""
+
+CALLS = (
+    *("jit", "pjit", "closed_call", "core_call", "custom_jvp_call"),
+    *("custom_vjp_call", "checkpoint", "remat2"),
+)
+"""Primitives that call a jaxpr."""
+
+UNCHANGED = (
+    *("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy"),
+    *("optimization_barrier", "stop_gradient"),
+)
+"""Primitives that hand the number of each element on."""
+
+
+class Unsupported(Exception):
+    """A leaf function is no arithmetic on single elements; the text says why."""
+
+
+class Constant(NamedTuple):
+    """A number that is known when the leaf function is traced."""
+
+    value: Any
+    dtype: np.dtype
+
+
+Operand = int | Constant
+"""The number of an operation in the list, or a constant."""
+
+
+class Operation(NamedTuple):
+    """One operation; its operands stand before it in the list."""
+
+    name: str
+    """A JAX primitive; "input" and "scalar" read, "fma" is made by `contraction`."""
+    operands: tuple[Operand, ...]
+    dtype: np.dtype
+    is_uniform: bool
+    """Whether the result is the same number for all elements."""
+    detail: Any = None
+    """The index of an input; the exponent of a power; the signs of an fma."""
+
+
+@dataclass
+class Flat:
+    """Operations in order; equal operations have one number."""
+
+    operations: list[Operation] = field(default_factory=list)
+    outputs: list[Operand] = field(default_factory=list)
+    _numbers: dict[Any, int] = field(default_factory=dict)
+
+    def add(self, operation: Operation) -> int:
+        """Return the number of an operation, which is appended if it is new."""
+        key = operation._replace(operands=tuple(map(_key, operation.operands)))
+        if key not in self._numbers:
+            self._numbers[key] = len(self.operations)
+            self.operations.append(operation)
+        return self._numbers[key]
+
+    def is_uniform(self, operands: Iterable[Operand]) -> bool:
+        """Return whether none of these operands differs between elements."""
+        return all(
+            isinstance(x, Constant) or self.operations[x].is_uniform for x in operands
+        )
+
+    def used(self, outputs: Sequence[Operand]) -> list[int]:
+        """Return the operations that `outputs` need, in order."""
+        found: set[int] = set()
+        waiting = [x for x in outputs if not isinstance(x, Constant)]
+        while waiting:
+            number = waiting.pop()
+            if number not in found:
+                found.add(number)
+                operands = self.operations[number].operands
+                waiting += [x for x in operands if not isinstance(x, Constant)]
+        return sorted(found)
+
+    def rewritten(
+        self, change: Callable[[Operation, "Flat"], Operand | None]
+    ) -> "Flat":
+        """Return this list with operations replaced by what `change` returns.
+
+        Args:
+          change: gets an operation whose operands are numbers of the new list, and the
+            new list. It returns the operand that takes the operation's place; None
+            keeps the operation.
+        """
+        new = Flat()
+        places: dict[int, Operand] = {}
+
+        def moved(x: Operand) -> Operand:
+            return x if isinstance(x, Constant) else places[x]
+
+        for number in self.used(self.outputs):
+            old = self.operations[number]
+            operation = old._replace(operands=tuple(map(moved, old.operands)))
+            found = change(operation, new)
+            places[number] = new.add(operation) if found is None else found
+        new.outputs = [moved(x) for x in self.outputs]
+        return new
+
+
+def _key(x: Operand) -> Any:
+    """Return what makes an operand equal to another: of a constant, its bits."""
+    if isinstance(x, Constant):
+        return np.asarray(x.value, x.dtype).tobytes(), x.dtype.name
+    return x
+
+
+def flatten(closed: ClosedJaxpr) -> Flat:
+    """Return the operations of a jaxpr whose arguments are scalars and `LENGTH` arrays.
+
+    Raises:
+      Unsupported: the jaxpr is no arithmetic on single elements.
+    """
+    flat = Flat()
+    arguments: list[Operand] = []
+    counts = {"scalar": 0, "input": 0}
+    for variable in closed.jaxpr.invars:
+        kind = "input" if _is_array(variable.aval) else "scalar"
+        dtype = _dtype(variable.aval)
+        read = Operation(kind, (), dtype, kind == "scalar", counts[kind])
+        counts[kind] += 1
+        arguments.append(flat.add(read))
+    flat.outputs = _inline(flat, closed.jaxpr, closed.consts, arguments)
+    return flat
+
+
+def _inline(
+    flat: Flat, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand]
+) -> list[Operand]:
+    """Append the operations of a jaxpr, and return its results."""
+    known: dict[Any, Operand] = dict(zip(jaxpr.invars, arguments, strict=True))
+    for variable, value in zip(jaxpr.constvars, consts, strict=True):
+        known[variable] = _constant(value)
+
+    def read(atom: Any) -> Operand:
+        if isinstance(atom, Literal):
+            return _constant(np.asarray(atom.val, _dtype(atom.aval)))
+        return known[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        name, params = equation.primitive.name, equation.params
+        if name in CALLS:
+            results = _inline(flat, *_callee(params), operands)
+        elif name in UNCHANGED:
+            for atom in (*equation.invars, *equation.outvars):
+                _is_array(atom.aval)
+            results = operands
+        else:
+            if len(equation.outvars) != 1:
+                raise Unsupported(f"{name} is no arithmetic on single elements")
+            for atom in (*equation.invars, *equation.outvars):
+                _check(name, atom.aval)
+            dtype = _dtype(equation.outvars[0].aval)
+            uniform = name != "iota" and flat.is_uniform(operands)
+            detail = _detail(name, params)
+            made = Operation(name, tuple(operands), dtype, uniform, detail)
+            results = [flat.add(made)]
+        known.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _callee(params: Mapping[str, Any]) -> tuple[Jaxpr, Sequence[Any]]:
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if key in params:
+            called = params[key]
+            return getattr(called, "jaxpr", called), getattr(called, "consts", ())
+    raise Unsupported("a function is called whose operations are not known")
+
+
+def _detail(name: str, params: Mapping[str, Any]) -> Any:
+    if name == "integer_pow":
+        return params["y"]
+    return None
+
+
+def _constant(value: Any) -> Constant:
+    array = np.asarray(value)
+    if array.size != 1:
+        raise Unsupported(f"a constant of shape {array.shape} is part of the rule")
+    return Constant(array.reshape(-1)[0], array.dtype)
+
+
+def _dtype(aval: Any) -> np.dtype:
+    return np.dtype(aval.dtype)
+
+
+def _check(name: str, aval: Any) -> None:
+    try:
+        _is_array(aval)
+    except Unsupported:
+        raise Unsupported(f"{name} is no arithmetic on single elements") from None
+
+
+def _is_array(aval: Any) -> bool:
+    """Return whether a value differs between elements, or is one scalar.
+
+    Raises:
+      Unsupported: it is neither.
+    """
+    if aval.shape == (LENGTH,):
+        return True
+    if aval.shape == ():
+        return False
+    raise Unsupported(f"an array of shape {aval.shape} is neither scalar nor leaf")

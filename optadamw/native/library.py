@@ -1,0 +1,84 @@
+"""Compiled kernels as targets that XLA can call."""
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from optadamw.native.cache import cached
+from optadamw.native.compiler import Compiler, CompilerError
+from optadamw.native.loops import Loops
+
+_lock = threading.Lock()
+_targets: dict[str, ctypes.CDLL] = {}
+"""The libraries in this process by target; a library is never unloaded."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function that XLA calls by its name."""
+
+    name: str
+
+
+@lru_cache(maxsize=1)
+def _parts() -> tuple[str, ...]:
+    """Return the source around each kernel."""
+    folder = files("optadamw.native") / "c"
+    return tuple(
+        (folder / f"{name}.h").read_text() for name in ("numbers", "ffi", "runtime")
+    )
+
+
+def source_of(loops: Loops, scalars: int) -> str:
+    """Return the C source of a kernel without its digest.
+
+    Args:
+      loops: the loops of the kernel.
+      scalars: how many of its scalars are operands; one more is the leaf's position.
+    """
+    numbers, ffi, runtime = _parts()
+    sizes = f"enum {{ HELD = {len(loops.outputs)}, SCALARS = {scalars} }};"
+    version = f"/* jaxlib {jaxlib.__version__} */"
+    return "\n".join([version, numbers, ffi, sizes, loops.source, runtime])
+
+
+def load(source: str, compiler: Compiler) -> Target:
+    """Compile a kernel, or find it compiled, and make it known to XLA.
+
+    Raises:
+      CompilerError: the compiler makes no library, or none that can be loaded.
+      CacheError: no folder can hold the library.
+    """
+    key = compiler.key(source)
+    name = f"optadamw_{key}"
+    with _lock:
+        if name not in _targets:
+            _targets[name] = _loaded(key, name, source, compiler)
+    return Target(name)
+
+
+def _loaded(key: str, name: str, source: str, compiler: Compiler) -> ctypes.CDLL:
+    def make(path: Path) -> None:
+        head = f'#define HANDLER {name}\n#define SOURCE "{key}"\n'
+        text = path.with_suffix(".c")
+        text.write_text(head + source)
+        compiler.compile(text, path)
+
+    path = cached(key, make)
+    try:
+        library = ctypes.CDLL(str(path))
+        stamp = ctypes.c_char.in_dll(library, "optadamw_source")
+        made_from = ctypes.string_at(ctypes.addressof(stamp)).decode(errors="replace")
+        handler = getattr(library, name)
+    except (OSError, ValueError, AttributeError) as error:
+        raise CompilerError(f"the compiled kernel cannot be loaded: {error}") from None
+    if made_from != key:
+        raise CompilerError("the compiled kernel was made from another source")
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+    return library

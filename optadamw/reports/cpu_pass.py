@@ -1,0 +1,49 @@
+"""What runs `step` on the CPU: kernels in C, or XLA, and why."""
+
+from collections import Counter
+from dataclasses import replace
+
+import jax
+
+from optadamw.base.tree import parameters
+from optadamw.base.types import PyTree
+from optadamw.native.kernel import Refusal, usable_compiler
+from optadamw.transforms.transformation import Transformation
+from optadamw.walk.composition import Composition
+from optadamw.walk.init import init
+from optadamw.walk.native import NoKernelError
+from optadamw.walk.step import advance
+
+
+def pass_line(tx: Transformation, params: PyTree) -> str:
+    """Say what runs `step` on the CPU, and why XLA runs leaves if it does."""
+    compiler = usable_compiler()
+    if isinstance(compiler, Refusal):
+        return f"pass: XLA ({compiler.reason})"
+    reasons = reasons_for_xla(tx.recipe.composition, params)
+    kernels = f"native ({compiler.version})"
+    if not reasons:
+        return f"pass: {kernels}"
+    counts = Counter(reasons.values()).most_common()
+    text = "; ".join(f"{reason}: {count}" for reason, count in counts)
+    if len(reasons) == len(parameters(params).paths):
+        return f"pass: XLA ({'; '.join(reason for reason, _ in counts)})"
+    return f"pass: {kernels}, XLA for {len(reasons)} parameters ({text})"
+
+
+def reasons_for_xla(composition: Composition, params: PyTree) -> dict[str, str]:
+    """Return by its path why a leaf has no kernel, for all leaves that have none.
+
+    A step is traced and not run, and kernels are compiled if they are not in the cache.
+    """
+    forced = replace(composition, cpu_pass="native")
+
+    def step(params: PyTree) -> PyTree:
+        grads, state = params, init(composition, params)
+        return advance(forced, grads, state, params, {}, "param")
+
+    try:
+        jax.eval_shape(step, params)
+    except NoKernelError as error:
+        return error.reasons
+    return {}

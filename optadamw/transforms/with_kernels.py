@@ -1,0 +1,74 @@
+"""Choose what runs a step on the CPU: kernels, or XLA's own code."""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from optadamw.base.errors import invalid, misplaced, mistyped
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.transformation import Transformation, transformation
+from optadamw.walk.composition import CpuPass
+
+Kernel = Literal["auto", "native", "xla"]
+
+
+@prints_as_call
+def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformation:
+    """Run `step` on the CPU in one pass over memory, by kernels made of the rules.
+
+    XLA's CPU backend reads and writes the leaves once for each result: three passes for
+    parameter, mu and nu. A kernel makes one pass, in place. It is not written by hand:
+    the jaxpr of the rules, also of your own, becomes a loop in C, which the machine's C
+    compiler (`cc`, or the one that the variable `CC` names) compiles at the first use,
+    in about 0.3 seconds, into a private cache. docs/guides/native.md has measurements.
+
+        "auto"    kernels for the leaves that have one, XLA for the others
+        "native"  kernels only: a leaf that has none is an error with the reason
+        "xla"     no kernels
+
+    A leaf has a kernel if its rules compute each element by itself: `clip_by_norm`,
+    `cautious`, moments in 8 bits, `stats="norms"` and complex parameters have none. A
+    rule that calls `exp` and its like has none, because C's functions have other bits.
+    Norms of gradients are XLA's. `update`, `flush`, `jax.vmap`, derivatives,
+    `jax.export`, other devices and arrays that are divided over devices outside
+    `jax.shard_map` take XLA's path.
+
+    A kernel has the bits of XLA's path in jax 0.10, where XLA contracts products into
+    fused multiply-adds in one way only; docs/guides/native.md lists the exceptions
+    (Nesterov, moments in 16 bits rounded at random, small leaves in jax 0.12), which
+    differ in the last place.
+
+    The variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
+    "auto" the default of every transformation. OPTADAMW_CACHE_DIR is the folder of
+    compiled kernels; default: `optadamw` in XDG_CACHE_HOME or `~/.cache`.
+
+    Args:
+      inner: a transformation of this library.
+      kernel: "auto" (default), "native" or "xla".
+
+    Returns:
+      A transformation with the state of `inner`.
+
+    Raises:
+      TypeError: `inner` is not from this library.
+      ValueError: `kernel` is another word, or `inner` has kernels already; when traced,
+        with "native", for a leaf that has no kernel, with the leaf's path.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.with_kernels(optadamw.adamw(1e-3))
+      >>> tx == optadamw.adamw(1e-3, kernel="auto")
+      True
+      >>> params = {"w": jnp.ones((4, 64))}
+      >>> params, state = tx.step(params, tx.init(params), params)
+      >>> int(state.step)
+      1
+    """
+    if not isinstance(inner, Transformation):
+        raise mistyped("inner", "a transformation of optadamw", inner)
+    if kernel not in get_args(Kernel):
+        raise invalid("kernel", '"auto", "native" or "xla"', kernel)
+    composition = inner.recipe.composition
+    if composition.cpu_pass is not None:
+        raise misplaced(f"{inner!r} has kernels already.", "Choose them once.")
+    chosen: CpuPass = kernel
+    return transformation(replace(composition, cpu_pass=chosen))

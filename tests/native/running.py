@@ -1,0 +1,79 @@
+"""Run any function of single elements as a kernel, beside XLA's own code."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optadamw.native.compiler import find_compiler
+from optadamw.native.flat import LENGTH, flatten
+from optadamw.native.kernel import Refusal, usable_compiler
+from optadamw.native.library import load, source_of
+from optadamw.native.loops import Loops, loops_of
+
+FOLDER = Path(__file__).parent
+
+needs_compiler = pytest.mark.skipif(
+    isinstance(usable_compiler(), Refusal), reason="no C compiler"
+)
+"""CI runs the suite once more where there is none: everything else works there."""
+
+
+def loops(
+    function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[Any]
+) -> Loops:
+    """The loops of `function(*scalars, *held)`, which returns a tuple.
+
+    Its results take the place of the last arrays of `held`.
+    """
+    avals = [jax.ShapeDtypeStruct((), x.dtype) for x in scalars]
+    avals += [jax.ShapeDtypeStruct((LENGTH,), x.dtype) for x in held]
+    flat = flatten(jax.make_jaxpr(function)(*avals))
+    return loops_of(flat, [x.dtype for x in scalars], [x.dtype for x in held])
+
+
+def kernel(
+    function: Callable[..., Any], scalars: Sequence[Any], held: Sequence[Any]
+) -> Any:
+    """Return the results of a function of one gradient, and of arrays it replaces."""
+    made = loops(function, scalars, held)
+    target = load(source_of(made, len(scalars)), find_compiler())
+    first = 1 + len(scalars) + 1
+    arrays = [jnp.asarray(x) for x in held]
+    call = jax.ffi.ffi_call(
+        target.name,
+        [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays[1:]],
+        input_output_aliases={first + i: i for i in range(len(arrays) - 1)},
+    )
+    attributes = {
+        "scalars": np.arange(1, 1 + len(scalars), dtype=np.int64),
+        "positions": np.zeros(1, np.int64),
+    }
+    run = jax.jit(lambda go, *xs: call(go, *xs, **attributes))
+    return tuple(run(jnp.ones((), bool), *scalars, *arrays))
+
+
+def assert_same_bits(
+    function: Callable[..., Any], scalars: Any, held: Any, names: Sequence[str]
+) -> None:
+    """The results are equal to the bit, -0.0 apart from 0.0; a NaN is a NaN.
+
+    IEEE 754 leaves sign and payload of a NaN to the machine, and so does XLA.
+    """
+    expected = jax.jit(function)(*scalars, *held)
+    actuals = kernel(function, scalars, held)
+    for name, actual, wanted in zip(names, actuals, expected, strict=True):
+        assert actual.dtype == wanted.dtype
+        actual, wanted = np.asarray(actual), np.asarray(wanted)
+        bits = f"u{actual.dtype.itemsize}"
+        is_nan = (actual != actual) & (wanted != wanted)
+        off = (actual.view(bits) != wanted.view(bits)) & ~is_nan
+        rows = [
+            [*(np.asarray(x)[i] for x in held[:2]), actual[i], wanted[i]]
+            for i in np.flatnonzero(off)[:8]
+        ]
+        assert not off.any(), f"{name}: {off.sum()} differ; x, y, kernel, XLA: {rows}"

@@ -1,0 +1,88 @@
+/* Calls a handler as XLA does, in a program of its own that sanitizers watch: leaves of
+   many sizes, each array in a block of exactly its bytes, tasks on threads that may run
+   after the call has ended. The kernel's source stands before this file. */
+#include <pthread.h>
+#include <stdio.h>
+
+enum { LEAVES = 6, MOST_THREADS = 64 };
+static pthread_t started[MOST_THREADS];
+static int running = 0, failing = 0, errors = 0;
+
+typedef struct {
+  void (*task)(void *);
+  void *data;
+} Work;
+
+static void *begin(void *given) {
+  Work work = *(Work *)given;
+  free(given);
+  work.task(work.data);
+  return NULL;
+}
+
+static Error *schedule(Schedule *s) {
+  if (failing || running == MOST_THREADS) return (Error *)&errors;
+  Work *work = malloc(sizeof *work);
+  work->task = s->task;
+  work->data = s->data;
+  pthread_create(&started[running++], NULL, begin, work);
+  return NULL;
+}
+static Error *count_threads(CountThreads *c) {
+  *c->count = 4;
+  return NULL;
+}
+static Error *create(ErrorCreate *e) {
+  (void)e;
+  ++errors;
+  return (Error *)&errors;
+}
+static void destroy(ErrorDestroy *e) { (void)e; }
+
+static const int64_t sizes[LEAVES] = {0, 1, 17, 65536, 65537, 300001};
+
+int main(void) {
+  Api api = {.error_create = create,
+             .error_destroy = destroy,
+             .schedule = schedule,
+             .count_threads = count_threads};
+  float scalar = 0.5f;
+  uint8_t go = 1;
+  enum { ARRAYS = LEAVES * (1 + HELD), ARGUMENTS = 2 + ARRAYS };
+  Buffer buffers[ARGUMENTS];
+  void *arguments[ARGUMENTS], *results[LEAVES * HELD];
+  int64_t none = 0, dims[LEAVES], indices[LEAVES * SCALARS + 1], positions[LEAVES];
+  for (int i = 0; i < LEAVES; ++i) dims[i] = sizes[i], positions[i] = i;
+  for (int i = 0; i < LEAVES * SCALARS; ++i) indices[i] = 1;
+  buffers[0] = (Buffer){.data = &go, .rank = 0, .dims = &none};
+  buffers[1] = (Buffer){.data = &scalar, .rank = 0, .dims = &none};
+  for (int i = 0; i < ARRAYS; ++i) {
+    float *data = malloc((size_t)sizes[i % LEAVES] * sizeof(float));
+    for (int64_t j = 0; j < sizes[i % LEAVES]; ++j) data[j] = 0.25f;
+    buffers[2 + i] = (Buffer){.data = data, .rank = 1, .dims = &dims[i % LEAVES]};
+  }
+  for (int i = 0; i < ARGUMENTS; ++i) arguments[i] = &buffers[i];
+  for (int i = 0; i < LEAVES * HELD; ++i) results[i] = &buffers[2 + LEAVES + i];
+  Array attributes[2] = {{0, LEAVES, positions}, {0, LEAVES * SCALARS, indices}};
+  Span spans[2] = {{"positions", 9}, {"scalars", 7}};
+  Span *names[2] = {&spans[0], &spans[1]};
+  void *values[2] = {&attributes[0], &attributes[1]};
+  CallFrame frame = {.api = &api,
+                     .stage = EXECUTE,
+                     .arguments = {.size = ARGUMENTS, .values = arguments},
+                     .results = {.size = LEAVES * HELD, .values = results},
+                     .attributes = {.size = 2, .names = names, .values = values}};
+  for (int turn = 0; turn < 8; ++turn) {
+    go = turn != 3;
+    failing = turn == 5;
+    if (HANDLER(&frame)) return 1;
+  }
+  const float *param = buffers[2 + LEAVES + LEAVES - 1].data;
+  const int is_changed = param[0] != 0.25f && param[0] == param[sizes[LEAVES - 1] - 1];
+  frame.arguments.size = 1; /* the operands of another kernel */
+  if (!HANDLER(&frame) || errors != 1) return 2;
+  for (int i = 0; i < running; ++i) pthread_join(started[i], NULL);
+  for (int i = 0; i < ARRAYS; ++i) free(buffers[2 + i].data);
+  puts(is_changed ? "done" : "unchanged");
+  return 0;
+}

@@ -1,0 +1,243 @@
+"""The folder of compiled kernels, and compilers that do not do what they should."""
+
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from optadamw.native import cache, compiler, kernel, library
+from optadamw.native.cache import CacheError, cached, check_private
+from optadamw.native.compiler import Compiler, CompilerError, find_compiler
+from tests.native import running
+
+X = (jnp.arange(4.0), jnp.ones(4))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache of its own, in which every kernel is compiled anew."""
+    place = tmp_path / "cache"
+    monkeypatch.setenv(cache.VARIABLE, str(place))
+    monkeypatch.setattr(library, "_targets", {})
+    monkeypatch.setattr(cache, "_own", {})
+    return place
+
+
+def writes(text):
+    made = []
+
+    def make(path):
+        made.append(path)
+        path.write_bytes(text)
+
+    return make, made
+
+
+def test_a_library_is_made_once(folder):
+    make, made = writes(b"first")
+    path = cached("key", make)
+    assert cached("key", make) == path and len(made) == 1
+    assert path.read_bytes() == b"first" and path.parent == folder
+    assert [x.name for x in folder.iterdir()] == [path.name]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("damage", [b"", b"firsx", b"first and more"])
+def test_a_damaged_library_is_made_again(folder, damage):
+    make, _ = writes(b"first")
+    path = cached("key", make)
+    path.chmod(0o600)
+    path.write_bytes(damage)
+    assert cached("key", make).read_bytes() == b"first"
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_link_is_not_followed(folder, tmp_path):
+    make, made = writes(b"first")
+    path = cached("key", make)
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    cached("key", make)
+    assert len(made) == 2 and not path.is_symlink()
+
+
+def test_a_folder_that_others_can_write_is_not_used(folder):
+    make, _ = writes(b"first")
+    for mode in (0o770, 0o707, 0o777, 0o1777):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(mode)
+        with pytest.raises(CacheError, match="other users can write in"):
+            check_private(folder)
+        assert cached("key", make).parent != folder
+        assert not list(folder.iterdir())
+    folder.chmod(0o700)
+    folder.parent.chmod(0o777)
+    with pytest.raises(CacheError, match="other users can write in"):
+        check_private(folder)
+    folder.parent.chmod(0o1777)
+    check_private(folder)
+
+
+def test_a_folder_of_another_user_is_not_used(folder, monkeypatch):
+    make, _ = writes(b"first")
+    cached("key", make)
+    owner = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    if folder.stat().st_uid == 0:
+        # Root may write everywhere, so what belongs to root is trusted.
+        check_private(folder)
+        assert cached("key", make).parent == folder
+    else:
+        with pytest.raises(CacheError, match="belongs to another user"):
+            check_private(folder)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30)])
+def test_without_room_a_folder_of_this_process_serves(folder, error):
+    places = []
+
+    def make(path):
+        places.append(path)
+        if path.is_relative_to(folder):
+            raise error
+        path.write_bytes(b"first")
+
+    path = cached("key", make)
+    assert len(places) == 2 and not path.is_relative_to(folder)
+
+
+def test_no_folder_at_all(folder):
+    def make(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CacheError, match=r"no folder for compiled kernels: .*No space"):
+        cached("key", make)
+
+
+def test_many_processes_make_it_at_once(folder):
+    text = textwrap.dedent(
+        """
+        import runpy, sys, time
+        cached = runpy.run_path(sys.argv[1])["cached"]
+        def make(path):
+            path.write_bytes(b"a" * 70000)
+            time.sleep(0.2)
+            path.write_bytes(b"first" * 20000)
+        print(cached("key", make).read_bytes() == b"first" * 20000)
+        """
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", text, cache.__file__], stdout=subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    assert [run.communicate()[0].strip() for run in runs] == [b"True"] * 4
+    assert len(list(folder.iterdir())) == 1
+
+
+# --- compilers -----------------------------------------------------------------------
+
+
+def double(x, y):
+    return (x + y + y,)
+
+
+def made(tmp_path, monkeypatch, script):
+    """What happens with a compiler that is this script."""
+    path = tmp_path / "mycc"
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    monkeypatch.setenv("CC", str(path))
+    loops = running.loops(double, (), X)
+    return library.load(library.source_of(loops, 0), find_compiler())
+
+
+@running.needs_compiler
+def test_a_real_compiler_makes_a_kernel_once(folder, monkeypatch):
+    expected = [2.0, 3.0, 4.0, 5.0]
+    assert running.kernel(double, (), X)[0].tolist() == expected
+    monkeypatch.setattr(library, "_targets", {})  # as in another process
+
+    def never(*_):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(Compiler, "compile", never)
+    assert running.kernel(double, (), X)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'no such flag' >&2; exit 3", "mycc failed: no such flag"),
+        ("exit 1", "mycc failed: no message"),
+        ("exit 0", "mycc ended without a library"),
+        ('for last; do :; done; echo junk > "$last"', "cannot be loaded: .*"),
+        ("kill -9 $$", "mycc failed: no message"),
+    ],
+)
+def test_a_compiler_that_fails(folder, tmp_path, monkeypatch, script, reason):
+    with pytest.raises(CompilerError, match=reason):
+        made(tmp_path, monkeypatch, script)
+
+
+@running.needs_compiler
+def test_a_compiler_that_makes_another_library(folder, tmp_path, monkeypatch):
+    """A wrapper that answers from a cache of its own, with the wrong entry."""
+    other = tmp_path / "other.c"
+    other.write_text('const char optadamw_source[] = "another";')
+    script = f"""
+    for last; do :; done
+    exec cc -shared -fPIC {other} -o "$last"
+    """
+    with pytest.raises(CompilerError, match=r"cannot be loaded|from another source"):
+        made(tmp_path, monkeypatch, script)
+
+
+def test_a_compiler_that_hangs_is_killed_with_what_it_started(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compiler, "TIMEOUT", 0.5)
+    child = tmp_path / "child"
+    script = f"sleep 600 & echo $! > {child}; wait"
+    with pytest.raises(CompilerError, match=r"mycc did not end in 0\.5 seconds"):
+        made(tmp_path, monkeypatch, script)
+    state = Path(f"/proc/{child.read_text().strip()}/stat")
+    assert not state.exists() or " Z " in state.read_text()
+
+
+def test_an_updated_compiler_makes_other_libraries():
+    """Whatever version it prints: size and time of its file are part of the key."""
+    one = Compiler("/usr/bin/cc", (1, 2), ("-march=native",))
+    keys = {
+        one.key("source"),
+        one.key("other source"),
+        Compiler("/usr/bin/cc", (1, 3), ("-march=native",)).key("source"),
+        Compiler("/opt/bin/cc", (1, 2), ("-march=native",)).key("source"),
+        Compiler("/usr/bin/cc", (1, 2), ("-march=x86-64-v3",)).key("source"),
+    }
+    assert len(keys) == 5
+
+
+@running.needs_compiler
+def test_which_compiler(monkeypatch, tmp_path):
+    assert find_compiler().version.startswith("cc ")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
+    assert find_compiler().target == ("-march=x86-64-v3",)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX9")
+    with pytest.raises(CompilerError, match="under --xla_cpu_max_isa=AVX9"):
+        find_compiler()
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilerError, match="no compiler: cc is not on the PATH"):
+        find_compiler()
+    reason = kernel.Refusal("no compiler: cc is not on the PATH")
+    assert kernel.usable_compiler() == reason
+    monkeypatch.setenv(kernel.SWITCH, "0")
+    assert kernel.usable_compiler() == kernel.Refusal("OPTADAMW_NATIVE=0")

@@ -1,0 +1,93 @@
+"""Every row of the suite's table: a step by kernels has the bits of XLA's path.
+
+Each step starts from what XLA's step before it has made. `tests/laws/exact_lane.py` has
+the same law where no products are contracted, without exceptions.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optadamw
+from optadamw.native import kernel, library
+from tests.native import running
+from tests.support import trajectories, trees
+from tests.support.transformations import ROWS, over
+
+pytestmark = running.needs_compiler
+
+CONTRACTED = {
+    "scale_by_adam-options": "Nesterov's sum of two products",
+    "adamw-everything_elementwise": "a first moment in 16 bits, which XLA computes "
+    "once for the parameter and once for its buffer",
+    "adamw-16-bit-nearest": "moments in 16 bits, as above",
+    "adamw-16-bit-stochastic": "moments in 16 bits, as above",
+    "custom-lookahead": "keep * slow + take * parameter",
+}
+"""Rows with a sum of two products, of which XLA contracts the other one."""
+
+BOUND = 2e-7
+"""What that may change, as a share of the largest number of a leaf: an ulp."""
+
+
+@over(ROWS)
+def test_a_step_by_kernels_is_the_step_by_xla(row):
+    run = trajectories.of(row)
+    step = jax.jit(optadamw.with_kernels(row.make(), "auto").step)
+    before = run.params, run.state
+    for grads, after in zip(run.grads, run.after, strict=True):
+        actual = step(grads, before[1], before[0])
+        if row.name in CONTRACTED:
+            trees.assert_same_types(tuple(actual), after)
+            assert trees.largest_difference(actual, after) <= BOUND
+        else:
+            trajectories.assert_agree(row, tuple(actual), after)
+        before = after
+
+
+FAULTS = {
+    "no product is contracted": ("__builtin_fmaf(a, b, c)", "((a) * (b) + (c))"),
+    "an element is left out": ("i < n;", "i + 1 < n;"),
+    "denormals are kept": ("0x8040u", "0u"),
+    "a skipped step is taken": (
+        "if (!*(const uint8_t *)argument(frame, 0)->data) return NULL;",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_in_the_source_is_noticed(name, monkeypatch):
+    old, new = FAULTS[name]
+    source_of = library.source_of
+
+    def with_fault(*arguments):
+        source = source_of(*arguments)
+        assert old in source
+        return source.replace(old, new)
+
+    monkeypatch.setattr(kernel, "source_of", with_fault)
+    kernel.forget()
+    try:
+        with pytest.raises(AssertionError, match="differ"):
+            check_one_step()
+    finally:
+        kernel.forget()
+
+
+def check_one_step():
+    """Compare a taken step and a skipped one, with denormals among the gradients."""
+    xla, native = (
+        optadamw.adamw(0.1, skip_nonfinite=True, ema_decay=0.5, kernel=kernel)
+        for kernel in ("xla", "native")
+    )
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=2000), jnp.float32)}
+    good = {"w": params["w"][::-1].at[:9].set(1e-39)}
+    for grads in (good, {"w": good["w"].at[5].set(jnp.nan)}):
+        ends = [
+            jax.jit(lambda g, p, tx=tx: tx.step(g, tx.init(p), p))(grads, params)
+            for tx in (native, xla)
+        ]
+        trees.assert_same_bits(*ends)

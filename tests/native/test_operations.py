@@ -1,0 +1,209 @@
+"""Each operation of a kernel has the bits of XLA's own code.
+
+The operations of one dtype are the results of one kernel, and XLA's results of one
+function: a result is a loop of its own there, as in a step.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax import lax
+
+from optadamw.native.flat import Unsupported
+from tests.native import running
+
+pytestmark = running.needs_compiler
+
+SPECIAL = np.array(
+    [
+        *(0.0, -0.0, 1e-40, -1e-40, 1e-45, 1.1754944e-38, -1.1754942e-38),
+        *(1.0, -1.0, 1.5, 2.5, 1e-20, 3e-23, 1.9e19, -1.9e19, 3.4028235e38),
+        *(np.inf, -np.inf, np.nan, 65504.0, 65520.0, 6e-8, 1 / 3, -7.25),
+        *(1.00390625, 1.01171875, 256.5, 6.1e-5, -2.9e-8, 3.3895314e38),
+    ],
+    np.float32,
+)
+"""Zeros, denormals, the ends of the ranges of all floats, ties, infinity, NaN."""
+
+X, Y = (np.array(x) for x in zip(*itertools.product(SPECIAL, SPECIAL), strict=True))
+WHOLE = np.array([0, 1, 2, 3, 7, 31, 32, 63, 0x7FFF, 0x85EBCA6B, 2**31, 2**32 - 1])
+
+COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+def unary(name):
+    function = getattr(lax, name)
+    return lambda x, y: function(x)
+
+
+def compared(name):
+    function = getattr(lax, name)
+    return lambda x, y: function(x, y).astype(x.dtype)
+
+
+FLOATS = {
+    **{name: getattr(lax, name) for name in ("add", "sub", "mul", "div")},
+    **{name: getattr(lax, name) for name in ("max", "min")},
+    **{
+        name: unary(name)
+        for name in ("sqrt", "abs", "neg", "sign", "floor", "ceil", "square")
+    },
+    **{name: compared(name) for name in COMPARED},
+    "clamp": lambda x, y: lax.clamp(x.dtype.type(-0.5), x, y),
+    "select": lambda x, y: lax.select(x > y, x, y),
+    "is_finite": lambda x, y: lax.select(lax.is_finite(x), x, y),
+    "not": lambda x, y: lax.select(~(x < y) & (x != 1), x, y),
+    "power": lambda x, y: lax.integer_pow(y, 2),
+    "contracted left": lambda x, y: x * 0.3 + y,
+    "contracted right": lambda x, y: x + y * 0.3,
+    "contracted difference": lambda x, y: x * 0.4 - y,
+    "contracted subtrahend": lambda x, y: x - y * 0.4,
+    "two products": lambda x, y: x * 0.3 + y * 0.7,
+    "a product used twice": lambda x, y: (x * 0.6 + y) / (x * 0.6),
+    "a product that is a result": lambda x, y: x * y + x,
+    "an overflow": lambda x, y: jnp.where(jnp.isinf(x * x), y, x),
+}
+NARROW = ("select", "is_finite", *COMPARED)
+"""Operations that XLA does not compute in more digits than 16 bits have."""
+
+INTEGERS = {
+    **{name: getattr(lax, name) for name in ("add", "sub", "mul")},
+    "and": lambda x, y: x & y,
+    "or": lambda x, y: x | y,
+    "xor": lambda x, y: x ^ y,
+    "not": lambda x, y: ~x,
+    "left": lax.shift_left,
+    "right": lax.shift_right_logical,
+    "five": lambda x, y: x >> x.dtype.type(5),
+    "select": lambda x, y: lax.select(x < y, x, y),
+}
+
+
+def check(operations, held):
+    """Compare all operations at once; the first array plays the gradient."""
+    x, y = held
+    named = list(operations.items())
+    ends = [f(x, y) for _, f in named]
+    assert all(end.shape == x.shape for end in ends)
+
+    def function(x, y, *others):
+        return tuple(f(x, y) for _, f in named)
+
+    # The results take the place of `y` and of arrays that are not read.
+    others = [jnp.zeros(end.shape, end.dtype) for end in ends[1:]]
+    assert ends[0].dtype == y.dtype
+    running.assert_same_bits(function, (), (x, y, *others), [name for name, _ in named])
+
+
+def arrays(dtype):
+    return jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
+
+
+def test_float32():
+    check(FLOATS, arrays(jnp.float32))
+
+
+def test_float64():
+    with jax.enable_x64():
+        check(FLOATS, arrays(jnp.float64))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_floats_of_16_bits(dtype):
+    check({name: FLOATS[name] for name in NARROW}, arrays(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32"])
+def test_integers(dtype):
+    pairs = np.array(list(itertools.product(WHOLE, WHOLE))).T
+    check(INTEGERS, [jnp.asarray(x.astype(np.uint32).view(dtype)) for x in pairs])
+
+
+def converted(dtype):
+    def convert(x, y):
+        return x.astype(dtype)
+
+    return convert
+
+
+def test_conversions():
+    wide = np.concatenate([X, np.random.default_rng(0).normal(size=999) ** 9])
+    wide = jnp.asarray(wide, jnp.float32)
+    names = ("float32", "bfloat16", "float16")
+    check({name: converted(name) for name in names}, (wide, wide))
+    for narrow in ("bfloat16", "float16"):
+        every = jnp.asarray(np.arange(2**16, dtype=np.uint16).view(narrow))
+        check(
+            {
+                "wide": converted("float32"),
+                "there and back": lambda x, y: x.astype(jnp.float32).astype(x.dtype),
+            },
+            (every, every.astype(jnp.float32)),
+        )
+    whole = jnp.asarray(np.tile(WHOLE, 9).astype(np.uint32))
+    check({"float": converted("float32")}, (whole, whole.astype(jnp.float32)))
+
+
+def test_bits():
+    bits = lax.bitcast_convert_type
+
+    def there(x, y):
+        return bits(bits(x, jnp.uint32) & jnp.uint32(0xFFFF0000), jnp.float32)
+
+    check({"bits": there}, arrays(jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_neighbors_of_16_bits(dtype):
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    held = [jnp.asarray(x) for x in (every, np.roll(every, 12345))]
+    ends = {
+        "up": lambda x, y: jnp.nextafter(x, jnp.asarray(np.inf, x.dtype)),
+        "down": lambda x, y: jnp.nextafter(x, jnp.asarray(-np.inf, x.dtype)),
+        "any": jnp.nextafter,
+    }
+    check(ends, held)
+
+
+def test_places_of_elements():
+    def place(x, y):
+        return lax.broadcasted_iota(jnp.uint32, x.shape, 0) * jnp.uint32(0x9E3779B9)
+
+    check({"place": place}, [jnp.zeros(200_000, jnp.uint32)] * 2)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 0.3, np.nan])
+def test_a_scalar_picks_a_loop(value):
+    """In each loop other products are contracted."""
+
+    def function(value, other, x, y):
+        scaled = jnp.where(value == 0, x, x * value)
+        moved = jnp.where(other > 0, y * 0.7, y)
+        return (scaled + moved,)
+
+    scalars = [jnp.float32(value), jnp.float32(1.0)]
+    made = running.loops(function, scalars, arrays(jnp.float32))
+    assert made.source.count("static void loop") == 4
+    running.assert_same_bits(function, scalars, arrays(jnp.float32), ["picked"])
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x, y: (jnp.exp(x),), "exp has no C expression"),
+        (lambda x, y: (x / jnp.sum(y),), "reduce_sum has no C expression"),
+        (lambda x, y: (jnp.sort(x),), "sort has no C expression"),
+        (lambda x, y: (x[::-1],), "rev has no C expression"),
+        (lambda x, y: (x + np.arange(len(x), dtype=np.float32),), "constant of shape"),
+        (lambda x, y: (x.astype(jnp.int32),), "a float becomes an integer"),
+        (lambda x, y: (x.astype(jnp.bfloat16) * x.astype(jnp.bfloat16),), "mul is"),
+        (lambda x, y: (lax.complex(x, y),), "a number is complex64"),
+    ],
+)
+def test_other_functions_are_refused(function, reason):
+    with pytest.raises(Unsupported, match=reason):
+        running.loops(function, (), arrays(jnp.float32))

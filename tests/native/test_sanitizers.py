@@ -1,0 +1,70 @@
+"""The runtime and generated kernels under the sanitizers of the C compiler."""
+
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import optadamw
+from optadamw.native import kernel, library
+from optadamw.native.compiler import find_compiler
+from tests.native import running
+
+pytestmark = running.needs_compiler
+
+SANITIZERS = ("address,undefined", "thread")
+HARNESS = "sanitized.c"
+
+
+def sources(monkeypatch, **options):
+    """The sources of the kernels that a step of these options needs."""
+    found = []
+    source_of = library.source_of
+
+    def recorded(*arguments):
+        found.append(source_of(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(kernel, "source_of", recorded)
+    # A step that was compiled before would not be traced.
+    jax.clear_caches()
+    kernel.forget()
+    tx = optadamw.adamw(0.1, kernel="native", **options)
+    params = {"w": jnp.ones(3)}
+    tx.step(params, tx.init(params), params)
+    kernel.forget()
+    return found
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_nothing_is_found(sanitizer, monkeypatch, tmp_path):
+    options = {"amsgrad": True, "ema_decay": 0.9, "clip_value": 1.0, "maximize": True}
+    (source,) = sources(monkeypatch, **options)
+    run = sanitized(source, sanitizer, tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.strip() == "done" and not run.stderr
+
+
+def test_a_fault_is_found(monkeypatch, tmp_path):
+    (source,) = sources(monkeypatch)
+    assert "i < n;" in source
+    run = sanitized(source.replace("i < n;", "i < n + 1;"), "address", tmp_path)
+    assert "heap-buffer-overflow" in run.stderr
+
+
+def sanitized(source, sanitizer, folder):
+    """Compile a kernel with the harness, and run it."""
+    harness = (running.FOLDER / HARNESS).read_text()
+    head = '#define HANDLER handler\n#define SOURCE "source"\n'
+    (folder / "kernel.c").write_text(head + source + harness)
+    command = [find_compiler().path, "-std=gnu11", "-O1", "-g", "-w", "-pthread"]
+    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    command += ["-ffp-contract=off", "-o", "kernel", "kernel.c", "-lm"]
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if "cannot find" in made.stderr:
+        pytest.skip("the sanitizers of the C compiler are not installed")
+    assert made.returncode == 0, made.stderr
+    return subprocess.run(
+        [folder / "kernel"], capture_output=True, text=True, timeout=120
+    )
