@@ -90,8 +90,8 @@ def adamw(
     `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
     `ema_params`. Around the chain stand the wrappers that the options ask for:
     `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
-    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. Each docstring gives
-    the formulas of its atom or wrapper.
+    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. The docstring of each
+    atom and wrapper gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
     learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;

@@ -9,13 +9,7 @@ from optadamw.base.masks import Selector
 TREE = "all"
 """The name of the row of the whole tree."""
 
-FREE = (
-    "learning_rate",
-    "weight_decay",
-    "grad_norm",
-    "clipped_grad_norm",
-    "steps_past_schedule",
-)
+FREE = ("learning_rate", "weight_decay", "grad_norm", "clipped_grad_norm")
 """The entries that are always recorded."""
 NORMS = ("update_norm", "param_norm")
 """The entries that are recorded with `norms=True`."""

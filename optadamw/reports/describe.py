@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 
 from optadamw.base.errors import mistyped
 from optadamw.base.hyperparameters import Clock
+from optadamw.base.masks import OfTree, Predicate
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
@@ -42,13 +43,13 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
-      nearest, a function that chooses no parameter, a schedule that ends. If Pallas
-      kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
-      run, and why not the others. The bytes are those of the state that
-      `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
-      buffers, and their bytes on each device. If C kernels were asked for, a last
-      line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
-      "pass: XLA (no compiler: cc is not on the PATH)".
+      nearest, a function that chooses no parameter, a schedule that ends, layers
+      stacked in one array. If Pallas kernels may run parameters, the text lists for
+      TPUs and NVIDIA GPUs which they run, and why not the others. The bytes are those
+      of the state that `tx.init(params)` returns. If the parameters are on a mesh, also
+      the layout of the buffers, and their bytes on each device. If C kernels were asked
+      for, a last line says what runs `step` on the CPU, such as "pass: native (cc
+      12.2.0)" or "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -138,7 +139,7 @@ def _layouts(tx: Transformation, leaves: Leaves) -> list[list[str]]:
 
 def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
     """The remarks of `init`, and where the learning rate's schedules end: a section."""
-    notes = list(remarks_of(composition, leaves, params))
+    notes = [*remarks_of(composition, leaves, params), *_on_stacks(composition, leaves)]
     for rules in composition.variants:
         rate = getattr(_rate_of(rules), "learning_rate", None)
         end = getattr(rate, "horizon", None)
@@ -146,11 +147,32 @@ def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str
             last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
             notes.append(
                 f"the schedule of learning_rate ends after {end:,} steps; it stays at "
-                f"{last:.4g} from then on, and stats_of(state).steps_past_schedule "
+                f"{last:.4g} from then on, and stats_of(state, tx).steps_past_schedule "
                 "counts the steps"
             )
     lines = [f"!  {note}" for note in dict.fromkeys(notes)]
     return ["\n".join(lines)] if lines else []
+
+
+def _on_stacks(composition: Composition, leaves: Leaves) -> Iterator[str]:
+    """Say that layers stacked for a scan count as one parameter, where it matters."""
+    pairs = list(zip(leaves.keys, leaves.arrays, strict=True))
+    deep = [keys for keys, array in pairs if array.ndim >= 3]
+    rules = [r for rules in composition.variants for r in rules if r is not None]
+    for verb in dict.fromkeys(rule.verb for rule in rules if rule.sums and deep):
+        yield (
+            f"{verb} computes one number from each whole array: if layers are stacked "
+            f"along the first axis of '{'/'.join(deep[0])}', as for jax.lax.scan, all "
+            "of them share it"
+        )
+    stacks = {(keys[:-1], array.shape[0]) for keys, array in pairs if array.ndim >= 3}
+    flat = [k for k, x in pairs if x.ndim == 2 and (k[:-1], x.shape[0]) in stacks]
+    functions = [r for r in rules if isinstance(r.selector, Predicate | OfTree)]
+    if flat and functions:
+        yield (
+            f"'{'/'.join(flat[0])}' has two axes and looks like a stack of vectors: a "
+            "function that chooses by the number of axes takes it for a matrix"
+        )
 
 
 def _rate_of(rules: Variant) -> Rule | None:

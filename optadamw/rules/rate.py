@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
-
 from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
@@ -29,12 +27,7 @@ class Rate(Rule):
 
     def report(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         del shared
-        reported: dict[str, Scalar] = {"learning_rate": self.learning_rate.at(clock)}
-        end = getattr(self.learning_rate, "horizon", None)
-        if end is not None:
-            # Step number `end` reads the schedule at `end - 1`, before its last value.
-            reported["steps_past_schedule"] = jnp.maximum(clock.number - end, 0)
-        return reported
+        return {"learning_rate": self.learning_rate.at(clock)}
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         return leaf._replace(numerator=leaf.numerator * -scalars["learning_rate"])

@@ -32,8 +32,11 @@ class Recipe:
 
     composition: Composition
     call: Call | None = field(default=None, compare=False)
-    programs: "Programs | None" = field(default=None, compare=False, repr=False)
-    """Holds the compiled programs while a transformation with them is in use."""
+
+    @functools.cached_property
+    def programs(self) -> "Programs":
+        """The compiled programs, held while a transformation with them is in use."""
+        return programs_of(self.composition)
 
 
 @dataclass(frozen=True)
@@ -189,11 +192,6 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return self.init.recipe
 
     @property
-    def _programs(self) -> Programs:
-        recipe = self.recipe
-        return recipe.programs or programs_of(recipe.composition)
-
-    @property
     def step(self) -> Step:
         """Update and apply in one call: `step(grads, state, params, **extra)`.
 
@@ -201,7 +199,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         parameters and state and returns both, they are overwritten in place, without a
         temporary.
         """
-        return self._programs.step
+        return self.recipe.programs.step
 
     @property
     def jit_step(self) -> JitStep:
@@ -210,7 +208,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         Equal transformations share one compiled program. State and parameters are
         donated: the arrays that are passed are overwritten and cannot be used again.
         """
-        return JitStep(self.recipe.composition, self._programs)
+        return JitStep(self.recipe.composition, self.recipe.programs)
 
     @property
     def flush(self) -> Flush:
@@ -257,7 +255,7 @@ def _transformation_of(
     composition: Composition, call: Call | None, uncompared: tuple[str, bool]
 ) -> Transformation:
     del uncompared  # part of the key: equal transformations may differ in these
-    recipe = Recipe(composition, call, programs_of(composition))
+    recipe = Recipe(composition, call)
     return Transformation(Init(recipe), Update(recipe))
 
 

@@ -47,9 +47,6 @@ class Stats(NamedTuple):
         any clip.
       clipped_grad_norm: norm of the gradients after all clips, from which the moments
         are computed.
-      steps_past_schedule: number of steps taken after the schedule of the learning rate
-        had ended: the schedules of `optadamw.schedules` say where they end, and so can
-        an attribute `horizon` of another. 0 before the end and without one.
       update_norm: norm of the updates before they are rounded; None without
         `norms=True`.
       param_norm: norm of the parameters after the step; None without `norms=True`.
@@ -65,6 +62,10 @@ class Stats(NamedTuple):
       fill: number of gradients received since the last window of accumulation ended;
         None without `multi_steps`.
       groups: norms of each group by its name; empty without `with_stats(..., groups=)`.
+      steps_past_schedule: number of steps taken after the schedule of the learning rate
+        had ended, 0 before. None unless `stats_of` is given a `tx` whose learning rate
+        is a schedule with an end: those of `optadamw.schedules` say where they end, and
+        another schedule can with an attribute `horizon`.
     """
 
     step: Array
@@ -72,7 +73,6 @@ class Stats(NamedTuple):
     weight_decay: Array | None
     grad_norm: Array | None
     clipped_grad_norm: Array | None
-    steps_past_schedule: Array | None
     update_norm: Array | None
     param_norm: Array | None
     clip_fraction: Array | None
@@ -85,6 +85,7 @@ class Stats(NamedTuple):
     loss_scale: Array | None
     fill: Array | None
     groups: dict[str, GroupStats]
+    steps_past_schedule: Array | None = None
 
 
 @prints_as_call
@@ -139,11 +140,13 @@ def with_stats(
     return controlled("with_stats", inner, statistics=statistics)
 
 
-def stats_of(state: PyTree) -> Stats:
+def stats_of(state: PyTree, tx: Transformation | None = None) -> Stats:
     """Return the statistics and counters in `state` by name, also under `jit`.
 
     Args:
       state: the state of a transformation, of an `optax.chain` or of a wrapper.
+      tx: the transformation whose state it is, for `steps_past_schedule`. None
+        (default): this field is None.
 
     Returns:
       A `Stats` of 0-d arrays, or with leading axes for a vmapped optimizer. A field
@@ -151,6 +154,7 @@ def stats_of(state: PyTree) -> Stats:
 
     Raises:
       ValueError: `state` holds no state of this library, or more than one.
+      TypeError: `tx` is not from this library.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -164,7 +168,21 @@ def stats_of(state: PyTree) -> Stats:
             f"`state` holds {len(states)} states of optadamw; it must hold one. Pass "
             "the state that tx.init(params) or tx.step returned."
         )
-    return _named(states[0])
+    stats = _named(states[0])
+    if tx is None:
+        return stats
+    if not isinstance(tx, Transformation):
+        raise mistyped("tx", "a transformation of optadamw, or None", tx)
+    return stats._replace(steps_past_schedule=_past(tx, stats.step))
+
+
+def _past(tx: Transformation, step: Array) -> Array | None:
+    """Return the number of steps beyond the learning rate's horizon; None without."""
+    rules = tx.recipe.composition.variants[-1]
+    rates = [getattr(rule, "learning_rate", None) for rule in rules]
+    ends = [end for rate in rates if (end := getattr(rate, "horizon", None))]
+    # Step number `end` reads the schedule at `end - 1`, before its last value.
+    return jnp.maximum(step - ends[0], 0) if ends else None
 
 
 def _named(state: State) -> Stats:

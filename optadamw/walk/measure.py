@@ -49,9 +49,7 @@ def measure(
     shared: Shared,
 ) -> Measurements:
     """Measure rates and gradient norms; norms that clips or guards need are reused."""
-    rates: dict[str, Scalar] = {
-        **{"learning_rate": 1.0, "weight_decay": 0.0, "steps_past_schedule": 0.0}
-    }
+    rates: dict[str, Scalar] = {"learning_rate": 1.0, "weight_decay": 0.0}
     for rule in reversed(rules):
         rates.update({} if rule is None else rule.report(clock, shared))
     if norms.inputs.moving:
@@ -60,8 +58,7 @@ def measure(
     else:
         before = after = jnp.zeros((), jnp.float32)
         groups = [before for _ in statistics.groups]
-    past = rates["steps_past_schedule"]
-    row = [rates["learning_rate"], rates["weight_decay"], before, after, past]
+    row = [rates["learning_rate"], rates["weight_decay"], before, after]
     rows = {TREE: [jnp.asarray(entry, jnp.float32) for entry in row]}
     for (name, _), norm in zip(statistics.groups, groups, strict=True):
         rows[name] = [norm.astype(jnp.float32)]

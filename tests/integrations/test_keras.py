@@ -453,12 +453,12 @@ def test_parameters_without_decay_are_chosen_in_tx():
 
 
 def test_the_page_runs(capsys):
-    page = (ROOT / "docs" / "keras.md").read_text()
+    page = (ROOT / "docs" / "guides" / "keras.md").read_text()
     blocks = re.findall(r"^```python keras\n(.*?)^```", page, re.M | re.S)
     assert len(blocks) >= 5 and page.count("```python") == len(blocks)
     namespace = {"__name__": "snippet"}
     for block in blocks:
-        exec(compile(block, "docs/keras.md", "exec"), namespace)
+        exec(compile(block, "docs/guides/keras.md", "exec"), namespace)
     assert "dense/kernel" in capsys.readouterr().out
 
 

@@ -85,15 +85,15 @@ ended.horizon = 2
     [(cosine_decay_schedule(0.1, 3), 3), (linear_schedule(0.1, 0.0, 2), 2), (ended, 2)],
     ids=["cosine", "linear", "a function with an attribute"],
 )
-@pytest.mark.parametrize("stats", [True, "norms"])
+@pytest.mark.parametrize("stats", [True, None])
 def test_steps_past_the_horizon_are_counted(schedule, horizon, stats):
     tx, params = adamw(schedule, stats=stats), jnp.ones(2)
     state, step = tx.init(params), jax.jit(tx.step)
     found, rates = [], []
     for _ in range(5):
         params, state = step(jnp.ones(2), state, params)
-        found.append(float(stats_of(state).steps_past_schedule))
-        rates.append(float(stats_of(state).learning_rate))
+        found.append(float(stats_of(state, tx).steps_past_schedule))
+        rates.append(float(schedule(state.step - 1)))
     assert found == [max(0.0, step - horizon) for step in range(1, 6)]
     # The steps that are counted are those at the last value.
     assert [past > 0 for past in found] == [rate == 0.0 for rate in rates]
@@ -103,7 +103,16 @@ def test_steps_past_the_horizon_are_counted(schedule, horizon, stats):
 def test_a_rate_without_an_end_counts_nothing(rate):
     tx, params = adamw(rate, stats=True), jnp.ones(2)
     _, state = tx.step(jnp.ones(2), tx.init(params), params)
-    assert float(stats_of(state).steps_past_schedule) == 0.0
+    assert stats_of(state, tx).steps_past_schedule is None
+
+
+def test_the_count_needs_the_transformation():
+    tx = adamw(linear_schedule(0.1, 0.0, 2))
+    state = tx.init(jnp.ones(2))
+    assert stats_of(state).steps_past_schedule is None
+    assert int(jax.jit(lambda s: stats_of(s, tx).steps_past_schedule)(state)) == 0
+    with pytest.raises(TypeError, match="`tx` must be a transformation of optadamw"):
+        stats_of(state, 3)
 
 
 def test_describe_says_where_the_rate_ends():

@@ -119,13 +119,12 @@ def _in_place() -> str:
 
 
 def _pallas() -> str:
-    backend = jax.default_backend()
-    device = jax.devices()[0]
-    if backend != "gpu":
-        return f"off: they are for NVIDIA GPUs, and the backend is {backend}"
-    if "nvidia" not in device.device_kind.lower():
-        return f"off: they are for NVIDIA GPUs, and the device is {device.device_kind}"
-    return "possible: put with_pallas around a chain with 8-bit moments"
+    backend, kind = jax.default_backend(), jax.devices()[0].device_kind
+    if backend == "tpu":
+        return "on: they run parameters with buffers in 8 or 16 bits"
+    if backend == "gpu" and "nvidia" in kind.lower():
+        return "on: they run parameters with buffers in 8 bits"
+    return f"off: they are for TPUs and NVIDIA GPUs, and the device is {kind}"
 
 
 SECTIONS: dict[str, Callable[[], Iterable[Line]]] = {
