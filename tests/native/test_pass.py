@@ -313,7 +313,7 @@ def test_each_leaf_is_run_by_what_can_run_it():
 
 @pytest.mark.parametrize("rule", [lookahead(2, 0.4), scale_by_momentum(0.8)])
 def test_a_rule_of_a_user_is_one_call(rule):
-    """Rules of docs/extending.md and of the suite, with buffers of their own."""
+    """Rules of docs/guides/extending.md and of the suite, with buffers of their own."""
     rate = optadamw.scale_by_learning_rate(1e-2)
     is_last = "lookahead" in repr(rule)
     chain = optadamw.chain(*((rate, rule) if is_last else (rule, rate)))
