@@ -3,7 +3,8 @@
 Rules are composed first (`transforms/`), walked once and stepped in place (`walk/`, and
 `leaf/` for each parameter), kept in stores (`store/`), written by commits (`commit/`),
 and controlled from around (`control/`). `rules/__init__.py` lists the lines of the
-paper's Algorithm 2 with the function that computes each; docs/design.md has the rest.
+paper's Algorithm 2 with the function that computes each; docs/ideas/design.md has the
+rest.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

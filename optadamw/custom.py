@@ -1,4 +1,6 @@
-"""The names that you import to write a rule of your own; docs/extending.md shows how.
+"""The names that you import to write a rule of your own.
+
+docs/guides/extending.md shows how.
 
 Import them from this module: the modules that define them may move. `chain` and the
 formats `stochastic` and `blockwise` are names of `optadamw` itself. The ranges for

@@ -151,10 +151,16 @@ def squares_in_one_pass(x: Array) -> tuple[Array, Array]:
     XLA for TPU and GPU forms both sums in one pass over `x`. XLA's CPU backend makes a
     pass for each sum, so the second one is 0 there and `total_norm` does without it.
     """
-    scaled = lax.platform_dependent(
-        x, cpu=lambda x: jnp.zeros((), x.dtype), default=scaled_squares
+    return sum_of_squares(x), lax.platform_dependent(
+        x, cpu=_zero_beside, default=scaled_squares
     )
-    return sum_of_squares(x), scaled
+
+
+def _zero_beside(x: Array) -> Array:
+    """Return 0, of the type that a sum over `x` has inside `shard_map`."""
+    zero = jnp.zeros((), x.dtype)
+    axes = tuple(jax.typeof(x).manual_axis_type.varying)
+    return lax.pcast(zero, axes, to="varying") if axes else zero
 
 
 def total_norm(

@@ -6,7 +6,7 @@ names, order and defaults, and imports and exports the peer's saved state:
     from optadamw.dialects import torch
     tx = torch.AdamW(lr=1e-3, weight_decay=0.01)
 
-`optadamw dialects` and docs/dialects.md show all of them.
+`optadamw dialects` and docs/reference/dialects.md show all of them.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The peers' calls as tables: docs/dialects.md and `optadamw dialects`."""
+"""The peers' calls as tables: docs/reference/dialects.md and `optadamw dialects`."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ the peer's exception catches it. Traps of the peers are avoided and listed below
 recorded configuration; `optadamw dialects torch` prints one peer in a terminal.
 
 This page is made from the records and docstrings of the calls:
-`optadamw dialects --markdown > docs/dialects.md`."""
+`optadamw dialects --markdown > docs/reference/dialects.md`."""
 
 _ARGUMENTS = """An argument sets options of `optadamw.adamw`. Arguments marked (ours)
 are additions to those of the peer."""

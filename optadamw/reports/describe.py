@@ -11,12 +11,12 @@ import optax
 from jax.sharding import NamedSharding
 
 from optadamw.base.errors import mistyped
-from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.reports.cpu_pass import pass_line
 from optadamw.reports.kernels import kernel_lines
+from optadamw.reports.notes import notes_on
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.blockwise import BlockStorage
@@ -28,7 +28,6 @@ from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import LeafPlan, plan_of
-from optadamw.walk.remarks import remarks_of
 
 
 def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
@@ -42,13 +41,13 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       A text of one line per rule and per parameter: path, shape, dtype, weight decay,
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
-      nearest, a function that chooses no parameter, a schedule that ends. If Pallas
-      kernels may run parameters, the text lists for TPUs and NVIDIA GPUs which they
-      run, and why not the others. The bytes are those of the state that
-      `tx.init(params)` returns. If the parameters are on a mesh, also the layout of the
-      buffers, and their bytes on each device. If C kernels were asked for, a last
-      line says what runs `step` on the CPU, such as "pass: native (cc 12.2.0)" or
-      "pass: XLA (no compiler: cc is not on the PATH)".
+      nearest, a function that chooses no parameter, a schedule that ends, layers
+      stacked in one array. If Pallas kernels may run parameters, the text lists for
+      TPUs and NVIDIA GPUs which they run, and why not the others. The bytes are those
+      of the state that `tx.init(params)` returns. If the parameters are on a mesh, also
+      the layout of the buffers, and their bytes on each device. If C kernels were asked
+      for, a last line says what runs `step` on the CPU, such as "pass: native (cc
+      12.2.0)" or "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
@@ -104,7 +103,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
                 *_group_lines(composition, plan),
             ]
         ),
-        *_notes(composition, leaves, params),
+        *notes_on(composition, leaves, params),
         "\n".join(_aligned([header, *rows])),
         _totals(composition, leaves, plan),
         *([] if composition.kernel_choice == "xla" else [pass_line(tx, params)]),
@@ -134,27 +133,6 @@ def _layouts(tx: Transformation, leaves: Leaves) -> list[list[str]]:
         )
         cells.append([", ".join(specs), f"{size:,}"])
     return cells or [["none", "0"] for _ in leaves.paths]
-
-
-def _notes(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
-    """The remarks of `init`, and where the learning rate's schedules end: a section."""
-    notes = list(remarks_of(composition, leaves, params))
-    for rules in composition.variants:
-        rate = getattr(_rate_of(rules), "learning_rate", None)
-        end = getattr(rate, "horizon", None)
-        if rate is not None and end is not None:
-            last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
-            notes.append(
-                f"the schedule of learning_rate ends after {end:,} steps; it stays at "
-                f"{last:.4g} from then on, and stats_of(state, tx).steps_past_schedule "
-                "counts the steps"
-            )
-    lines = [f"!  {note}" for note in dict.fromkeys(notes)]
-    return ["\n".join(lines)] if lines else []
-
-
-def _rate_of(rules: Variant) -> Rule | None:
-    return next((r for r in rules if r is not None and r.stage == Stage.RATE), None)
 
 
 def _rule_lines(rules: Variant) -> list[str]:

@@ -15,7 +15,7 @@ did not change keeps its code.
 
 Sources: the shared exponent is the E8M0 scale of the OCP Microscaling Formats (MX)
 specification, v1.0, section 5.2, whose block of 32 this is; the elements are its E4M3
-without subnormals. docs/moment_codes.md compares it with other codes.
+without subnormals. docs/ideas/moment_codes.md compares it with other codes.
 """
 
 import math

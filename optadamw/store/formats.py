@@ -95,8 +95,8 @@ def blockwise(
 
     Source: the E8M0 scale and E4M3 elements of the OCP Microscaling Formats (MX)
     specification v1.0, without subnormals, and 5 bits of exponent for the second
-    moment. docs/moment_codes.md compares it with the dynamic map of Dettmers et al.,
-    arXiv 2110.02861, and others.
+    moment. docs/ideas/moment_codes.md compares it with the dynamic map of Dettmers et
+    al., arXiv 2110.02861, and others.
 
     Args:
       block_size: numbers that share a scale, >= 1; it must divide the axis of the

@@ -21,7 +21,7 @@ from jax.sharding import (
 )
 
 from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
-from optadamw.store.block_code import BLOCK
+from optadamw.store.block_code import BLOCK, axis_of
 
 OnWhole = Literal["report", "raise"]
 """What happens if no dimension of a parameter can be divided."""
@@ -41,8 +41,8 @@ def divided(
 ) -> NamedSharding | None:
     """Return `sharding` with `axes` added to one dimension, which they divide.
 
-    A dimension whose blocks of 8 bits divide too is preferred, then any but the last,
-    along which blocks may lie, then the largest per device.
+    A dimension that cuts no blocks of 8 bits is preferred, then any but the last, then
+    the largest per device.
 
     Args:
       path: the path of the leaf, for errors.
@@ -91,8 +91,9 @@ def divided(
         return None
 
     def order(i: int) -> tuple[bool, bool, int, int]:
-        has_whole_blocks = local[i] % (BLOCK * count) == 0
-        return has_whole_blocks, i + 1 < len(shape), local[i], -i
+        has_blocks = i == len(shape) + axis_of(tuple(shape))
+        is_whole = not has_blocks or local[i] % (BLOCK * count) == 0
+        return is_whole, i + 1 < len(shape), local[i], -i
 
     chosen = max(fits, key=order)
     parts[chosen] = (*parts[chosen], *axes)

@@ -45,7 +45,7 @@ class State(NamedTuple):
       stats: the statistics of the last step taken, float32 arrays; `stats_of` gives
         them by name.
       custom: the buffers of rules of your own, by the names of their slots, with the
-        scales of those in 8 bits (docs/extending.md).
+        scales of those in 8 bits (docs/guides/extending.md).
       hyperparameters: the numbers that `adjustable` asks for by name, float32;
         `tx.with_hyperparameters` sets them.
     """

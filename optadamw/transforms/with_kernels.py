@@ -19,7 +19,7 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     parameter, mu and nu. A kernel makes one pass, in place. It is not written by hand:
     the jaxpr of the rules, also of your own, becomes a loop in C, which the machine's C
     compiler (`cc`, or the one that the variable `CC` names) compiles at the first use,
-    in about 0.3 seconds, into a private cache. docs/native.md has the measurements.
+    in about 0.3 seconds, into a private cache. docs/guides/native.md has measurements.
 
         "auto"    kernels for the leaves that have one, XLA for the others
         "native"  kernels only: a leaf that has none is an error with the reason
@@ -32,10 +32,10 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     `jax.export`, other devices and arrays that are divided over devices outside
     `jax.shard_map` take XLA's path.
 
-    A kernel has the bits of XLA's path in jax 0.10, where XLA contracts products into
-    fused multiply-adds in one way only; docs/native.md lists the exceptions (Nesterov,
-    moments in 16 bits rounded at random, small leaves in jax 0.12), which differ in the
-    last place.
+    A kernel has the bits of XLA's path, except where XLA contracts the other one of two
+    products into a fused multiply-add. Then numbers differ in the last place. This was
+    seen with Nesterov, with moments in 16 bits, and in small leaves with jax 0.12;
+    docs/guides/native.md has the measurements.
 
     The variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
     "auto" the default of every transformation. OPTADAMW_CACHE_DIR is the folder of

@@ -3,8 +3,8 @@
 A step that may be skipped, or is due only when a window is full, is a loop of at most
 one turn over parameters and buffers. XLA runs this loop in their memory, and if it does
 not run, their bits stay unchanged. A `where` on every result, or a `lax.cond`, would
-copy parameters and buffers (docs/design.md has the measurements). `update` must be
-differentiable in reverse mode, which loops are not, and therefore uses `lax.cond`.
+copy parameters and buffers (docs/ideas/design.md has the measurements). `update` must
+be differentiable in reverse mode, which loops are not, and therefore uses `lax.cond`.
 """
 
 from collections.abc import Mapping, Sequence

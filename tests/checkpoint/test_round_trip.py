@@ -314,7 +314,7 @@ def test_shapes_are_enough_where_nothing_is_fresh():
 
 
 def test_the_report_on_the_page_is_the_real_one(capsys):
-    page = (ROOT / "docs" / "checkpoints.md").read_text()
+    page = (ROOT / "docs" / "guides" / "checkpoints.md").read_text()
     namespace: dict[str, Any] = {}
     for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
         exec(compile(block, "checkpoints.md", "exec"), namespace)

@@ -162,7 +162,7 @@ def test_rates_that_do_not_train_do_not_count():
     [
         (None, "too few rates train to tell"),
         (-0.2, "1.6 times smaller. Both can nearly be tuned apart."),
-        (0.0, "Both can nearly be tuned apart."),
+        (-0.0, "the best decay is the same for ten times the rate."),
         (-1.0, "10.0 times smaller. Whoever changes the rate must tune the decay"),
         (0.6, "4.0 times larger. Whoever changes the rate must tune the decay"),
     ],

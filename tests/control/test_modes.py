@@ -123,7 +123,7 @@ def test_a_member_of_a_vmap_is_skipped_alone():
 
 
 def test_update_and_apply_is_step_bit_for_bit():
-    """Of float32 parameters alone: below, a sum may miss (docs/design.md, Updates)."""
+    """Of float32 parameters alone: below, a sum may miss (ideas/design.md, Updates)."""
     params = trees.normal(trees.FLOATS, 0)
     tx = optadamw.adamw(
         0.05, accumulate_steps=2, skip_nonfinite=True, ema_decay=0.7, amsgrad=True

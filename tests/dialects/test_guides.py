@@ -14,7 +14,7 @@ import pytest
 
 from optadamw.dialects.catalogue import CALLS
 
-FOLDER = Path(__file__).parents[2] / "docs" / "dialects"
+FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "dialects"
 
 # Guide -> what has to be there, and how it is called.
 PEERS = {

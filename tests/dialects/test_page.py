@@ -8,7 +8,7 @@ import optadamw.cli.main as cli
 from optadamw.dialects.calls import docstring
 from optadamw.dialects.catalogue import CALLS
 
-PAGE = Path(__file__).parents[2] / "docs" / "dialects.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "dialects.md"
 
 
 def test_the_page_is_what_the_command_prints(capsys):

@@ -11,7 +11,7 @@ from tests.peers.rows import ROWS
 
 CASES = [(peer, name) for peer in calls.OPENED for name in ROWS[peer]]
 DIFFERENT = agreement.BY_DESIGN
-PAGE = Path(__file__).parents[2] / "docs" / "dialects" / "numbers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "dialects" / "numbers.md"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_what_others_write_compiles(page):
 
 
 def test_printed_plan_is_the_real_one(capsys):
-    page = ROOT / "docs" / "parameters.md"
+    page = ROOT / "docs" / "guides" / "parameters.md"
     namespace: dict[str, object] = {}
     for block in _blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
@@ -84,7 +84,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_layers_on_the_page_are_those_of_the_package():
-    page = (ROOT / "docs" / "design.md").read_text()
+    page = (ROOT / "docs" / "ideas" / "design.md").read_text()
     listed = re.search(r"## Layers.*?```text\n(.*?)```", page, re.S)
     assert listed
     names = {n for n in re.split(r"[,\s]+", listed[1]) if n}

@@ -1,4 +1,4 @@
-"""The rooms of the house, read from `docs/design.md`: modules import downwards."""
+"""The rooms of the house, read from docs/ideas/design.md: modules import downwards."""
 
 import ast
 import re
@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "optadamw"
-PAGE = re.search(r"## Layers\n(.*?)\n## ", (ROOT / "docs/design.md").read_text(), re.S)
+PAGE = re.search(
+    r"## Layers\n(.*?)\n## ", (ROOT / "docs/ideas/design.md").read_text(), re.S
+)
 TABLE = re.search(r"```text\n(.*?)```", PAGE[1], re.S)[1].splitlines()
 NEVER = re.findall(r"^\| (`[^|]+) \| (`[^|]+) \| ([^|]+) \|$", PAGE[1], re.M)
 

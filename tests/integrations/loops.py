@@ -15,7 +15,7 @@ import optadamw
 from optadamw.integrations.flax_linen import TrainState
 from tests.support.transformations import NUMBERS, SCHEDULES
 
-# Two norms of one gradient take a temporary of the leaves' size: docs/design.md.
+# Two norms of one gradient take a temporary of the leaves' size: docs/ideas/design.md.
 IN_PLACE = tuple(name for name in NUMBERS if name not in ("clip_value", "clip_norm"))
 
 OPTIONS = {

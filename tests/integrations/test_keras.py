@@ -3,9 +3,7 @@
 Run with the real Keras, in the lane of the peers.
 """
 
-import doctest
 import os
-import re
 import subprocess
 import sys
 import warnings
@@ -22,7 +20,6 @@ from optadamw import adamw, schedules
 from optadamw.dialects import keras as dialect
 
 keras = pytest.importorskip("keras", reason="Keras is not installed")
-from optadamw.integrations import keras as integration  # noqa: E402
 from optadamw.integrations.keras import Optimizer  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -447,24 +444,6 @@ def test_what_is_no_optimizer_is_refused(arguments, error, match):
 def test_parameters_without_decay_are_chosen_in_tx():
     with pytest.raises(NotImplementedError, match=r"mask=optadamw\.exclude"):
         Optimizer(adamw(0.1)).exclude_from_weight_decay(var_names=["bias"])
-
-
-# --- The page and the docstring ------------------------------------------------------
-
-
-def test_the_page_runs(capsys):
-    page = (ROOT / "docs" / "keras.md").read_text()
-    blocks = re.findall(r"^```python keras\n(.*?)^```", page, re.M | re.S)
-    assert len(blocks) >= 5 and page.count("```python") == len(blocks)
-    namespace = {"__name__": "snippet"}
-    for block in blocks:
-        exec(compile(block, "docs/keras.md", "exec"), namespace)
-    assert "dense/kernel" in capsys.readouterr().out
-
-
-def test_the_docstring_runs():
-    result = doctest.testmod(integration, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert result.attempted > 0 and result.failed == 0
 
 
 # --- Other backends and several devices ----------------------------------------------

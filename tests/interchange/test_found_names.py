@@ -223,9 +223,9 @@ def test_the_order_of_several_groups_is_not_guessed(tmp_path, capsys):
 
 @needs_torch
 def test_the_commands_of_the_page_run_as_written(tmp_path):
-    """Each line of docs/interchange.md, on the files that it names."""
+    """Each line of docs/guides/interchange.md, on the files that it names."""
     checkpoint_of(tmp_path)
-    page = (ROOT / "docs" / "interchange.md").read_text()
+    page = (ROOT / "docs" / "guides" / "interchange.md").read_text()
     (block,) = re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)
     lines = [line for line in block.splitlines() if line.startswith("optadamw ")]
     assert len(lines) >= 2

@@ -192,7 +192,7 @@ def test_what_describe_says_of_kernels():
     off = optadamw.describe(optadamw.with_pallas(adamw(), enabled=False), params)
     assert "-  not e, v, w: with_pallas(enabled=False)" in off
     assert "Pallas" not in optadamw.describe(optadamw.adamw(1e-3), params)
-    wide = NamedSharding(AbstractMesh((4,), ("data",)), P("data"))
+    wide = NamedSharding(mesh_of(None, size=4), P("data"))
     shapes = {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=wide)}
     text = optadamw.describe(adamw(), shapes)
     assert "-  not w: it lies over Auto axes, and with_pallas(tx, shardings=" in text

@@ -16,6 +16,8 @@ from optadamw.walk import native as walk_native
 from tests.native import running
 from tests.support import trees
 from tests.support.compilations import Compilations
+from tests.support.lookahead import lookahead
+from tests.support.momentum import scale_by_momentum
 
 pytestmark = running.needs_compiler
 
@@ -307,6 +309,23 @@ def test_each_leaf_is_run_by_what_can_run_it():
     )
     with pytest.raises(ValueError, match=r"Leaf 'c': .* complex"):
         optadamw.adamw(1e-2, kernel="native").step(params, state, params)
+
+
+@pytest.mark.parametrize("rule", [lookahead(2, 0.4), scale_by_momentum(0.8)])
+def test_a_rule_of_a_user_is_one_call(rule):
+    """Rules of docs/guides/extending.md and of the suite, with buffers of their own."""
+    rate = optadamw.scale_by_learning_rate(1e-2)
+    is_last = "lookahead" in repr(rule)
+    chain = optadamw.chain(*((rate, rule) if is_last else (rule, rate)))
+    native = optadamw.with_kernels(chain, "native")
+    params = {"w": jnp.linspace(-1.0, 1.0, 700), "b": jnp.ones(3)}
+    state = native.init(params)
+    assert calls(step_of(native), params, state, params) == 1
+    chex.assert_trees_all_close(
+        jax.jit(native.step)(params, state, params),
+        jax.jit(chain.step)(params, state, params),
+        rtol=1e-6,
+    )
 
 
 def test_update_and_flush():

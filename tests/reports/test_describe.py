@@ -338,3 +338,19 @@ def test_parameters_on_a_mesh_show_the_layout_of_their_buffers():
     text = optadamw.describe(tx, {"v": params["v"]})
     assert re.search(r"(?m)^v .* 128 +P\('data'\) +16$", text)
     assert "-  with_zero1: axis=('data',), on_whole='report'" in text
+
+
+def test_layers_stacked_for_a_scan_are_told_where_they_count_as_one():
+    stacked = {"layers": {"kernel": jnp.ones((4, 8, 2)), "bias": jnp.ones((4, 2))}}
+    plain = {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}
+    by_rank = optadamw.adamw(0.1, mask=lambda path, array: array.ndim > 1)
+    for tx, told in (
+        (optadamw.adamw(0.1, clip_norm=1.0), "clip_by_norm computes one number .*'lay"),
+        (optadamw.adamw(0.1, caution=True), "cautious computes one number"),
+        (by_rank, "'layers/bias' has two axes and looks like a stack"),
+    ):
+        assert re.search(rf"(?m)^!  {told}", optadamw.describe(tx, stacked))
+        assert "!  " not in optadamw.describe(tx, plain)
+    assert "!  " not in optadamw.describe(optadamw.adamw(0.1), stacked)
+    named = optadamw.adamw(0.1, mask="*/kernel")
+    assert "!  " not in optadamw.describe(named, stacked)

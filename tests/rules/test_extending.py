@@ -1,4 +1,4 @@
-"""docs/extending.md: what it shows is what runs here, and does what Optax does."""
+"""docs/guides/extending.md: what it shows runs here, and does what Optax does."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ from tests.support import trees
 from tests.support.lookahead import lookahead
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "extending.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 

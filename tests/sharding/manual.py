@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import optadamw
 from tests.support import trees
 
-KINDS = {"w": (jnp.float32, (64, 16)), "b": (jnp.float32, (16,))}
+KINDS = {"w": (jnp.float32, (512, 16)), "b": (jnp.float32, (16,))}
 SPECS = {"w": P("fsdp"), "b": P()}
 MESH = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
 FORM = optadamw.blockwise(min_size=0, rounding="nearest")

@@ -31,7 +31,7 @@ ASKERS = {
     if part.asked_by
 }
 PARAMS = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
 
 
 def documented() -> dict[str, str]:

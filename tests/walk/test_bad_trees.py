@@ -464,39 +464,3 @@ def test_a_norm_of_one_micro_batch_is_refused_where_that_of_the_mean_is_read(opt
 def test_step_takes_a_transformation(tx):
     with pytest.raises(TypeError, match=r"`tx` must be"):
         optadamw.step(tx, GRADS, STATE, PARAMS)
-
-
-# --- What is legal, so that nothing above refuses too much ---------------------------
-
-
-FLOAT0 = np.zeros(3, jax.dtypes.float0)
-
-
-@pytest.mark.parametrize(
-    ("leaf", "wrap"),
-    [(None, jax.jit), (None, lambda step: step), (FLOAT0, lambda step: step)],
-    ids=["None-jit", "None", "float0"],
-)
-def test_no_gradient_leaves_a_parameter_and_its_buffers(leaf, wrap):
-    tx = optadamw.adamw(0.1, ema_decay=0.5, amsgrad=True)
-    state = tx.init(PARAMS)
-    _, state = tx.step(GRADS, state, PARAMS)
-    params, after = wrap(tx.step)(with_bias(leaf, GRADS), state, PARAMS)
-    for name in ("mu", "nu", "nu_max", "ema"):
-        old, new = getattr(state, name), getattr(after, name)
-        assert bits(old["encoder"]["b"]) == bits(new["encoder"]["b"]), name
-        assert bits(old["encoder"]["w"]) != bits(new["encoder"]["w"]), name
-    assert bits(params["encoder"]["b"]) == bits(PARAMS["encoder"]["b"])
-    assert int(after.step) == 2
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_gradients_of_another_precision_are_legal(dtype):
-    params, state = CALLS["jit(step)"](tree(0.5, dtype), STATE, PARAMS)
-    types = jax.tree.map(lambda x: (x.shape, x.dtype), (params, state))
-    assert types == jax.tree.map(lambda x: (x.shape, x.dtype), (PARAMS, STATE))
-
-
-def test_numpy_gradients_states_and_parameters_are_legal():
-    host = jax.tree.map(np.asarray, (GRADS, STATE, PARAMS))
-    assert bits(CALLS["jit(step)"](*host)) == AFTER

@@ -132,6 +132,8 @@ def _direction(label: str, measured: Measures) -> str:
         return f"{label}: too few rates train to tell how the best decay changes."
     factor = 10.0 ** abs(measured.slope)
     change = "larger" if measured.slope > 0 else "smaller"
+    if factor < 1.05:
+        return f"{label}: the best decay is the same for ten times the rate."
     start = f"{label}: for ten times the rate the best decay is {factor:.1f} times"
     # Ten times the rate moves the best decay by at most one and a half cells of the
     # whole map, whose decays lie 10^0.36 apart.

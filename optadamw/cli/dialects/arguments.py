@@ -15,5 +15,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--markdown",
         action="store_true",
-        help="print the tables of docs/dialects.md",
+        help="print the tables of docs/reference/dialects.md",
     )

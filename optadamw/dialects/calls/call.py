@@ -20,7 +20,7 @@ class PeerCall:
     """A peer, and its AdamW as it is called in this library.
 
     The docstring of the function describes its arguments and its differences from the
-    peer; docs/dialects.md is printed from both.
+    peer; docs/reference/dialects.md is printed from both.
     """
 
     module: str

@@ -1,0 +1,57 @@
+"""The sentences of `describe` on settings that can stall a training, or surprise."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+
+from optadamw.base.hyperparameters import Clock
+from optadamw.base.masks import OfTree, Predicate
+from optadamw.base.tree import Leaves
+from optadamw.base.types import PyTree
+from optadamw.rules.groups import Variant
+from optadamw.rules.rule import Rule, Stage
+from optadamw.walk.composition import Composition
+from optadamw.walk.remarks import remarks_of
+
+
+def notes_on(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
+    """The remarks of `init`, and where the learning rate's schedules end: a section."""
+    notes = [*remarks_of(composition, leaves, params), *_on_stacks(composition, leaves)]
+    for rules in composition.variants:
+        rate = getattr(rate_of(rules), "learning_rate", None)
+        end = getattr(rate, "horizon", None)
+        if rate is not None and end is not None:
+            last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
+            notes.append(
+                f"the schedule of learning_rate ends after {end:,} steps; it stays at "
+                f"{last:.4g} from then on, and stats_of(state, tx).steps_past_schedule "
+                "counts the steps"
+            )
+    lines = [f"!  {note}" for note in dict.fromkeys(notes)]
+    return ["\n".join(lines)] if lines else []
+
+
+def _on_stacks(composition: Composition, leaves: Leaves) -> Iterator[str]:
+    """Say that layers stacked for a scan count as one parameter, where it matters."""
+    pairs = list(zip(leaves.keys, leaves.arrays, strict=True))
+    deep = [keys for keys, array in pairs if array.ndim >= 3]
+    rules = [r for rules in composition.variants for r in rules if r is not None]
+    for verb in dict.fromkeys(rule.verb for rule in rules if rule.sums and deep):
+        yield (
+            f"{verb} computes one number from each whole array: if layers are stacked "
+            f"along the first axis of '{'/'.join(deep[0])}', as for jax.lax.scan, all "
+            "of them share it"
+        )
+    stacks = {(keys[:-1], array.shape[0]) for keys, array in pairs if array.ndim >= 3}
+    flat = [k for k, x in pairs if x.ndim == 2 and (k[:-1], x.shape[0]) in stacks]
+    functions = [r for r in rules if isinstance(r.selector, Predicate | OfTree)]
+    if flat and functions:
+        yield (
+            f"'{'/'.join(flat[0])}' has two axes and looks like a stack of vectors: a "
+            "function that chooses by the number of axes takes it for a matrix"
+        )
+
+
+def rate_of(rules: Variant) -> Rule | None:
+    """Return the rule that multiplies by the learning rate; None without one."""
+    return next((r for r in rules if r is not None and r.stage == Stage.RATE), None)
