@@ -40,8 +40,8 @@ def layerwise_decay(
       learning_rate: the rate of the last layer: a number, an array, a schedule or
         `adjustable(...)`, which all layers follow.
       layers: the layers from the input to the head. A layer is a pattern, a tuple of
-        patterns, or another choice of parameters (docs/guides/parameters.md). A parameter
-        belongs to the first layer that matches.
+        patterns, or another choice of parameters (docs/guides/parameters.md). A
+        parameter belongs to the first layer that matches.
       decay: factor from a layer to the one before it, in (0, 1]. Default: 0.75, as in
         timm.
       min_scale: smallest factor of the learning rate, in [0, 1]. Default: 0.
