@@ -69,7 +69,7 @@ def state_sharding(
       >>> from jax.sharding import NamedSharding, PartitionSpec
       >>> mesh = jax.sharding.AbstractMesh((8,), ("data",))
       >>> replicated = NamedSharding(mesh, PartitionSpec())
-      >>> w = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=replicated)
+      >>> w = jax.ShapeDtypeStruct((512, 32), jnp.float32, sharding=replicated)
       >>> tx = optadamw.adamw(1e-3)
       >>> layout = optadamw.state_sharding(tx, {"w": w}, over="data")
       >>> layout.mu["w"].spec == PartitionSpec("data")

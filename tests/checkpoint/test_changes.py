@@ -16,7 +16,7 @@ import optadamw
 from optadamw import checkpoint
 from tests.checkpoint.runs import adamw, run
 from tests.support import trees
-from tests.support.transformations import cooling
+from tests.support.hyperparameters import cooling
 
 CALLS = 4
 ACCUMULATOR = ("accumulator", "micro_step", "weight")

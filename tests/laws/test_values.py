@@ -13,9 +13,10 @@ import pytest
 import optadamw
 from tests.support import trees
 from tests.support.compilations import Compilations
+from tests.support.hyperparameters import cooling
 from tests.support.lookahead import lookahead
 from tests.support.momentum import scale_by_momentum
-from tests.support.transformations import ROWS, cooling, is_kernel, over, with_arrays
+from tests.support.transformations import ROWS, is_kernel, over, with_arrays
 
 each_row = over(ROWS)
 PLAIN = [row for row in ROWS if row.is_plain]
