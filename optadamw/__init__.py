@@ -16,6 +16,7 @@ from optadamw.base.patterns import exclude as exclude
 from optadamw.base.patterns import only as only
 from optadamw.base.version import __version__ as __version__
 from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
+from optadamw.reports.check_schedules import check_schedules as check_schedules
 from optadamw.reports.describe import describe as describe
 from optadamw.reports.memory import MemoryPlan as MemoryPlan
 from optadamw.reports.memory import memory_plan as memory_plan
@@ -92,6 +93,7 @@ __all__ = [
     "blockwise",
     "cautious",
     "chain",
+    "check_schedules",
     "check_sharding",
     "checkpoint",
     "clip_by_global_norm",

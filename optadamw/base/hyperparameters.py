@@ -41,9 +41,16 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Dynamic:
-    """A 0-d array; equal if value and dtype are, a tracer only if it is the same."""
+    """A 0-d array; equal if value and dtype are, a tracer only if it is the same.
+
+    Attributes:
+      value: the array.
+      legal: the interval of legal values, which a guard checks at each step; None
+        (default): every value is legal.
+    """
 
     value: Array
+    legal: Interval | None = None
 
     def at(self, clock: Clock) -> Array:
         return jnp.asarray(self.value).astype(clock.dtype)
@@ -71,10 +78,18 @@ class Dynamic:
 
 @dataclass(frozen=True, eq=False)
 class Scheduled:
-    """A schedule: a function of the number of finished optimizer steps."""
+    """A schedule: a function of the number of finished optimizer steps.
+
+    Attributes:
+      schedule: the function.
+      name: the name of the argument, for errors.
+      legal: the interval of legal values, which a guard checks at each step; None
+        (default): every value is legal.
+    """
 
     schedule: Callable[[Any], Any]
     name: str = ""
+    legal: Interval | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scheduled) and same(self.schedule, other.schedule)
@@ -118,6 +133,9 @@ def real_scalar(name: str, value: Any, by: str = "") -> Array:
 
 Hyperparameter = Constant | Dynamic | Scheduled | Held
 
+STEPS = Interval(low=-(2.0**30), high=2.0**30)
+"""The legal values of a schedule of step counts; below 1 it asks for no step."""
+
 _FORMS = "a number, a 0-d array or a schedule `step -> value`"
 
 
@@ -129,7 +147,8 @@ def hyperparameter(
 ) -> Hyperparameter:
     """Check a number, an array or a schedule, and wrap it.
 
-    The value of a tracer or of a schedule is unknown here and is not checked. A
+    The value of a tracer or of a schedule is unknown here: a guard checks it at each
+    step, and nothing does without a guard. A
     `Hyperparameter` is returned unchanged: it was checked under an earlier name.
 
     Raises:
@@ -147,7 +166,7 @@ def hyperparameter(
     if isinstance(value, np.ndarray | jax.Array):
         return _array(name, value, legal, remedy)
     if callable(value) and not isinstance(value, type):
-        return _scheduled(name, value)
+        return _scheduled(name, value, legal)
     raise mistyped(name, _FORMS, value, remedy)
 
 
@@ -208,10 +227,12 @@ def _array(name: str, value: Any, legal: Interval, remedy: str) -> Hyperparamete
     if not isinstance(value, jax.core.Tracer) and value.is_fully_addressable:
         # device_get, not float(): explicit, so it passes a transfer guard.
         _known(name, jax.device_get(value).item(), legal, remedy)
-    return Dynamic(value)
+    return Dynamic(value, legal)
 
 
-def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
+def _scheduled(
+    name: str, value: Callable[..., Any], legal: Interval | None = None
+) -> Scheduled:
     try:
         inspect.signature(value).bind(0)
     except TypeError as error:
@@ -220,7 +241,7 @@ def _scheduled(name: str, value: Callable[..., Any]) -> Scheduled:
         ) from error
     except ValueError:
         pass  # a builtin without a signature: it is called at trace time
-    return Scheduled(value, name)
+    return Scheduled(value, name, legal)
 
 
 def whole_steps(name: str, value: Any) -> Constant | Dynamic:
@@ -254,7 +275,7 @@ def every_so_many(name: str, value: Any) -> Constant | Dynamic | Scheduled:
     if isinstance(value, Scheduled):
         return value
     if callable(value) and not isinstance(value, type):
-        return _scheduled(name, value)
+        return _scheduled(name, value, STEPS)
     return whole_steps(name, value)
 
 

@@ -2,6 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from functools import reduce
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.base.types import Array
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,21 @@ class Interval:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return above and below
+
+    def holds(self, value: Array, dtype: np.dtype) -> Array:
+        """Return whether an array is legal, as a bool of its shape; it may be traced.
+
+        The value must be finite, and inside a lower limit that is not legal itself,
+        also in `dtype`: a rate of 1e39 is infinity in float32, a limit of 1e-60 is 0.
+        """
+        held = value.astype(dtype)
+        low = (
+            (value > self.low, held > self.low)
+            if self.open_low
+            else (value >= self.low,)
+        )
+        high = value < self.high if self.open_high else value <= self.high
+        return reduce(jnp.logical_and, (*low, high, jnp.isfinite(held)))
 
     def __str__(self) -> str:
         if math.isinf(self.low):

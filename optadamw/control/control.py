@@ -136,6 +136,7 @@ class Control:
         arrival: Arrival,
         checks: Sequence[Check],
         go: Array,
+        legal: Array | None,
         clipped: Array | None,
     ) -> dict[str, Any]:
         """Return the fields of the next `State`, except buffers and statistics.
@@ -145,6 +146,7 @@ class Control:
           arrival: the gradients of this call.
           checks: the checks of the arrival and of the step.
           go: whether the step was taken.
+          legal: whether the hyperparameters were legal; None: nobody checked them.
           clipped: whether a clip changed the gradients; None: clips are not counted.
         """
         nonfinite = _any(check.nonfinite for check in checks)
@@ -169,6 +171,8 @@ class Control:
             fields["history"], seen = next_history(self.spikes, state, list(checks))
         if state.events is not None:
             changes = {"nonfinite": nonfinite, "spikes": spike, "skipped": due & ~go}
+            if legal is not None:
+                changes["illegal"] = wanted & ~legal
             if arrival.dropped is not None:
                 changes["dropped"] = arrival.dropped
             if clipped is not None:

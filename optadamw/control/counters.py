@@ -1,6 +1,6 @@
 """Counters of skipped, bad and clipped gradients, packed in one small array.
 
-The nine counters are one array, because every buffer that is passed in and out of a
+The ten counters are one array, because every buffer that is passed in and out of a
 compiled step costs about 3.6 microseconds of dispatch.
 """
 
@@ -19,6 +19,7 @@ EVENTS = (
     "clipped",  # optimizer steps whose gradient was clipped
     "seen_grad_norm",  # norms seen by the spike guard, below twice its window
     "seen_loss",  # losses seen by the spike guard, below twice its window
+    "illegal",  # optimizer steps that were due with an illegal hyperparameter
 )
 """The entries of `State.events` in order, int32; none grows beyond 2**31 - 1."""
 

@@ -134,6 +134,20 @@ class Rule:
         del clock, shared
         return {}
 
+    @property
+    def watched(self) -> dict[str, Dynamic | Scheduled | Held]:
+        """The hyperparameters whose values a guard checks at each step, by field.
+
+        These are the arrays, schedules and adjustable numbers that have an interval of
+        legal values. The value of another number was checked at construction.
+        """
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, Dynamic | Scheduled | Held) and value.legal is not None
+        }
+
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         """Return the leaf after this rule; the default leaves it unchanged.
 

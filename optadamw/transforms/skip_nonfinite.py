@@ -19,7 +19,8 @@ def skip_nonfinite(
     computes this norm anyway. The norm is that of the gradients after a loss scale is
     undone; with "abort" below, that of the accumulated gradients. A `loss` that is
     passed to `step` must be finite too. A step is also skipped if a schedule or an
-    array gives a learning rate or a weight decay that is negative or not finite.
+    array gives a hyperparameter of the rules a value outside its interval, such as a
+    `b2` of 1; `stats_of(state).illegal` counts these steps.
 
     A skipped step leaves every bit of parameters, moments, average and `state.step`
     unchanged. `stats_of(state)` counts the gradients that were not finite, the skipped

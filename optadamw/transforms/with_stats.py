@@ -55,6 +55,8 @@ class Stats(NamedTuple):
       skipped: number of optimizer steps that were due and skipped.
       nonfinite: number of gradients or losses that were not finite.
       spikes: number of gradients or losses beyond the limit of the spike guard.
+      illegal: number of optimizer steps that a guard skipped because an array or a
+        schedule gave a hyperparameter outside its legal interval.
       dropped: number of micro-batches left out of their window.
       consecutive: number of bad gradients since the last good one.
       stalled: whether `consecutive` is at least `max_consecutive`.
@@ -79,6 +81,7 @@ class Stats(NamedTuple):
     skipped: Array | None
     nonfinite: Array | None
     spikes: Array | None
+    illegal: Array | None
     dropped: Array | None
     consecutive: Array | None
     stalled: Array | None
@@ -201,6 +204,7 @@ def _named(state: State) -> Stats:
         skipped=_count(state, "skipped"),
         nonfinite=_count(state, "nonfinite"),
         spikes=_count(state, "spikes"),
+        illegal=_count(state, "illegal"),
         dropped=_count(state, "dropped"),
         consecutive=_count(state, "consecutive"),
         stalled=None if state.events is None else event(state.events, "stalled") > 0,

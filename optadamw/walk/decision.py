@@ -5,6 +5,7 @@ a scalar of its rules is not legal. `walk.conditional` then leaves every bit as 
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import jax.numpy as jnp
 
@@ -15,6 +16,7 @@ from optadamw.control.signals import Check
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Shared
 from optadamw.store.state import State
+from optadamw.walk.inputs import Inputs
 from optadamw.walk.norms import Norms
 
 
@@ -41,23 +43,48 @@ def go_by_gradients(
 
 
 def go_by_scalars(
+    control: Control,
     go: Array,
     read: Sequence[Array],
+    inputs: Inputs,
+    shared: Sequence[Shared],
+    clock: Clock,
+) -> tuple[Array, Array | None]:
+    """Whether the scalars allow the step, and whether its hyperparameters are legal.
+
+    Without a guard nothing is checked, and the second is None.
+    """
+    if control.effective_guard is None:
+        return go, None
+    # Accumulated gradients are finite, but their norm, which a clip reads, may not be.
+    are_finite = reduce(jnp.logical_and, map(jnp.isfinite, read), jnp.ones((), bool))
+    legal = _are_legal(inputs, inputs.plan.composition.variants, shared, clock)
+    return go & are_finite & legal, legal
+
+
+def _are_legal(
+    inputs: Inputs,
     variants: Sequence[Variant],
     shared: Sequence[Shared],
     clock: Clock,
 ) -> Array:
-    """`go`, unless a norm that a rule reads is not finite, or a rate is not legal.
+    """Whether every hyperparameter is legal in this step.
 
-    A rate is legal if it is finite and not negative.
+    An array or a schedule must be in the interval of its argument, as a number must be
+    when a transformation is built. A rate that a rule reports must be finite and not
+    negative.
     """
-    # Accumulated gradients are finite, but their norm, which a clip reads, may not be.
-    for norm in read:
-        go = go & jnp.isfinite(norm)
-    # A constant was checked at construction; the value of a schedule was not.
+    dtypes = [inputs.dtypes[i] for i in inputs.moving]
+    narrowest = min(dtypes, key=lambda dtype: dtype.itemsize, default=clock.dtype)
+    legal, seen = jnp.ones((), bool), set()
     for rules, own in zip(variants, shared, strict=True):
-        for rule in rules:
-            rates = {} if rule is None else rule.report(clock, own)
-            for rate in rates.values():
-                go = go & jnp.isfinite(rate) & (jnp.asarray(rate) >= 0)
-    return go
+        for rule in filter(None, rules):
+            for value in rule.watched.values():
+                # Groups that share a schedule share its check.
+                if value.legal is not None and (value, value.legal) not in seen:
+                    seen.add((value, value.legal))
+                    legal = legal & value.legal.holds(value.at(clock), narrowest)
+            for rate in rule.report(clock, own).values():
+                if not isinstance(rate, float | int):
+                    legal = legal & jnp.isfinite(rate) & (rate >= 0)
+    return legal

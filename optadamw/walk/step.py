@@ -173,8 +173,7 @@ class _Call:
         go, checks = go_by_gradients(control, state, arrival, norms)
         shared = [Shared(rules, clock) for rules in composition.variants]
         scalars, read = scalars_of(norms, shared, clock)
-        if control.effective_guard is not None:
-            go = go_by_scalars(go, read, composition.variants, shared, clock)
+        go, legal = go_by_scalars(control, go, read, inputs, shared, clock)
         measured = None
         if control.statistics is not None:
             rest = composition.variants[-1]
@@ -183,7 +182,7 @@ class _Call:
             )
         outcome = self._run(incoming, scalars, go)
         clipped = None if measured is None else measured.clipped
-        fields = control.next_scalars(state, arrival, checks, go, clipped)
+        fields = control.next_scalars(state, arrival, checks, go, legal, clipped)
         if measured is not None:
             assert state.stats is not None
             fields["stats"] = measured.finished(outcome.measured, go, state.stats)

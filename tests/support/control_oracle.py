@@ -35,6 +35,7 @@ COUNTERS = (
     "clipped",
     "seen_grad_norm",
     "seen_loss",
+    "illegal",
 )
 
 

@@ -1,0 +1,46 @@
+"""Schedules are called ahead of a training, and an illegal value is refused."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optadamw
+
+
+def _late(usual, bad, at=70_000):
+    return lambda step: jnp.where(step == at, bad, usual)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [
+        ("learning_rate", {"learning_rate": _late(1e-3, jnp.nan)}, "finite and >= 0"),
+        ("b1", {"b1": _late(0.9, 1 - 1e-9)}, r"in \[0, 1\)"),
+        ("weight_decay", {"weight_decay": _late(0.1, -0.1)}, "finite and >= 0"),
+        ("limit", {"clip_norm": _late(1.0, 0.0)}, "finite and > 0"),
+        ("b2", {"groups": {"w": {"b2": _late(0.99, 2.0)}}}, r"in \[0, 1\)"),
+        ("decay", {"ema_decay": _late(0.99, 1.5)}, r"in \[0, 1\]"),
+    ],
+)
+def test_the_first_illegal_value_is_named_with_its_step(name, options, rule):
+    tx = optadamw.adamw(**{"learning_rate": 1e-3} | options)
+    optadamw.check_schedules(tx, 70_000)
+    text = f"`{name}` must be {rule}; got .*schedule in .* returns this at step 70000"
+    with pytest.raises(ValueError, match=text):
+        optadamw.check_schedules(tx, 70_001)
+
+
+def test_legal_schedules_and_numbers_pass():
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100)
+    optadamw.check_schedules(optadamw.adamw(rate, b2=jnp.float32(0.9)), 200)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, jnp.inf])
+def test_a_number_of_steps_that_is_none_is_refused(steps):
+    with pytest.raises((ValueError, TypeError), match="`steps` must be"):
+        optadamw.check_schedules(optadamw.adamw(1e-3), steps)
+
+
+def test_a_foreign_transformation_is_refused():
+    with pytest.raises(TypeError, match="`tx` must be a transformation of optadamw"):
+        optadamw.check_schedules(optax.adam(1e-3), 10)
