@@ -48,7 +48,7 @@ def check_schedules(tx: optax.GradientTransformation, steps: int) -> None:
       >>> optadamw.check_schedules(tx, 100)
       Traceback (most recent call last):
       ...
-      ValueError: `learning_rate` must be finite and >= 0; got -2.0000006e-05. The \
+      ValueError: `learning_rate` must be finite and >= 0; got -2.0000036e-05. The \
 schedule in scale_by_learning_rate returns this at step 51.
     """
     if not isinstance(tx, Transformation):
@@ -79,4 +79,5 @@ def _refuse_illegal(
     if bad.size:
         kind = "schedule" if isinstance(value, Scheduled) else "array"
         where = f"The {kind} in {verb} returns this at step {start + bad[0]}."
-        raise invalid(name, str(value.legal), found[bad[0]].item(), where)
+        shown = float(f"{found[bad[0]]:.8g}")  # as many digits as a float32 has
+        raise invalid(name, str(value.legal), shown, where)

@@ -153,7 +153,7 @@ def memory_plan(
       gradients                  2.00   32.00 MiB   32.00 MiB
       mu                         1.03   16.50 MiB   16.50 MiB
       nu                         1.03   16.50 MiB   16.50 MiB
-      counters                   0.00        40 B        40 B
+      counters                   0.00        44 B        44 B
       persistent                 4.06   65.00 MiB   65.00 MiB
     """
     if not isinstance(tx, Transformation):

@@ -291,3 +291,21 @@ def test_what_cannot_be_adjustable_is_refused():
         jax.jit(lambda r: optadamw.adamw(adjustable(r)).init(PARAMS))(0.1)
     with pytest.raises(ValueError, match="max_learning_rate"):
         optadamw.adamw(adjustable(0.1), weight_decay_mode="schedule")
+
+
+@pytest.mark.parametrize("value", [jnp.nan, -1.0, jnp.inf])
+def test_a_guard_skips_a_number_that_became_illegal_inside_jit(value):
+    """Inside `jit` a value that is set is unknown, and its range is not checked."""
+    tx = optadamw.adamw(optadamw.adjustable(1e-3), skip_nonfinite=True)
+    params = {"w": jnp.ones(3)}
+
+    @jax.jit
+    def step(rate, state, params):
+        state = tx.with_hyperparameters(state, learning_rate=rate)
+        return tx.step(params, state, params)
+
+    after, state = step(jnp.float32(value), tx.init(params), params)
+    assert int(optadamw.stats_of(state).illegal) == 1 and int(state.step) == 0
+    assert after["w"].tolist() == [1.0] * 3
+    _, state = step(jnp.float32(1e-3), state, params)
+    assert int(optadamw.stats_of(state).illegal) == 1 and int(state.step) == 1
