@@ -44,7 +44,7 @@ FAULTS = [
     ),
     Fault(
         "bias correction one step late",
-        "base/hyperparameters.py",
+        "base/clock.py",
         "return self.number.astype(self.dtype)",
         "return self.number.astype(self.dtype) + 1",
         DEFAULT,
