@@ -140,9 +140,31 @@ def scaled_squares(x: Array) -> Array:
     return sum_of_squares(x * factor)
 
 
+def rescaled_squares(x: Array, plain: Array) -> Array:
+    """Return `scaled_squares(x)` on the CPU; `plain` is the sum of squares of `x`.
+
+    Each array has a scale of its own, 1 if its sum is finite: XLA's CPU backend
+    materializes the broadcast of a scale that several arrays share, which would be a
+    temporary of the size of a leaf.
+    """
+    small = jnp.asarray(shrinking(x.dtype), x.dtype)
+    overflows = plain == jnp.inf
+    scale = jnp.where(overflows, small, 1)
+    # Twice by the root of the factor, which itself underflows to 0.
+    rest = jnp.where(overflows, 1, small)
+    return sum_of_squares(x * scale) * rest * rest
+
+
 def shrinking(dtype: DTypeLike) -> float:
     """Return the factor whose square is 1 / the largest number: 2**-64 in float32."""
     return 2.0 ** -(jnp.finfo(dtype).maxexp // 2)
+
+
+def widened(scaled: Array, dtype: DTypeLike) -> Array:
+    """Convert `scaled_squares` to `dtype`, whose factor is smaller if it is wider."""
+    ratio = shrinking(dtype) / shrinking(scaled.dtype)
+    wide = scaled.astype(dtype)
+    return wide if ratio == 1 else wide * ratio * ratio
 
 
 def squares_in_one_pass(x: Array) -> tuple[Array, Array]:
@@ -164,7 +186,8 @@ def _zero_beside(x: Array) -> Array:
 
 
 def total_norm(
-    squares: Sequence[tuple[Array, Array]], again: Callable[[], Sequence[Array]]
+    squares: Sequence[tuple[Array, Array]],
+    again: Callable[[Sequence[Array]], Sequence[Array]],
 ) -> Array:
     """Return the Euclidean norm of several arrays together.
 
@@ -174,10 +197,10 @@ def total_norm(
 
     Args:
       squares: `squares_in_one_pass` of each array.
-      again: returns the `scaled_squares` of each array. Only the CPU calls it, and only
-        after an overflow: a usual step reads the arrays once. A branch like this would
-        cost a TPU a compiled reduction for each array, and a GPU a second pass and a
-        second all-reduce in every step.
+      again: returns the `rescaled_squares` of each array, given their sums of squares.
+        Only the CPU calls it, and only after an overflow: a usual step reads the arrays
+        once. A branch like this would cost a TPU a compiled reduction for each array,
+        and a GPU a second pass and a second all-reduce in every step.
     """
     total = jnp.sum(jnp.stack([plain for plain, _ in squares]))
 
@@ -185,7 +208,10 @@ def total_norm(
         return sqrt(jnp.sum(jnp.stack(scaled))) / shrinking(total.dtype)
 
     def by_branch() -> Array:
-        return lax.cond(total == jnp.inf, lambda: rescued(again()), lambda: sqrt(total))
+        def anew() -> Array:
+            return rescued(again([plain for plain, _ in squares]))
+
+        return lax.cond(total == jnp.inf, anew, lambda: sqrt(total))
 
     def by_selection() -> Array:
         scaled = rescued([scaled for _, scaled in squares])
@@ -196,7 +222,9 @@ def total_norm(
 
 def norm(x: Array) -> Array:
     """Return the Euclidean norm of one array, a scalar of the array's dtype."""
-    return total_norm([squares_in_one_pass(x)], lambda: [scaled_squares(x)])
+    return total_norm(
+        [squares_in_one_pass(x)], lambda plain: [rescaled_squares(x, plain[0])]
+    )
 
 
 def saturating_increment(count: Array) -> Array:

@@ -12,11 +12,12 @@ from jax import lax
 
 from optadamw.base.numerics import (
     compute_dtype,
-    scaled_squares,
+    rescaled_squares,
     sqrt,
     squares_in_one_pass,
     sum_of_squares,
     total_norm,
+    widened,
 )
 from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
@@ -136,23 +137,32 @@ def _tree_norms(
 ) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
 
-    def of_leaves(measure: Callable[[Array], Any]) -> list[Any]:
+    def of_leaves(*measures: Callable[[Array], Any]) -> list[Any]:
+        """Measure each leaf, by its own function or all by one, over all devices."""
+        each = measures if len(measures) > 1 else measures * len(programs)
         found = [
-            jax.tree.map(lambda x: x.astype(widest), measure_leaf(program, measure, x))
-            for program, x in zip(programs, leaves, strict=True)
+            measure_leaf(program, measure, x)
+            for program, measure, x in zip(programs, each, leaves, strict=True)
         ]
         if not axes:
             return found
         pairs = zip(found, axes, strict=True)
         return [jax.tree.map(partial(summed, axes=over), x) for x, over in pairs]
 
+    def again(sums: Sequence[Array]) -> list[Array]:
+        each = (partial(rescaled_squares, plain=total) for total in sums)
+        return [widened(x, widest) for x in of_leaves(*each)]
+
     def measured() -> Array:
         if rescued:
-            squares = of_leaves(squares_in_one_pass)
-            whole = total_norm(squares, lambda: of_leaves(scaled_squares))
-            squares = [plain for plain, _ in squares]
+            pairs = [
+                (plain.astype(widest), widened(scaled, widest))
+                for plain, scaled in of_leaves(squares_in_one_pass)
+            ]
+            whole = total_norm(pairs, again)
+            squares = [plain for plain, _ in pairs]
         else:
-            squares = of_leaves(sum_of_squares)
+            squares = [x.astype(widest) for x in of_leaves(sum_of_squares)]
             whole = _root(squares)
         parts = [_root([squares[i] for i in group]) for group in groups]
         return jnp.stack([whole, *(part.astype(widest) for part in parts)])

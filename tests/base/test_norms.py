@@ -25,7 +25,10 @@ def together(*arrays):
     arrays = [jnp.asarray(x, jnp.float32) for x in arrays]
     return numerics.total_norm(
         [numerics.squares_in_one_pass(x) for x in arrays],
-        lambda: [numerics.scaled_squares(x) for x in arrays],
+        lambda plain: [
+            numerics.rescaled_squares(x, total)
+            for x, total in zip(arrays, plain, strict=True)
+        ],
     )
 
 
@@ -97,3 +100,19 @@ def test_the_cpu_reads_a_leaf_once():
     assert entry.count(" conditional(") == 1 and " conditional(" not in branches
     assert entry.count("f32[64,128]{1,0} fusion(") == 3  # mu, nu and the parameter
     assert compiled.memory_analysis().temp_size_in_bytes < 1000
+
+
+def test_float32_beside_float64(way):
+    """Each dtype has a factor of its own, and the sum is that of the wider one."""
+    with jax.enable_x64(True):
+        tx = optadamw.chain(
+            optadamw.clip_by_global_norm(1.0), optadamw.scale_by_learning_rate(1.0)
+        )
+        for large, small in ((1e25, 1e3), (1e20, 1e22), (3.0, 4.0), (1e30, 1e30)):
+            grads = {"a": jnp.full(3, large, jnp.float32), "b": jnp.float64(small)}
+            after, _ = tx.step(
+                grads, tx.init(grads), jax.tree.map(jnp.zeros_like, grads)
+            )
+            size = np.sqrt(3 * large**2 + small**2)
+            np.testing.assert_allclose(after["a"], -large / size, rtol=1e-6)
+            np.testing.assert_allclose(after["b"], -small / size, rtol=1e-6)
