@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import lanes
+from tests import conftest, lanes
 
 TESTS = Path(__file__).parents[1]
 
@@ -26,7 +26,10 @@ def _all_tests(request) -> list[pytest.Item]:
 
 def test_every_file_is_collected(request):
     if items := _all_tests(request):
-        assert {item.path for item in items} == set(TESTS.rglob("test_*.py"))
+        missing = set(TESTS.rglob("test_*.py")) - {item.path for item in items}
+        # A file that needs a package as a whole is skipped as a whole, and listed.
+        listed = {TESTS / file for file, _ in conftest.ALLOWED_SKIPS}
+        assert missing - listed == set()
         assert len(items) >= FEWEST
 
 

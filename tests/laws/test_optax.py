@@ -19,13 +19,13 @@ from optadamw.base.adjustable import Adjustable
 from optadamw.store.state import SCALARS
 from tests.support import trajectories, trees
 from tests.support.compilations import Compilations
+from tests.support.hyperparameters import cooling
 from tests.support.transformations import (
     ADAMW,
     EVERYTHING,
     NUMBERS,
     ROWS,
     WIDE,
-    cooling,
     over,
 )
 

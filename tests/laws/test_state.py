@@ -10,13 +10,13 @@ import pytest
 import optadamw
 from tests.support import trajectories, trees
 from tests.support.compilations import Compilations
+from tests.support.hyperparameters import cooling
 from tests.support.transformations import (
     EVERYTHING,
     NUMBERS,
     ROWS,
     SCHEDULES,
     WIDE,
-    cooling,
     over,
 )
 

@@ -214,10 +214,11 @@ def test_a_knob_away_from_its_default(knob, options, theirs):
 AROUND = {
     *("accumulate_steps", "accumulator_dtype", "loss_scale", "stats"),
     *("skip_nonfinite", "skip_spikes", "on_bad_micro_step", "max_consecutive"),
-    *("commit", "seed", "nu_dtype", "ema_dtype", "precision"),
+    *("commit", "residual_bits", "seed", "nu_dtype", "ema_dtype", "precision"),
+    *("zero1", "zero1_layout", "kernel"),
 }
-"""What stands around the rules, or keeps their numbers: the folders `control`,
-`commit` and `store` have rows."""
+"""Options around the rules, of the numbers' forms, of layouts and of kernels: the
+folders `control`, `commit`, `store`, `sharding` and `native` have rows."""
 
 
 def test_every_knob_has_a_row():
