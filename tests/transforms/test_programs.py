@@ -14,7 +14,7 @@ from optadamw.transforms import transformation as module
 from optadamw.transforms.transformation import programs_of
 
 PARAMS = {"w": jnp.ones(3)}
-MANY = 40
+MANY = 24
 KEPT = 16
 
 
@@ -57,11 +57,11 @@ def test_a_sweep_keeps_the_programs_of_its_last_transformations(run):
 
 @pytest.mark.parametrize("run", [jit_of_step, jit_step])
 def test_transformations_in_use_are_not_compiled_again(run, traces):
-    kept = [optadamw.adamw(rate) for rate in rates(2 * KEPT)]
+    kept = [optadamw.adamw(rate) for rate in rates(KEPT + 4)]
     for tx in kept:
         run(tx)
     assert len(traces) == len(kept)
-    for tx, rate in zip(kept, rates(2 * KEPT), strict=True):
+    for tx, rate in zip(kept, rates(KEPT + 4), strict=True):
         run(tx)
         run(optadamw.adamw(rate))  # an equal one, made again
     assert len(traces) == len(kept)
