@@ -158,6 +158,9 @@ def _of_integers(operation: Operation, operands: Sequence[str]) -> str:
         if kind in ("uint32_t", "uint64_t"):
             left, right = operands
         return f"({kind})({left} {INFIX[name]} {right})"
+    if name in ("max", "min"):
+        sign = ">" if name == "max" else "<"
+        return f"({operands[0]} {sign} {operands[1]}) ? {operands[0]} : {operands[1]}"
     if name in SHIFTS and operation.dtype.name in SHIFTED:
         return f"{name}_{operation.dtype.name}({operands[0]}, {operands[1]})"
     raise Unsupported(f"{name} of integers has no C expression with the bits of XLA")

@@ -71,6 +71,8 @@ NARROW = ("select", "is_finite", *COMPARED)
 """Operations that XLA does not compute in more digits than 16 bits have."""
 
 INTEGERS = {
+    "max": jnp.maximum,
+    "min": jnp.minimum,
     **{name: getattr(lax, name) for name in ("add", "sub", "mul")},
     "and": lambda x, y: x & y,
     "or": lambda x, y: x | y,
