@@ -273,8 +273,8 @@ FAULTS = [
     Fault(
         "the global norm forgets the last parameter",
         "walk/norms.py",
-        "squares = of_leaves(squares_in_one_pass)",
-        "squares = (all := of_leaves(squares_in_one_pass))[:-1] or all",
+        "in of_leaves(squares_in_one_pass)",
+        "in (lambda all: all[:-1] or all)(of_leaves(squares_in_one_pass))",
         knob("clip_global_norm"),
     ),
     Fault(
