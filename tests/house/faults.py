@@ -272,9 +272,9 @@ FAULTS = [
     ),
     Fault(
         "the global norm forgets the last parameter",
-        "walk/norms.py",
-        "in of_leaves(squares_in_one_pass)",
-        "in (lambda all: all[:-1] or all)(of_leaves(squares_in_one_pass))",
+        "base/numerics.py",
+        "total = jnp.sum(jnp.stack([plain for plain, _ in squares]))",
+        "total = jnp.sum(jnp.stack([p for p, _ in squares[:-1] or squares]))",
         knob("clip_global_norm"),
     ),
     Fault(
