@@ -37,18 +37,24 @@ def axes_of(name: str, over: Any) -> tuple[str, ...]:
 
 
 def divided(
-    path: str, shape: Sequence[int], sharding: Any, axes: Sequence[str]
+    path: str,
+    shape: Sequence[int],
+    sharding: Any,
+    axes: Sequence[str],
+    keeps_blocks: bool = False,
 ) -> NamedSharding | None:
     """Return `sharding` with `axes` added to one dimension, which they divide.
 
-    A dimension that cuts no blocks of 8 bits is preferred, then any but the last, then
-    the largest per device.
+    Any dimension but the last is preferred, along which XLA's CPU backend contracts the
+    products of a part otherwise than those of the whole; then one that cuts no blocks
+    of 8 bits, then the largest per device.
 
     Args:
       path: the path of the leaf, for errors.
       shape: the shape of the array.
       sharding: the layout that is to be divided further.
       axes: the names of the axes.
+      keeps_blocks: whether a dimension that cuts no blocks comes before all others.
 
     Returns:
       The layout; None if no dimension is divisible.
@@ -90,10 +96,11 @@ def divided(
     if not fits:
         return None
 
-    def order(i: int) -> tuple[bool, bool, int, int]:
+    def order(i: int) -> tuple[bool, bool, bool, int, int]:
         has_blocks = i == len(shape) + axis_of(tuple(shape))
         is_whole = not has_blocks or local[i] % (BLOCK * count) == 0
-        return is_whole, i + 1 < len(shape), local[i], -i
+        first = is_whole or not keeps_blocks
+        return first, i + 1 < len(shape), is_whole, local[i], -i
 
     chosen = max(fits, key=order)
     parts[chosen] = (*parts[chosen], *axes)
@@ -144,7 +151,7 @@ def fsdp(
     names = [name for name in mesh.axis_names if name not in without]
     subsets = [c for k in range(len(names), 0, -1) for c in combinations(names, k)]
     for axes in sorted(subsets, key=lambda axes: -_size(mesh, axes)):
-        found = divided("", shape, whole, axes)
+        found = divided("", shape, whole, axes, keeps_blocks=True)
         if found is not None:
             return found
     return whole

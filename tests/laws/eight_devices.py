@@ -194,7 +194,7 @@ def test_a_state_is_born_where_it_stays(options, kind, spec, how):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(getattr(AxisType, kind),))
     tx = optadamw.adamw(0.1, **options)
     with _within(mesh, how == "jit in the mesh"):
-        params = {"w": jax.device_put(jnp.ones((64, 512)), NamedSharding(mesh, spec))}
+        params = {"w": jax.device_put(jnp.ones((512, 512)), NamedSharding(mesh, spec))}
         state = (tx.init if how == "eager" else jax.jit(tx.init))(params)
         step, pair = jax.jit(lambda p, s, g: tx.step(g, s, p)), (params, state)
         before = jax.tree.map(lambda x: x.sharding, pair)
