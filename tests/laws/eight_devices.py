@@ -205,4 +205,4 @@ def test_a_state_is_born_where_it_stays(options, kind, spec, how):
         jax.jit(tx.update)(params, state, params)
     held = {"mu": state.mu["w"], "accumulator": (state.accumulator or state.mu)["w"]}
     for name, buffer in held.items():
-        assert buffer.addressable_shards[0].data.size == 64 * 512 // 8, name
+        assert buffer.addressable_shards[0].data.size == 512 * 512 // 8, name
