@@ -1,1 +1,1 @@
-"""What XLA makes of a step on TPUs and GPUs that are not here: bytes, not times."""
+"""Steps compiled by XLA for TPUs and GPUs that are not here: bytes, not times."""

@@ -21,7 +21,7 @@ _BIG = 1 << 14
 
 @dataclasses.dataclass
 class Traffic:
-    """What the instructions of a module read and write in the device's main memory.
+    """Bytes that a module's instructions read and write in the device's main memory.
 
     Each instruction that is scheduled reads its operands once and writes its results
     once; what stays inside a fusion or in the memory of a core is not counted.

@@ -1,4 +1,4 @@
-"""What runs `step` on the CPU: kernels in C, or XLA, and why."""
+"""The line of `describe` on the pass of a CPU: kernels in C, or XLA, and why."""
 
 from collections import Counter
 from dataclasses import replace

@@ -1,1 +1,1 @@
-"""Where a state lies: its shardings by construction, and a check of them."""
+"""The shardings of a state, by construction, and a check of them."""

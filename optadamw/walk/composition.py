@@ -57,7 +57,7 @@ class Composition:
 
     @property
     def kernel_choice(self) -> CpuPass:
-        """What runs the leaves on the CPU, with the default of this process."""
+        """The choice of the pass on the CPU, with the default of this process."""
         if self.cpu_pass is None and self.kernel is None and is_default():
             return "auto"
         return self.cpu_pass or "xla"

@@ -21,23 +21,15 @@ from typing import Any
 import numpy as np
 
 from tests.campaigns.campaign import Case
+from tests.support.memory import under_limit
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 
-READ = """
-import json, resource, sys, time
-import jax
-from optadamw.dialects.files import files
-for name in ("h5py", "torch"):
-    try:
-        __import__(name)
-    except ImportError:
-        pass
-jax.numpy.zeros(1).block_until_ready()
-with open("/proc/self/statm") as statm:
-    taken = int(statm.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20),) * 2)
+READ = (
+    under_limit(512)
+    + """
+import json, time
 for path in sys.argv[1:]:
     begun = time.monotonic()
     try:
@@ -48,6 +40,7 @@ for path in sys.argv[1:]:
         assert path in str(error) or type(error) is not ValueError, str(error)
     print(json.dumps([path, told, time.monotonic() - begun]), flush=True)
 """
+)
 
 Made = Iterator[tuple[str, bytes]]
 

@@ -1,4 +1,4 @@
-"""What a campaign is: cases, of which each holds or fails, and their count."""
+"""A campaign: cases, of which each holds or fails, and their count."""
 
 import importlib
 import pkgutil

@@ -15,6 +15,7 @@ from optadamw.checkpoint.bounds import TooLarge
 from optadamw.dialects.files import files
 from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange.files import convert
+from tests.support.memory import under_limit
 
 GIB = 1 << 30
 
@@ -71,24 +72,15 @@ BOMBS: dict[str, Any] = {
     "x.pt": pt_expanded,
 }
 
-READ = """
-import resource, sys
-from optadamw.dialects.files import files
-import jax  # reserves address space before the limit
-for name in ("h5py", "torch"):
-    try:
-        __import__(name)
-    except ImportError:
-        pass
-jax.numpy.zeros(1).block_until_ready()
-with open("/proc/self/statm") as statm:
-    taken = int(statm.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)
+READ = (
+    under_limit(256)
+    + """
 try:
     files.read(sys.argv[1])
 except ValueError as error:
     print(type(error).__name__, error)
 """
+)
 
 
 @pytest.mark.skipif(

@@ -98,7 +98,7 @@ def mesh_of(platform, kind="Auto", size=1):
     ],
 )
 def test_which_platforms_have_a_kernel_by_default(options, tpu, gpu):
-    """Where the arrays show their platform; on a CPU nothing is traced for kernels."""
+    """Arrays show their platform; for those of a CPU no kernel is traced."""
     tx = adamw(**options)
     for platform, has in (("tpu", tpu), ("gpu", gpu), ("cpu", False)):
         assert has_kernel(tx, mesh_of(platform)) == has

@@ -150,7 +150,7 @@ def double(x, y):
 
 
 def made(tmp_path, monkeypatch, script):
-    """What happens with a compiler that is this script."""
+    """Run with a compiler that is this script."""
     path = tmp_path / "mycc"
     path.write_text("#!/bin/sh\n" + script)
     path.chmod(0o755)

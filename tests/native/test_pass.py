@@ -34,7 +34,7 @@ def tree(dtype=jnp.float32, seed=0):
 
 
 def pair(**options):
-    """The same transformation, run by XLA and by kernels."""
+    """Return a transformation twice: run by XLA, and by kernels."""
     return [
         optadamw.adamw(1e-2, weight_decay=0.1, kernel=kernel, **options)
         for kernel in ("xla", "native")

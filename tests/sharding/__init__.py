@@ -1,1 +1,1 @@
-"""Where states lie; most of the tests need several devices and are lanes."""
+"""Tests of the shardings of states; most need several devices and are lanes."""

@@ -13,7 +13,7 @@ class Plot(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """What one part of the demo did and found.
+    """The results of one part of the demo.
 
     Attributes:
         title: The heading.

@@ -29,7 +29,7 @@ _QUESTION = (
 
 
 class Measures(NamedTuple):
-    """What a map shows, in numbers.
+    """The measures of a map.
 
     Attributes:
         least_error: The least error of the map, a mean over seeds.

@@ -1,4 +1,4 @@
-"""What a demo trains on: the record of a model with its data."""
+"""The record of a model with its data, on which the demo trains."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a training is after an epoch: enough to continue with the same bits."""
+    """The progress of a training after an epoch, to continue with the same bits."""
 
     params: Any
     state: Any
