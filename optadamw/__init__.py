@@ -43,6 +43,9 @@ from optadamw.transforms.clip_by_global_norm import (
 )
 from optadamw.transforms.clip_by_norm import clip_by_norm as clip_by_norm
 from optadamw.transforms.clip_by_value import clip_by_value as clip_by_value
+from optadamw.transforms.clip_update_by_rms import (
+    clip_update_by_rms as clip_update_by_rms,
+)
 from optadamw.transforms.ema_params import ema_params as ema_params
 from optadamw.transforms.freeze import freeze as freeze
 from optadamw.transforms.layerwise_decay import layerwise_decay as layerwise_decay
@@ -99,6 +102,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "clip_update_by_rms",
     "cosine_warm_restarts",
     "custom",
     "dequantize",

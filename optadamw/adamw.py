@@ -70,6 +70,7 @@ def adamw(
     nesterov: Nesterov = False,
     amsgrad: bool | Literal["raw", "corrected"] | None = None,
     caution: bool | None = None,
+    clip_update_rms: ScalarOrSchedule | None = None,
     maximize: bool | None = None,
     bias_correction: Corrected | None = None,
     eps_mode: EpsMode | None = None,
@@ -88,11 +89,11 @@ def adamw(
     parameters have, and the new parameter is rounded once. `adamw` is the
     `optadamw.chain` of the atoms that its options ask for, in this order: `maximize`,
     `clip_by_value`, `clip_by_norm`, `clip_by_global_norm`, `scale_by_adam`,
-    `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
-    `ema_params`. Around the chain stand the wrappers that the options ask for:
-    `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
-    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. The docstring of each
-    atom and wrapper gives its formulas.
+    `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `clip_update_by_rms`,
+    `scale_by_learning_rate`, `ema_params`. Around the chain stand the wrappers that its
+    options ask for: `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`,
+    `skip_nonfinite` or `skip_spikes`, `with_zero1`, `with_stats`, and `with_kernels`.
+    The docstring of each atom and wrapper gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
     learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;
@@ -212,6 +213,9 @@ def adamw(
         PyTorch and Keras do, "corrected" as Optax does. None: off.
       caution: True zeroes the direction of elements where its sign is not the
         gradient's, and scales the others up. None: off.
+      clip_update_rms: shorten the step of a parameter, and its decay, where the root
+        mean square of its gradient over the root of its second moment is above this
+        number, > 0; StableAdamW has 1.0. None: no limit. See `clip_update_by_rms`.
       maximize: True ascends the gradient. None: descend.
       bias_correction: False leaves out the divisions by `1 - beta^t`, as MLX does by
         default; "mu" or "nu" corrects that moment only. None: both.

@@ -128,6 +128,40 @@ def sum_of_squares(x: Array) -> Array:
     return jnp.sum(x * x)
 
 
+@jax.custom_jvp
+def mean_of_squares(x: Array) -> Array:
+    """Return the mean of the squares of a computed array, 0 for an empty one.
+
+    XLA's CPU backend hands a sum by itself to a library that takes its operands from
+    memory: a temporary of the size of `x`. It fuses `x` into a sum of pairs, here with
+    zeros. Long rows are summed first, as the error of a sum grows with its length.
+    """
+    squares = x * x
+    if x.ndim > 1 and x.shape[-1] >= 64:
+        squares = _sum_of_pairs(squares, (x.ndim - 1,))
+        total = jnp.sum(squares)
+    else:
+        total = _sum_of_pairs(squares, tuple(range(x.ndim)))
+    return total / max(x.size, 1)
+
+
+@mean_of_squares.defjvp
+def _mean_of_squares_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return mean_of_squares(x), 2 * jnp.sum(x * dx) / max(x.size, 1)
+
+
+def _sum_of_pairs(x: Array, axes: tuple[int, ...]) -> Array:
+    zero = jnp.zeros((), x.dtype)
+    total, nothing = lax.reduce(
+        (x, jnp.zeros_like(x)),
+        (zero, zero),
+        lambda one, other: (one[0] + other[0], one[1] + other[1]),
+        axes,
+    )
+    return total + nothing  # XLA leaves out a result without a use
+
+
 def scaled_squares(x: Array) -> Array:
     """Return the sum of the squares of `x` times `shrinking`, which cannot overflow.
 

@@ -5,9 +5,13 @@ computed anew for each of them. On other backends one fusion has all results, an
 barrier would cut it in two.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
+
+from optadamw.base.types import Array
 
 
 def materialized(values: Any) -> Any:
@@ -26,3 +30,17 @@ def finish_first(made: Any, operands: Any) -> tuple[Any, Any]:
     bytes of temporaries for each number in 8 bits; with the barrier, none).
     """
     return materialized((made, operands))
+
+
+def waiting_for(found: Mapping[str, Array], array: Array) -> Array:
+    """Return `array` unchanged, so that XLA reads it after it has computed `found`.
+
+    It then cannot merge what leads to `found` with the same operations on `array`, and
+    keep their results in memory between the two. A barrier does not do it: jax 0.10
+    drops it before XLA merges.
+    """
+    never = jnp.zeros((), bool)
+    for number in found.values():
+        # No number is both, which XLA does not know.
+        never = never | ((number < 0) & (number > 1))
+    return jnp.where(never, jnp.zeros_like(array), array)

@@ -6,6 +6,7 @@ in a kernel.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,9 +23,10 @@ from optadamw.base.numerics import (
     sum_of_squares,
 )
 from optadamw.base.types import Array
-from optadamw.leaf.barrier import finish_first, materialized
+from optadamw.leaf.barrier import finish_first, materialized, waiting_for
 from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
+from optadamw.rules.check_scalars import check_scalars
 from optadamw.rules.leaf import Leaf
 from optadamw.store.store import Store
 
@@ -39,6 +41,7 @@ def run_leaf(program: Program, given: LeafInput) -> LeafOutput:
 
 def compute(program: Program, given: LeafInput) -> LeafOutput:
     """Apply the rules to one parameter, write it, and encode its buffers."""
+    given = with_leaf_scalars(program, given)
     start = decode(program, given)
     leaf = apply_rules(program, given, start)
     like = given.like
@@ -77,6 +80,34 @@ def decode(program: Program, given: LeafInput) -> Leaf:
     )
 
 
+def with_leaf_scalars(program: Program, given: LeafInput) -> LeafInput:
+    """Return the input with the scalars that rules take of the whole leaf.
+
+    XLA's CPU backend would keep every array that both the sum and the step after it
+    need: 2.0 times the memory of the parameters for `clip_update_by_rms`. The rules
+    before the sum therefore run twice, the second time on a gradient that waits for it.
+    """
+    for index, rule in enumerate(program.rules):
+        if not rule.has_leaf_scalars:
+            continue
+        rows = given.scalars
+        before = replace(program, rules=program.rules[:index])
+        earlier = given._replace(scalars=rows[:index])
+        leaf = apply_rules(before, earlier, decode(program, given))
+        found = check_scalars(
+            f"{rule.verb}: leaf_scalars", rule.leaf_scalars(leaf, rows[index])
+        )
+        found = {
+            name: jnp.asarray(x, leaf.numerator.dtype) for name, x in found.items()
+        }
+        row = {**rows[index], **found}
+        given = given._replace(
+            grad=waiting_for(found, given.grad),
+            scalars=(*rows[:index], row, *rows[index + 1 :]),
+        )
+    return given
+
+
 def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
     """Return the leaf after its rules, before it is committed."""
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
@@ -93,6 +124,7 @@ def measure_leaf(
         # Without the barrier XLA converts the gradient once for norm and step, into a
         # float32 array in memory.
         given = given._replace(grad=lax.optimization_barrier(given.grad))
+    given = with_leaf_scalars(program, given)
     return measure(apply_rules(program, given, decode(program, given)).value())
 
 

@@ -95,6 +95,11 @@ def _check_methods(rule: Rule) -> None:
             f"{_name(rule)} overrides neither `apply` nor `after_commit`, so it does "
             "nothing. Define one of them."
         )
+    if rule.has_leaf_scalars and not rule.sums:
+        raise TypeError(
+            f"{_name(rule)} overrides `leaf_scalars`, which reads a whole parameter, "
+            "and its `sums` is False. Write `sums: ClassVar[bool] = True` in the class."
+        )
     if rule.follows_commit and not rule.needs_params:
         raise TypeError(
             f"{_name(rule)} overrides `after_commit`, which `update` without "

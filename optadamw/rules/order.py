@@ -7,7 +7,8 @@ from optadamw.rules.rule import Rule, Stage
 
 _ORDER = (
     "The order is: maximize, clips, scale_by_adam, amsgrad_max, cautious, "
-    "add_decoupled_weight_decay, scale_by_learning_rate, ema_params."
+    "add_decoupled_weight_decay, clip_update_by_rms, scale_by_learning_rate, "
+    "ema_params."
 )
 
 

@@ -148,6 +148,23 @@ class Rule:
             if isinstance(value, Dynamic | Scheduled | Held) and value.legal is not None
         }
 
+    def leaf_scalars(
+        self, leaf: Leaf, scalars: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return scalars for `apply` that depend on all elements of one parameter.
+
+        A norm is such a scalar. The leaf that this method gets is computed a second
+        time, so that no array waits in memory for the scalars; it must change nothing.
+        A rule that overrides it sets `sums`. Default: no scalars.
+        """
+        del leaf, scalars
+        return {}
+
+    @property
+    def has_leaf_scalars(self) -> bool:
+        """Whether the rule has a `leaf_scalars` of its own."""
+        return type(self).leaf_scalars is not Rule.leaf_scalars
+
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         """Return the leaf after this rule; the default leaves it unchanged.
 

@@ -16,6 +16,7 @@ from optadamw.transforms.chain import chain
 from optadamw.transforms.clip_by_global_norm import clip_by_global_norm
 from optadamw.transforms.clip_by_norm import clip_by_norm
 from optadamw.transforms.clip_by_value import clip_by_value
+from optadamw.transforms.clip_update_by_rms import clip_update_by_rms
 from optadamw.transforms.ema_params import ema_params
 from optadamw.transforms.maximize import maximize
 from optadamw.transforms.multi_steps import multi_steps
@@ -162,6 +163,7 @@ ATOMS = (
         ),
         fields={"where": "mask"},
     ),
+    Part(clip_update_by_rms, (Option("clip_update_rms", "limit", asks=True),)),
     Part(
         scale_by_learning_rate,
         (

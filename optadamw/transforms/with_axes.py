@@ -41,9 +41,9 @@ def with_axes(
     Raises:
       TypeError: `inner` is not from this library, or `sharded` is no such mapping.
       ValueError: at construction, `inner` has axes already. When traced: a choice
-        matches no parameter; `clip_by_norm` or `cautious`, which compute on whole
-        parameters, meet a part of one; a loss, a weight or a norm that is passed
-        differs between devices.
+        matches no parameter; `clip_by_norm`, `clip_update_by_rms` or `cautious`, which
+        compute on whole parameters, meet a part of one; a loss, a weight or a norm that
+        is passed differs between devices.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw

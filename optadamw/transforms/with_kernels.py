@@ -26,8 +26,9 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
         "xla"     no kernels
 
     A leaf has a kernel if its rules compute each element by itself: `clip_by_norm`,
-    `cautious`, moments in 8 bits, `stats="norms"` and complex parameters have none. A
-    rule that calls `exp` and its like has none, because C's functions have other bits.
+    `clip_update_by_rms`, `cautious`, moments in 8 bits, `stats="norms"` and complex
+    parameters have none. A rule that calls `exp` and its like has none, because C's
+    functions have other bits.
     Norms of gradients are XLA's. `update`, `flush`, `jax.vmap`, derivatives,
     `jax.export`, other devices and arrays that are divided over devices outside
     `jax.shard_map` take XLA's path.

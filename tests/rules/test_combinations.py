@@ -29,7 +29,7 @@ FACTORS = {
     "decay": ("off", "lr", "schedule", "independent", "corrected"),
     "mask": ("none", "pattern", "predicate"),
     "ema": ("off", "plain", "debias", "warmup", "overwrite"),
-    "clip": ("off", "value", "norm", "global"),
+    "clip": ("off", "value", "norm", "global", "update"),
     "caution": ("off", "on"),
     "cautious_weight_decay": ("off", "on"),
     "hyperparameters": ("number", "array", "traced", "schedule"),
@@ -61,6 +61,7 @@ VALUES = {
     "clip_value": (0.5, 0.3, 0.7, 0.4, 0.6),
     "clip_norm": (0.6, 0.5, 0.8, 0.4, 0.7),
     "clip_global_norm": (0.9, 0.7, 1.1, 0.8, 1.0),
+    "clip_update_rms": (0.5, 0.4, 0.7, 0.3, 0.6),
     "ema_decay": (0.7, 0.8, 0.6, 0.9, 0.75),
 }
 MAX_LEARNING_RATE = 0.08
@@ -72,8 +73,9 @@ def legal(row: covering.Row) -> bool:
         # A real gradient or a real buffer cannot stand for a complex one.
         if row.get("gradient", "same") != "same" or row.get("mu_dtype") == "bf16":
             return False
-    if row.get("amsgrad") == "corrected" and row.get("eps_mode") == "hat":
-        return False
+    if row.get("eps_mode") == "hat":
+        if row.get("amsgrad") == "corrected" or row.get("clip") == "update":
+            return False
     return row.get("decay") != "off" or row.get("mask", "none") == "none"
 
 
@@ -124,9 +126,8 @@ def case(row: covering.Row) -> tuple[dict[str, Any], dict[str, Any], oracle.Adam
     elif row["mask"] == "predicate":
         options["mask"], theirs["decayed"] = is_matrix, frozenset({"w"})
     if row["clip"] != "off":
-        names.append(
-            "clip_global_norm" if row["clip"] == "global" else f"clip_{row['clip']}"
-        )
+        longer = {"global": "clip_global_norm", "update": "clip_update_rms"}
+        names.append(longer.get(row["clip"], f"clip_{row['clip']}"))
     if row["ema"] != "off":
         names.append("ema_decay")
         if row["ema"] == "overwrite":

@@ -129,6 +129,23 @@ KNOBS = [
         },
         {},
     ),
+    ("clip_update_rms", {**DECAY, "clip_update_rms": 0.3}, {}),
+    ("clip_update_rms", {"clip_update_rms": LookUp(0.3, 0.1, 4.0, 0.2, 0.5)}, {}),
+    (
+        "clip_update_rms",
+        {
+            **DECAY,
+            "clip_update_rms": 0.4,
+            "amsgrad": "corrected",
+            "nesterov": True,
+            "caution": True,
+            "cautious_weight_decay": True,
+            "eps": 0.2,
+            "eps_root": 0.1,
+            "bias_correction": "mu",
+        },
+        {},
+    ),
     (
         "weight_decay_mode",
         {

@@ -90,6 +90,12 @@ class NeedsParams(custom.Rule):
 
 
 @dataclass(frozen=True)
+class NoSums(Good):
+    def leaf_scalars(self, leaf, scalars):
+        return {"mean": jnp.mean(leaf.value())}
+
+
+@dataclass(frozen=True)
 class SlotsAsMethod(Good):
     def slots(self):
         return (custom.Slot("slow", PLAIN),)
@@ -120,6 +126,7 @@ BUILT = {
     "an array": (RawArray(), TypeError, r"`RawArray.size` .*hyperparameter\("),
     "misspelled": (Misspelled(), TypeError, "overrides neither `apply` nor"),
     "needs_params": (NeedsParams(), TypeError, r"`needs_params: ClassVar\[bool\] ="),
+    "no sums": (NoSums(), TypeError, r"`sums: ClassVar\[bool\] = True`"),
     "slots as method": (SlotsAsMethod(), TypeError, "Make it a property that does"),
     "one slot": (OneSlot(), TypeError, "`OneSlot.slots` must be a tuple of Slot"),
     "a slot of names": (SlotOfNames(), TypeError, "Mind the comma"),

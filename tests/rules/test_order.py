@@ -17,7 +17,8 @@ ASCENT = optadamw.maximize()
 
 THE_ORDER = (
     "maximize, clips, scale_by_adam, amsgrad_max, cautious, "
-    "add_decoupled_weight_decay, scale_by_learning_rate, ema_params"
+    "add_decoupled_weight_decay, clip_update_by_rms, scale_by_learning_rate, "
+    "ema_params"
 )
 
 

@@ -18,6 +18,8 @@ Sources:
     [LCLL]  Liang, Chen, Liu and Liu, Cautious Optimizers, 2411.16085: Algorithm 2
             with the floor of 1e-3 of its authors' code.
     [CWD]   Chen et al., Cautious Weight Decay, 2510.12402v2: Algorithm 1.
+    [WDZ]   Wortsman et al., Stable and low-precision training, 2304.13013v2:
+            Algorithm 2, with timm's limit and denominator.
     [PMB]   Pascanu, Mikolov and Bengio, 1211.5063: Algorithm 1 (norm clipping).
     [PJ]    Polyak and Juditsky, 1992: averaging of the iterates.
 """
@@ -146,6 +148,7 @@ class AdamW:
     clip_norm: Hyperparameter | None = None
     clip_global_norm: Hyperparameter | None = None
     clip_eps: Hyperparameter = 0.0
+    clip_update_rms: Hyperparameter | None = None
     ema_decay: Hyperparameter | None = None
     ema_overwrite_every: int | Callable[[int], float] | None = None
     ema_debias: bool = False
@@ -345,6 +348,10 @@ class AdamW:
         s = self._decay(lr, h) if decays else 0.0
         if self.cautious_weight_decay:  # [CWD]
             s = s * (np.sign(d) * np.sign(p) >= 0)
+        if self.clip_update_rms is not None and g.size:  # [WDZ]
+            rms = math.sqrt(np.mean(_divide(g, denominator) ** 2))
+            share = 1 / max(1.0, rms / h["clip_update_rms"])
+            d, d_magnitude, s = d * share, d_magnitude * share, s * share
         update = -lr * d - s * p  # [LH] line 12
         target = p + update
         stored = round_to(target, dtype) if self.rounded else target
@@ -419,6 +426,7 @@ _HYPERPARAMETERS = (
     "clip_norm",
     "clip_global_norm",
     "clip_eps",
+    "clip_update_rms",
     "ema_decay",
 )
 

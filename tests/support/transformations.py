@@ -19,6 +19,7 @@ from optadamw import (
     clip_by_global_norm,
     clip_by_norm,
     clip_by_value,
+    clip_update_by_rms,
     ema_params,
     maximize,
     scale_by_adam,
@@ -213,6 +214,12 @@ ADAMW = (
         _adam,
         add_decoupled_weight_decay(DECAY, cautious=True),
         _rate,
+    ),
+    _adamw(
+        "clip_update",
+        {"clip_update_rms": 0.4},
+        *((_adam, _decay, clip_update_by_rms(0.4)), _rate),
+        sums=("parameter",),
     ),
     _adamw(
         "adjustable",

@@ -18,6 +18,7 @@ from optadamw import (
     clip_by_global_norm,
     clip_by_norm,
     clip_by_value,
+    clip_update_by_rms,
     ema_params,
     exclude,
     maximize,
@@ -84,6 +85,10 @@ PAIRS = (
         decay(mode="schedule", max_learning_rate=0.2),
     ),
     Pair({"weight_decay_mode": "corrected"}, decay(mode="corrected")),
+    Pair(
+        {"clip_update_rms": 0.5},
+        chain(ADAM, DECAY, clip_update_by_rms(0.5), RATE),
+    ),
     Pair({"cautious_weight_decay": True}, decay(cautious=True)),
     Pair({"cautious_weight_decay": False}, decay()),
     Pair({"nesterov": True}, chain(scale_by_adam(nesterov=True), DECAY, RATE)),

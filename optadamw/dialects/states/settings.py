@@ -10,6 +10,7 @@ from optadamw.base.tree import Leaves
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.caution import Caution
+from optadamw.rules.clip_update import ClipUpdate
 from optadamw.rules.decay import Decay
 from optadamw.rules.maximize import Maximize
 from optadamw.rules.rate import Rate
@@ -104,6 +105,8 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
                 found["maximize"] = True
             case Caution():
                 found["caution"] = True
+            case ClipUpdate():
+                peculiar.append("clip_update_rms")
             case _:
                 pass
     return Settings(**found, peculiar=tuple(peculiar))

@@ -57,7 +57,8 @@ def AdamWLegacy(
         `caution`.
       corrected_weight_decay: Multiply the decay by `lr^2 / max_lr`. Sets
         `weight_decay_mode="corrected"`.
-      clipping_threshold: Only None is accepted: the clip of StableAdamW is not here.
+      clipping_threshold: Only None is accepted: chain `clip_update_by_rms`
+        before the decay instead.
       max_lr: The largest learning rate, which is the constructor's `lr` in timm. None
         (default) takes `lr`; it must be given if `lr` is a schedule. Sets
         `max_learning_rate`.
@@ -130,8 +131,8 @@ def _timm(
             "clipping_threshold",
             "None",
             clipping,
-            "The clip of StableAdamW is not here; clip_by_norm after scale_by_adam "
-            "limits the direction of each parameter.",
+            "timm clips the direction and not the decay: chain scale_by_adam, "
+            "clip_update_by_rms, add_decoupled_weight_decay, scale_by_learning_rate.",
         )
     lr = rate("lr", lr)
     names = ("eps", "weight_decay", "maximize", "caution", *({"amsgrad"} & set(own)))
