@@ -17,10 +17,11 @@ def with_offload(
     A step moves the buffers of some leaves to the device, applies the rules, and moves
     the new buffers back, before it goes on to the next leaves: about a sixteenth of all
     buffers at a time, or one leaf if that is larger. The device needs memory for twice
-    this part, old and new. A step that a guard skips moves nothing. The numbers are
-    those of the step without `with_offload`, bit for bit. Each step moves every buffer
-    twice over the bus of the host, and takes at least as long as that takes. `update`,
-    which can be differentiated, moves all buffers at once: use `step`.
+    this part, old and new. A step that a guard skips moves nothing; on GPUs, where XLA
+    has no loops over such buffers, it moves them and keeps the old values. The numbers
+    are those of the step without `with_offload`, bit for bit. Each step moves every
+    buffer twice over the bus of the host, and takes at least as long as that takes.
+    `update`, which can be differentiated, moves all buffers at once: use `step`.
 
     The buffers are in JAX's memory "pinned_host", in the sharding of their parameter,
     also under FSDP and `with_zero1`. `jax.device_get`, checkpoints and `swap_ema` work

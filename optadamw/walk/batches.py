@@ -21,6 +21,9 @@ from optadamw.leaf.program import LeafInput
 from optadamw.walk.axes import varying
 from optadamw.walk.conditional import Outcome, Pass, each_leaf, norms_of
 
+Results = tuple[list[Any], list[Any], list[Any]]
+"""The output, the buffers and the sums of squares of each leaf."""
+
 PARTS = 16
 """A batch has as many leaves as hold about this part of all bytes in the host."""
 
@@ -44,22 +47,54 @@ def in_batches(
       go: whether the step is taken; None: always.
       measured: the norms that the step returns if it is not taken.
     """
-    # Behind a barrier, because XLA removes a loop of which it knows the one turn.
-    gate = lax.optimization_barrier(jnp.ones((), bool)) if go is None else go
-    outputs: list[Any] = [None] * len(leaves)
-    buffers: list[Any] = [None] * len(leaves)
-    squares: list[Any] = [None] * len(leaves)
-    for batch in _batches(key, leaves):
-        given = [leaves[i] for i in batch]
-        updated = None if present is None else [present[i] for i in batch]
-        made = _batch(key.part(batch), given, bits, updated, gate, bool(key.groups))
-        for column, values in zip((outputs, buffers, squares), made, strict=True):
-            for i, value in zip(batch, values, strict=True):
-                column[i] = value
+    given = (leaves, bits, present, go)
+    outputs, buffers, squares = lax.platform_dependent(
+        *given, cuda=partial(_at_once, key), default=partial(_in_loops, key)
+    )
     norms = norms_of(key, squares)
     if norms is not None and measured is not None and go is not None:
         norms = jnp.where(go, norms, measured)
     return Outcome(outputs, buffers, norms)
+
+
+def _at_once(
+    key: Pass,
+    leaves: Sequence[LeafInput],
+    bits: Array,
+    present: Sequence[Array] | None,
+    go: Array | None,
+) -> Results:
+    """Run all leaves in one pass, and keep the old values unless `go`.
+
+    XLA for NVIDIA GPUs refuses loops and branches that hold buffers of the host ("copy-
+    start ... doesn't have correct host memory space color", jax 0.10), and
+    brings few leaves to the device at once without any.
+    """
+    if go is not None:
+        each = [go] * len(leaves)
+        present = each if present is None else [p & go for p in present]
+    return each_leaf(key, leaves, bits, present)
+
+
+def _in_loops(
+    key: Pass,
+    leaves: Sequence[LeafInput],
+    bits: Array,
+    present: Sequence[Array] | None,
+    go: Array | None,
+) -> Results:
+    """Run the leaves in batches, each in a loop of at most one turn."""
+    # Behind a barrier, because XLA removes a loop of which it knows the one turn.
+    gate = lax.optimization_barrier(jnp.ones((), bool)) if go is None else go
+    columns: Results = ([None] * len(leaves), [{}] * len(leaves), [None] * len(leaves))
+    for batch in _batches(key, leaves):
+        given = [leaves[i] for i in batch]
+        updated = None if present is None else [present[i] for i in batch]
+        made = _batch(key.part(batch), given, bits, updated, gate, bool(key.groups))
+        for column, values in zip(columns, made, strict=True):
+            for i, value in zip(batch, values, strict=True):
+                column[i] = value
+    return columns
 
 
 def _batch(
@@ -69,7 +104,7 @@ def _batch(
     present: Sequence[Array] | None,
     go: Array,
     measures: bool,
-) -> tuple[list[Any], list[Any], list[Any]]:
+) -> Results:
     """Run the leaves of one batch in a loop of at most one turn."""
     none = [jnp.zeros(2, jnp.float32) if measures else None for _ in leaves]
     unchanged = [leaf.param for leaf in leaves], [leaf.buffers for leaf in leaves], none

@@ -91,7 +91,7 @@ def each_leaf(
     leaves: Sequence[LeafInput],
     bits: Array,
     present: Sequence[Array] | None,
-) -> tuple[list[Any], list[Mapping[str, Any]], list[Array | None]]:
+) -> tuple[list[Any], list[Any], list[Any]]:
     """Return the output, the buffers and the sums of squares of each leaf."""
     outputs: list[Any] = []
     buffers: list[Mapping[str, Any]] = []
