@@ -140,6 +140,7 @@ def test_describe_shows_arguments_of_the_atoms_and_wrappers():
         **{"loss_scale": 2.0, "skip_spikes": True, "on_bad_micro_step": "wait"},
         **{"caution": True, "clip_update_rms": 1.0, "max_consecutive": 3},
         **{"zero1": "data"},
+        offload="mu",
     )
     text = optadamw.describe(tx, PARAMS)
     lines = re.findall(r"(?m)^(?:\d+\.|- ) (\w+)(?:: (.*))?$", text)
