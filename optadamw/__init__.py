@@ -32,6 +32,7 @@ from optadamw.store.state import State as State
 from optadamw.transforms.add_decoupled_weight_decay import (
     add_decoupled_weight_decay as add_decoupled_weight_decay,
 )
+from optadamw.transforms.add_slow_moment import add_slow_moment as add_slow_moment
 from optadamw.transforms.amsgrad_max import amsgrad_max as amsgrad_max
 from optadamw.transforms.average import ema_of as ema_of
 from optadamw.transforms.average import finalize as finalize
@@ -92,6 +93,7 @@ __all__ = [
     "__version__",
     "adamw",
     "add_decoupled_weight_decay",
+    "add_slow_moment",
     "adjustable",
     "amsgrad_max",
     "blockwise",

@@ -70,6 +70,8 @@ def adamw(
     cautious_weight_decay: bool | None = None,
     nesterov: Nesterov = False,
     amsgrad: bool | Literal["raw", "corrected"] | None = None,
+    b3: ScalarOrSchedule | None = None,
+    slow_alpha: ScalarOrSchedule | None = None,
     caution: bool | None = None,
     clip_update_rms: ScalarOrSchedule | None = None,
     maximize: bool | None = None,
@@ -90,11 +92,11 @@ def adamw(
     parameters have, and the new parameter is rounded once. `adamw` is the
     `optadamw.chain` of the atoms that its options ask for, in this order: `maximize`,
     `clip_by_value`, `clip_by_norm`, `clip_by_global_norm`, `scale_by_adam`,
-    `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `clip_update_by_rms`,
-    `scale_by_learning_rate`, `ema_params`. Around the chain stand the wrappers that its
-    options ask for: `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`,
-    `skip_nonfinite` or `skip_spikes`, `with_zero1`, `with_offload`, `with_stats` and
-    `with_kernels`.
+    `amsgrad_max`, `add_slow_moment`, `cautious`, `add_decoupled_weight_decay`,
+    `clip_update_by_rms`, `scale_by_learning_rate`, `ema_params`. Around the chain stand
+    the wrappers that its options ask for: `with_commit`, `with_seed`, `multi_steps`,
+    `with_loss_scale`, `skip_nonfinite` or `skip_spikes`, `with_zero1`, `with_offload`,
+    `with_stats` and `with_kernels`.
     The docstring of each atom and wrapper gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
@@ -216,6 +218,10 @@ def adamw(
         "current" as timm does. False: off.
       amsgrad: divide by the maximum of the second moments so far: True or "raw" as
         PyTorch and Keras do, "corrected" as Optax does. None: off.
+      b3: AdEMAMix: add a second mean of the gradients to the first moment, with this
+        decay, in [0, 1), such as 0.9999. It is kept in the dtype that `mu_dtype` says.
+        None: off. See `add_slow_moment`.
+      slow_alpha: the weight of that mean in the step, >= 0. None: 5.
       caution: True zeroes the direction of elements where its sign is not the
         gradient's, and scales the others up. None: off.
       clip_update_rms: shorten the step of a parameter, and its decay, where the root

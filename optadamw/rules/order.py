@@ -6,9 +6,9 @@ from optadamw.base.errors import misplaced
 from optadamw.rules.rule import Rule, Stage
 
 _ORDER = (
-    "The order is: maximize, clips, scale_by_adam, amsgrad_max, cautious, "
-    "add_decoupled_weight_decay, clip_update_by_rms, scale_by_learning_rate, "
-    "ema_params."
+    "The order is: maximize, clips, scale_by_adam, amsgrad_max, "
+    "add_slow_moment, cautious, add_decoupled_weight_decay, clip_update_by_rms, "
+    "scale_by_learning_rate, ema_params."
 )
 
 

@@ -27,6 +27,8 @@ from optadamw.schedules.polynomial import polynomial_schedule as polynomial_sche
 from optadamw.schedules.restarts import CosineWarmRestarts as CosineWarmRestarts
 from optadamw.schedules.restarts import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules.sgdr import sgdr_schedule as sgdr_schedule
+from optadamw.schedules.slow_moment import SlowMomentSchedule as SlowMomentSchedule
+from optadamw.schedules.slow_moment import slow_moment_schedule as slow_moment_schedule
 from optadamw.schedules.value import OptaxSchedule as OptaxSchedule
 from optadamw.schedules.warmup import (
     warmup_constant_schedule as warmup_constant_schedule,
@@ -46,6 +48,7 @@ __all__ = [
     "CosineWarmRestarts",
     "NormalizedWeightDecay",
     "OptaxSchedule",
+    "SlowMomentSchedule",
     "WarmupStableDecay",
     "constant_schedule",
     "cosine_decay_schedule",
@@ -60,6 +63,7 @@ __all__ = [
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
     "sgdr_schedule",
+    "slow_moment_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

@@ -18,8 +18,12 @@ from optadamw.store.store import Storage
 REMEDY = "Use stochastic('bfloat16'), blockwise() or 'float32'."
 
 
-def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
+def moment(
+    name: str, given: Stored, beta: Hyperparameter, letter: str | None = None
+) -> Storage:
     """Return the storage of a running mean with the decay `beta`.
+
+    Errors call the decay `letter`; None: b2 for `nu_dtype` and else b1.
 
     Raises:
       TypeError, ValueError: `given` is no format for a moment, or the mean would never
@@ -29,7 +33,8 @@ def moment(name: str, given: Stored, beta: Hyperparameter) -> Storage:
     found = storage(name, given, signed=not is_square)
     if is_square:
         _check_range(name, found)
-    _check_moves(name, found, beta, must_know=is_square)
+    letter = letter or ("b2" if is_square else "b1")
+    _check_moves(name, found, beta, letter, must_know=letter != "b1")
     return found
 
 
@@ -87,7 +92,7 @@ def _check_range(name: str, kept: Any) -> None:
 
 
 def _check_moves(
-    name: str, kept: Any, beta: Hyperparameter, *, must_know: bool
+    name: str, kept: Any, beta: Hyperparameter, letter: str, *, must_know: bool
 ) -> None:
     """Refuse a mean that rounding would keep from decaying.
 
@@ -97,7 +102,6 @@ def _check_moves(
     half = _half_unit(kept)
     if half is None:
         return
-    letter = "b2" if name == "nu_dtype" else "b1"
     known = _known(beta)
     if known is None:
         if must_know:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optadamw.transforms.add_decoupled_weight_decay import add_decoupled_weight_decay
+from optadamw.transforms.add_slow_moment import add_slow_moment
 from optadamw.transforms.amsgrad_max import amsgrad_max
 from optadamw.transforms.cautious import cautious
 from optadamw.transforms.chain import chain
@@ -142,6 +143,15 @@ ATOMS = (
             Option("nu_dtype", "dtype", is_common=True),
         ),
         fields={"nu_max": "dtype"},
+    ),
+    Part(
+        add_slow_moment,
+        (
+            Option("b3", "b3", asks=True, example="0.9999", elsewhere=("beta3",)),
+            Option("slow_alpha", "alpha"),
+            Option("mu_dtype", "dtype", is_common=True),
+        ),
+        fields={"mu_slow": "dtype"},
     ),
     Part(cautious, (Option("caution", SWITCH, asks=True, elsewhere=("cautious",)),)),
     Part(

@@ -22,7 +22,7 @@ def param_groups(
 
     The chains of the groups must have the same parts, with other numbers. A group may
     leave out the parts that concern each parameter by itself (`maximize`,
-    `clip_by_value`, `clip_by_norm`, `amsgrad_max`, `cautious`,
+    `clip_by_value`, `clip_by_norm`, `amsgrad_max`, `add_slow_moment`, `cautious`,
     `add_decoupled_weight_decay`, `clip_update_by_rms`), and a group may be `freeze()`:
     its parameters do not train and have no buffers. `adamw(..., groups=)` makes such
     groups in one call. Wrappers such as `multi_steps` are put around the result.

@@ -63,6 +63,7 @@ OUR_OWN = {
         0.1, 0.3, 5, 0, 10, decay="cosine"
     ),
     "warm restarts": lambda of: of.cosine_warm_restarts(5, factor=2.0, ahead=True),
+    "slow moment": lambda of: of.slow_moment_schedule(0.9, 0.999, 20),
     "normalized": lambda of: of.normalized_weight_decay(
         0.05, restarts=of.cosine_warm_restarts(5)
     ),

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 import optax
 
+from optadamw.store.state import buffer_in
 from tests.support import floats, oracle
 
 # Goal R1 allows a direction 8 ULP; clipping adds a norm, a division and a product.
@@ -100,8 +101,8 @@ def check_start(adamw: oracle.AdamW, state: Any, params: dict[str, Any]) -> None
     expected = adamw.init(host(params))
     assert getattr(state.step, "dtype", None) == jnp.int32 and state.step.shape == ()
     assert int(state.step) == expected.step
-    for field in ("mu", "nu", "nu_max", "ema"):
-        buffers, wanted = getattr(state, field), getattr(expected, field)
+    for field in ("mu", "nu", "nu_max", "ema", "mu_slow"):
+        buffers, wanted = buffer_in(state, field), getattr(expected, field)
         if wanted is None:
             assert jax.tree.leaves(buffers) == [], field
             continue
@@ -148,6 +149,13 @@ def check_step(
         if outcome.state.ema is not None:
             shares[name, "ema"] = _share(
                 new_state.ema[name], outcome.state.ema[name], allowed.ema()
+            )
+        if outcome.state.mu_slow is not None:
+            slow = floats.as_reals(outcome.state.mu_slow[name])
+            # No smaller than the sum of the magnitudes of its two terms.
+            size = np.abs(slow) + 2 * np.abs(floats.as_reals(old_state.mu_slow[name]))
+            shares[name, "mu_slow"] = _share(
+                new_state.mu_slow[name], slow, allowed.relative(size)
             )
         every = adamw.overwrite_every(outcome.state.step - 1)
         if every and outcome.state.step % every == 0 and grads[name] is not None:
@@ -257,6 +265,7 @@ def as_oracle_state(state: Any) -> oracle.State:
         copied(state.nu),
         copied(state.nu_max),
         copied(state.ema),
+        copied(buffer_in(state, "mu_slow")),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tests.support import floats, oracle
+from tests.support import arithmetic, floats, oracle
 
 Arrays = Mapping[str, np.ndarray | None]
 
@@ -427,7 +427,7 @@ def _norm(arrays: Arrays) -> float:
     present = [floats.as_reals(_wide(a)) for a in arrays.values() if a is not None]
     if any(np.isnan(a).any() for a in present):
         return math.nan
-    return oracle._norm(present)
+    return arithmetic.norm(present)
 
 
 def _wide(x: Any) -> np.ndarray:

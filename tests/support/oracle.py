@@ -20,6 +20,7 @@ Sources:
     [CWD]   Chen et al., Cautious Weight Decay, 2510.12402v2: Algorithm 1.
     [WDZ]   Wortsman et al., Stable and low-precision training, 2304.13013v2:
             Algorithm 2, with timm's limit and denominator.
+    [PAG]   Pagliardini, Ablin and Grangier, AdEMAMix, 2409.03137v2: Algorithm 1.
     [PMB]   Pascanu, Mikolov and Bengio, 1211.5063: Algorithm 1 (norm clipping).
     [PJ]    Polyak and Juditsky, 1992: averaging of the iterates.
 """
@@ -31,40 +32,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.support.arithmetic import (
+    divide,
+    moment_condition,
+    moment_magnitude,
+    norm,
+    norm_factor,
+    one_minus_power,
+)
 from tests.support.floats import as_reals, compute_dtype, round_to
 
 Number = float | np.ndarray
 Hyperparameter = Number | Callable[[int], Number]
 Arrays = Mapping[str, np.ndarray | None]
-
-# --- Arithmetic ----------------------------------------------------------------------
-
-
-def moment_condition(mu: Any, g: Any, b1: float) -> np.ndarray:
-    """Return the condition number of `b1 * mu + (1 - b1) * g` as a sum.
-
-    A relative error of one ULP in a term is that many ULPs of the sum: where the old
-    moment and the gradient cancel, no float32 arithmetic is accurate in the sum's ULPs.
-    """
-    kept, new = b1 * np.asarray(mu, np.float64), (1 - b1) * np.asarray(g, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        condition = (np.abs(kept) + np.abs(new)) / np.abs(kept + new)
-    return np.where(np.isnan(condition), 1.0, condition)
-
-
-def _like(x: np.ndarray, param: np.ndarray) -> np.ndarray:
-    """Undo `as_reals` where the parameter is complex."""
-    return x[..., 0] + 1j * x[..., 1] if np.iscomplexobj(param) else x
-
-
-def one_minus_power(beta: float, t: float) -> float:
-    """Return 1 - beta**t without cancellation ([KB] Algorithm 1, lines 9 and 10)."""
-    if t == 0:
-        return 0.0
-    if beta == 0:
-        return 1.0
-    return -math.expm1(t * math.log1p(beta - 1))
-
 
 # --- Schedules -----------------------------------------------------------------------
 
@@ -95,6 +75,7 @@ class State(NamedTuple):
     nu: dict[str, np.ndarray]
     nu_max: dict[str, np.ndarray] | None = None
     ema: dict[str, np.ndarray] | None = None
+    mu_slow: dict[str, np.ndarray] | None = None
 
 
 class Outcome(NamedTuple):
@@ -141,6 +122,8 @@ class AdamW:
     weight_decay: Hyperparameter = 1e-4
     decayed: frozenset[str] | None = None
     nesterov: bool | str = False
+    b3: Hyperparameter | None = None
+    slow_alpha: Hyperparameter = 5.0
     amsgrad: str | None = None
     bias_correction: bool | str = True
     eps_mode: str = "outside"
@@ -199,6 +182,7 @@ class AdamW:
             ema=None
             if self.ema_decay is None
             else {name: _float64(p) for name, p in params.items()},
+            mu_slow=None if self.b3 is None else zeros(),
         )
 
     def step(
@@ -217,6 +201,7 @@ class AdamW:
                 "nu": as_reals(state.nu[name]),
                 "nu_max": as_reals(state.nu_max[name]) if self._keeps_max else None,
                 "ema": None if self.ema_decay is None else as_reals(state.ema[name]),
+                "mu_slow": None if self.b3 is None else as_reals(state.mu_slow[name]),
             }
             if name not in clipped:
                 leaves[name] = _untouched(old[name], buffers)
@@ -241,6 +226,7 @@ class AdamW:
                 nu=field("nu"),
                 nu_max=field("nu_max") if self._keeps_max else None,
                 ema=None if self.ema_decay is None else field("ema"),
+                mu_slow=None if self.b3 is None else field("mu_slow"),
             ),
             target=field("target"),
             update=field("update"),
@@ -280,13 +266,13 @@ class AdamW:
             if own.clip_value is not None:
                 g = np.clip(g, -h["clip_value"], h["clip_value"])
             if own.clip_norm is not None:
-                g = g * _norm_factor(_norm([g]), h["clip_norm"])
+                g = g * norm_factor(norm([g]), h["clip_norm"])
             clipped[name] = g
         grads = clipped
         if self.clip_global_norm is not None:
             h = self._at(at)
-            norm = _norm(grads.values())
-            factor = _norm_factor(norm, h["clip_global_norm"], h["clip_eps"])
+            of_all = norm(grads.values())
+            factor = norm_factor(of_all, h["clip_global_norm"], h["clip_eps"])
             grads = {name: g * factor for name, g in grads.items()}
         held = {}
         for name, g in grads.items():
@@ -329,15 +315,21 @@ class AdamW:
                 next_bc1 = one_minus_power(b1, t + 1)
             terms = [(b1 * m, next_bc1), ((1 - b1) * g, bc1)]
         numerator = sum(a / c for a, c in terms)
-        magnitude = _moment_magnitude(terms, buffers["mu"], g, b1, self.nesterov)
+        magnitude = moment_magnitude(terms, buffers["mu"], g, b1, self.nesterov)
+        slow = None
+        if self.b3 is not None:  # [PAG], without a bias correction
+            kept, new = h["b3"] * buffers["mu_slow"], (1 - h["b3"]) * g
+            slow = kept + new
+            numerator = numerator + h["slow_alpha"] * slow
+            magnitude = magnitude + h["slow_alpha"] * (np.abs(kept) + np.abs(new))
         if self.eps_mode == "outside":  # [KB] line 11
             denominator = np.sqrt(v_used / bc2_used + h["eps_root"]) + h["eps"]
         else:  # epsilon hat, [KB] before section 2.1
             denominator = np.sqrt(v_used + h["eps_root"]) + h["eps"]
             numerator = numerator * math.sqrt(bc2_used)
             magnitude = magnitude * math.sqrt(bc2_used)
-        d = _divide(numerator, denominator)
-        d_magnitude = _divide(magnitude, denominator)
+        d = divide(numerator, denominator)
+        d_magnitude = divide(magnitude, denominator)
         if self.caution:  # [LCLL]
             agrees = (d * g > 0).astype(np.float64)
             share = agrees.mean() if agrees.size else 1.0
@@ -349,7 +341,7 @@ class AdamW:
         if self.cautious_weight_decay:  # [CWD]
             s = s * (np.sign(d) * np.sign(p) >= 0)
         if self.clip_update_rms is not None and g.size:  # [WDZ]
-            rms = math.sqrt(np.mean(_divide(g, denominator) ** 2))
+            rms = math.sqrt(np.mean(divide(g, denominator) ** 2))
             share = 1 / max(1.0, rms / h["clip_update_rms"])
             d, d_magnitude, s = d * share, d_magnitude * share, s * share
         update = -lr * d - s * p  # [LH] line 12
@@ -374,6 +366,7 @@ class AdamW:
             "nu": v,
             "nu_max": v_max,
             "ema": ema,
+            "mu_slow": slow,
             "scale": lr * d_magnitude + np.abs(s * p),
             "moment_scale": np.abs(b1 * buffers["mu"]) + np.abs((1 - b1) * g),
             "condition": moment_condition(buffers["mu"], g, b1),
@@ -419,6 +412,8 @@ _HYPERPARAMETERS = (
     "learning_rate",
     "b1",
     "b2",
+    "b3",
+    "slow_alpha",
     "eps",
     "eps_root",
     "weight_decay",
@@ -454,39 +449,6 @@ def _untouched(
     }
 
 
-def _norm(arrays: Any) -> float:
-    """Return the Euclidean norm of all elements of all arrays."""
-    # Scaled by the largest element: 1e200 is a legal float64 gradient.
-    arrays = [np.abs(a) for a in arrays if a.size]
-    largest = max((float(a.max()) for a in arrays), default=0.0)
-    if largest == 0 or not math.isfinite(largest):
-        return largest
-    return largest * math.sqrt(sum(float(np.sum((a / largest) ** 2)) for a in arrays))
-
-
-def _norm_factor(norm: float, limit: float, eps: float = 0.0) -> float:
-    """Return [PMB]'s factor; a norm that is not finite limits nothing."""
-    if norm == 0 or not math.isfinite(norm):
-        return 1.0
-    return min(1.0, limit / (norm + eps))
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide; a zero denominator gives 0."""
-    zero = denominator == 0
-    with np.errstate(invalid="ignore"):  # inf / inf is NaN, as it should be
-        return np.where(zero, 0.0, numerator / np.where(zero, 1.0, denominator))
-
-
-def _moment_magnitude(
-    terms: list[tuple[np.ndarray, float]],
-    mu: np.ndarray,
-    g: np.ndarray,
-    b1: float,
-    nesterov: bool,
-) -> np.ndarray:
-    """Return the sum of the magnitudes of the terms of the numerator."""
-    if not nesterov:
-        return sum(np.abs(a) / c for a, c in terms)
-    moment = np.abs(b1 * mu) + np.abs((1 - b1) * g)
-    return b1 * moment / terms[0][1] + np.abs(terms[1][0]) / terms[1][1]
+def _like(x: np.ndarray, param: np.ndarray) -> np.ndarray:
+    """Undo `as_reals` where the parameter is complex."""
+    return x[..., 0] + 1j * x[..., 1] if np.iscomplexobj(param) else x

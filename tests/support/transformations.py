@@ -14,6 +14,7 @@ import pytest
 import optadamw
 from optadamw import (
     add_decoupled_weight_decay,
+    add_slow_moment,
     amsgrad_max,
     cautious,
     clip_by_global_norm,
@@ -221,6 +222,7 @@ ADAMW = (
         *((_adam, _decay, clip_update_by_rms(0.4)), _rate),
         sums=("parameter",),
     ),
+    _adamw("slow", {"b3": 0.9}, (_adam, add_slow_moment(0.9)), _decay, _rate),
     _adamw(
         "adjustable",
         {

@@ -138,7 +138,7 @@ def test_describe_shows_arguments_of_the_atoms_and_wrappers():
         **{"ema_decay": 0.9, "ema_dtype": "float32", "maximize": True},
         **{"accumulate_steps": 2, "accumulator_dtype": "bfloat16", "stats": True},
         **{"loss_scale": 2.0, "skip_spikes": True, "on_bad_micro_step": "wait"},
-        **{"caution": True, "clip_update_rms": 1.0, "max_consecutive": 3},
+        **{"caution": True, "clip_update_rms": 1.0, "b3": 0.9, "max_consecutive": 3},
         **{"zero1": "data"},
         offload="mu",
     )
@@ -181,8 +181,8 @@ def test_errors_say_the_name_of_the_option(name):
 
 @pytest.mark.parametrize("name", [n for n in OPTIONS if asking(n)])
 def test_an_option_without_its_part_has_no_effect(name):
-    if name == "nu_dtype":  # an option of `scale_by_adam` too, which is always there
-        assert optadamw.adamw(0.1, nu_dtype="float32") is not None
+    if name in ("mu_dtype", "nu_dtype"):  # of `scale_by_adam` too, always there
+        assert optadamw.adamw(0.1, **{name: "float32"}) is not None
         return
     asker = ASKERS[name].name
     with pytest.raises(ValueError, match=f"^`{name}` has no effect without") as caught:

@@ -11,6 +11,7 @@ from optadamw import (
     DynamicLossScale,
     adamw,
     add_decoupled_weight_decay,
+    add_slow_moment,
     amsgrad_max,
     blockwise,
     cautious,
@@ -106,6 +107,14 @@ PAIRS = (
             scale_by_adam(nu_dtype="float32"),
             amsgrad_max("corrected", dtype="float32"),
             *(DECAY, RATE),
+        ),
+    ),
+    Pair({"b3": 0.99}, chain(ADAM, add_slow_moment(0.99), DECAY, RATE)),
+    Pair(
+        {"b3": falling, "slow_alpha": 2.0, "mu_dtype": SIXTEEN, "amsgrad": True},
+        chain(
+            *(scale_by_adam(mu_dtype=SIXTEEN), amsgrad_max()),
+            *(add_slow_moment(falling, 2.0, dtype=SIXTEEN), DECAY, RATE),
         ),
     ),
     Pair({"maximize": True}, chain(maximize(), ADAM, DECAY, RATE)),

@@ -243,6 +243,7 @@ class Departure(Call):
                 name: f"`{name}`, a buffer of a rule of your own"
                 for name in self.custom
             },
+            "mu_slow": "`mu_slow`, the slow mean of `b3`",
         }
         for name, is_held in losses.items():
             if is_held and name not in self.peer.keys and name not in self.drop:
