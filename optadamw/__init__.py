@@ -58,6 +58,13 @@ from optadamw.transforms.scale_by_adam import scale_by_adam as scale_by_adam
 from optadamw.transforms.scale_by_learning_rate import (
     scale_by_learning_rate as scale_by_learning_rate,
 )
+from optadamw.transforms.scale_by_second_moment import (
+    scale_by_second_moment as scale_by_second_moment,
+)
+from optadamw.transforms.schedule_free import schedule_free as schedule_free
+from optadamw.transforms.schedule_free import (
+    schedule_free_adamw as schedule_free_adamw,
+)
 from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
 from optadamw.transforms.step import step as step
@@ -129,7 +136,10 @@ __all__ = [
     "plotting",
     "scale_by_adam",
     "scale_by_learning_rate",
+    "scale_by_second_moment",
     "scale_loss",
+    "schedule_free",
+    "schedule_free_adamw",
     "schedules",
     "skip_nonfinite",
     "skip_spikes",

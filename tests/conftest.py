@@ -41,6 +41,8 @@ ALLOWED_SKIPS = {
     ("integrations/test_keras.py", "Keras is not installed"),
     ("integrations/test_keras_prose.py", "Keras is not installed"),
     ("integrations/test_keras.py", "PyTorch is not installed"),
+    ("rules/test_schedule_free.py", "PyTorch is not installed"),
+    ("rules/test_schedule_free.py", "schedulefree is not installed"),
     ("rules/test_slow_moment.py", "PyTorch is not installed"),
     ("rules/test_slow_moment.py", "bitsandbytes is not installed"),
     ("rules/test_clip_update.py", "PyTorch is not installed"),

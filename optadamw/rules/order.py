@@ -8,7 +8,7 @@ from optadamw.rules.rule import Rule, Stage
 _ORDER = (
     "The order is: maximize, clips, scale_by_adam, amsgrad_max, "
     "add_slow_moment, cautious, add_decoupled_weight_decay, clip_update_by_rms, "
-    "scale_by_learning_rate, ema_params."
+    "scale_by_learning_rate, schedule_free or ema_params."
 )
 
 

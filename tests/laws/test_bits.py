@@ -169,6 +169,10 @@ def test_every_dtype_is_the_same_in_a_scan():
 
 # --- Eager ---------------------------------------------------------------------------
 
+LANDS = {"schedule_free"}
+"""Rows whose update is the difference of two parameters, a sum that cancels: the ULPs
+are those of the parameter on which it lands."""
+
 
 @each_row
 def test_eager_is_within_ulps_of_the_jitted_update(row):
@@ -187,7 +191,10 @@ def test_eager_is_within_ulps_of_the_jitted_update(row):
         )
         eager = run.tx.update(grads, state, params)
         jitted = update(grads, state, params)
-        worst = jax.tree.map(_ulps_apart, eager, jitted)
+        pair = eager, jitted
+        if row.name in LANDS:
+            pair = tuple((apply(params, made[0]), made[1]) for made in pair)
+        worst = jax.tree.map(_ulps_apart, *pair)
         limit = EAGER_ULPS if row.is_elementwise else SUMMED_ULPS
         assert max(jax.tree.leaves(worst)) <= limit, worst
         updates, state = jitted

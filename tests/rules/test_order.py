@@ -18,7 +18,7 @@ ASCENT = optadamw.maximize()
 THE_ORDER = (
     "maximize, clips, scale_by_adam, amsgrad_max, add_slow_moment, cautious, "
     "add_decoupled_weight_decay, clip_update_by_rms, scale_by_learning_rate, "
-    "ema_params"
+    "schedule_free or ema_params"
 )
 
 

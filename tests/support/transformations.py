@@ -179,6 +179,14 @@ ATOMS = (
     ),
 )
 
+SCHEDULE_FREE = (
+    Row(
+        "schedule_free",
+        partial(optadamw.schedule_free_adamw, RATE, 0.7, 0.97, 1e-3, DECAY, None),
+        averages=True,
+    ),
+)
+
 ADAMW = (
     _adamw("plain", {}, _adam, _decay, _rate),
     _adamw(
@@ -467,7 +475,7 @@ CUSTOM = (
 )
 """Rules as users write them, with buffers that `State` does not name."""
 
-ROWS = (*ATOMS, *ADAMW, *EVERYTHING, *CONTROLLED, *STORED, *CUSTOM)
+ROWS = (*ATOMS, *SCHEDULE_FREE, *ADAMW, *EVERYTHING, *CONTROLLED, *STORED, *CUSTOM)
 WIDE = tuple(row for row in ROWS if not row.is_narrow)
 """Those that move a tree of float32 alone; of the others `test_commit` has more."""
 NO_FAULTS: Mapping[str, str] = {}

@@ -244,6 +244,7 @@ class Departure(Call):
                 for name in self.custom
             },
             "mu_slow": "`mu_slow`, the slow mean of `b3`",
+            "z": "`z`, the steps of schedule_free",
         }
         for name, is_held in losses.items():
             if is_held and name not in self.peer.keys and name not in self.drop:

@@ -15,6 +15,7 @@ from optadamw.rules.decay import Decay
 from optadamw.rules.maximize import Maximize
 from optadamw.rules.rate import Rate
 from optadamw.rules.rule import Rule
+from optadamw.rules.schedule_free import ScheduleFree
 from optadamw.rules.slow_moment import SlowMoment
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.plan import plan_of
@@ -106,6 +107,8 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
                 found["maximize"] = True
             case Caution():
                 found["caution"] = True
+            case ScheduleFree():
+                peculiar.append("schedule_free")
             case SlowMoment():
                 peculiar.append("b3")
             case ClipUpdate():

@@ -1,0 +1,51 @@
+"""Adam's second moment without a first (Kingma & Ba, 1412.6980v9, lines 8 and 10)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from optadamw.base.hyperparameters import Clock, Hyperparameter
+from optadamw.base.numerics import largest_square_root, one_minus_power
+from optadamw.base.types import Array
+from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Rule, Scalar, Shared, Stage
+from optadamw.store.slot import Slot
+from optadamw.store.store import Storage
+
+
+@dataclass(frozen=True)
+class SecondMoment(Rule):
+    """A running mean of the squared gradient; the direction starts at the gradient."""
+
+    b2: Hyperparameter
+    nu: Storage
+
+    stage: ClassVar[Stage] = Stage.MOMENTS
+    publishes: ClassVar[tuple[str, ...]] = ("remaining_mu", "remaining_nu")
+    verb: ClassVar[str] = "scale_by_second_moment"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (Slot("nu", self.nu),)
+
+    def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
+        del shared
+        b2 = self.b2.at(clock)
+        return {
+            "b2": b2,
+            "one_minus_b2": 1.0 - b2,
+            "remaining_mu": 1.0,
+            "remaining_nu": one_minus_power(b2, clock.time),
+        }
+
+    def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
+        g = leaf.value()
+        if not leaf.is_bounded:
+            # Finite gradients go no further than their squares are finite.
+            most = largest_square_root(g.dtype)
+            g = jnp.where(jnp.isfinite(g), jnp.clip(g, -most, most), g)
+        nu = scalars["b2"] * leaf.buffers["nu"] + scalars["one_minus_b2"] * (g * g)
+        leaf = leaf._replace(gradient=g, numerator=g, denominator=None, second=nu)
+        return leaf.keeping(nu=nu)

@@ -1,0 +1,181 @@
+"""Schedule-free steps as a transformation, and schedule-free AdamW."""
+
+import math
+from typing import Any
+
+from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.interval import FRACTION
+from optadamw.base.types import ScalarOrSchedule
+from optadamw.rules.ema import LEGAL
+from optadamw.rules.schedule_free import ScheduleFree
+from optadamw.store.formats import Stored
+from optadamw.store.moments import average
+from optadamw.transforms.add_decoupled_weight_decay import add_decoupled_weight_decay
+from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.chain import chain
+from optadamw.transforms.scale_by_learning_rate import scale_by_learning_rate
+from optadamw.transforms.scale_by_second_moment import scale_by_second_moment
+from optadamw.transforms.transformation import Transformation, atom
+
+
+@prints_as_call
+def schedule_free(
+    b1: ScalarOrSchedule = 0.9,
+    *,
+    warmup_steps: int = 0,
+    weight_power: float = 2.0,
+    z_dtype: Stored | None = None,
+    ema_dtype: Stored | None = None,
+) -> Transformation:
+    """Train without a schedule: average the steps, and evaluate the average.
+
+    With u the update so far (direction and decay times minus the learning rate), t =
+    `state.step` + 1 and f = min(t / warmup_steps, 1):
+
+        z = z + f u                         the steps
+        x = (1 - c) x + c z                 their average, in `state.ema`
+        p = (1 - b1) z + b1 x               the parameters, where gradients are taken
+        c = f_t^weight_power / (f_1^weight_power + ... + f_t^weight_power)
+
+    Evaluate `ema_of(state)`, or exchange average and parameters with `swap_ema`, whose
+    state `step` refuses; there is no training mode that could be forgotten. `finalize`
+    gives the parameters at the end. The learning rate is a constant, which may be
+    adjustable; `warmup_steps` multiplies it by f (`stats_of` has the rate without f).
+    Any number of steps may follow.
+
+    Source: Defazio et al., arXiv 2405.15682, Algorithm 1; `schedulefree` 1.4 with r=0.
+    Differs from `schedulefree` and `optax.contrib.schedule_free`: x is kept and not
+    computed from p and z, so that it is exact also for parameters of 16 bits; c follows
+    from the number of the step, and not from a sum in the state, which stands still
+    after 512 steps of bfloat16 parameters in Optax. It takes one more buffer.
+
+    Args:
+      b1: the share of the average in the parameters, in [0, 1]. Default: 0.9.
+      warmup_steps: number of steps in which the learning rate grows linearly, a whole
+        number >= 0. Default: 0.
+      weight_power: the power with which the warm-up weights the average, >= 0. Default:
+        2.
+      z_dtype: format of z in the state: "float32", "float64" or
+        `stochastic("bfloat16")`. None (default): float32 (float64 for float64
+        parameters).
+      ema_dtype: format of the average in the state, as `z_dtype`.
+
+    Returns:
+      A transformation whose state has `ema` and `custom["z"]`, two buffers for each
+      parameter.
+
+    Raises:
+      ValueError, TypeError: at construction, an argument is out of its range or of a
+        wrong type; in a chain, no `scale_by_learning_rate` stands right before the
+        atom, its rate is a schedule, or a first moment is kept before it.
+
+    Example:
+      >>> import jax.numpy as jnp, optadamw
+      >>> tx = optadamw.chain(
+      ...     optadamw.scale_by_learning_rate(1.0), optadamw.schedule_free(b1=0.5)
+      ... )
+      >>> params, state = jnp.array([4.0]), tx.init(jnp.array([4.0]))
+      >>> for _ in range(2):
+      ...     params, state = tx.step(jnp.array([1.0]), state, params)
+      >>> state.custom["z"].tolist(), optadamw.ema_of(state).tolist(), params.tolist()
+      ([2.0], [2.5], [2.25])
+    """
+    return atom(
+        ScheduleFree(
+            b1=hyperparameter("b1", b1, FRACTION),
+            warmup_steps=_steps(warmup_steps),
+            weight_power=_power(weight_power),
+            z=average("z_dtype", z_dtype, LEGAL),
+            ema=average("ema_dtype", ema_dtype, LEGAL),
+        )
+    )
+
+
+def schedule_free_adamw(
+    learning_rate: ScalarOrSchedule = 0.0025,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    *,
+    warmup_steps: int = 0,
+    weight_power: float = 2.0,
+    nu_dtype: Stored | None = None,
+    z_dtype: Stored | None = None,
+    ema_dtype: Stored | None = None,
+) -> Transformation:
+    """Schedule-free AdamW: the chain of its four atoms.
+
+    It is `chain(scale_by_second_moment(...), add_decoupled_weight_decay(...),
+    scale_by_learning_rate(...), schedule_free(...))`; their docstrings have formulas,
+    ranges and errors. Clips stand before these atoms in a chain of your own; wrappers
+    such as `skip_nonfinite`, `multi_steps` and `with_commit` go around the result.
+
+    Source: Defazio et al., arXiv 2405.15682; `AdamWScheduleFree` of schedulefree 1.4,
+    with its defaults.
+
+    Args:
+      learning_rate: size of a step, >= 0: a number, an array or an adjustable number. A
+        schedule is refused. Default: 0.0025.
+      b1: the share of the average in the parameters, in [0, 1]. Default: 0.9.
+      b2: decay of the second moment, in [0, 1). Default: 0.999.
+      eps: added to the root, in units of the gradient, >= 0. Default: 1e-8.
+      weight_decay: decay of the parameters per unit of learning rate, >= 0, taken at
+        the parameters. Default: 0.
+      mask: the parameters that decay. None (default): all. See
+        `add_decoupled_weight_decay`.
+      warmup_steps: number of steps in which the learning rate grows linearly, a whole
+        number >= 0. Default: 0.
+      weight_power: the power with which the warm-up weights the average, >= 0. Default:
+        2.
+      nu_dtype: format of the second moment. None (default): float32.
+      z_dtype: format of z. None (default): float32.
+      ema_dtype: format of the average. None (default): float32.
+
+    Returns:
+      A transformation whose state has `nu`, `ema` and `custom["z"]`.
+
+    Raises:
+      ValueError, TypeError: at construction, a value is out of its range or of a wrong
+        type, or the learning rate is a schedule.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optadamw
+      >>> tx = optadamw.schedule_free_adamw(0.01, warmup_steps=10)
+      >>> params = {"w": jnp.ones(2)}
+      >>> state = tx.init(params)
+      >>> params, state = jax.jit(tx.step)({"w": jnp.ones(2)}, state, params)
+      >>> evaluated = optadamw.ema_of(state, like=params)
+    """
+    return chain(
+        scale_by_second_moment(b2, eps, nu_dtype=nu_dtype),
+        add_decoupled_weight_decay(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+        schedule_free(
+            b1,
+            warmup_steps=warmup_steps,
+            weight_power=weight_power,
+            z_dtype=z_dtype,
+            ema_dtype=ema_dtype,
+        ),
+    )
+
+
+def _steps(value: Any) -> int:
+    rule = "a whole number of steps, 0 to 100000"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise mistyped("warmup_steps", rule, value)
+    # The weights of the warm-up are a table in the compiled step.
+    if not 0 <= value <= 100_000:
+        raise invalid("warmup_steps", rule, value)
+    return value
+
+
+def _power(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise mistyped("weight_power", "a number >= 0", value)
+    if not 0 <= value < math.inf:
+        raise invalid("weight_power", "finite and >= 0", value)
+    return float(value)
