@@ -24,6 +24,7 @@ CONTRACTED = {
     "adamw-16-bit-nearest": "moments in 16 bits, as above",
     "adamw-16-bit-stochastic": "moments in 16 bits, as above",
     "custom-lookahead": "keep * slow + take * parameter",
+    "schedule_free": "(1 - c) x + c z, on jax 0.12",
 }
 """Rows with a sum of two products, of which XLA contracts the other one."""
 
