@@ -57,3 +57,18 @@ def test_the_study_of_losses_runs(tmp_path):
     assert [run["seed"] for run in runs] == [0, 1]
     assert runs[0]["bytes_per_parameter"] < 4.3
     assert found["convex"]["contenders"]["compact"]["bias"]["error"] > 0
+
+
+def test_the_study_of_variants_runs(tmp_path):
+    path = tmp_path / "variants.json"
+    command = [sys.executable, "-m", "benchmarks.variants", "--output", str(path)]
+    command += ["--contenders", "clip_update_rms", "schedule_free", "--seeds", "2"]
+    command += ["--steps", "4", "--rounds", "1", "--rows", "1024"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    for name in ("clip_update_rms", "schedule_free"):
+        assert len(found[name]["seeds"]) == 2
+        assert found[name]["temporaries"] < 0.01

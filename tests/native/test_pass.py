@@ -279,6 +279,7 @@ def test_two_threads_step_at_once():
     [
         ({"clip_norm": 1.0}, "clip_by_norm reads all elements of a parameter"),
         ({"caution": True}, "cautious reads all elements of a parameter"),
+        ({"clip_update_rms": 1.0}, "clip_update_by_rms reads all elements"),
         ({"stats": "norms"}, 'stats="norms" reads all elements'),
         ({"mu_dtype": optadamw.blockwise(min_size=0)}, "mu is kept in blocks"),
     ],

@@ -121,10 +121,15 @@ def test_before_the_decay_it_is_timms():
     assert not np.allclose(trained(after)[-1]["w"], expected["w"], rtol=1e-4)
 
 
-def test_below_the_limit_no_bit_changes():
+def test_below_the_limit_nothing_changes():
+    """Not a bit on jax 0.10; 0.12 contracts other products in the longer program."""
     plain = trained(optadamw.adamw(RATE, weight_decay=DECAY))
     clipped = trained(optadamw.adamw(RATE, weight_decay=DECAY, clip_update_rms=1e6))
-    jax.tree.map(np.testing.assert_array_equal, clipped, plain)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        clipped,
+        plain,
+    )
 
 
 def test_zeros_and_empty_parameters():
