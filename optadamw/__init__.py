@@ -56,6 +56,7 @@ from optadamw.transforms.scale_by_learning_rate import (
 )
 from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
+from optadamw.transforms.stats import Stats as Stats
 from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
 from optadamw.transforms.with_axes import with_axes as with_axes
@@ -65,7 +66,6 @@ from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale
 from optadamw.transforms.with_pallas import with_pallas as with_pallas
 from optadamw.transforms.with_seed import with_seed as with_seed
-from optadamw.transforms.with_stats import Stats as Stats
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
 from optadamw.transforms.with_zero1 import with_zero1 as with_zero1
