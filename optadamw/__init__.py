@@ -69,6 +69,11 @@ from optadamw.transforms.with_seed import with_seed as with_seed
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
 from optadamw.transforms.with_zero1 import with_zero1 as with_zero1
+from optadamw.tuning.points import grid_points as grid_points
+from optadamw.tuning.points import random_points as random_points
+from optadamw.tuning.programs import Members as Members
+from optadamw.tuning.sweep import Sweep as Sweep
+from optadamw.tuning.sweep import sweep as sweep
 
 if _TYPE_CHECKING:
     from optadamw import checkpoint as checkpoint
@@ -81,9 +86,11 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "DynamicLossScale",
+    "Members",
     "MemoryPlan",
     "State",
     "Stats",
+    "Sweep",
     "Transformation",
     "__version__",
     "adamw",
@@ -109,6 +116,7 @@ __all__ = [
     "exclude",
     "finalize",
     "freeze",
+    "grid_points",
     "integrations",
     "interchange",
     "layerwise_decay",
@@ -120,6 +128,7 @@ __all__ = [
     "only",
     "param_groups",
     "plotting",
+    "random_points",
     "scale_by_adam",
     "scale_by_learning_rate",
     "scale_loss",
@@ -132,6 +141,7 @@ __all__ = [
     "step",
     "stochastic",
     "swap_ema",
+    "sweep",
     "with_axes",
     "with_commit",
     "with_kernels",
