@@ -73,6 +73,8 @@ from optadamw.transforms.with_zero1 import with_zero1 as with_zero1
 from optadamw.tuning.points import grid_points as grid_points
 from optadamw.tuning.points import random_points as random_points
 from optadamw.tuning.programs import Members as Members
+from optadamw.tuning.range_test import RangeTest as RangeTest
+from optadamw.tuning.range_test import lr_range_test as lr_range_test
 from optadamw.tuning.sweep import Sweep as Sweep
 from optadamw.tuning.sweep import sweep as sweep
 
@@ -89,6 +91,7 @@ __all__ = [
     "DynamicLossScale",
     "Members",
     "MemoryPlan",
+    "RangeTest",
     "State",
     "Stats",
     "Sweep",
@@ -121,6 +124,7 @@ __all__ = [
     "integrations",
     "interchange",
     "layerwise_decay",
+    "lr_range_test",
     "maximize",
     "memory_plan",
     "multi_steps",

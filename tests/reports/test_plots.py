@@ -1,11 +1,14 @@
 """Every plot draws, and says in words what its records lack."""
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
 
 import optadamw
 from optadamw import plotting
+from optadamw.reports.plots.memory import parts_of
+from optadamw.tuning.range_test import RangeTest
 
 STEPS = [{"step": i, "loss": 0.9**i, "grad_norm": 1.0 + i} for i in range(5)]
 GRID = [
@@ -17,6 +20,11 @@ SCHEDULE = optadamw.schedules.linear_schedule(1.0, 0.0, 10)
 PLAN = optadamw.memory_plan(
     optadamw.adamw(1e-3), {"w": np.zeros((8, 8), np.float32)}, temporaries=False
 )
+RATES = np.geomspace(1e-6, 1.0, 20)
+LOSSES = 1.0 - RATES + 0.1 * (RATES > 0.5)
+FOUND = RangeTest(RATES, LOSSES, LOSSES, 1.0, 0.03, 0.2, 1.0)
+GONE = np.full(20, np.nan)
+NOTHING = RangeTest(RATES, GONE, GONE, 1.0, None, None, 1e-6, "not finite")
 
 
 @pytest.fixture
@@ -58,6 +66,8 @@ DRAWN = {
     "a function": lambda path: plotting.schedules(
         {"a": lambda t: t * t}, path, steps=9
     ),
+    "a range of rates": lambda path: plotting.range_test(FOUND, path),
+    "a range without a suggestion": lambda path: plotting.range_test(NOTHING, path),
     "flat ratios": lambda path: plotting.update_to_weight(
         {"a": [{"optimizer/step": 1, "optimizer/groups/w/update_to_weight": 1e-3}]},
         path,
@@ -69,6 +79,15 @@ DRAWN = {
 def test_a_plot_is_drawn(draw, path):
     assert draw(path) == path
     assert 0.005 < ink(path) < 0.95
+
+
+def test_a_bar_of_memory_ends_at_the_peak():
+    params = {"w": jax.ShapeDtypeStruct((64, 64), np.float32)}
+    tx = optadamw.adamw(1e-3, ema_decay=0.9)
+    for offload in (None, "ema"):
+        plan = optadamw.memory_plan(tx, params, offload=offload)
+        assert sum(parts_of(plan).values()) == plan.peak
+        assert ("ema" in parts_of(plan)) == (offload is None)
 
 
 def test_text_is_as_good_as_a_path_and_its_ending_chooses_the_format(path):
@@ -199,6 +218,11 @@ REFUSED = {
         lambda path: plotting.schedules(SCHEDULE, path),
         TypeError,
         "`schedules` must be a mapping of labels",
+    ),
+    "a range test that is none": (
+        lambda path: plotting.range_test(STEPS, path),
+        TypeError,
+        "`result` must be a RangeTest",
     ),
     "a schedule of rows": (
         lambda path: plotting.schedules({"a": lambda t: [t, t]}, path, steps=3),

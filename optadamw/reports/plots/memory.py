@@ -9,12 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.reports.memory import MemoryPlan, scaled
+from optadamw.reports.memory_table import MemoryPlan, scaled
 from optadamw.reports.plots.style import COLORS
 
 
 def memory(plans: Mapping[str, MemoryPlan], path: str | Path) -> Path:
     """Draw what each device holds during a step, a bar for each plan.
+
+    A bar ends at the peak. Buffers in the memory of the host are left out.
 
     Args:
         plans: For each label a plan that `memory_plan` made. Temporaries are drawn if
@@ -42,7 +44,7 @@ def memory(plans: Mapping[str, MemoryPlan], path: str | Path) -> Path:
         'memory.png'
     """
     _check(plans)
-    bars = {label: _parts(plan) for label, plan in plans.items()}
+    bars = {label: parts_of(plan) for label, plan in plans.items()}
     names = list(dict.fromkeys(name for parts in bars.values() for name in parts))
     figure = Figure(figsize=(8, 1.6 + 0.55 * len(bars)), layout="constrained")
     axes = figure.subplots()
@@ -95,6 +97,11 @@ def _check(plans: Any) -> None:
             raise mistyped(f"plans[{label!r}]", rule, plan)
 
 
-def _parts(plan: MemoryPlan) -> dict[str, int]:
-    parts = {name: share.per_device for name, share in plan.shares.items()}
+def parts_of(plan: MemoryPlan) -> dict[str, int]:
+    """Return the bytes on a device by their names; together they are the peak."""
+    parts = {
+        name: share.per_device
+        for name, share in plan.shares.items()
+        if name not in plan.on_host
+    }
     return parts | ({"temporaries": plan.temporaries} if plan.temporaries else {})
