@@ -36,6 +36,7 @@ ONE_IN = {
     "dialects/test_values.py::"
     "test_a_transformation_works_in_scan_under_vmap_and_in_place": 4,
     "dialects/test_values.py::test_equal_ones_share_the_compiled_step": 3,
+    "foreign/test_optax.py::test_a_wrapper_trains_the_same_numbers": 3,
     "house/test_benchmarks.py::test_every_configuration_is_measured_as_planned": 13,
     "house/test_compare.py::test_a_copy_has_no_differences": 0,
     "house/test_compare.py::test_what_is_planted_is_noticed": 0,
