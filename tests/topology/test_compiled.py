@@ -159,8 +159,8 @@ def test_buffers_in_the_host_reach_the_device_by_parts(name, options):
     state = optadamw.state_shapes(tx, params)
     shardings = jax.tree.map(lambda x: x.sharding, (params, state))
     step = jax.jit(
-        lambda grads, state, params: tuple(tx.step(grads, state, params)),
-        donate_argnums=(1, 2),
+        lambda params, state, grads: tuple(tx.step(grads, state, params)),
+        donate_argnums=(0, 1),
         out_shardings=shardings,
     )
     found = step.lower(params, state, params).compile().memory_analysis()
