@@ -11,6 +11,9 @@ from optadamw.base.errors import invalid, mistyped
 
 SCALES = ("linear", "log")
 
+RESERVED = ("member", "loss", "live")
+"""The fields of a record that are no hyperparameters."""
+
 STRUCTURE = (
     "A sweep is one compiled program over numbers. An option that is a switch, a word "
     "or a dtype changes the structure of the program or of the state: run one sweep "
@@ -106,6 +109,9 @@ def checked_points(points: Any) -> dict[str, np.ndarray]:
         raise mistyped("points", rule, points, remedy)
     if not points:
         raise invalid("points", rule, dict(points), remedy)
+    for name in points:
+        if name in RESERVED:
+            raise invalid("points", f"a mapping of names other than {RESERVED}", name)
     arrays = {str(name): numbers(str(name), given) for name, given in points.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:

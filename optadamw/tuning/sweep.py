@@ -56,6 +56,10 @@ class Sweep:
         """
         if stacked:
             self._check_stacked(params)
+            if self.sharding is not None:
+                params = jax.device_put(params, self.sharding)
+        elif self.sharding is not None:
+            params = jax.device_put(params, self._everywhere)
         return self._programs.init(self._numbers, params, stacked)
 
     def step(self, members: Members, *batch: Any) -> Members:
@@ -68,6 +72,8 @@ class Sweep:
           members: the members; they are donated.
           *batch: what `train_step` takes after the state, the same for all members.
         """
+        if self.sharding is not None:
+            batch = jax.device_put(batch, self._everywhere)
         return self._programs.step(self._numbers, members, batch)
 
     def stop(self, members: Members, where: Any) -> Members:
@@ -153,6 +159,11 @@ class Sweep:
     def _point(self, index: int) -> dict[str, float | int]:
         return {name: column[index].item() for name, column in self.points.items()}
 
+    @property
+    def _everywhere(self) -> NamedSharding:
+        assert self.sharding is not None
+        return NamedSharding(self.sharding.mesh, PartitionSpec())
+
     @functools.cached_property
     def _numbers(self) -> dict[str, Array]:
         made = {name: jnp.asarray(column) for name, column in self.points.items()}
@@ -190,8 +201,8 @@ def sweep(
     Differs from a loop of trainings: products of matrices are batched, so that the last
     digits may differ from a training alone. Numbers are float32 arrays in the step,
     also those that a Python float would give with more digits: 1 - b2 of b2 = 0.999 is
-    known to 1.3e-5 of its size. A step that may be skipped takes the memory of the old
-    and the new arrays.
+    known to 1.3e-5 of its size. A step takes the memory of the old and of the new
+    parameters and states at once, because a stopped member keeps its old ones.
 
     Args:
       train_step: `train_step(tx, params, state, *batch) -> (params, state, loss)`, your

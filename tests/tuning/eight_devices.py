@@ -29,7 +29,8 @@ def test_members_lie_apart_exchange_no_number_and_have_those_of_one_device():
     assert len(jax.devices()) == 8
     divided = optadamw.sweep(train_step, adamw, POINTS, devices=jax.devices())
     whole = optadamw.sweep(train_step, adamw, POINTS)
-    ours, theirs = divided.init(initial()), whole.init(initial())
+    first = jax.device_put(initial(), jax.devices()[3])
+    ours, theirs = divided.init(first), whole.init(initial())
     text = (
         divided._programs.step.lower(divided._numbers, ours, (X, Y)).compile().as_text()
     )
@@ -38,8 +39,10 @@ def test_members_lie_apart_exchange_no_number_and_have_those_of_one_device():
     # The guard asks whether any member steps: one bool, and nothing else.
     reduced = re.findall(r"= (\S+) all-reduce(?:-start)?\(", text)
     assert set(reduced) <= {"pred[]"}
+    # Batches that lie on one device are copied to the others.
+    x, y = jax.device_put((X, Y), jax.devices()[0])
     for step in range(6):
-        ours, theirs = divided.step(ours, X, Y), whole.step(theirs, X, Y)
+        ours, theirs = divided.step(ours, x, y), whole.step(theirs, X, Y)
         if step == 2:
             stop = np.arange(16) > 12
             ours, theirs = divided.stop(ours, stop), whole.stop(theirs, stop)

@@ -244,6 +244,11 @@ REFUSED = {
         "got learning_rate: 1, weight_decay: 2. .*grid_points",
     ),
     "no points": (lambda: build(points={}), ValueError, "grid_points or random"),
+    "the name of another field": (
+        lambda: build(points={"loss": [0.1]}),
+        ValueError,
+        "`points` must be a mapping of names other than .*; got 'loss'",
+    ),
     "points without a name": (
         lambda: build(points=[0.1, 0.2]),
         TypeError,
