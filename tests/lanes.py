@@ -99,6 +99,7 @@ ONE_IN = {
     "native/test_operations.py::test_floats_of_16_bits": 2,
     "native/test_operations.py::test_integers": 2,
     "native/test_pass.py::test_steps_of_narrow_parameters_are_the_same": 4,
+    "reports/test_plots.py::test_a_plot_is_drawn": 2,
     "rules/test_combinations.py::test_a_row_of_options_follows_the_oracle": 16,
     "rules/test_extending.py::test_lookahead_is_that_of_optax": 8,
     "rules/test_field_faults.py::"
@@ -135,6 +136,7 @@ ONE_IN = {
     "store/test_composition.py::test_without_jit": 0,
     "store/test_sharding.py::test_a_sharded_step_is_the_unsharded_one": 0,
     "store/test_training.py::test_every_shape_trains_as_bounded": 0,
+    "tuning/test_sweep.py::test_members_are_divided_over_eight_devices": 0,
     "transforms/test_adjustable.py::"
     "test_a_number_that_is_set_is_the_number_that_is_given": 4,
     "transforms/test_freeze.py::test_an_update_of_a_frozen_parameter_changes_no_bit": 4,
