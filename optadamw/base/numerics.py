@@ -119,7 +119,7 @@ def quotient(numerator: Array, denominator: Array) -> Array:
     direction of 1e12. It is replaced by infinity: this takes one selection, has a
     finite derivative, and keeps the sign of a zero numerator.
     """
-    is_zero = jnp.abs(denominator) < smallest_root(denominator.dtype)
+    is_zero = lax.abs(denominator) < smallest_root(denominator.dtype)
     return numerator / jnp.where(is_zero, jnp.inf, denominator)
 
 

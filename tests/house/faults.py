@@ -166,7 +166,7 @@ FAULTS = [
     Fault(
         "a moment that is flushed to 0 is divided by",
         "base/numerics.py",
-        "jnp.abs(denominator) < smallest_root(denominator.dtype)",
+        "lax.abs(denominator) < smallest_root(denominator.dtype)",
         "denominator == 0",
         "rules/test_field_faults.py -k flushed",
     ),
