@@ -62,7 +62,8 @@ LANES = {
 def cases(full: bool) -> Iterator[Case]:
     """The corpus, and then new trees, the lanes by turns."""
     kept = [tuple(entry) for entry in json.loads(CORPUS.read_text())]
-    turns = [name for name, lane in LANES.items() for _ in range(lane.share)]
+    shares = [lane.share if full else 1 for lane in LANES.values()]
+    turns = np.repeat(list(LANES), shares).tolist()
     count = TREES if full else len(turns)
     new = [(turns[i % len(turns)], i) for i in range(count)]
     for lane, number in [*kept, *(name for name in new if name not in kept)]:

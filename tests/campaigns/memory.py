@@ -97,7 +97,7 @@ WORK: dict[str, tuple[Callable[[], Callable[[int, int], None]], int, int]] = {
 }
 """By name: the work, turns until all caches are full, and turns in all. JAX keeps the
 programs of 256 functions, and we those of 16 transformations."""
-SHORT = {"transformations, jit_step": (18, 24), "steps": (200, 1200)}
+SHORT = {"transformations, jit_step": (18, 26)}
 """What the short form runs, and how long."""
 
 
