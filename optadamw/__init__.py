@@ -18,8 +18,8 @@ from optadamw.base.version import __version__ as __version__
 from optadamw.control.loss_scale import DynamicLossScale as DynamicLossScale
 from optadamw.reports.check_schedules import check_schedules as check_schedules
 from optadamw.reports.describe import describe as describe
-from optadamw.reports.memory import MemoryPlan as MemoryPlan
 from optadamw.reports.memory import memory_plan as memory_plan
+from optadamw.reports.memory_table import MemoryPlan as MemoryPlan
 from optadamw.schedules import cosine_warm_restarts as cosine_warm_restarts
 from optadamw.schedules import normalized_weight_decay as normalized_weight_decay
 from optadamw.sharding.check_sharding import check_sharding as check_sharding
@@ -63,6 +63,7 @@ from optadamw.transforms.with_commit import with_commit as with_commit
 from optadamw.transforms.with_kernels import with_kernels as with_kernels
 from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale
+from optadamw.transforms.with_offload import with_offload as with_offload
 from optadamw.transforms.with_pallas import with_pallas as with_pallas
 from optadamw.transforms.with_seed import with_seed as with_seed
 from optadamw.transforms.with_stats import Stats as Stats
@@ -136,6 +137,7 @@ __all__ = [
     "with_commit",
     "with_kernels",
     "with_loss_scale",
+    "with_offload",
     "with_pallas",
     "with_seed",
     "with_stats",

@@ -59,6 +59,7 @@ def adamw(
     stats: bool | Literal["norms"] | None = None,
     zero1: str | Sequence[str] | None = None,
     zero1_layout: Any = None,
+    offload: str | Sequence[str] | None = None,
     ema_decay: ScalarOrSchedule | None = None,
     ema_debias: bool | None = None,
     ema_warmup: bool | None = None,
@@ -91,8 +92,8 @@ def adamw(
     `amsgrad_max`, `cautious`, `add_decoupled_weight_decay`, `scale_by_learning_rate`,
     `ema_params`. Around the chain stand the wrappers that the options ask for:
     `with_commit`, `with_seed`, `multi_steps`, `with_loss_scale`, `skip_nonfinite` or
-    `skip_spikes`, `with_zero1`, `with_stats` and `with_kernels`. The docstring of each
-    atom and wrapper gives its formulas.
+    `skip_spikes`, `with_zero1`, `with_offload`, `with_stats` and `with_kernels`.
+    The docstring of each atom and wrapper gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
     learning rate multiplies the weight decay, as in PyTorch, Keras and Optax;
@@ -187,6 +188,9 @@ def adamw(
       zero1_layout: the shardings of the parameters, a tree, for `zero1` in a function
         that you compile with `jax.jit` on automatic axes. None: those of the arrays
         that are passed.
+      offload: buffers that lie in the memory of the host between steps, such as ("mu",
+        "nu", "ema"); a step moves a part of them after the other to the device and
+        back. None: all lie on the device. See `with_offload`.
       ema_decay: keep a running average of the parameters with this decay, in [0, 1].
         Read the average with `ema_of(state)`. None: no average.
       ema_debias: True forgets the initial parameters: the average starts from the first

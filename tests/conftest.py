@@ -93,6 +93,8 @@ ALLOWED_SKIPS = {
     # XLA's compilers for devices, which the lanes of .ci/run install by themselves.
     ("reports/test_topology.py", "libtpu is not installed"),
     ("reports/test_topology.py", "JAX's plugin for CUDA is not installed"),
+    ("topology/test_model.py", "libtpu is not installed"),
+    ("topology/test_model.py", "JAX's plugin for CUDA is not installed"),
     ("topology/test_compiled.py", "libtpu is not installed"),
     ("topology/test_compiled.py", "JAX's plugin for CUDA is not installed"),
 }

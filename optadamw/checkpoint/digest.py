@@ -134,7 +134,7 @@ def _words(path: str, leaf: Any) -> Array:
                 f"its dtype {leaf.dtype} has no bits of its own.",
                 "Keep jax.random.key_data(key) instead.",
             )
-        return _bits(leaf)
+        return _bits(jax.device_put(leaf, jax.memory.Space.Device))
     array = np.asarray(leaf)
     if array.dtype == object or array.dtype.kind in "SUMm":
         raise kind_at_leaf(path, f"it is no array of numbers; got {leaf!r}.")

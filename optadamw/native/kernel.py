@@ -79,6 +79,9 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
         buffer = given.buffers[slot.name]
         if getattr(buffer, "shape", None) != param.shape:
             return Refusal(f"{slot.name} is kept in blocks")
+        is_array = isinstance(buffer, jax.Array)
+        if is_array and jax.typeof(buffer).memory_space == jax.memory.Space.Host:
+            return Refusal(f"{slot.name} lies in the memory of the host")
         buffers.append((slot.name, np.dtype(buffer.dtype)))
     scalars = tuple(
         tuple((name, np.dtype(x.dtype)) for name, x in sorted(row.items()))

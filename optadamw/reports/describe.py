@@ -186,6 +186,8 @@ def _control_lines(composition: Composition) -> list[str]:
     lines = []
     if composition.has_chosen_commit:
         lines.append(f"-  with_commit: commit={composition.commit.name!r}")
+    if composition.offload:
+        lines.append(f"-  with_offload: buffers={composition.offload!r}")
     for wrapper, records in parts:
         found = [record for record in records if record is not None]
         shown = [text for record in found for text in _arguments(wrapper, record)]

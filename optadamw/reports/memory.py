@@ -1,101 +1,25 @@
 """The bytes of parameters, gradients, state and temporaries, on each device."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid, mistyped, renamed, reworded
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
+from optadamw.reports.memory_table import MemoryPlan, Share
 from optadamw.store.blockwise import BlockStore
 from optadamw.store.layout import fsdp, remark_on_whole
 from optadamw.store.state import SCALARS, State, buffers_in, is_scales, scales_of
 from optadamw.transforms.transformation import Transformation, transformation
+from optadamw.transforms.with_offload import with_offload
 from optadamw.transforms.with_zero1 import with_zero1
 from optadamw.walk.plan import Plan, plan_of
 from optadamw.walk.zero1 import layouts_of, undivided
-
-
-class Share(NamedTuple):
-    """The bytes of the parameters, of the gradients or of one buffer.
-
-    Attributes:
-      total: bytes on all devices; copies of the same part are counted once.
-      per_device: bytes on the device that holds the most.
-    """
-
-    total: int
-    per_device: int
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """The bytes that a training takes, computed by `memory_plan`; prints as a table.
-
-    Attributes:
-      count: number of elements of all parameters.
-      devices: number of devices over which the parameters are divided.
-      shares: the bytes of "parameters", of "gradients", of each buffer of the state by
-        its name, and of "counters", the small arrays of the state.
-      temporaries: bytes per device that XLA takes during a step in addition; None if
-        they were not asked for or are not known.
-      platform: the platform for which the step is compiled, such as "cpu".
-      notes: sentences that name parameters which the devices do not divide or which
-        must be gathered, with the remedy.
-    """
-
-    count: int
-    devices: int
-    shares: Mapping[str, Share]
-    temporaries: int | None
-    platform: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def persistent(self) -> Share:
-        """The bytes that stay between steps: parameters and state."""
-        kept = [s for name, s in self.shares.items() if name != "gradients"]
-        return Share(sum(s.total for s in kept), sum(s.per_device for s in kept))
-
-    @property
-    def peak(self) -> int:
-        """Bytes on a device during a step, with gradients and known temporaries."""
-        held = self.persistent.per_device + self.shares["gradients"].per_device
-        return held + (self.temporaries or 0)
-
-    def per_parameter(self, name: str) -> float:
-        """Return the bytes of `shares[name]` for each element of the parameters."""
-        return self.shares[name].total / self.count
-
-    def __str__(self) -> str:
-        rows = [("", "bytes per parameter", "in all", "per device")]
-        rows += [self._row(name, share) for name, share in self.shares.items()]
-        rows.append(self._row("persistent", self.persistent))
-        if self.temporaries is not None:
-            share = self.temporaries / self.count * self.devices
-            shown = scaled(self.temporaries)
-            rows.append((f"temporaries ({self.platform})", f"{share:.2f}", "", shown))
-            rows.append(("peak", "", "", scaled(self.peak)))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        unit = "device" if self.devices == 1 else "devices"
-        head = f"{self.count:,} parameters on {self.devices} {unit}"
-        notes = ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
-        return "\n".join([head, "", *lines, *notes])
-
-    def _row(self, name: str, share: Share) -> tuple[str, str, str, str]:
-        per = f"{share.total / self.count:.2f}"
-        return name, per, scaled(share.total), scaled(share.per_device)
 
 
 def memory_plan(
@@ -104,6 +28,7 @@ def memory_plan(
     mesh: Mesh | AbstractMesh | None = None,
     *,
     over: str | Sequence[str] | None = None,
+    offload: str | Sequence[str] | None = None,
     temporaries: bool = True,
 ) -> MemoryPlan:
     """Compute the memory that a training with `tx` takes, without allocating it.
@@ -126,6 +51,8 @@ def memory_plan(
         beyond the parameters: the plan is that of `with_zero1(tx, over)`. A parameter
         without a sharding is then divided over the other axes only. None (default): the
         state lies as the parameters, or as `tx` says.
+      offload: buffers in the memory of the host: the plan is that of
+        `with_offload(tx, offload)`. None (default): as `tx` says.
       temporaries: whether to compile `tx.jit_step` and read the temporaries that XLA
         allocates. They depend on the backend, which is that of `mesh`, or JAX's default
         backend for None and for an abstract mesh. For an abstract mesh the program of
@@ -138,7 +65,8 @@ def memory_plan(
       TypeError: `tx` is not from this library, a parameter is no array, or `mesh` is
         no mesh.
       ValueError: `params` has no parameters; the mesh has no axis of the name `over`,
-        or a parameter is divided over it already.
+        or a parameter is divided over it already; `tx` has no buffer of a name in
+        `offload`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -165,6 +93,9 @@ def memory_plan(
         raise invalid("params", "a tree with parameters", params)
     if over is not None:
         tx = with_zero1(tx, over)
+    if offload is not None:
+        with reworded(lambda message: renamed(message, {"buffers": "offload"})):
+            tx = with_offload(tx, offload)
     zero1 = tx.recipe.composition.zero1
     shapes = _laid_out(leaves, mesh, () if zero1 is None else zero1.axis)
     if zero1 is not None:
@@ -200,6 +131,7 @@ def memory_plan(
         temporaries=found,
         platform=platform,
         notes=notes,
+        on_host=tx.recipe.composition.offload,
     )
 
 
@@ -289,12 +221,3 @@ def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
 def _platform(mesh: Any) -> str:
     is_real = isinstance(mesh, Mesh)
     return mesh.devices.flat[0].platform if is_real else jax.default_backend()
-
-
-def scaled(size: float) -> str:
-    """Bytes in a unit that a person reads."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
-        size /= 1024
-    return f"{size:.2f} TiB"

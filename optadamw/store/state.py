@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.sharding import NamedSharding, reshard
+from jax.sharding import AxisType, NamedSharding, reshard
 
 from optadamw.base.types import Array, PyTree
 from optadamw.store.layout import everywhere
@@ -161,12 +161,10 @@ def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
         return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     for param in params:
         if isinstance(param, jax.core.Tracer):
-            sharding = jax.typeof(param).sharding
-            if any(part is not None for part in sharding.spec):
-                return reshard(
-                    jnp.asarray(value), everywhere(sharding.mesh, value.ndim)
-                )
-            break
+            mesh = jax.typeof(param).sharding.mesh
+            if AxisType.Explicit in mesh.axis_types:
+                return reshard(jnp.asarray(value), everywhere(mesh, value.ndim))
+            continue
         mesh = _mesh_of(param)
         if mesh is not None:
             return jax.device_put(value, everywhere(mesh, value.ndim))

@@ -27,6 +27,7 @@ from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_commit import with_commit
 from optadamw.transforms.with_kernels import with_kernels
 from optadamw.transforms.with_loss_scale import with_loss_scale
+from optadamw.transforms.with_offload import with_offload
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
 from optadamw.transforms.with_zero1 import with_zero1
@@ -276,6 +277,10 @@ WRAPPERS = (
             Option("zero1", "axis", asks=True, example='"data"'),
             Option("zero1_layout", "layout"),
         ),
+    ),
+    Part(
+        with_offload,
+        (Option("offload", "buffers", asks=True, example='("mu", "nu")'),),
     ),
     Part(
         with_stats,

@@ -46,6 +46,8 @@ class Composition:
     """The axes of a shard_map that cut parameters; default: none, see `with_axes`."""
     zero1: Zero1 | None = None
     """How buffers are divided beyond their parameters; default: they are not."""
+    offload: tuple[str, ...] = ()
+    """The buffers that lie in the memory of the host between steps; default: none."""
     kernel: Kernel | None = None
     """Which leaves run in kernels; None (default): those of which kernels move fewer
     bytes than XLA's own fusions do."""

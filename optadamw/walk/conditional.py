@@ -8,7 +8,7 @@ be differentiable in reverse mode, which loops are not, and therefore uses `lax.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from optadamw.leaf.barrier import materialized
 from optadamw.leaf.pallas.run import run
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.walk.axes import summed, varying
+from optadamw.walk.offload import on_device, on_host
 from optadamw.walk.zero1 import LeafLayout
 
 
@@ -52,6 +53,19 @@ class Pass:
     """The axes of a shard_map over which the norm of each leaf is summed."""
     layouts: tuple[LeafLayout, ...] = ()
     """The layouts of each leaf under `with_zero1`; empty (default): there are none."""
+    offload: tuple[str, ...] = ()
+    """The buffers that lie in the memory of the host; default: none."""
+
+    def part(self, numbers: Sequence[int]) -> "Pass":
+        """Return the key of a pass over some of the leaves, which measures nothing."""
+        return replace(
+            self,
+            programs=tuple(self.programs[i] for i in numbers),
+            positions=tuple(self.positions[i] for i in numbers),
+            groups=(),
+            axes=(),
+            layouts=tuple(self.layouts[i] for i in numbers if self.layouts),
+        )
 
 
 def always(
@@ -68,6 +82,17 @@ def always(
       bits: the `step_key` of the random bits.
       present: whether each leaf is updated; None (default): all are.
     """
+    outputs, buffers, squares = each_leaf(key, leaves, bits, present)
+    return Outcome(outputs, buffers, norms_of(key, squares))
+
+
+def each_leaf(
+    key: Pass,
+    leaves: Sequence[LeafInput],
+    bits: Array,
+    present: Sequence[Array] | None,
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return the output, the buffers and the sums of squares of each leaf."""
     outputs: list[Any] = []
     buffers: list[Mapping[str, Any]] = []
     squares: list[Array | None] = []
@@ -79,6 +104,7 @@ def always(
             given = given._replace(grad=grad)
         if key.layouts:
             given = key.layouts[i].entered(given)
+        given = given._replace(buffers=on_device(given.buffers, key.offload))
         if program.draws:
             given = given._replace(site=Site(bits, jnp.int32(key.positions[i])))
         made = run(program, given)
@@ -93,9 +119,9 @@ def always(
                 program, output, next_buffers, given.like
             )
         outputs.append(output)
-        buffers.append(next_buffers)
+        buffers.append(on_host(next_buffers, key.offload))
         squares.append(made.squares)
-    return Outcome(outputs, buffers, _norms(key, squares))
+    return outputs, buffers, squares
 
 
 @partial(jax.jit, static_argnums=0)
@@ -153,7 +179,8 @@ def no_update(like: Any, dtype: np.dtype | None) -> Array:
     return jnp.full_like(like, -0.0, dtype=kind_of(dtype, like.dtype))
 
 
-def _norms(key: Pass, squares: Sequence[Array | None]) -> Array | None:
+def norms_of(key: Pass, squares: Sequence[Array | None]) -> Array | None:
+    """Return the norms of each group of leaves; None if they are not measured."""
     if not key.groups:
         return None
     none = jnp.zeros(2, jnp.float32)

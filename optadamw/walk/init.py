@@ -12,6 +12,7 @@ from optadamw.rules.order import check_order
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, beside, state_of
 from optadamw.walk.composition import Composition
+from optadamw.walk.offload import to_host
 from optadamw.walk.plan import plan_of
 from optadamw.walk.remarks import remarks_of
 from optadamw.walk.zero1 import kept_away, layouts_of, put
@@ -57,6 +58,8 @@ def init(composition: Composition, params: PyTree) -> State:
         if layouts is not None:
             rows = zip(stores, column, arrays, layouts, strict=True)
             column = [kept_away(*row) for row in rows]
+        if slot.name in composition.offload:
+            column = [to_host(buffer) for buffer in column]
         for name, values in trees_of(slot, column).items():
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(

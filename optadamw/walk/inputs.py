@@ -19,6 +19,7 @@ from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
 from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared
 from optadamw.walk.composition import Composition
+from optadamw.walk.offload import check_place, on_host
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
 from optadamw.walk.zero1 import LeafLayout, layouts_of, put
 
@@ -205,17 +206,21 @@ def _inputs_of(
     slots = plan.composition.slots
     columns = {slot.name: column_of(slot, state, plan.leaves) for slot in slots}
     plan = plan.fitted(columns)
+    offloaded = plan.composition.offload
     leaves, dtypes = [], []
     for i, given in enumerate(grads):
         array = plan.leaves.arrays[i]
         is_frozen = plan.is_frozen(i)
         grad = None if is_frozen else given
         param = None if params is None else array
-        buffers = {name: column[i] for name, column in columns.items()}
+        # A state that was restored to the device is moved at its first step.
+        buffers = on_host({k: column[i] for k, column in columns.items()}, offloaded)
         dtype = np.dtype(np.float32)
         if grad is not None or is_frozen:
             for slot in plan.rows[i].slots:
-                slot.store.check(plan.leaves.paths[i], buffers[slot.name], array)
+                path, buffer = plan.leaves.paths[i], buffers[slot.name]
+                slot.store.check(path, buffer, array)
+                check_place(path, slot.name, buffer, slot.name in offloaded)
         if grad is not None:
             grad = jnp.asarray(grad)
             if layouts is not None:

@@ -6,7 +6,7 @@ just before it is used, and a call needs all of its gradients at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ def pass_by_kernels(
     outcome = Outcome([None] * len(leaves), [{}] * len(leaves), None)
     if refused:
         numbers = list(refused)
-        others = by_xla(_part(key, numbers), [leaves[i] for i in numbers])
+        others = by_xla(key.part(numbers), [leaves[i] for i in numbers])
         for place, i in enumerate(numbers):
             outcome.outputs[i] = others.outputs[place]
             outcome.buffers[i] = others.buffers[place]
@@ -93,15 +93,6 @@ def pass_by_kernels(
         for batch in batches:
             _run_batch(choice, name, batch, key, leaves, bits, go, outcome)
     return outcome
-
-
-def _part(key: Pass, numbers: Sequence[int]) -> Pass:
-    """Return the key of a pass over some of its leaves."""
-    return replace(
-        key,
-        programs=tuple(key.programs[i] for i in numbers),
-        positions=tuple(key.positions[i] for i in numbers),
-    )
 
 
 def _is_full(leaves: Sequence[LeafInput]) -> bool:
@@ -120,7 +111,7 @@ def _run_batch(
     outcome: Outcome,
 ) -> None:
     """Run the leaves of one call, and put their results into `outcome`."""
-    part = _part(key, batch)
+    part = key.part(batch)
     draws = part.programs[0].draws
     slots = [slot.name for slot in part.programs[0].slots]
     operands: list[Any] = [jnp.ones((), bool) if go is None else go]

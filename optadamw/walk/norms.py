@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from optadamw.base.errors import invalid
+from optadamw.base.hyperparameters import real_scalar
 from optadamw.base.numerics import (
     compute_dtype,
     rescaled_squares,
@@ -25,6 +27,7 @@ from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
 from optadamw.walk.axes import summed
 from optadamw.walk.inputs import Inputs, Key
+from optadamw.walk.offload import on_device
 from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
 
@@ -107,6 +110,8 @@ class Norms:
                 given = _gradient_only(given, dtype)
             if inputs.layouts is not None:
                 given = inputs.layouts[i].entered(given)
+            offloaded = inputs.plan.composition.offload
+            given = given._replace(buffers=on_device(given.buffers, offloaded))
             if not given.buffers:
                 program = replace(program, slots=())
             rows = scalars[inputs.key(i)][:index] if index else []
@@ -192,3 +197,17 @@ def _gradient_only(given: LeafInput, dtype: np.dtype) -> LeafInput:
     if compute_dtype(given.grad.dtype) != dtype:
         return given
     return given._replace(param=None, buffers={})
+
+
+def given_norm(given: Any) -> Array | None:
+    """Check the argument `grad_norm` of a call: a real scalar >= 0, or None.
+
+    An array that is negative, which is known only when the step runs, counts as NaN: a
+    guard skips the step, and a clip leaves the gradients as they are.
+    """
+    if given is None:
+        return None
+    norm = real_scalar("grad_norm", given)
+    if not isinstance(given, jax.Array) and float(given) < 0:
+        raise invalid("grad_norm", ">= 0", given)
+    return jnp.where(norm < 0, jnp.nan, norm)

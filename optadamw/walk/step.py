@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import Clock, real_scalar
+from optadamw.base.hyperparameters import Clock
 from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
@@ -29,6 +27,7 @@ from optadamw.store.columns import trees_of
 from optadamw.store.state import State, state_of
 from optadamw.walk.accumulate import Incoming, Intake
 from optadamw.walk.axes import refuse_varying
+from optadamw.walk.batches import in_batches
 from optadamw.walk.composition import Composition
 from optadamw.walk.conditional import (
     Outcome,
@@ -42,7 +41,7 @@ from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.native import pass_by_kernels
-from optadamw.walk.norms import Norms, Scalars, chosen_rows
+from optadamw.walk.norms import Norms, Scalars, chosen_rows, given_norm
 from optadamw.walk.plan import plan_of
 from optadamw.walk.programs import Programs
 from optadamw.walk.scalars import scalars_of
@@ -149,7 +148,7 @@ class _Call:
             rules=(),
             inputs=self.inputs,
             scale=self.intake.inverse,
-            given=_given_norm(given),
+            given=given_norm(given),
             rescued=control.loss_scale is not None,
         )
         return norms.of_gradients()[0]
@@ -166,7 +165,7 @@ class _Call:
             inputs=inputs,
             scale=incoming.scale,
             is_due=arrival.is_due,
-            given=_given_norm(given),
+            given=given_norm(given),
             rescued=control.effective_guard is None or is_scaled,
             groups=inputs.plan.measured,
         )
@@ -216,32 +215,35 @@ class _Call:
             present = [present[i] for i in inputs.moving]
         measured = None
         members: tuple[tuple[int, ...], ...] = ()
-        statistics = composition.control.statistics
+        statistics, stats = composition.control.statistics, self.state.stats
         if statistics is not None and statistics.norms:
-            assert self.state.stats is not None
+            assert stats is not None
             members = inputs.places_of([inputs.moving, *inputs.plan.measured])
-            rows = [self.state.stats[name] for name in statistics.names]
+            rows = [stats[name] for name in statistics.names]
             measured = jnp.stack([row[-len(NORMS) :] for row in rows])
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
         inputs.check_whole()
         axes = inputs.summed_axes("the norm of its update") if members else ()
         layouts = () if inputs.layouts is None else inputs.layouts
         own = tuple(layouts[i] for i in inputs.moving if layouts)
-        key = Pass(programs, tuple(inputs.moving), members, axes, own)
+        moving = tuple(inputs.moving)
+        key = Pass(programs, moving, members, axes, own, composition.offload)
         bits = step_key(composition.seed.value, self.state.step)
         gate = go if composition.control.is_gated else None
 
         def by_xla(key: Pass, leaves: Sequence[LeafInput]) -> Outcome:
-            if gate is None:
-                return always(key, leaves, bits, present)
             run = if_step if self.emit == "param" else if_update
+            if key.offload and self.emit == "param":
+                run = in_batches
+            elif gate is None:
+                return always(key, leaves, bits, present)
             return run(key, leaves, bits, present, gate, measured)
 
         choice = composition.kernel_choice
         # The partial window of a flush chooses anew for each leaf.
         if choice == "xla" or present is not None:
             return by_xla(key, leaves)
-        paths = [inputs.plan.leaves.paths[i] for i in inputs.moving]
+        paths = [inputs.plan.leaves.paths[i] for i in moving]
         return pass_by_kernels(choice, key, leaves, bits, gate, paths, by_xla)
 
     def _all_leaves(
@@ -283,17 +285,3 @@ def _refuse_unread(composition: Composition) -> None:
             "measured. Leave `grad_norm` out; inside shard_map with_axes(...) sums the "
             "norm over the devices."
         )
-
-
-def _given_norm(given: Any) -> Array | None:
-    """Check the argument `grad_norm` of a call: a real scalar >= 0, or None.
-
-    An array that is negative, which is known only when the step runs, counts as NaN: a
-    guard skips the step, and a clip leaves the gradients as they are.
-    """
-    if given is None:
-        return None
-    norm = real_scalar("grad_norm", given)
-    if not isinstance(given, jax.Array) and float(given) < 0:
-        raise invalid("grad_norm", ">= 0", given)
-    return jnp.where(norm < 0, jnp.nan, norm)

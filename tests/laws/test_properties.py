@@ -50,7 +50,7 @@ _EVERY_LANE = {
 
 settings.register_profile(
     "commit",
-    max_examples=15 if WIDE else 50,
+    max_examples=15 if WIDE else 25,
     derandomize=True,
     database=None,
     **_EVERY_LANE,

@@ -41,6 +41,8 @@ PLANS = {
     ),
 }
 each_plan = pytest.mark.parametrize("name", PLANS)
+BLOCKS = ("compact", "8-bit", "everything")
+"""The plans whose moments are in blocks of 8 bits."""
 
 SHAPES = {"kernel": (512, 256), "stack": (4, 64, 128), "small": (24,), "scalar": ()}
 
@@ -226,7 +228,14 @@ def test_a_state_divided_further(name):
     assert plan.shares == bare.shares
     assert plan.shares["parameters"].per_device == plan.shares["parameters"].total
     for buffer in ("mu", "nu"):
-        assert plan.shares[buffer] == plain.shares[buffer]
+        further, fsdp = plan.shares[buffer], plain.shares[buffer]
+        assert further.total == fsdp.total
+        if name in BLOCKS:
+            # ZeRO-1 rather cuts blocks than the last dimension, whose parts XLA's CPU
+            # backend rounds otherwise; scales that the cut does not divide are whole.
+            assert fsdp.per_device <= further.per_device <= 1.05 * fsdp.per_device
+        else:
+            assert further == fsdp
     assert plan.shares == memory_plan(optadamw.with_zero1(tx), whole).shares
     both = AbstractMesh((2, 4), ("data", "fsdp"))
     mixed = memory_plan(tx, shapes, both, over="data", temporaries=False)

@@ -90,7 +90,7 @@ def test_the_docstring_names_the_atoms_and_wrappers_in_order():
     doc = inspect.getdoc(optadamw.adamw)
     chain = re.search(r"in this order:(.*?)\. Around", doc, re.S)
     assert re.findall(r"`(\w+)`", chain[1]) == [part.make.__name__ for part in ATOMS]
-    around = re.search(r"Around the chain(.*?)\. The docstring", doc, re.S)
+    around = re.search(r"Around the chain(.*?)\.\s+The docstring", doc, re.S)
     named = set(re.findall(r"`(\w+)`", around[1]))
     assert named == {part.make.__name__ for part in WRAPPERS} - {"chain"}
 
@@ -139,6 +139,7 @@ def test_describe_shows_arguments_of_the_atoms_and_wrappers():
         **{"accumulate_steps": 2, "accumulator_dtype": "bfloat16", "stats": True},
         **{"loss_scale": 2.0, "skip_spikes": True, "on_bad_micro_step": "wait"},
         **{"caution": True, "max_consecutive": 3, "zero1": "data"},
+        offload="mu",
     )
     text = optadamw.describe(tx, PARAMS)
     lines = re.findall(r"(?m)^(?:\d+\.|- ) (\w+)(?:: (.*))?$", text)

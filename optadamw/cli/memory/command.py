@@ -11,7 +11,8 @@ from jax.sharding import AbstractMesh, Mesh
 from optadamw.adamw import adamw
 from optadamw.base.errors import renamed
 from optadamw.cli.memory.shapes import decoder
-from optadamw.reports.memory import MemoryPlan, memory_plan, scaled
+from optadamw.reports.memory import memory_plan
+from optadamw.reports.memory_table import MemoryPlan, scaled
 from optadamw.reports.topology import topology_mesh
 from optadamw.store.formats import blockwise
 
