@@ -20,8 +20,8 @@ from benchmarks.precision.problem import raised
 from tests.campaigns.campaign import Case
 
 STEPS, PIECE = 20_000, 500
-ULP = 2.0**-8
-"""The distance of neighbors among bfloat16 numbers, relative to them, at most."""
+ULP = float(jnp.finfo(jnp.bfloat16).eps)
+"""2^-7, the distance of neighbors among bfloat16 numbers, relative to them, at most."""
 
 
 @dataclass(frozen=True)
