@@ -16,12 +16,12 @@ from optadamw.transforms.build import (
     chained,
     grouped,
     in_our_words,
-    refuse_unused,
     with_guard,
     wrapped,
 )
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation
+from optadamw.transforms.unused import refuse_unused
 from optadamw.transforms.with_commit import CommitName
 from optadamw.transforms.with_kernels import Kernel
 
@@ -260,5 +260,6 @@ def adamw(
     values: Values = given | forms(**given)
     tx = chained(values) if groups is None else grouped(values, groups)
     values = with_guard(values, tx)
+    made = wrapped(tx, values)
     refuse_unused(given, values)
-    return wrapped(tx, values)
+    return made

@@ -118,7 +118,8 @@ def real_scalar(name: str, value: Any, by: str = "") -> Array:
     """
     rule = "a real scalar"
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    dtype = getattr(value, "dtype", None)
+    is_masked = isinstance(value, np.ma.MaskedArray)
+    dtype = None if is_masked else getattr(value, "dtype", None)
     real = dtype is not None and (
         jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     )
@@ -148,8 +149,7 @@ def hyperparameter(
     """Check a number, an array or a schedule, and wrap it.
 
     The value of a tracer or of a schedule is unknown here: a guard checks it at each
-    step, and nothing does without a guard. A
-    `Hyperparameter` is returned unchanged: it was checked under an earlier name.
+    step, and nothing else does. A `Hyperparameter` was checked before.
 
     Raises:
       TypeError: `value` has none of the three forms (a bool, None, a string, ...).
@@ -159,7 +159,7 @@ def hyperparameter(
         return value
     if isinstance(value, Adjustable):
         return _held(name, value, legal, remedy)
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool | np.bool_ | np.ma.MaskedArray):
         raise mistyped(name, _FORMS, value, remedy)
     if isinstance(value, int | float | np.floating | np.integer):
         return Constant(_known(name, value, legal, remedy))
@@ -254,10 +254,10 @@ def whole_steps(name: str, value: Any) -> Constant | Dynamic:
         return value
     is_array = isinstance(value, np.ndarray | jax.Array)
     if is_array and value.shape != ():
-        what = f"must be {rule}; got an array of shape {value.shape}."
-        raise ValueError(f"`{name}` {what}")
+        shape = f"an array of shape {value.shape}"
+        raise ValueError(f"`{name}` must be {rule}; got {shape}.")
     is_number = isinstance(value, int | float | np.integer | np.floating)
-    if isinstance(value, bool) or not (is_array or is_number):
+    if isinstance(value, bool | np.ma.MaskedArray) or not (is_array or is_number):
         raise mistyped(name, rule, value)
     if isinstance(value, jax.core.Tracer):
         return Dynamic(value)

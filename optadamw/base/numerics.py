@@ -112,12 +112,23 @@ def one_minus_power(beta: float | Array, exponent: Array) -> Array:
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:
-    """Return `numerator / denominator`, and zero where the denominator is 0.
+    """Return `numerator / denominator`, and zero where the denominator counts as 0.
 
-    A denominator of 0 is replaced by infinity: this takes one selection, has a finite
-    derivative, and keeps the sign of a zero numerator.
+    A denominator smaller than `smallest_root` counts as 0: the second moment in it was
+    flushed to 0, and an epsilon of 1e-30 alone would turn a gradient of 1e-18 into a
+    direction of 1e12. It is replaced by infinity: this takes one selection, has a
+    finite derivative, and keeps the sign of a zero numerator.
     """
-    return numerator / jnp.where(denominator == 0, jnp.inf, denominator)
+    is_zero = lax.abs(denominator) < smallest_root(denominator.dtype)
+    return numerator / jnp.where(is_zero, jnp.inf, denominator)
+
+
+def smallest_root(dtype: DTypeLike) -> float:
+    """Return the root of the smallest normal number: 1.08e-19 in float32.
+
+    The root of a second moment that is not flushed to 0 is at least this.
+    """
+    return 2.0 ** (jnp.finfo(dtype).minexp // 2)
 
 
 def sum_of_squares(x: Array) -> Array:

@@ -37,7 +37,10 @@ class Site(NamedTuple):
 
 
 def step_key(seed: float | Array, step: Array) -> Array:
-    """Return the key of a step's random bits, uint32; the seed is in [0, 2**32)."""
+    """Return the key of a step's random bits, uint32; the seed is in [0, 2**32).
+
+    `step` stops at 2**31 - 1, and from then on each step draws the bits of the last.
+    """
     whole = jnp.asarray(np.uint32(int(seed)) if isinstance(seed, float) else seed)
     return mixed(mixed(whole.astype(jnp.uint32)) ^ step.astype(jnp.uint32))
 

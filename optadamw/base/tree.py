@@ -62,6 +62,7 @@ def _without_value(tree: PyTree, keys: list[Keys]) -> list[Keys]:
 def check_parameters(leaves: Leaves) -> None:
     """Refuse a leaf that is not a floating or complex array; the error has its path."""
     for path, array in zip(leaves.paths, leaves.arrays, strict=True):
+        refuse_masked(path, array)
         dtype = dtype_of(array)
         if dtype is None:
             raise kind_at_leaf(
@@ -89,6 +90,20 @@ def parameters(params: PyTree) -> Leaves:
     leaves = flatten(params)
     check_parameters(leaves)
     return leaves._replace(arrays=tuple(_as_array(a) for a in leaves.arrays))
+
+
+def refuse_masked(path: str, array: Any) -> None:
+    """Refuse a masked array of NumPy, whose mask would be lost.
+
+    Raises:
+      TypeError: `array` is one; the message has the path.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise kind_at_leaf(
+            path,
+            "it is a masked array of NumPy, and JAX has no masked elements.",
+            "Pass array.filled(0), or whatever number stands for a masked element.",
+        )
 
 
 def _as_array(leaf: Any) -> Any:
@@ -187,6 +202,7 @@ def gradients_for(params: Leaves, grads: PyTree) -> list[Any]:
 def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
     if grad is None or getattr(grad, "dtype", None) == jax.dtypes.float0:
         return None
+    refuse_masked(path, grad)
     dtype = dtype_of(grad)
     if dtype is None:
         raise kind_at_leaf(

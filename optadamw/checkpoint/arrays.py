@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.base.tree import refuse_masked
 from optadamw.checkpoint.damage import damaged
 
 _PIECE = 4 << 20
@@ -50,6 +51,7 @@ def on_host(name: str, leaf: Any) -> np.ndarray:
                 "it is sharded over several processes.",
                 "Save the state with Orbax, which writes from all of them at once.",
             )
+    refuse_masked(name, leaf)
     # device_get and not asarray alone: an explicit transfer passes a transfer guard.
     array = np.asarray(jax.device_get(leaf))
     if not (array.dtype.kind in "biufc" or _is_foreign(array.dtype)):

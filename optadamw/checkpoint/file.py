@@ -10,6 +10,7 @@ from optadamw.base.types import PyTree
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
 from optadamw.checkpoint.damage import damaged
+from optadamw.checkpoint.path import path_of
 from optadamw.checkpoint.portable import Saved, gather, opened, record_of
 from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
@@ -38,6 +39,7 @@ def save(
 
     Raises:
       OSError: the file cannot be written; an earlier file of this name is unchanged.
+      TypeError: `path` is no path.
       TypeError, ValueError: the state or the parameters cannot be saved, see
         `to_portable`.
 
@@ -50,9 +52,9 @@ def save(
       >>> checkpoint.load(path)  # doctest: +ELLIPSIS
       <Saved: step 0, 4 arrays, with parameters, by optadamw ...>
     """
-    gathered = gather(tx, state, params)
     # The file behind a symbolic link is replaced, not the link.
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path_of(path)))
+    gathered = gather(tx, state, params)
     with replacing(target) as file, ThreadPoolExecutor(1) as thread:
         # Digests are computed while the arrays are written: both take about as long.
         record = thread.submit(record_of, gathered)
@@ -78,19 +80,19 @@ def load(path: str | os.PathLike[str], *, is_limited: bool = True) -> Saved:
       OSError: there is no such file, it cannot be read, or is a pipe or a device.
       DamagedCheckpoint: the file is cut short, altered, or no checkpoint.
       ValueError: the file has a later format, or announces too many bytes.
+      TypeError: `path` is no path.
 
     Example:
       See `save`.
     """
-    check_regular(Path(path))
-    bounds = Bounds(Path(path), is_limited, "`load(path, is_limited=False)`")
+    path = path_of(path)
+    check_regular(path)
+    bounds = Bounds(path, is_limited, "`load(path, is_limited=False)`")
     with open(path, "rb") as file:
         try:
             arrays = zipped.read(file, bounds.check)
         except TooLarge:
             raise
         except Exception as error:  # zip, NumPy: more kinds than can be listed
-            raise damaged(
-                f"'{os.fspath(path)}' is no whole .npz file ({error})."
-            ) from error
+            raise damaged(f"'{path}' is no whole .npz file ({error}).") from error
     return opened(arrays)

@@ -117,15 +117,19 @@ def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def measure_leaf(
-    program: Program, measure: Callable[[Array], Measured], given: LeafInput
+    program: Program,
+    measure: Callable[..., Measured],
+    given: LeafInput,
+    *others: Array,
 ) -> Measured:
-    """Return `measure` of a leaf's update, such as `sum_of_squares`."""
+    """Return `measure(update, *others)` of a leaf, such as its `sum_of_squares`."""
     if given.grad.dtype.itemsize < 4:
         # Without the barrier XLA converts the gradient once for norm and step, into a
         # float32 array in memory.
         given = given._replace(grad=lax.optimization_barrier(given.grad))
     given = with_leaf_scalars(program, given)
-    return measure(apply_rules(program, given, decode(program, given)).value())
+    update = apply_rules(program, given, decode(program, given)).value()
+    return measure(update, *others)
 
 
 def write_parameter(

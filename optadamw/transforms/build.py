@@ -79,7 +79,7 @@ def _unknown(function: str, name: str, value: Any, known: list[str]) -> TypeErro
 
 def chained(values: Values) -> Transformation:
     """Chain the atoms that the options ask for."""
-    return chain(*(_made(part, values) for part in ATOMS if _is_asked(part, values)))
+    return chain(*(_made(part, values) for part in ATOMS if is_asked(part, values)))
 
 
 def grouped(values: Values, groups: Groups) -> Transformation:
@@ -117,7 +117,7 @@ def _chained_for(group: str, values: Values) -> Transformation:
 def wrapped(tx: Transformation, values: Values) -> Transformation:
     """Put the wrappers that the options ask for around a chain."""
     for part in WRAPPERS:
-        if _is_asked(part, values):
+        if is_asked(part, values):
             tx = _made(part, values, tx)
     return tx
 
@@ -159,45 +159,6 @@ def with_guard(values: Values, tx: Transformation) -> Values:
     return values
 
 
-def refuse_unused(given: Values, values: Values) -> None:
-    """Refuse an option that the user gave for a part that nothing asks for.
-
-    Args:
-      given: the options as the user gave them.
-      values: the options with those that `precision` and the guard add.
-
-    Raises:
-      ValueError: the option would have no effect.
-    """
-    parts = (*ATOMS, *WRAPPERS)
-    taken = {
-        option.name
-        for part in parts
-        if _is_asked(part, values)
-        for option in part.options
-    }
-    for part in parts:
-        for option in part.options:
-            value = given[option.name]
-            is_given = value is not None and value is not False and not option.asks
-            if is_given and option.name not in taken:
-                raise _unused(option.name, value)
-
-
-def _unused(name: str, value: Any) -> ValueError:
-    askers = [
-        part.asked_by
-        for part in (*ATOMS, *WRAPPERS)
-        if part.asked_by and any(option.name == name for option in part.options)
-    ]
-    missing = " or ".join(f"`{asker.name}`" for asker in askers)
-    remedies = " or ".join(asker.remedy for asker in askers)
-    return ValueError(
-        f"`{name}` has no effect without {missing}; got {name}={value!r}. Give "
-        f"{remedies}, or leave it out."
-    )
-
-
 def _check_own(name: str, own: Mapping[str, Any]) -> None:
     """Refuse options that concern more than one group, and misspelled ones."""
     legal = group_options()
@@ -223,8 +184,8 @@ def _check_frozen(name: str, own: Mapping[str, Any]) -> None:
         )
 
 
-def _is_asked(part: Part, values: Values) -> bool:
-    """Whether the options ask for a part; the asking option is checked for its form."""
+def is_asked(part: Part, values: Values) -> bool:
+    """Return whether the options ask for a part, whose option's form is checked."""
     asker = part.asked_by
     if asker is None:
         return True

@@ -54,6 +54,9 @@ class Option:
     empty: the value is passed on, and the part checks it."""
     example: str = ""
     """A value for the error that recommends the option; empty: True."""
+    needs: str = ""
+    """Another option without which this one would have no effect, besides the one that
+    asks for the part; empty: none."""
     elsewhere: tuple[str, ...] = ()
     """Names of the option in other libraries, for the error that gives ours."""
 
@@ -212,6 +215,10 @@ ATOMS = (
 )
 """The parts of the chain, in its order."""
 
+ON_BAD_MICRO_STEP = Option(
+    "on_bad_micro_step", "on_bad_micro_step", needs="accumulate_steps"
+)
+
 WRAPPERS = (
     Part(chain, (Option("update_dtype", "update_dtype", asks=True),)),
     Part(
@@ -261,7 +268,7 @@ WRAPPERS = (
         skip_nonfinite,
         (
             Option("skip_nonfinite", SWITCH, asks=True),
-            Option("on_bad_micro_step", "on_bad_micro_step"),
+            ON_BAD_MICRO_STEP,
             Option("max_consecutive", "max_consecutive"),
         ),
         fields={"on_bad": "on_bad_micro_step"},
@@ -269,7 +276,7 @@ WRAPPERS = (
     Part(
         skip_spikes,
         (
-            Option("on_bad_micro_step", "on_bad_micro_step"),
+            ON_BAD_MICRO_STEP,
             Option("max_consecutive", "max_consecutive"),
             # Last, so that the mapping counts more than the options above.
             Option("skip_spikes", SEVERAL, asks=True),

@@ -20,7 +20,8 @@ def with_seed(inner: Transformation, seed: Number) -> Transformation:
 
     The bits are a hash of (seed, step, leaf, buffer, element), so two runs with the
     same seed round alike. So do the members of a `vmap` and the parts inside a
-    `jax.shard_map`, unless each of them has a seed of its own.
+    `jax.shard_map`, unless each of them has a seed of its own. The step count stops at
+    2**31 - 1: later steps all draw the same bits unless you change the seed.
 
     Args:
       inner: a transformation that rounds at random: with the commit "stochastic", or

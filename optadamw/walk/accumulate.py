@@ -196,6 +196,10 @@ def _emptied(buffer: Array) -> Array:
 def _is_present(buffer: Any, like: Any) -> Array:
     """Return whether a gradient was added to an accumulator since it was emptied."""
     reals = as_reals(buffer, compute_dtype(like.dtype))
-    # Only -0.0 has the reciprocal -inf. This is one reduction of an arithmetic
-    # expression; a comparison would first be materialized as an array of bools.
-    return jnp.max(1 / reals, initial=-jnp.inf) != -jnp.inf
+    # The bits of -0.0 are those of the smallest integer. This is one reduction of an
+    # elementwise expression; a comparison of each element would first be materialized
+    # as an array of bools, and a reciprocal would be an infinity for `jax_debug_infs`.
+    kind = jnp.int64 if reals.dtype == jnp.float64 else jnp.int32
+    least = jnp.iinfo(kind).min
+    bits = jax.lax.bitcast_convert_type(reals, kind)
+    return jnp.max(bits, initial=least) != least

@@ -142,12 +142,11 @@ def _tree_norms(
 ) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
 
-    def of_leaves(*measures: Callable[[Array], Any]) -> list[Any]:
-        """Measure each leaf, by its own function or all by one, over all devices."""
-        each = measures if len(measures) > 1 else measures * len(programs)
+    def of_leaves(measure: Callable[..., Any], *columns: Sequence[Array]) -> list[Any]:
+        """Measure each leaf, with its entry of each column, over all devices."""
         found = [
-            measure_leaf(program, measure, x)
-            for program, measure, x in zip(programs, each, leaves, strict=True)
+            measure_leaf(program, measure, x, *others)
+            for program, x, *others in zip(programs, leaves, *columns, strict=True)
         ]
         if not axes:
             return found
@@ -155,8 +154,7 @@ def _tree_norms(
         return [jax.tree.map(partial(summed, axes=over), x) for x, over in pairs]
 
     def again(sums: Sequence[Array]) -> list[Array]:
-        each = (partial(rescaled_squares, plain=total) for total in sums)
-        return [widened(x, widest) for x in of_leaves(*each)]
+        return [widened(x, widest) for x in of_leaves(rescaled_squares, sums)]
 
     def measured() -> Array:
         if rescued:

@@ -11,6 +11,7 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint
+from optadamw.dialects.files import files
 from tests.checkpoint.runs import adamw, run
 from tests.support import trees
 
@@ -69,6 +70,22 @@ def test_bad_arguments_are_refused():
             checkpoint.restore(adamw(), params, saved, **arguments)
 
 
+@pytest.mark.parametrize("path", [5, None, b"run.npz", adamw()], ids=type)
+@pytest.mark.parametrize("call", ["save", "load", "read", "write"])
+def test_what_is_no_path_is_refused(call, path):
+    calls = {
+        "save": lambda: checkpoint.save(path, adamw(), None),
+        "load": lambda: checkpoint.load(path),
+        "read": lambda: files.read(path),
+        "write": lambda: files.write(path, {}),
+    }
+    words = (
+        rf"`path` must be a str or an os.PathLike of a str; got {re.escape(repr(path))}"
+    )
+    with pytest.raises(TypeError, match=words):
+        calls[call]()
+
+
 def test_what_cannot_be_saved_is_refused():
     tx, params = adamw(), {"w": jnp.ones(2)}
     state = tx.init(params)
@@ -81,6 +98,9 @@ def test_what_cannot_be_saved_is_refused():
         checkpoint.to_portable(tx, state._replace(nu={"w": "text"}))
     with pytest.raises(TypeError, match=r"Leaf 'nu/w'.*jax.random.key_data"):
         checkpoint.to_portable(tx, state._replace(nu={"w": jax.random.key(0)}))
+    masked = np.ma.masked_array([1.0, 2.0], mask=[True, False])
+    with pytest.raises(TypeError, match=r"Leaf 'nu/w'.*masked array"):
+        checkpoint.to_portable(tx, state._replace(nu={"w": masked}))
     with pytest.raises(ValueError, match="Two leaves are called 'mu/a/b'"):
         clash = {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}
         checkpoint.to_portable(tx, tx.init(clash))

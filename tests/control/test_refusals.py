@@ -143,6 +143,23 @@ BAD_OPTIONS = [
     # Guards.
     (TypeError, "`skip_nonfinite` must be True or False; got 1", {"skip_nonfinite": 1}),
     (ValueError, "`on_bad_micro_step` has no effect", {"on_bad_micro_step": "drop"}),
+    (
+        ValueError,
+        "`on_bad_micro_step` has no effect without `accumulate_steps`; got "
+        "on_bad_micro_step='drop'. Give accumulate_steps, for example 8, or leave it",
+        {"skip_nonfinite": True, "on_bad_micro_step": "drop"},
+    ),
+    (
+        ValueError,
+        "`on_bad_micro_step` has no effect without `accumulate_steps`; got",
+        {"loss_scale": DynamicLossScale(), "on_bad_micro_step": "abort"},
+    ),
+    (
+        ValueError,
+        "`on_bad_micro_step` has no effect without `accumulate_steps`; got "
+        "on_bad_micro_step='wait'",
+        {"skip_spikes": {"on_bad_micro_step": "wait"}},
+    ),
     (ValueError, "`max_consecutive` has no effect", {"max_consecutive": 2}),
     (
         ValueError,

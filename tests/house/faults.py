@@ -159,9 +159,16 @@ FAULTS = [
     Fault(
         "zero over zero is NaN",
         "base/numerics.py",
-        "return numerator / jnp.where(denominator == 0, jnp.inf, denominator)",
+        "return numerator / jnp.where(is_zero, jnp.inf, denominator)",
         "return numerator / denominator",
         "rules/test_field_faults.py::test_n1_a_zero_gradient_moves_nothing",
+    ),
+    Fault(
+        "a moment that is flushed to 0 is divided by",
+        "base/numerics.py",
+        "lax.abs(denominator) < smallest_root(denominator.dtype)",
+        "denominator == 0",
+        "rules/test_field_faults.py -k flushed",
     ),
     Fault(
         "the derivative of the root is infinite at zero",

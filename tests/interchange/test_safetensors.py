@@ -87,6 +87,12 @@ DAMAGED = {
     "size": (changed(shape=[3]), "has 4 bytes of it"),
     "backwards": (changed(data_offsets=[12, 8]), "has -4 bytes"),
     "huge": (changed(shape=[2**60, 2**60]), "bytes of it"),
+    "huge and empty": (
+        changed(shape=[0, 2**70], data_offsets=[12, 12])[:-4],
+        "'y' has a shape that no array has",
+    ),
+    "65 axes": (changed(shape=[1] * 65), "'y' has a shape that no array has"),
+    "a list for a dtype": (changed(dtype=[]), r"has the dtype \[\]"),
 }
 
 
@@ -94,8 +100,10 @@ DAMAGED = {
 def test_damaged_safetensors(data, text, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
-    with pytest.raises(DamagedFile, match=text):
-        files.read(path)
+    for reader in (files.read, safetensors.read):
+        with pytest.raises(DamagedFile, match=text) as caught:
+            reader(path)
+        assert f"'{path}'" in str(caught.value)
 
 
 def test_every_cut_of_safetensors_is_found(tmp_path):

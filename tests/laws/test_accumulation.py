@@ -269,6 +269,20 @@ def test_a_flush_leaves_alone_what_had_no_gradient():
             trees.assert_same_bits(getattr(flushed, name)["frozen"], before["frozen"])
 
 
+def test_a_flush_finds_gradients_without_an_infinity():
+    """Under jax_debug_infs every result of eager mode is looked at."""
+    tiny = np.float32(1e-45)  # subnormal, which counts as a gradient
+    for value in (1.0, 0.0, -tiny, np.float32(-np.nan)):
+        params = {"w": jnp.ones(3), "frozen": jnp.ones(2)}
+        tx = optadamw.adamw(0.1, accumulate_steps=2)
+        grads = {"w": jnp.full(3, value), "frozen": None}
+        params, state = tx.step(grads, tx.init(params), params)
+        with jax.debug_infs(True):
+            after, _ = tx.flush(state, params)
+        assert not np.any(np.asarray(after["w"]) == 1.0), value
+        assert float(after["frozen"][0]) == 1.0
+
+
 def test_a_flush_that_is_told_takes_no_memory():
     tx = optadamw.adamw(0.1, accumulate_steps=3, skip_nonfinite=True, ema_decay=0.5)
     params = {name: jnp.ones((256, 256)) for name in "ab"}

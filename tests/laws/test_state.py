@@ -186,6 +186,23 @@ def test_schedules_saturate_with_the_counter():
     trees.assert_same_types(second, first)
 
 
+def test_random_bits_repeat_when_the_counter_stops():
+    params = {"w": jnp.full(64, 1.0, jnp.bfloat16)}
+    grads = {"w": jnp.ones(64, jnp.bfloat16)}
+
+    def written(step: int, seed: int) -> np.ndarray:
+        tx = optadamw.adamw(1e-4, commit="stochastic", seed=seed)
+        state = tx.init(params)._replace(step=jnp.int32(step))
+        after, state = tx.step(grads, state, params)
+        assert int(state.step) == min(step + 1, 2**31 - 1)
+        return np.asarray(after["w"], np.float32)
+
+    last = written(2**31 - 1, 0)
+    assert np.array_equal(last, written(2**31 - 1, 0))
+    assert not np.array_equal(last, written(2**31 - 2, 0))
+    assert not np.array_equal(last, written(2**31 - 1, 1))
+
+
 # --- Compilation ---------------------------------------------------------------------
 
 

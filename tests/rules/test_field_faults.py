@@ -120,6 +120,28 @@ def test_n4_without_eps_a_tiny_gradient_moves_by_its_rate_or_not_at_all(g):
         assert np.all((step == 0) | (np.abs(step / 1e-2 - 1) < 1e-5))
 
 
+@pytest.mark.parametrize("eps_mode", ["outside", "hat"])
+@pytest.mark.parametrize("eps", [1e-19, 1e-20, 1e-30, 1e-38, 1e-45])
+@pytest.mark.parametrize("g", [3e-18, 1e-18, 1e-20, 1e-30, -1e-37])
+def test_n4_a_second_moment_that_is_flushed_to_zero_leaves_no_eps_alone(
+    g, eps, eps_mode
+):
+    # g / eps would be a direction of up to 1e27. None is above 1 / sqrt(1 - b2).
+    params = {"p": jnp.zeros(3)}
+    tx = optadamw.adamw(1e-2, eps=eps, weight_decay=0.0, eps_mode=eps_mode)
+    after, state = train(tx, params, [g] * 3)
+    assert_finite(after, state)
+    assert np.all(np.abs(np.asarray(after["p"])) <= 3 * 1e-2 * 32)
+
+
+def test_n4_in_float64_a_small_eps_counts():
+    with jax.enable_x64(True):
+        params = {"p": jnp.zeros(3, jnp.float64)}
+        tx = optadamw.adamw(1e-2, eps=1e-30, weight_decay=0.0)
+        after, _ = train(tx, params, [1e-30])
+        np.testing.assert_allclose(after["p"], -0.5e-2, rtol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [BF16, np.float16])
 def test_n6_the_second_moment_of_a_16_bit_parameter_decays(dtype):
     # In bfloat16 0.999 * nu rounds back to nu: 0.00099945 for ever. In float16 it is

@@ -57,7 +57,8 @@ class Setup:
             options["accumulate_steps"] = _known(control.every)
             options["accumulator_dtype"] = control.accumulator_dtype
         if control.guard:
-            options["on_bad_micro_step"] = control.guard
+            if control.every is not None:
+                options["on_bad_micro_step"] = control.guard
             options["max_consecutive"] = control.max_consecutive
             options["skip_nonfinite"] = True
         if control.spikes:

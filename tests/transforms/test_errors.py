@@ -177,6 +177,7 @@ NO_NUMBERS = (
     (jnp.array(1j), "complex64"),
     (jax.random.key(0), "key"),
     (jax.ShapeDtypeStruct((), jnp.float32), "ShapeDtypeStruct"),
+    (np.ma.masked_array(0.5, mask=True), "MaskedArray"),
     (object(), "object"),
     (no_argument, "no_argument.*one argument, the step"),
     (two_arguments, "two_arguments.*one argument, the step"),

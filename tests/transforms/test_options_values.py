@@ -161,9 +161,14 @@ PAIRS = (
         {"loss_scale": DynamicLossScale()}, with_loss_scale(PLAIN, DynamicLossScale())
     ),
     Pair(
-        {"loss_scale": DynamicLossScale(), "on_bad_micro_step": "abort"},
+        {
+            "loss_scale": DynamicLossScale(),
+            "on_bad_micro_step": "abort",
+            "accumulate_steps": 2,
+        },
         with_loss_scale(
-            skip_nonfinite(PLAIN, on_bad_micro_step="abort"), DynamicLossScale()
+            skip_nonfinite(multi_steps(PLAIN, 2), on_bad_micro_step="abort"),
+            DynamicLossScale(),
         ),
     ),
     Pair({"skip_nonfinite": True}, skip_nonfinite(PLAIN)),

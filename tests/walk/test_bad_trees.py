@@ -222,6 +222,24 @@ def test_leaves_that_no_optimizer_can_move_are_refused_by_path(case):
     assert bits(CALLS["jit(step)"](GRADS, STATE, PARAMS)) == AFTER
 
 
+def test_a_masked_array_is_refused_by_path():
+    masked = np.ma.masked_array(np.ones(3), mask=[1, 0, 0])
+    params, grads = with_bias(masked, PARAMS), with_bias(masked, GRADS)
+    for call in (
+        lambda: TX.init(params),
+        lambda: TX.step(GRADS, STATE, params),
+        lambda: TX.step(grads, STATE, PARAMS),
+        lambda: TX.update(grads, STATE, PARAMS),
+    ):
+        with pytest.raises(TypeError, match=r"'encoder/b'.*masked.*array.filled\(0\)"):
+            call()
+    masked = np.ma.masked_array(1.0, mask=True)
+    tx = optadamw.adamw(0.1, clip_global_norm=1.0, skip_nonfinite=True)
+    for name in ("grad_norm", "weight", "loss"):
+        with pytest.raises(TypeError, match=rf"(?s)`{name}` must be .*MaskedArray"):
+            tx.step(GRADS, tx.init(PARAMS), PARAMS, **{name: masked})
+
+
 def test_a_leaf_at_the_root_is_named_so():
     with pytest.raises(TypeError, match=r"root.*int32"):
         TX.init(jnp.arange(3))

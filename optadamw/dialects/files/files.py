@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import Bounds, check_regular
+from optadamw.checkpoint.path import path_of
 from optadamw.checkpoint.replacing import replacing
 from optadamw.dialects.files import hdf5, npz, orbax, packing, safetensors, torch
 from optadamw.dialects.files.refusing import DamagedFile
@@ -40,7 +41,7 @@ def read(path: str | os.PathLike[str], is_limited: bool = True) -> Any:
       TooLarge: the file announces far more bytes of arrays than it has.
       ValueError: a name without a known suffix.
     """
-    path = Path(path)
+    path = path_of(path)
     check_regular(path)
     bounds = Bounds(path, is_limited)
     if path.is_dir():
@@ -56,7 +57,7 @@ def write(path: str | os.PathLike[str], saved: Any) -> None:
       MissingPackage: writing it takes a package that is not installed.
       ValueError, TypeError: a state that such a file cannot hold.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.suffix:
         orbax.write(path, saved)
         return

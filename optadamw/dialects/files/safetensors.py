@@ -43,6 +43,9 @@ SPELLED = {name: code for code, name in DTYPES.items()}
 _LARGEST_HEADER = 100_000_000
 """The limit that the format sets, in bytes."""
 
+_MOST_AXES = 64
+"""The limit that NumPy sets."""
+
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read the arrays of a file, by name, and its metadata.
@@ -95,12 +98,14 @@ def _entry(name: str, key: str, entry: Any) -> _Entry:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(name, f"the entry of '{key}' is not one of an array")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if code not in DTYPES:
+    if not isinstance(code, str) or code not in DTYPES:
         raise _damaged(
             name, f"'{key}' has the dtype {code!r}; known are {', '.join(DTYPES)}"
         )
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise _damaged(name, f"'{key}' has the shape {shape} and offsets {offsets}")
+    if len(shape) > _MOST_AXES or any(length >= 2**63 for length in shape):
+        raise _damaged(name, f"'{key}' has a shape that no array has, {shape[:8]}")
     dtype = jnp.dtype(DTYPES[code])
     begin, end = offsets
     if end - begin != math.prod(shape) * dtype.itemsize:
