@@ -56,6 +56,7 @@ from optadamw.transforms.scale_by_learning_rate import (
 )
 from optadamw.transforms.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from optadamw.transforms.skip_spikes import skip_spikes as skip_spikes
+from optadamw.transforms.stats import Stats as Stats
 from optadamw.transforms.step import step as step
 from optadamw.transforms.transformation import Transformation as Transformation
 from optadamw.transforms.with_axes import with_axes as with_axes
@@ -66,10 +67,16 @@ from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_sca
 from optadamw.transforms.with_offload import with_offload as with_offload
 from optadamw.transforms.with_pallas import with_pallas as with_pallas
 from optadamw.transforms.with_seed import with_seed as with_seed
-from optadamw.transforms.with_stats import Stats as Stats
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
 from optadamw.transforms.with_zero1 import with_zero1 as with_zero1
+from optadamw.tuning.points import grid_points as grid_points
+from optadamw.tuning.points import random_points as random_points
+from optadamw.tuning.programs import Members as Members
+from optadamw.tuning.range_test import RangeTest as RangeTest
+from optadamw.tuning.range_test import lr_range_test as lr_range_test
+from optadamw.tuning.sweep import Sweep as Sweep
+from optadamw.tuning.sweep import sweep as sweep
 
 if _TYPE_CHECKING:
     from optadamw import checkpoint as checkpoint
@@ -82,9 +89,12 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "DynamicLossScale",
+    "Members",
     "MemoryPlan",
+    "RangeTest",
     "State",
     "Stats",
+    "Sweep",
     "Transformation",
     "__version__",
     "adamw",
@@ -110,9 +120,11 @@ __all__ = [
     "exclude",
     "finalize",
     "freeze",
+    "grid_points",
     "integrations",
     "interchange",
     "layerwise_decay",
+    "lr_range_test",
     "maximize",
     "memory_plan",
     "multi_steps",
@@ -121,6 +133,7 @@ __all__ = [
     "only",
     "param_groups",
     "plotting",
+    "random_points",
     "scale_by_adam",
     "scale_by_learning_rate",
     "scale_loss",
@@ -133,6 +146,7 @@ __all__ = [
     "step",
     "stochastic",
     "swap_ema",
+    "sweep",
     "with_axes",
     "with_commit",
     "with_kernels",

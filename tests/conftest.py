@@ -90,6 +90,15 @@ ALLOWED_SKIPS = {
     ("dialects/test_guides.py", "TensorFlow with Keras 2 is not installed"),
     ("dialects/test_guides.py", "optimi is not installed"),
     ("dialects/test_guides.py", "timm is not installed"),
+    # Loops of other libraries, which a lane of .ci/run installs.
+    *(
+        ("foreign/test_libraries.py", f"{library} is not installed")
+        for library in (
+            *("numpyro", "flowjax", "blackjax", "evosax", "gpjax"),
+            *("penzai", "haiku", "sbx", "tunix", "netket"),
+        )
+    ),
+    ("foreign/test_optax.py", "another Optax"),
     # XLA's compilers for devices, which the lanes of .ci/run install by themselves.
     ("reports/test_topology.py", "libtpu is not installed"),
     ("reports/test_topology.py", "JAX's plugin for CUDA is not installed"),

@@ -36,6 +36,7 @@ ONE_IN = {
     "dialects/test_values.py::"
     "test_a_transformation_works_in_scan_under_vmap_and_in_place": 4,
     "dialects/test_values.py::test_equal_ones_share_the_compiled_step": 3,
+    "foreign/test_optax.py::test_a_wrapper_trains_the_same_numbers": 3,
     "house/test_benchmarks.py::test_every_configuration_is_measured_as_planned": 13,
     "house/test_compare.py::test_a_copy_has_no_differences": 0,
     "house/test_compare.py::test_what_is_planted_is_noticed": 0,
@@ -98,6 +99,7 @@ ONE_IN = {
     "native/test_operations.py::test_floats_of_16_bits": 2,
     "native/test_operations.py::test_integers": 2,
     "native/test_pass.py::test_steps_of_narrow_parameters_are_the_same": 4,
+    "reports/test_plots.py::test_a_plot_is_drawn": 2,
     "rules/test_combinations.py::test_a_row_of_options_follows_the_oracle": 16,
     "rules/test_extending.py::test_lookahead_is_that_of_optax": 8,
     "rules/test_field_faults.py::"
@@ -134,6 +136,7 @@ ONE_IN = {
     "store/test_composition.py::test_without_jit": 0,
     "store/test_sharding.py::test_a_sharded_step_is_the_unsharded_one": 0,
     "store/test_training.py::test_every_shape_trains_as_bounded": 0,
+    "tuning/test_sweep.py::test_members_are_divided_over_eight_devices": 0,
     "transforms/test_adjustable.py::"
     "test_a_number_that_is_set_is_the_number_that_is_given": 4,
     "transforms/test_freeze.py::test_an_update_of_a_frozen_parameter_changes_no_bit": 4,

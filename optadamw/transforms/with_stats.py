@@ -1,7 +1,7 @@
 """Record statistics of each step, and read them and the counters by name."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -13,82 +13,8 @@ from optadamw.control.counters import event
 from optadamw.control.statistics import FREE, NORMS, TREE, Statistics
 from optadamw.store.state import State, states_in
 from optadamw.transforms.call import prints_as_call
+from optadamw.transforms.stats import GroupStats, Stats
 from optadamw.transforms.transformation import Transformation, controlled
-
-
-class GroupStats(NamedTuple):
-    """Norms over one group of parameters in the last step that was taken.
-
-    Attributes:
-      grad_norm: norm of the group's gradients before any clip.
-      update_norm: norm of the group's updates; None without `norms=True`.
-      param_norm: norm of the group's parameters after the step; None without
-        `norms=True`.
-    """
-
-    grad_norm: Array
-    update_norm: Array | None
-    param_norm: Array | None
-
-
-class Stats(NamedTuple):
-    """The statistics and counters that `stats_of` returns.
-
-    Rates and norms are those of the last step that was taken, 0 before the first step;
-    `with_stats` records them. Counters count from the first call; `with_stats`,
-    `multi_steps` and the guards record them. A field that is not recorded is None.
-
-    Attributes:
-      step: number of optimizer steps taken.
-      learning_rate: learning rate of the last step.
-      weight_decay: weight decay as configured, of the first decay in the chain. It is
-        not multiplied by the learning rate.
-      grad_norm: norm of all gradients, accumulated, with the loss scale undone, before
-        any clip.
-      clipped_grad_norm: norm of the gradients after all clips, from which the moments
-        are computed.
-      update_norm: norm of the updates before they are rounded; None without
-        `norms=True`.
-      param_norm: norm of the parameters after the step; None without `norms=True`.
-        Parameters without a gradient are left out.
-      clip_fraction: fraction of the steps whose gradient was clipped.
-      skipped: number of optimizer steps that were due and skipped.
-      nonfinite: number of gradients or losses that were not finite.
-      spikes: number of gradients or losses beyond the limit of the spike guard.
-      illegal: number of optimizer steps that a guard skipped because an array or a
-        schedule gave a hyperparameter outside its legal interval.
-      dropped: number of micro-batches left out of their window.
-      consecutive: number of bad gradients since the last good one.
-      stalled: whether `consecutive` is at least `max_consecutive`.
-      loss_scale: factor for the next loss; None without a loss scale.
-      fill: number of gradients received since the last window of accumulation ended;
-        None without `multi_steps`.
-      groups: norms of each group by its name; empty without `with_stats(..., groups=)`.
-      steps_past_schedule: number of steps taken after the schedule of the learning rate
-        had ended, 0 before. None unless `stats_of` is given a `tx` whose learning rate
-        is a schedule with an end: those of `optadamw.schedules` say where they end, and
-        another schedule can with an attribute `horizon`.
-    """
-
-    step: Array
-    learning_rate: Array | None
-    weight_decay: Array | None
-    grad_norm: Array | None
-    clipped_grad_norm: Array | None
-    update_norm: Array | None
-    param_norm: Array | None
-    clip_fraction: Array | None
-    skipped: Array | None
-    nonfinite: Array | None
-    spikes: Array | None
-    illegal: Array | None
-    dropped: Array | None
-    consecutive: Array | None
-    stalled: Array | None
-    loss_scale: Array | None
-    fill: Array | None
-    groups: dict[str, GroupStats]
-    steps_past_schedule: Array | None = None
 
 
 @prints_as_call

@@ -19,6 +19,19 @@ LABELS = {name: label for name, (label, _) in COMPARED.items()} | {
     "adamw_averaged": "AdamW, averaged"
 }
 
+_CURVES = (
+    "training_loss",
+    "validation_loss",
+    "training_accuracy",
+    "validation_accuracy",
+    "gradient_norm",
+    "learning_rate",
+)
+_TITLES = {
+    "loss": "Loss (cross-entropy, nats)",
+    "gradient_norm": "Gradient norm (mean of the epoch)",
+}
+
 
 def run(settings: Settings, progress: Progress) -> Chapter:
     """Train both optimizers and compare them on the test examples."""
@@ -87,7 +100,12 @@ def _draw(runs: dict[str, Run], settings: Settings) -> list[Plot]:
     ratios = settings.output / "update_to_weight.png"
     return [
         Plot(
-            plotting.curves(histories, settings.output / "curves.png"),
+            plotting.curves(
+                histories,
+                settings.output / "curves.png",
+                fields=_CURVES,
+                titles=_TITLES,
+            ),
             "Loss, accuracy, gradient norm and learning rate by epoch.",
         ),
         Plot(

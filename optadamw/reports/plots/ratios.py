@@ -1,0 +1,98 @@
+"""The ratio of update to weight, by which a learning rate is judged."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from optadamw.reports.plots.records import (
+    History,
+    along,
+    checked_histories,
+    column,
+    listed,
+)
+from optadamw.reports.plots.style import COLORS, DASHED, MARKERS, finish, words
+
+FIELD = "update_to_weight"
+
+
+def update_to_weight(
+    histories: Mapping[str, History], path: str | Path, *, x: str | None = None
+) -> Path:
+    """Draw the length of each layer's update relative to that of its weights.
+
+    A ratio near 1e-3 is a common rule of thumb for a fitting learning rate; layers that
+    differ by orders of magnitude learn at different speeds.
+
+    Args:
+        histories: For each label, one record for each epoch or step. Its ratios are in
+            `update_to_weight`, a mapping of layers to ratios, or in numbers whose names
+            end so, as in `stats_of(state).flat()` of a transformation with
+            `with_stats(tx, norms=True, groups=...)`.
+        path: The file to write; its ending chooses the format, such as ".png".
+        x: The field along which they are drawn. None (default): "epoch", or else
+            "step", also after a prefix as in "optimizer/step".
+
+    Returns:
+        `path`.
+
+    Raises:
+        TypeError: `histories` is no mapping of labels to lists of records, or a value
+            is no number.
+        ValueError: There is no record, or one lacks a ratio; the message names it.
+    """
+    checked = checked_histories(histories)
+    figure = Figure(figsize=(max(5 * len(checked), 7), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(checked), sharex=True, sharey=True, squeeze=False)
+    thumb = "1e-3 (rule of thumb)"
+    shown = dict.fromkeys(name for rows in checked.values() for name in _ratios(rows))
+    for axes, (label, history) in zip(panels[0], checked.items(), strict=True):
+        axis, name = along(history, x), f"histories[{label!r}]"
+        steps = column(name, history, axis, "Record it, or choose another `x`.")
+        rows = [_ratios([record]) for record in history]
+        for index, layer in enumerate(shown):
+            remedy = "Record the ratio of every layer in every record."
+            axes.plot(
+                steps,
+                column(name, rows, layer, remedy),
+                color=COLORS[index % len(COLORS)],
+                marker=MARKERS[index % len(MARKERS)],
+                markevery=max(1, len(steps) // 8),
+                label=layer,
+            )
+        axes.axhline(1e-3, color="0.35", linewidth=1, linestyle=DASHED, label=thumb)
+        finish(axes, label)
+        axes.set_xlabel(words(axis))
+        axes.set_yscale("log")
+    panels[0, 0].set_ylabel("|update| / |weight|")
+    handles, layers = panels[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        layers,
+        loc="outside upper center",
+        ncols=min(len(layers), 5),
+        frameon=False,
+    )
+    figure.savefig(path, dpi=150)
+    return Path(path)
+
+
+def _ratios(rows: History) -> dict[str, Any]:
+    """Return the ratios of the first record, by layer."""
+    found: dict[str, Any] = {}
+    for field, value in rows[0].items():
+        if field == FIELD and isinstance(value, Mapping):
+            found |= value
+        elif field == FIELD or field.endswith(f"/{FIELD}"):
+            before = field.removesuffix(FIELD).rstrip("/")
+            _, is_group, group = before.rpartition("groups/")
+            found[group if is_group else "all parameters"] = value
+    if not found:
+        raise ValueError(
+            f"A record must have {FIELD!r}; it has {listed(rows[0])}. Record the norms "
+            "with with_stats(tx, norms=True) or adamw(stats='norms'), and take "
+            "stats_of(state).flat()."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Find hyperparameters: sweeps as one program, and the learning-rate range test."""

@@ -1,0 +1,1 @@
+"""`optadamw.adamw` in loops that other people wrote for `optax.adamw`."""

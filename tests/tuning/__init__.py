@@ -1,0 +1,1 @@
+"""Tests of sweeps and of the learning-rate range test."""

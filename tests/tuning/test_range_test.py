@@ -1,0 +1,142 @@
+"""The range test suggests a rate that trains, and says so where it cannot."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optadamw
+from tests.support import trees
+from tests.tuning.training import X, Y, initial, train_step
+
+
+def tried(step=train_step, tx_of=optadamw.adamw, batches=((X, Y),), **more):
+    repeated = itertools.cycle(batches)
+    return optadamw.lr_range_test(step, tx_of, initial(), repeated, **more)
+
+
+def test_the_rate_that_it_suggests_is_among_the_best_of_a_sweep():
+    found = tried()
+    rates = found.suggestion * 10.0 ** np.linspace(-2, 2, 9)
+    made = optadamw.sweep(
+        train_step,
+        lambda rate: optadamw.adamw(rate),
+        {"rate": rates},
+    )
+    members = made.init(initial())
+    for _ in range(60):
+        members = made.step(members, X, Y)
+    assert members.loss[4] <= 2 * members.loss.min()
+    assert members.loss[4] <= 0.5 * members.loss[0]
+    assert found.reason == "" and found.diverged is not None
+    assert found.suggestion < found.diverged
+    assert found.rates[0] < found.steepest <= 10 * found.suggestion * (1 + 1e-9)
+    assert f"Suggestion: {found.suggestion:.3g}" in str(found)
+
+
+def test_the_steps_are_those_of_a_training_with_these_rates():
+    found = tried(low=1e-5, high=1e-2, steps=12)
+    np.testing.assert_allclose(found.rates, np.geomspace(1e-5, 1e-2, 12))
+    params = initial()
+    state = optadamw.adamw(0.0).init(params)
+    losses = []
+    for rate in [*found.rates, 0.0]:
+        step = jax.jit(lambda p, s, r: train_step(optadamw.adamw(r), p, s))
+        params, state, loss = step(params, state, jnp.float32(rate))
+        losses.append(float(loss))
+    np.testing.assert_allclose([found.start, *found.losses], losses, rtol=1e-6)
+
+
+def test_it_is_compiled_once_and_changes_nothing_of_the_caller():
+    traces = 0
+
+    def counted(*args):
+        nonlocal traces
+        traces += 1
+        return train_step(*args)
+
+    params = initial()
+    before = jax.tree.map(np.array, params)
+    optadamw.lr_range_test(
+        counted, optadamw.adamw, params, itertools.repeat((X, Y)), steps=20
+    )
+    assert traces == 1
+    trees.assert_same_bits(params, before)
+
+
+def test_batches_end_and_are_spread_only_if_they_are_tuples():
+    def step(tx, params, state, batch):
+        return train_step(tx, params, state, batch["x"], batch["y"])
+
+    some = [{"x": X, "y": Y}] * 15
+    found = optadamw.lr_range_test(
+        step, optadamw.adamw, initial(), some, high=1e-3, steps=50
+    )
+    assert len(found.rates) == len(found.losses) == len(found.smoothed) == 14
+    with pytest.raises(
+        ValueError, match=r"at least 11 items; it ended after 10\. .*repeat"
+    ):
+        optadamw.lr_range_test(step, optadamw.adamw, initial(), some[:10])
+
+
+def test_there_is_no_suggestion_where_the_loss_does_not_fall():
+    rising = tried(tx_of=lambda rate: optadamw.adamw(rate, maximize=True))
+    assert rising.suggestion is rising.steepest is None
+    assert "never fell by more than its noise" in str(rising)
+
+
+def test_there_is_no_suggestion_where_the_loss_still_falls():
+    found = tried(low=1e-6, high=1e-3, steps=30)
+    assert found.suggestion is None and found.diverged is None
+    assert "still fell at the highest rate, 0.001. Raise `high`." in str(found)
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_loss_that_is_not_finite_at_once_is_said(at):
+    bad = [(X, Y)] * at + [(X * jnp.nan, Y)] * 20
+    found = optadamw.lr_range_test(train_step, optadamw.adamw, initial(), bad)
+    assert found.suggestion is None and len(found.losses) <= 2
+    assert "not finite at the lowest rates" in str(found)
+
+
+def test_a_loss_below_zero_is_as_good():
+    def below(*args):
+        params, state, loss = train_step(*args)
+        return params, state, loss - 10
+
+    found, wanted = tried(below), tried()
+    assert found.suggestion is not None
+    assert 0.1 < found.suggestion / wanted.suggestion < 10
+
+
+REFUSED = {
+    "low": ({"low": 0.0}, ValueError, "`low` must be finite and > 0; got 0.0"),
+    "high": ({"high": 1e-8}, ValueError, "`high` must be .* > `low`, which is 1e-07"),
+    "few": ({"steps": 9}, ValueError, "`steps` must be at least 10; got 9"),
+    "half": ({"steps": 20.5}, TypeError, "`steps` must be a whole number"),
+    "all": ({"smoothing": 1.0}, ValueError, r"`smoothing` must be in \[0, 1\)"),
+    "text": ({"high": "1"}, TypeError, "`high` must be a number"),
+    "tx": (
+        {"tx_of": optadamw.adamw(1e-3)},
+        TypeError,
+        "`tx_of` must be a function; got adamw",
+    ),
+    "if": (
+        {"tx_of": lambda r: optadamw.adamw(r, amsgrad=bool(r > 1))},
+        TypeError,
+        "`tx_of` needs the value of a hyperparameter",
+    ),
+    "step": (
+        {"step": lambda tx, p, s, *b: (p, s)},
+        TypeError,
+        r"returns \(params, state, loss\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_tried_is_said(options, error, words):
+    with pytest.raises(error, match=words):
+        tried(**options)
