@@ -77,8 +77,8 @@ class _Reader:
                     _add(found, self.computation(called))
             elif opcode in _FREE or opcode.endswith("-done"):
                 continue
-            elif kind := self._collective(instruction):
-                self._communicate(found, kind, instruction)
+            elif collective := self._collective(instruction):
+                self._communicate(found, *collective)
             else:
                 self._move(found, instruction, made)
         return found
@@ -104,28 +104,41 @@ class _Reader:
             _add(found, branch)
         found.most += most
 
-    def _collective(self, instruction: Instruction) -> str | None:
-        name = instruction.opcode.removesuffix("-start")
+    def _collective(
+        self, instruction: Instruction
+    ) -> tuple[str, str | None, tuple[Array, ...]] | None:
+        """Names the kind of a collective, its channel and its results."""
+        name, results = instruction.opcode.removesuffix("-start"), instruction.results
         if name in _COLLECTIVES:
-            return name
-        # On a TPU a reduce-scatter is a fusion around an all-reduce.
+            if name != instruction.opcode and len(results) > 1:
+                results = (max(results, key=lambda array: array.size),)
+            return name, instruction.channel, results
         if name in ("fusion", "async"):
             for called in instruction.called.get("calls", ()):
                 for inner in self._module.computations.get(called, ()):
-                    if inner.opcode in _COLLECTIVES:
-                        scattered = "all-reduce-scatter" in called
-                        return "reduce-scatter" if scattered else inner.opcode
+                    if inner.opcode not in _COLLECTIVES:
+                        continue
+                    # On a TPU a reduce-scatter is a fusion around an all-reduce, and
+                    # several of them can have the channel of one.
+                    if "all-reduce-scatter" in called:
+                        return "reduce-scatter", instruction.channel, results
+                    # A gather that overlaps several kernels is in each of them.
+                    channel = instruction.channel or inner.channel
+                    return inner.opcode, channel, inner.results
         return None
 
-    def _communicate(self, found: Traffic, kind: str, instruction: Instruction) -> None:
-        if instruction.channel is not None:
-            key = kind, instruction.channel
+    def _communicate(
+        self,
+        found: Traffic,
+        kind: str,
+        channel: str | None,
+        results: tuple[Array, ...],
+    ) -> None:
+        if channel is not None:
+            key = kind, channel
             if key in self._channels:
                 return
             self._channels.add(key)
-        results = instruction.results
-        if instruction.opcode.endswith("-start") and len(results) > 1:
-            results = (max(results, key=lambda array: array.size),)
         found.collectives[kind] += 1
         found.collective_bytes[kind] += sum(array.content for array in results)
 

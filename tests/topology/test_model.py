@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import optadamw
 from benchmarks.topology import modules, traffic
@@ -75,3 +76,45 @@ def test_zero1_beside_fsdp_gathers_each_parameter_once(name):
     assert moved.collectives["all-gather"] == len(params)
     gathered = moved.collective_bytes["all-gather"]
     assert gathered == plan.shares["parameters"].per_device
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}], ids=str)
+def test_zero1_scatters_each_gradient_and_gathers_each_parameter(dtype, options):
+    """A data-parallel step: sums divided over the devices, parameters gathered back.
+
+    XLA has the choice: libtpu makes a reduce-scatter of the sum and its division on
+    this topology, and an all-reduce and a slice on others, such as v5e:4x4.
+    """
+    mesh = mesh_of("v5e:2x4")
+    whole, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    leaf = jax.ShapeDtypeStruct((1024, 1024), dtype, sharding=whole)
+    params = {f"w{i}": leaf for i in range(4)}
+    batch = jax.ShapeDtypeStruct((512, 1024), dtype, sharding=divided)
+    layout = jax.tree.map(lambda x: x.sharding, params)
+    commit = None if dtype == "float32" else "stochastic"
+    options = options | {"zero1": "data", "zero1_layout": layout, "commit": commit}
+    tx = optadamw.adamw(1e-3, **options)
+    state = optadamw.state_shapes(tx, params)
+
+    def loss(params, x):
+        for kernel in params.values():
+            x = jnp.tanh(x @ kernel)
+        return jnp.mean(x.astype(jnp.float32) ** 2)
+
+    step = jax.jit(
+        lambda params, state, x: tuple(
+            tx.step(jax.grad(loss)(params, x), state, params)
+        ),
+        donate_argnums=(0, 1),
+        out_shardings=jax.tree.map(lambda x: x.sharding, (params, state)),
+    )
+    text = step.lower(params, state, batch).compile().as_text()
+    moved = traffic.of(modules.parse(text))
+    # XLA may join several small sums.
+    assert 1 <= moved.collectives["reduce-scatter"] <= len(params)
+    assert moved.collective_bytes["all-reduce"] <= 8
+    assert moved.collectives["all-gather"] == len(params)
+    size = len(params) * 1024 * 1024 * leaf.dtype.itemsize
+    assert moved.collective_bytes["all-gather"] == size
+    assert moved.collective_bytes["reduce-scatter"] == size // 8
