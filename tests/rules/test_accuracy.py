@@ -108,6 +108,52 @@ def test_the_first_steps_of_a_slow_second_moment_have_their_full_size(b2, form):
             assert floats.ulps(state.nu["p"], nu, np.float32) <= 8
 
 
+@jax.jit
+def nesterov_step(t: Any, x: dict[str, Any], numbers: dict[str, Any]) -> Any:
+    tx = optadamw.adamw(weight_decay=0.0, nesterov="current", eps_mode="hat", **numbers)
+    params = {"p": x["params"]}
+    state = tx.init(params)._replace(step=t - 1, mu={"p": x["mu"]}, nu={"p": x["nu"]})
+    return tx.update({"p": x["grads"]}, state, params)[0]["p"]
+
+
+def test_nesterov_with_two_clips_is_within_ulps_of_its_own_condition():
+    """Nesterov adds the gradient once more, and this sum cancels where that of the
+    moment does not. Its terms are rounded already, so the error is there thousands of
+    ULPs of the sum. In units of the magnitudes of all terms (`scale`) it has the bounds
+    of R1, and two ULPs more: one for the factor of each clip, whose norm is a sum in
+    float32. Measured over 60 draws: median 3.5, 99.9 % 7.6, largest 8.3.
+    """
+    rng, apart = np.random.default_rng(0), 0.0
+    for seed in range(12):
+        x, t = given_state(np.float32, seed), int(rng.choice(STEPS[:5]))
+        numbers = {
+            "learning_rate": rng.uniform(1e-4, 1e-1),
+            "b1": rng.choice([0.5, 0.8, 0.9, 0.95]),
+            "b2": rng.choice([0.95, 0.999, 0.99999]),
+            "eps": rng.choice([0.0, 1e-8, 1e-3]),
+            "clip_norm": 10 ** rng.uniform(0, 4),
+            "clip_global_norm": 10 ** rng.uniform(0, 4),
+        }
+        given = {name: np.float32(value) for name, value in numbers.items()}
+        update = nesterov_step(jnp.int32(t), x, given)
+        adamw = oracle.AdamW(
+            weight_decay=0.0,
+            nesterov="current",
+            eps_mode="hat",
+            **{name: float(value) for name, value in given.items()},
+        )
+        mu, nu = x["mu"].astype(np.float64), x["nu"].astype(np.float64)
+        state = oracle.State(t - 1, {"p": mu}, {"p": nu})
+        expected = adamw.step({"p": x["grads"]}, state, {"p": x["params"]})
+        error = floats.ulps(update, expected.update["p"], np.float32)
+        apart = max(apart, np.max(error / expected.condition["p"]))
+        error = error / (expected.scale["p"] / np.abs(expected.update["p"]))
+        assert np.median(error) <= 4
+        assert np.quantile(error, 0.999) <= 8
+        assert np.max(error) <= 10
+    assert apart > 100  # the first moment's condition number is not the measure
+
+
 # --- R3: many steps ------------------------------------------------------------------
 
 
