@@ -45,4 +45,10 @@ def test_four_parts_have_24_nestings_of_one_program():
 
 def test_different_settings_are_different_transformations():
     made = [setup_of(row).make() for row in ROWS]
-    assert len(set(made)) == len(ROWS)
+    assert len(set(made)) == len({_setting(row) for row in ROWS}) < len(ROWS)
+
+
+def _setting(row: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Without accumulation there is no micro-step for which guards could differ."""
+    is_alone = row["accumulate"] == "off" and row["guard"] != "off"
+    return tuple((row | {"guard": "any"} if is_alone else row).items())

@@ -17,17 +17,27 @@ from benchmarks.compare.process import Process
 
 ROOT = Path(optadamw.__file__).parents[1]
 ROW = "adamw-numbers"
-LATE = """
-def _late(step):
-    def stepped(composition, params, state, grads, extra):
-        jnp = jax.numpy
-        params, after = step(composition, params, state, grads, extra)
-        fine = jnp.isfinite(sum(jnp.sum(jnp.abs(p)) for p in jax.tree.leaves(params)))
-        pick = lambda new, old: jnp.where(fine, new, old)
-        return params, jax.tree.map(pick, after, state)
-    return stepped
+IN_PLACE = """\
+        self.in_place = jax.jit(
+            functools.partial(_in_place, composition), donate_argnums=(0, 1)
+        )
 """
-DONATED = "@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))\n"
+STEP = "        step = functools.partial(_in_place, composition)\n"
+LATE = f"""{STEP}
+        def late(params, state, grads, extra):
+            jnp = jax.numpy
+            params, after = step(params, state, grads, extra)
+            leaves = jax.tree.leaves(params)
+            fine = jnp.isfinite(sum(jnp.sum(jnp.abs(p)) for p in leaves))
+            pick = lambda new, old: jnp.where(fine, new, old)
+            return params, jax.tree.map(pick, after, state)
+        self.in_place = jax.jit(late, donate_argnums=(0, 1))
+"""
+COPIED = f"""{STEP}
+        def copied(params, state, grads, extra):
+            return step(params, jax.tree.map(jax.numpy.copy, state), grads, extra)
+        self.in_place = jax.jit(copied, donate_argnums=(0, 1))
+"""
 PLANTS = {
     "a constant": (
         '"one_minus_b1": 1.0 - b1',
@@ -44,22 +54,15 @@ PLANTS = {
         '* leaf.buffers["mu"] + g * scalars["one_minus_b1"]\n',
         {"HLO"},
     ),
-    "a copy that XLA removes": (
-        DONATED,
-        "def _copied(step):\n"
-        "    copy = jax.numpy.copy\n"
-        "    return lambda c, p, s, g, e: step(c, p, jax.tree.map(copy, s), g, e)\n"
-        f"{DONATED}@_copied\n",
-        {"jaxpr"},
-    ),
+    "a copy that XLA removes": (IN_PLACE, COPIED, {"jaxpr"}),
     "the old state kept until the end": (
-        DONATED,
-        f"{LATE}{DONATED}@_late\n",
+        IN_PLACE,
+        LATE,
         {"jaxpr", "HLO", "bytes, temporaries"},
     ),
     "a state that is not donated": (
-        DONATED,
-        DONATED.replace("(1, 2)", "(1,)"),
+        IN_PLACE,
+        IN_PLACE.replace("(0, 1)", "(0,)"),
         {"HLO", "bytes, in place"},
     ),
     "unequal transformations": (

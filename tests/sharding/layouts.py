@@ -118,7 +118,8 @@ def test_an_axis_divides_the_state_further(name):
     state = jax.jit(tx.init, out_shardings=layout)(params)
     assert held(state) == planned(shapes)
     small = planned(optadamw.state_shapes(tx, params))
-    assert held(state) < 0.27 * small
+    # Of blocks the codes are divided, and those scales that the cut of a block leaves.
+    assert held(state) < (0.28 if name == "blocks" else 0.27) * small
     abstract = AbstractMesh((128, 2), ("data", "model"))
     far = {
         k: jax.ShapeDtypeStruct(

@@ -125,10 +125,9 @@ def loss_scale(control: Control) -> Any:
 
 def wrappers_of(control: Control) -> Sequence[Callable[[Any], Any]]:
     """Return the wrappers that `control` asks for, each a function of its inner."""
-    policy = {
-        "on_bad_micro_step": control.guard,
-        "max_consecutive": control.max_consecutive,
-    }
+    policy = {"max_consecutive": control.max_consecutive}
+    if control.every is not None:
+        policy["on_bad_micro_step"] = control.guard
     wrappers: list[Callable[[Any], Any]] = []
     if control.every is not None:
         wrappers.append(
