@@ -7,6 +7,7 @@ independent reals), so no rule knows about complex numbers.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +120,12 @@ def quotient(numerator: Array, denominator: Array) -> Array:
     direction of 1e12. It is replaced by infinity: this takes one selection, has a
     finite derivative, and keeps the sign of a zero numerator.
     """
-    is_zero = lax.abs(denominator) < smallest_root(denominator.dtype)
-    return numerator / jnp.where(is_zero, jnp.inf, denominator)
+    return numerator / jnp.where(counts_as_zero(denominator), jnp.inf, denominator)
+
+
+def counts_as_zero(denominator: Array) -> Array:
+    """Return where a denominator is below the root of the smallest normal number."""
+    return lax.abs(denominator) < smallest_root(denominator.dtype)
 
 
 def smallest_root(dtype: DTypeLike) -> float:
@@ -144,15 +149,15 @@ def mean_of_squares(x: Array) -> Array:
     """Return the mean of the squares of a computed array, 0 for an empty one.
 
     XLA's CPU backend hands a sum by itself to a library that takes its operands from
-    memory: a temporary of the size of `x`. It fuses `x` into a sum of pairs, here with
-    zeros. Long rows are summed first, as the error of a sum grows with its length.
+    memory: a temporary of the size of `x`. It fuses `x` into a sum of pairs, of a sum
+    and of what its additions rounded away: added one by one, 2**24 ones in float32
+    would stay 2**24, however many follow. Rows of fair length are summed first.
     """
     squares = x * x
-    if x.ndim > 1 and x.shape[-1] >= 64:
-        squares = _sum_of_pairs(squares, (x.ndim - 1,))
-        total = jnp.sum(squares)
+    if x.ndim > 1 and 64 <= x.shape[-1] <= 2**14:
+        total = jnp.sum(_exact_sum(squares, (x.ndim - 1,)))
     else:
-        total = _sum_of_pairs(squares, tuple(range(x.ndim)))
+        total = _exact_sum(squares, tuple(range(x.ndim)))
     return total / max(x.size, 1)
 
 
@@ -162,15 +167,19 @@ def _mean_of_squares_jvp(primals, tangents):
     return mean_of_squares(x), 2 * jnp.sum(x * dx) / max(x.size, 1)
 
 
-def _sum_of_pairs(x: Array, axes: tuple[int, ...]) -> Array:
+def _exact_sum(x: Array, axes: tuple[int, ...]) -> Array:
+    """Return a sum whose error does not grow with its length (Knuth's TwoSum)."""
     zero = jnp.zeros((), x.dtype)
-    total, nothing = lax.reduce(
-        (x, jnp.zeros_like(x)),
-        (zero, zero),
-        lambda one, other: (one[0] + other[0], one[1] + other[1]),
-        axes,
-    )
-    return total + nothing  # XLA leaves out a result without a use
+
+    def added(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
+        total = one[0] + other[0]
+        part = total - one[0]
+        lost = (one[0] - (total - part)) + (other[0] - part)
+        return total, one[1] + other[1] + lost
+
+    total, lost = lax.reduce((x, jnp.zeros_like(x)), (zero, zero), added, axes)
+    # After an overflow `lost` is NaN, and the sum is infinite.
+    return jnp.where(jnp.isfinite(total), total + lost, total)
 
 
 def scaled_squares(x: Array) -> Array:

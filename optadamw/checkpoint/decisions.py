@@ -9,11 +9,15 @@ from optadamw.checkpoint.window import WINDOW, OnPartial, starts_afresh
 from optadamw.store.state import is_custom, is_scales
 
 REMEDY = {
+    "ema": "Start the average afresh with afresh=('ema',).",
     "mu": "Restore with the sign it had, or start the moments afresh with "
     "afresh=('mu',).",
     "nu_max": "Use the amsgrad that it was saved with, or start the maximum afresh "
     "with afresh=('nu_max',): it grows again from the second moment.",
 }
+
+UNSAID = {"ema": "the average of ema_params"}
+"""The meaning of a field of which a file says none."""
 
 STARTS = {
     "mu": "mu starts at zero",
@@ -147,10 +151,9 @@ def _decide_meaning(
     for name, remedy in (REMEDY | custom).items():
         both = name in fields and name in present and name not in decisions.fresh
         if both and old.get(name) != new.get(name):
-            raise ValueError(
-                f"`{name}` was saved as {old.get(name)}; here it is {new.get(name)}. "
-                f"{remedy}"
-            )
+            was, here = (m.get(name, UNSAID.get(name)) for m in (old, new))
+            text = f"`{name}` was saved as {was}; here it is {here}."
+            raise ValueError(f"{text} {remedy}")
     for name in ("history", "stats", "residual"):
         if name in fields and name in present and old.get(name) != new.get(name):
             why = f"{STARTS[name]}: it held {old.get(name)}, now {new.get(name)}"

@@ -41,6 +41,12 @@ class ClipUpdate(Rule):
                 "eps_mode='hat' divides by that of the uncorrected one.",
                 "Use eps_mode='outside'.",
             )
+        if getattr(directions[0], "bias_correction", True) not in (True, "nu"):
+            raise misplaced(
+                f"{self.verb} needs the root of the corrected second moment; without "
+                "its correction every early step would be clipped.",
+                "Use bias_correction=True.",
+            )
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         del shared
@@ -57,6 +63,8 @@ class ClipUpdate(Rule):
             )
         # At most sqrt(1 / (1 - b2)), so that no square overflows: v >= (1 - b2) g^2.
         rms = sqrt(mean_of_squares(quotient(leaf.gradient, leaf.denominator)))
+        # A gradient that is not finite spoils its own element and clips no other.
+        rms = jnp.where(jnp.isfinite(rms), rms, 0)
         # The larger of the two as the divisor: a factor of exactly 1 below the limit.
         return {"factor": scalars["limit"] / jnp.maximum(rms, scalars["limit"])}
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock, Constant, Hyperparameter
 from optadamw.base.masks import Selector
+from optadamw.base.numerics import counts_as_zero
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -115,4 +116,4 @@ def _opposed(leaf: Leaf, param: Array) -> Array:
     if leaf.denominator is None:
         return opposed
     # A direction over a denominator of zero is zero (`numerics.quotient`).
-    return opposed & (leaf.denominator != 0)
+    return opposed & ~counts_as_zero(leaf.denominator)

@@ -43,6 +43,16 @@ def check_order(rules: Sequence[Rule]) -> None:
                 )
 
 
+def check_variants(variants: Sequence[Sequence[Rule | None]]) -> None:
+    """Refuse what `check_order` refuses in the rules of any group.
+
+    Raises:
+      ValueError: as `check_order`.
+    """
+    for rules in variants:
+        check_order([rule for rule in rules if rule is not None])
+
+
 def _check_once(rules: Sequence[Rule]) -> None:
     owners: dict[str, str] = {}
     for rule in rules:

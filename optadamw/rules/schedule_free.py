@@ -95,8 +95,9 @@ class ScheduleFree(Rule):
         after = 1 / (done + jnp.maximum(clock.time - last, 0))
         if not last:
             return after
-        shares = jnp.asarray(weights / sums, clock.dtype)
-        early = shares[jnp.minimum(clock.number, last) - 1]
+        # High powers underflow: the first weight that does not is the whole sum.
+        shares = np.divide(weights, sums, out=np.ones_like(sums), where=sums > 0)
+        early = jnp.asarray(shares, clock.dtype)[jnp.minimum(clock.number, last) - 1]
         return jnp.where(clock.number <= last, early, after)
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:

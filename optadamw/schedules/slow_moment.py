@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from optadamw.base.errors import invalid
 from optadamw.base.interval import BETA
@@ -67,4 +68,6 @@ def slow_moment_schedule(b1: float, b3: float, steps: int) -> SlowMomentSchedule
         raise invalid("b1", "above 0, as its logarithm is taken", b1)
     if last < first:
         raise invalid("b3", f"at least b1, which is {first}", b3)
+    if np.float32(last) == 1:
+        raise invalid("b3", "below 1 in float32, in which it is used", b3)
     return SlowMomentSchedule(first, last, step_count("steps", steps))

@@ -165,17 +165,27 @@ def everywhere(mesh: Any, rank: int) -> NamedSharding:
 def laid_out_as(x: Any, like: Any) -> Any:
     """Return `x` in the layout of `like`, as far as that is known.
 
-    A tracer has a layout on explicit axes only. Elsewhere `x` is returned as it is.
+    A tracer has a layout on explicit axes only; elsewhere `x` is only moved to the
+    memory of `like`, the device's or the host's.
     """
     if not isinstance(x, jax.Array) or not isinstance(like, jax.Array):
         return x
     if isinstance(like, jax.core.Tracer) or isinstance(x, jax.core.Tracer):
+        x = in_memory_of(x, like)
         sharding = jax.typeof(like).sharding
         is_known = AxisType.Explicit in sharding.mesh.axis_types
         return reshard(x, sharding) if is_known else x
     if x.sharding.is_equivalent_to(like.sharding, x.ndim):
         return x
     return jax.device_put(x, like.sharding)
+
+
+def in_memory_of(x: Any, like: Any) -> Any:
+    """Return `x` in the memory in which `like` is, the device's or the host's."""
+    if not isinstance(x, jax.Array) or not isinstance(like, jax.Array):
+        return x
+    space = jax.typeof(like).memory_space
+    return x if jax.typeof(x).memory_space == space else jax.device_put(x, space)
 
 
 def in_memory(name: str, sharding: Any, kind: str) -> Any:

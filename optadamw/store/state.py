@@ -151,8 +151,9 @@ def state_replacing(state: State, buffers: Mapping[str, PyTree | None]) -> State
 def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
     """Put a small array on the devices of the parameters.
 
-    If the parameters are on a mesh, the array is replicated over that mesh, so that its
-    sharding is the same before and after the first step.
+    If the parameters are on a mesh, the array is replicated over that mesh, and if they
+    are committed to a device, it is too, so that its sharding is the same before and
+    after the first step.
     """
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in params):
         meshes = (_mesh_of(param) for param in params)
@@ -168,13 +169,15 @@ def beside(params: tuple[Any, ...], value: np.ndarray | Array) -> Any:
         mesh = _mesh_of(param)
         if mesh is not None:
             return jax.device_put(value, everywhere(mesh, value.ndim))
+        if getattr(param, "committed", False):
+            return jax.device_put(value, param.sharding)
     return jnp.asarray(value)
 
 
 def _mesh_of(param: Any) -> Any:
-    """Return the mesh of several devices on which a parameter is, or None."""
+    """Return the mesh on which a parameter is, or None."""
     sharding = getattr(param, "sharding", None)
-    if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+    if isinstance(sharding, NamedSharding):
         return sharding.mesh
     return None
 

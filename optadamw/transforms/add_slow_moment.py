@@ -26,7 +26,7 @@ def add_slow_moment(
 
     The slow mean has no bias correction. It starts at zero, and its part in the
     direction grows over some 1 / (1 - b3) steps. The paper starts long trainings with a
-    small alpha and b3: `schedules.linear_schedule(0.0, 5.0, steps)` and
+    small alpha and b3: `schedules.linear_schedule(5.0 / steps, 5.0, steps - 1)` and
     `schedules.slow_moment_schedule(0.9, 0.9999, steps)`.
 
     Source: Pagliardini, Ablin & Grangier, arXiv 2409.03137v2, Algorithm 1.

@@ -7,7 +7,7 @@ from typing import Any
 from optadamw.base.errors import misplaced, mistyped
 from optadamw.base.masks import Everything, selector
 from optadamw.rules.groups import Group, aligned
-from optadamw.rules.order import check_order
+from optadamw.rules.order import check_variants
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.freeze import FROZEN
 from optadamw.transforms.transformation import Transformation, transformation
@@ -102,7 +102,7 @@ def param_groups(
         for (name, tx), is_frozen in zip(parts, frozen, strict=True)
     ]
     rules, variants = aligned(chains)
-    check_order(rules)
+    check_variants(variants)
     choices = [selector("groups", where) for _, where, _ in named] + [Everything()]
     made = tuple(
         Group(name, where, variant, is_frozen)

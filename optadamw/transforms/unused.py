@@ -1,8 +1,10 @@
 """Refuse options of `adamw` that would have no effect."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from optadamw.base.errors import reworded
 from optadamw.transforms.build import Values, is_asked
 from optadamw.transforms.options import ATOMS, SEVERAL, WRAPPERS, Option, Part
 
@@ -17,6 +19,21 @@ def refuse_unused(given: Values, values: Values) -> None:
     Raises:
       ValueError: the option would have no effect.
     """
+    _refuse_idle(given, values)
+    for part in (*ATOMS, *WRAPPERS):
+        _refuse_unneeded(part, given)
+    groups = given["groups"] or ()
+    for where, own in groups.items() if isinstance(groups, Mapping) else groups:
+        with reworded(partial(_in_group, where)):
+            _refuse_idle(own, {**values, **own})
+
+
+def _in_group(where: Any, message: str) -> str:
+    return f"`groups[{where!r}]`: {message}"
+
+
+def _refuse_idle(given: Values, values: Values) -> None:
+    """Refuse an option among `given` whose part nothing in `values` asks for."""
     parts = (*ATOMS, *WRAPPERS)
     taken = {
         option.name
@@ -26,11 +43,10 @@ def refuse_unused(given: Values, values: Values) -> None:
     }
     for part in parts:
         for option in part.options:
-            value = given[option.name]
+            value = given.get(option.name)
             is_given = value is not None and value is not False and not option.asks
             if is_given and option.name not in taken:
                 raise _unused(option.name, value, _askers(option.name))
-        _refuse_unneeded(part, given)
 
 
 def _refuse_unneeded(part: Part, given: Values) -> None:

@@ -21,12 +21,17 @@ def with_offload(
     has no loops over such buffers, it moves them and keeps the old values. The numbers
     are those of the step without `with_offload`, bit for bit. Each step moves every
     buffer twice over the bus of the host, and takes at least as long as that takes.
-    `update`, which can be differentiated, moves all buffers at once: use `step`.
+    `update`, which can be differentiated, moves all buffers at once: use `step`. So
+    does a norm that is taken after the moments, as by a clip that follows
+    `scale_by_adam` in a chain of your own; `adamw` has no such norm.
 
     The buffers are in JAX's memory "pinned_host", in the sharding of their parameter,
     also under FSDP and `with_zero1`. `jax.device_get`, checkpoints and `swap_ema` work
-    on them as on others. To compute with one, such as `ema_of(state)`, first move it to
-    the device with `jax.device_put(x, jax.memory.Space.Device)`.
+    on them as on others, and `ema_of(state, like=params)` returns the average on the
+    device. To compute with another one, first move it there with
+    `jax.device_put(x, jax.memory.Space.Device)`. Commit the parameters to their devices
+    first (`jax.device_put(params, device_or_sharding)`): buffers on the host are always
+    committed, so that a step of uncommitted parameters is compiled twice.
 
     Args:
       inner: a transformation of this library.

@@ -131,6 +131,8 @@ def numbers(name: str, given: Any) -> np.ndarray:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise mistyped(name, "a list of numbers", value, STRUCTURE)
+        if isinstance(value, int) and not -(2**31) <= value < 2**31:
+            raise invalid(name, "a list of numbers; whole ones within int32", value)
     if not values:
         raise invalid(name, "a list of at least one number", values)
     return np.array(values)

@@ -45,6 +45,8 @@ class RangeTest:
     reason: str = ""
 
     def __str__(self) -> str:
+        if not len(self.rates):
+            return f"No rate was tried. No suggestion: {self.reason}"
         tried = f"{len(self.rates)} rates from {self.rates[0]:.3g} to "
         tried += f"{self.rates[-1]:.3g}."
         if self.diverged is not None:
@@ -126,6 +128,7 @@ def lr_range_test(
     """
     _check(train_step, tx_of, low, high, steps, smoothing)
     check_traceable(tx_of, high)
+    _refuse_rate_in_state(tx_of, params, low, high)
     rates = np.geomspace(low, high, int(steps))
     losses = _losses(train_step, tx_of, params, batches, rates, smoothing)
     return _concluded(rates, losses, smoothing)
@@ -151,6 +154,21 @@ def _check(
     if not 0 <= smoothing < 1:
         raise invalid("smoothing", "in [0, 1)", smoothing)
     built(tx_of, low)
+
+
+def _refuse_rate_in_state(
+    tx_of: Callable[[Any], Any], params: PyTree, low: float, high: float
+) -> None:
+    """Refuse a rate that `init` writes into the state, where no later rate follows."""
+    states = [built(tx_of, rate).init(params) for rate in (low, high)]
+    pairs = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    if any(x.size == 1 and not jnp.array_equal(x, y) for x, y in pairs):
+        raise ValueError(
+            "`tx_of` makes a transformation that keeps the rate in its state, such as "
+            "optax.inject_hyperparams, so that every step would take the first rate. "
+            "Give a function that takes the rate as a number, such as "
+            "optadamw.adamw."
+        )
 
 
 def _losses(
@@ -209,8 +227,8 @@ def _has_diverged(losses: np.ndarray, smoothing: float) -> bool:
 def _concluded(rates: np.ndarray, losses: np.ndarray, smoothing: float) -> RangeTest:
     ended = _has_diverged(losses, smoothing)
     finite = losses[np.isfinite(losses)]
-    start, tried = float(losses[0]), rates[: max(len(losses) - 1, 1)]
-    diverged = float(tried[-1]) if ended else None
+    start, tried = float(losses[0]), rates[: len(losses) - 1]
+    diverged = float(tried[-1]) if ended and len(tried) else None
     smoothed = _smoothed(losses, smoothing)[1:]
     after = losses[1:]
     if len(finite) < 6:
@@ -229,6 +247,11 @@ def _concluded(rates: np.ndarray, losses: np.ndarray, smoothing: float) -> Range
             "the loss never fell by more than its noise. Raise `high`, lower `low`, or "
             "give larger batches."
         )
+    elif place == len(known) - 1 and len(tried) < len(rates) and not ended:
+        reason = (
+            f"`batches` ended after {len(losses)} items, at the rate {tried[-1]:.3g}, "
+            f"and the loss still fell. Give {len(rates) + 1} items, or fewer `steps`."
+        )
     elif place == len(known) - 1 and not ended:
         reason = (
             f"the loss still fell at the highest rate, {tried[-1]:.3g}. Raise `high`."
@@ -236,6 +259,8 @@ def _concluded(rates: np.ndarray, losses: np.ndarray, smoothing: float) -> Range
     if reason:
         return RangeTest(tried, after, smoothed, start, None, None, diverged, reason)
     falls = np.diff(known[: place + 1], prepend=start)
+    # The average of few losses falls and rises by the noise of each.
+    falls[: min(round(1 / (1 - smoothing)), place)] = 0
     steepest = float(tried[int(falls.argmin())])
     suggestion = float(tried[place]) / _TENTH
     return RangeTest(tried, after, smoothed, start, suggestion, steepest, diverged)

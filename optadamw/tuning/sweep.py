@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optadamw.base.errors import at_leaf, invalid, mistyped, reworded
 from optadamw.base.tree import flatten
 from optadamw.base.types import Array, PyTree
+from optadamw.transforms.transformation import Transformation
 from optadamw.tuning import report
 from optadamw.tuning.points import checked_points
 from optadamw.tuning.programs import Members, Programs
@@ -253,9 +254,17 @@ def sweep(
         point = made._point(index)
         shown = ", ".join(f"{name}={value!r}" for name, value in point.items())
         with reworded(functools.partial(_at_member, index, shown)):
-            built(tx_of, **point)
+            _refuse_offload(built(tx_of, **point))
     check_traceable(tx_of, **made._point(0))
     return made
+
+
+def _refuse_offload(tx: Any) -> None:
+    if isinstance(tx, Transformation) and tx.recipe.composition.offload:
+        raise ValueError(
+            "`tx_of` keeps buffers in the memory of the host (with_offload), where "
+            "members that have ended cannot be left as they are. Leave it out."
+        )
 
 
 def _at_member(index: int, shown: str, text: str) -> str:

@@ -73,7 +73,8 @@ def _at_once(
     if go is not None:
         each = [go] * len(leaves)
         present = each if present is None else [p & go for p in present]
-    return each_leaf(key, leaves, bits, present)
+    outputs, buffers, squares = each_leaf(key, leaves, bits, present)
+    return outputs, buffers, [_narrowed(x) for x in squares]
 
 
 def _in_loops(
@@ -106,7 +107,7 @@ def _batch(
     measures: bool,
 ) -> Results:
     """Run the leaves of one batch in a loop of at most one turn."""
-    none = [jnp.zeros(2, jnp.float32) if measures else None for _ in leaves]
+    none = [_no_squares(leaf) if measures else None for leaf in leaves]
     unchanged = [leaf.param for leaf in leaves], [leaf.buffers for leaf in leaves], none
 
     def turn(carry: Any) -> Any:
@@ -116,12 +117,26 @@ def _batch(
             for leaf, param, held in zip(leaves, params, buffers, strict=True)
         ]
         outputs, kept, squares = each_leaf(key, carried, bits, present)
-        found = [None if x is None else x.astype(jnp.float32) for x in squares]
+        found = [_narrowed(x) for x in squares]
         # Inside shard_map a decision of each device alone has a type of its own.
         stop = again & False if varying(again) else jnp.zeros((), bool)
         return stop, (outputs, kept, found)
 
     return lax.while_loop(lambda carry: carry[0], turn, (go, unchanged))[1]
+
+
+def _no_squares(leaf: LeafInput) -> Array:
+    """Return zeros of the type that the sums of squares of a leaf have."""
+    zeros = jnp.zeros(2, jnp.float32)
+    arrays = jax.tree.leaves((leaf.grad, leaf.param, leaf.buffers))
+    types = [jax.typeof(x).manual_axis_type for x in arrays]
+    axes = tuple({axis for each in types for axis in each.varying})
+    return lax.pcast(zeros, axes, to="varying") if axes else zeros
+
+
+def _narrowed(squares: Array | None) -> Array | None:
+    """Return the sums in float32, as `norms_of` reads them."""
+    return None if squares is None else squares.astype(jnp.float32)
 
 
 def _batches(key: Pass, leaves: Sequence[LeafInput]) -> list[list[int]]:

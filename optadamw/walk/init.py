@@ -8,7 +8,7 @@ import jax
 
 from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
-from optadamw.rules.order import check_order
+from optadamw.rules.order import check_variants
 from optadamw.store.columns import trees_of
 from optadamw.store.state import State, beside, state_of
 from optadamw.walk.composition import Composition
@@ -29,7 +29,7 @@ def init(composition: Composition, params: PyTree) -> State:
       ValueError, TypeError: a rule stands where its meaning would change, a parameter
         is no floating or complex array, or a pattern matches no parameter.
     """
-    check_order(composition.rules)
+    check_variants(composition.variants)
     leaves = parameters(params)
     composition.check_guard()
     plan = plan_of(composition, leaves, params)

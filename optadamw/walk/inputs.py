@@ -13,7 +13,7 @@ from optadamw.base.numerics import compute_dtype, largest_square_root
 from optadamw.base.tree import Leaves, flatten, gradients_for, parameters
 from optadamw.base.types import PyTree
 from optadamw.leaf.program import Emit, LeafInput
-from optadamw.rules.order import check_order
+from optadamw.rules.order import check_variants
 from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
@@ -143,7 +143,7 @@ def checked_inputs(
             "`params` is a State; the order of the arguments is (grads, state, params)."
         )
     # A transformation used alone or in optax.chain was never checked by `chain`.
-    check_order(composition.rules)
+    check_variants(composition.variants)
     leaves: Leaves
     if params is None:
         _refuse_missing_params(composition, emit)
@@ -213,14 +213,15 @@ def _inputs_of(
         is_frozen = plan.is_frozen(i)
         grad = None if is_frozen else given
         param = None if params is None else array
-        # A state that was restored to the device is moved at its first step.
-        buffers = on_host({k: column[i] for k, column in columns.items()}, offloaded)
+        buffers = {name: column[i] for name, column in columns.items()}
         dtype = np.dtype(np.float32)
         if grad is not None or is_frozen:
             for slot in plan.rows[i].slots:
                 path, buffer = plan.leaves.paths[i], buffers[slot.name]
                 slot.store.check(path, buffer, array)
                 check_place(path, slot.name, buffer, slot.name in offloaded)
+        # A state that was restored to the device is moved at its first step.
+        buffers = on_host(buffers, offloaded)
         if grad is not None:
             grad = jnp.asarray(grad)
             if layouts is not None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optadamw.base.errors import at_leaf
 from optadamw.base.types import PyTree
@@ -67,7 +68,8 @@ def _one(x: Any, space: Any) -> Any:
             return x  # a shape on no device is in no memory
         sharding = in_memory("offload", x.sharding, KIND)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    if isinstance(x, jax.Array) and jax.typeof(x).memory_space == space:
+    x = jnp.asarray(x)  # a state that was read with jax.device_get is of NumPy arrays
+    if jax.typeof(x).memory_space == space:
         return x
     if not isinstance(x, jax.core.Tracer) and space == HOST:
         return jax.device_put(x, in_memory("offload", x.sharding, KIND))

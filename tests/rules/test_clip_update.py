@@ -14,6 +14,7 @@ from optadamw import (
     scale_by_adam,
     scale_by_learning_rate,
 )
+from optadamw.base.numerics import mean_of_squares
 
 SHAPES = {"w": (5, 3), "b": (3,)}
 RATE, DECAY, EPS = 0.03, 0.2, 1e-12
@@ -164,3 +165,46 @@ def test_what_would_not_mean_what_it_says_is_refused():
     for value, error in ((0.0, ValueError), (-1.0, ValueError), ("1", TypeError)):
         with pytest.raises(error, match="`clip_update_rms` must be"):
             optadamw.adamw(RATE, clip_update_rms=value)
+
+
+@pytest.mark.parametrize("shape", [(20_000_000,), (10_000_000, 2), (2, 10_000_000)])
+def test_the_mean_of_many_squares_does_not_stand_still(shape):
+    """Ones that are added one by one in float32 stay 2**24, 16.8 million."""
+    mean = jax.jit(lambda n: mean_of_squares(jnp.full(shape, 1.0) * n))
+    assert mean(jnp.float32(1)) == pytest.approx(1, rel=1e-6)
+    noise = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
+    exact = np.mean(np.float64(noise) ** 2)
+    found = jax.jit(lambda x: mean_of_squares(x * 1.0))(noise)
+    assert found == pytest.approx(exact, rel=3e-7)
+
+
+@pytest.mark.parametrize("fault", [jnp.nan, jnp.inf])
+def test_a_fault_spoils_its_own_element_alone(fault):
+    tx, params = optadamw.adamw(0.1, clip_update_rms=1.0), jnp.ones(3)
+    grads = jnp.array([1.0, fault, 1.0])
+    params, _ = tx.step(grads, tx.init(params), params)
+    assert jnp.isfinite(params).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("correction", [False, "mu"])
+def test_a_root_without_its_correction_is_refused(correction):
+    with pytest.raises(ValueError, match="Use bias_correction=True"):
+        optadamw.adamw(0.1, bias_correction=correction, clip_update_rms=1.0)
+
+
+def test_a_group_without_the_clip_may_have_what_the_clip_excludes():
+    groups = {"b": {"clip_update_rms": None, "eps_mode": "hat"}}
+    tx = optadamw.adamw(0.1, clip_update_rms=1.0, groups=groups)
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    params, _ = tx.step(params, tx.init(params), params)
+    assert jnp.isfinite(params["b"]).all()
+    with pytest.raises(ValueError, match="eps_mode='hat'"):
+        optadamw.adamw(0.1, clip_update_rms=1.0, groups={"b": {"eps_mode": "hat"}})
+
+
+def test_an_option_of_a_group_without_effect_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`groups\['b'\]`: `slow_alpha` has no effect"
+    ):
+        optadamw.adamw(0.1, groups={"b": {"slow_alpha": 2.0}})
+    optadamw.adamw(0.1, groups={"b": {"slow_alpha": 2.0, "b3": 0.99}})

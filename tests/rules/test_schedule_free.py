@@ -10,6 +10,7 @@ import optadamw
 from optadamw import (
     add_decoupled_weight_decay,
     chain,
+    checkpoint,
     ema_of,
     ema_params,
     scale_by_adam,
@@ -298,7 +299,7 @@ def test_what_would_not_mean_what_it_says_is_refused():
     for options, error in (
         ({"b1": 1.1}, ValueError),
         ({"warmup_steps": -1}, ValueError),
-        ({"warmup_steps": 2.5}, TypeError),
+        ({"warmup_steps": 2.5}, ValueError),
         ({"weight_power": -1.0}, ValueError),
         ({"weight_power": "2"}, TypeError),
         ({"z_dtype": "bfloat16"}, ValueError),
@@ -306,3 +307,25 @@ def test_what_would_not_mean_what_it_says_is_refused():
     ):
         with pytest.raises(error, match=f"`{next(iter(options))}` must be"):
             schedule_free(**options)
+
+
+def test_a_high_power_of_the_warmup_is_no_nan():
+    tx = optadamw.schedule_free_adamw(
+        0.01, warmup_steps=np.int64(1000), weight_power=120
+    )
+    params = jnp.ones(3)
+    params, _ = tx.step(params, tx.init(params), params)
+    assert jnp.isfinite(params).all()
+    assert optadamw.schedule_free_adamw(0.01, warmup_steps=1e3) is not None
+
+
+def test_another_average_is_not_taken_for_that_of_schedule_free():
+    old, new = optadamw.adamw(0.01, ema_decay=0.9), optadamw.schedule_free_adamw(0.01)
+    params = {"w": jnp.ones(3)}
+    _, state = old.step(params, old.init(params), params)
+    for made_by, tx in ((old, new), (new, old)):
+        saved = state if made_by is old else new.init(params)
+        with pytest.raises(ValueError, match=r"`ema` was saved as .*afresh"):
+            checkpoint.restore(tx, params, saved, made_by=made_by)
+    restored, _ = checkpoint.restore(new, params, state, made_by=old, afresh=("ema",))
+    assert (restored.ema["w"] == params["w"]).all()

@@ -210,6 +210,51 @@ def test_an_average_is_swapped_and_a_state_restored(tmp_path):
     assert checkpoint.digests(restored) == checkpoint.digests(state)
 
 
+def test_norms_of_float64_parameters_and_inside_shard_map():
+    options = {"stats": "norms", "skip_nonfinite": True}
+    tx = optadamw.adamw(0.1, offload=BOTH, **options)
+    plain = optadamw.adamw(0.1, **options)
+    with jax.enable_x64(True):
+        wide = {"w": jnp.full((4, 8), 2.0, jnp.float64)}
+        _, state = tx.step(wide, tx.init(wide), wide)
+        _, wanted = plain.step(wide, plain.init(wide), wide)
+        trees.assert_same_bits(state.stats, wanted.stats)
+    params = placed(mesh_of())
+
+    def by_parts(tx: Any) -> Any:
+        tx = optadamw.with_axes(tx, sharded={"w": "data"})
+        state = tx.init(params)
+        layout = jax.tree.map(lambda x: x.spec, optadamw.state_sharding(tx, params))
+        step = jax.shard_map(
+            lambda grads, state, params: tuple(tx.step(grads, state, params)),
+            mesh=mesh_of(),
+            in_specs=(SPECS, layout, SPECS),
+            out_specs=(SPECS, layout),
+        )
+        return jax.jit(step)(params, state, params)
+
+    trees.assert_same_bits(on_device(by_parts(tx)), by_parts(plain))
+
+
+def test_a_state_of_numpy_arrays_is_moved():
+    tx, params = optadamw.adamw(0.1, offload="mu"), {"w": jnp.ones((4, 8))}
+    state = tx.init(params)
+    wanted = jax.device_get(tx.step(params, state, params))
+    made = jax.device_get(tx.step(params, jax.device_get(state), params))
+    trees.assert_same_bits(made, wanted)
+
+
+def test_the_average_comes_to_the_device():
+    tx, params = optadamw.adamw(0.1, ema_decay=0.9, offload="ema"), placed(mesh_of())
+    params, state = tx.jit_step(params, tx.init(params), jax.tree.map(jnp.copy, params))
+    final = optadamw.finalize(state, params)
+    likes = optadamw.ema_of(state, like=params)
+    swapped = jax.jit(lambda s, p: optadamw.swap_ema(s, p)[0]["w"] * p["w"])
+    for tree in (final, likes, swapped(state, params)):
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(tree)}
+        assert kinds == {"device"}
+
+
 def test_plans_and_descriptions_tell_it():
     params = placed(mesh_of())
     plain = optadamw.adamw(0.1)

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optadamw
@@ -140,3 +141,40 @@ REFUSED = {
 def test_what_cannot_be_tried_is_said(options, error, words):
     with pytest.raises(error, match=words):
         tried(**options)
+
+
+def test_the_steepest_fall_is_not_the_noise_of_the_first_losses():
+    rng = np.random.default_rng(1)
+    batches = (1 + 0.5 * rng.standard_normal(8).astype("f4") for _ in range(101))
+
+    def noisy(tx, params, state, x):
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean((p - x) ** 2))(params)
+        params, state = tx.step(grads, state, params)
+        return params, state, loss
+
+    found = optadamw.lr_range_test(noisy, optadamw.adamw, jnp.zeros(8), batches)
+    assert found.steepest is None or found.steepest > 1e-5
+
+
+def test_a_rate_in_the_state_is_refused():
+    def tx_of(rate):
+        return optax.inject_hyperparams(optax.adamw)(learning_rate=rate)
+
+    with pytest.raises(ValueError, match="keeps the rate in its state"):
+        optadamw.lr_range_test(train_step, tx_of, initial(), itertools.repeat((X, Y)))
+
+
+def test_batches_that_end_and_a_first_loss_of_nan_are_told(tmp_path):
+    batches = itertools.repeat((X, Y), 60)
+    found = optadamw.lr_range_test(train_step, optadamw.adamw, initial(), batches)
+    assert "`batches` ended after 60 items" in found.reason or found.suggestion
+
+    def broken(tx, params, state, *batch):
+        return params, state, jnp.float32(jnp.nan)
+
+    batches = itertools.repeat((X, Y))
+    found = optadamw.lr_range_test(broken, optadamw.adamw, initial(), batches)
+    assert found.diverged is None and len(found.rates) == len(found.losses) == 0
+    assert "No rate was tried" in str(found)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        optadamw.plotting.range_test(found, tmp_path / "x.png")

@@ -370,3 +370,14 @@ REFUSED = {
 def test_what_cannot_be_swept_is_said(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_buffers_in_the_host_and_large_whole_numbers_are_refused():
+    def tx_of(learning_rate):
+        return optadamw.adamw(learning_rate, offload="mu")
+
+    points = optadamw.grid_points(learning_rate=[0.1, 0.2])
+    with pytest.raises(ValueError, match="with_offload"):
+        optadamw.sweep(train_step, tx_of, points)
+    with pytest.raises(ValueError, match="whole ones within int32"):
+        optadamw.grid_points(seed=[0, 2**32 + 5])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from optadamw.base.errors import invalid
+from optadamw.base.errors import invalid, mistyped
 from optadamw.reports.plots.records import (
     History,
     along,
@@ -76,6 +76,8 @@ def curves(
         'curves.png'
     """
     checked = checked_histories(histories)
+    if isinstance(fields, str):
+        raise mistyped("fields", "a sequence of names, or None", fields)
     first = next(iter(checked.values()))
     axis = along(first, x)
     names = list(fields) if fields is not None else _numbers(first[0], axis)

@@ -63,7 +63,8 @@ def heatmap(
     if x == y:
         raise invalid("y", "another field than `x`", y)
     xs, ys, values = (column("records", rows, f, _CHOOSE) for f in (x, y, value))
-    live = np.array([float(row.get("live", 1)) for row in rows])
+    is_told = all("live" in row for row in rows)
+    live = column("records", rows, "live", _CHOOSE) if is_told else np.ones(len(rows))
     at, places = np.unique(np.stack([xs, ys]), axis=1, return_inverse=True)
     seeds = np.bincount(places)
     with np.errstate(invalid="ignore"):

@@ -23,8 +23,11 @@ def range_test(result: RangeTest, path: str | Path) -> Path:
 
     Raises:
         TypeError: `result` is no `RangeTest`.
+        ValueError: `result` has no rate that was tried.
     """
     _check(result)
+    if not len(result.rates):
+        raise ValueError(f"`result` has nothing to draw. {result}")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(result.rates, result.losses, ".", color="0.7", label="loss")

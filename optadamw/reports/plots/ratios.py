@@ -58,7 +58,7 @@ def update_to_weight(
                 steps,
                 column(name, rows, layer, remedy),
                 color=COLORS[index % len(COLORS)],
-                marker=MARKERS[index % len(MARKERS)],
+                marker=MARKERS[index // len(COLORS) % len(MARKERS)],
                 markevery=max(1, len(steps) // 8),
                 label=layer,
             )
@@ -82,13 +82,19 @@ def update_to_weight(
 def _ratios(rows: History) -> dict[str, Any]:
     """Return the ratios of the first record, by layer."""
     found: dict[str, Any] = {}
+    prefixed: dict[tuple[str, str], Any] = {}
     for field, value in rows[0].items():
         if field == FIELD and isinstance(value, Mapping):
             found |= value
         elif field == FIELD or field.endswith(f"/{FIELD}"):
             before = field.removesuffix(FIELD).rstrip("/")
-            _, is_group, group = before.rpartition("groups/")
-            found[group if is_group else "all parameters"] = value
+            prefix, is_group, group = before.rpartition("groups/")
+            label = group if is_group else "all parameters"
+            prefix = prefix.rstrip("/") if is_group else before
+            prefixed[prefix, label] = value
+    several = len({prefix for prefix, _ in prefixed}) > 1
+    for (prefix, label), value in prefixed.items():
+        found[f"{prefix}: {label}" if several and prefix else label] = value
     if not found:
         raise ValueError(
             f"A record must have {FIELD!r}; it has {listed(rows[0])}. Record the norms "
