@@ -41,12 +41,6 @@ class ClipUpdate(Rule):
                 "eps_mode='hat' divides by that of the uncorrected one.",
                 "Use eps_mode='outside'.",
             )
-        if getattr(directions[0], "bias_correction", True) not in (True, "nu"):
-            raise misplaced(
-                f"{self.verb} needs the root of the corrected second moment; without "
-                "its correction every early step would be clipped.",
-                "Use bias_correction=True.",
-            )
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         del shared

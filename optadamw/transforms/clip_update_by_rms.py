@@ -25,6 +25,9 @@ def clip_update_by_rms(limit: ScalarOrSchedule = 1.0) -> Transformation:
     atom is StableAdamW, which divides the learning rate; before it, the decay stays as
     it is, as in timm.
 
+    Without `bias_correction` the uncorrected root counts, which clips early steps. A
+    mean that is not finite clips nothing: a NaN in the gradient spoils its own element.
+
     Source: Wortsman et al., arXiv 2304.13013v2, Algorithm 2 (StableAdamW), after
     Shazeer & Stern, arXiv 1804.04235v1, Section 6; `limit`: timm's NAdamW.
     Differs from the paper and optimi where the root is not far above eps: they divide g

@@ -186,12 +186,6 @@ def test_a_fault_spoils_its_own_element_alone(fault):
     assert jnp.isfinite(params).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("correction", [False, "mu"])
-def test_a_root_without_its_correction_is_refused(correction):
-    with pytest.raises(ValueError, match="Use bias_correction=True"):
-        optadamw.adamw(0.1, bias_correction=correction, clip_update_rms=1.0)
-
-
 def test_a_group_without_the_clip_may_have_what_the_clip_excludes():
     groups = {"b": {"clip_update_rms": None, "eps_mode": "hat"}}
     tx = optadamw.adamw(0.1, clip_update_rms=1.0, groups=groups)
