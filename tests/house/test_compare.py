@@ -40,8 +40,8 @@ COPIED = f"""{STEP}
 """
 PLANTS = {
     "a constant": (
-        '"one_minus_b1": 1.0 - b1',
-        '"one_minus_b1": 1.0000001 - b1',
+        '"one_minus_b1": 1.0 - b1,\n            "one_minus_b2"',
+        '"one_minus_b1": 1.0000001 - b1,\n            "one_minus_b2"',
         {
             "bits of `jit_step`",
             "bits of `update`",
@@ -71,8 +71,8 @@ PLANTS = {
         {"traces"},
     ),
     "an error": (
-        '"one_minus_b1": 1.0 - b1',
-        '"one_minus_b1": 1.0 - b7',
+        '"one_minus_b1": 1.0 - b1,\n            "one_minus_b2"',
+        '"one_minus_b1": 1.0 - b7,\n            "one_minus_b2"',
         {"error"},
     ),
 }
