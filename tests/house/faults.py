@@ -159,8 +159,8 @@ FAULTS = [
     Fault(
         "zero over zero is NaN",
         "base/numerics.py",
-        "return numerator / jnp.where(is_zero, jnp.inf, denominator)",
-        "return numerator / denominator",
+        "jnp.where(counts_as_zero(denominator), jnp.inf, denominator)",
+        "denominator",
         "rules/test_field_faults.py::test_n1_a_zero_gradient_moves_nothing",
     ),
     Fault(
