@@ -1,4 +1,4 @@
-"""What do variants of AdamW gain on the demo's network, each with its best numbers?
+"""Compare variants of AdamW on the demo's network, each with its best numbers.
 
     python -m benchmarks.variants --output variants.json
 

@@ -18,8 +18,13 @@ from jax import lax
 
 from optadamw.base.types import Array
 from optadamw.leaf.program import LeafInput
-from optadamw.walk.axes import varying
-from optadamw.walk.conditional import Outcome, Pass, each_leaf, norms_of
+from optadamw.walk.conditional import (
+    Outcome,
+    Pass,
+    at_most_once,
+    each_leaf,
+    norms_of,
+)
 
 Results = tuple[list[Any], list[Any], list[Any]]
 """The output, the buffers and the sums of squares of each leaf."""
@@ -73,8 +78,7 @@ def _at_once(
     if go is not None:
         each = [go] * len(leaves)
         present = each if present is None else [p & go for p in present]
-    outputs, buffers, squares = each_leaf(key, leaves, bits, present)
-    return outputs, buffers, [_narrowed(x) for x in squares]
+    return each_leaf(key, leaves, bits, present)
 
 
 def _in_loops(
@@ -91,38 +95,13 @@ def _in_loops(
     for batch in _batches(key, leaves):
         given = [leaves[i] for i in batch]
         updated = None if present is None else [present[i] for i in batch]
-        made = _batch(key.part(batch), given, bits, updated, gate, bool(key.groups))
+        run = partial(each_leaf, key.part(batch), bits=bits, present=updated)
+        none = [_no_squares(leaf) if key.groups else None for leaf in given]
+        made = at_most_once(run, given, gate, none)
         for column, values in zip(columns, made, strict=True):
             for i, value in zip(batch, values, strict=True):
                 column[i] = value
     return columns
-
-
-def _batch(
-    key: Pass,
-    leaves: Sequence[LeafInput],
-    bits: Array,
-    present: Sequence[Array] | None,
-    go: Array,
-    measures: bool,
-) -> Results:
-    """Run the leaves of one batch in a loop of at most one turn."""
-    none = [_no_squares(leaf) if measures else None for leaf in leaves]
-    unchanged = [leaf.param for leaf in leaves], [leaf.buffers for leaf in leaves], none
-
-    def turn(carry: Any) -> Any:
-        again, (params, buffers, _) = carry
-        carried = [
-            leaf._replace(param=param, buffers=held)
-            for leaf, param, held in zip(leaves, params, buffers, strict=True)
-        ]
-        outputs, kept, squares = each_leaf(key, carried, bits, present)
-        found = [_narrowed(x) for x in squares]
-        # Inside shard_map a decision of each device alone has a type of its own.
-        stop = again & False if varying(again) else jnp.zeros((), bool)
-        return stop, (outputs, kept, found)
-
-    return lax.while_loop(lambda carry: carry[0], turn, (go, unchanged))[1]
 
 
 def _no_squares(leaf: LeafInput) -> Array:
@@ -132,11 +111,6 @@ def _no_squares(leaf: LeafInput) -> Array:
     types = [jax.typeof(x).manual_axis_type for x in arrays]
     axes = tuple({axis for each in types for axis in each.varying})
     return lax.pcast(zeros, axes, to="varying") if axes else zeros
-
-
-def _narrowed(squares: Array | None) -> Array | None:
-    """Return the sums in float32, as `norms_of` reads them."""
-    return None if squares is None else squares.astype(jnp.float32)
 
 
 def _batches(key: Pass, leaves: Sequence[LeafInput]) -> list[list[int]]:
@@ -149,10 +123,11 @@ def _batches(key: Pass, leaves: Sequence[LeafInput]) -> list[list[int]]:
         )
         for leaf in leaves
     ]
+    most = sum(sizes) / PARTS
     batches: list[list[int]] = [[]]
     held = 0
     for i, size in enumerate(sizes):
-        if batches[-1] and held + size > sum(sizes) / PARTS:
+        if batches[-1] and held + size > most:
             batches.append([])
             held = 0
         batches[-1].append(i)

@@ -7,7 +7,7 @@ copy parameters and buffers (docs/ideas/design.md has the measurements). `update
 be differentiable in reverse mode, which loops are not, and therefore uses `lax.cond`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -120,7 +120,8 @@ def each_leaf(
             )
         outputs.append(output)
         buffers.append(on_host(next_buffers, key.offload))
-        squares.append(made.squares)
+        sums = made.squares
+        squares.append(None if sums is None else sums.astype(jnp.float32))
     return outputs, buffers, squares
 
 
@@ -134,20 +135,40 @@ def if_step(
     measured: Array | None,
 ) -> Outcome:
     """Run the pass if `go`; otherwise return parameters and buffers unchanged."""
-    params = [leaf.param for leaf in leaves]
-    unchanged = [leaf.buffers for leaf in leaves]
 
-    def turn(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
-        again, (before, buffers, _) = carry
+    def run(carried: Sequence[LeafInput]) -> Any:
+        return tuple(always(key, carried, bits, present))
+
+    return Outcome(*at_most_once(run, leaves, go, measured))
+
+
+def at_most_once(
+    run: Callable[[Sequence[LeafInput]], Any],
+    leaves: Sequence[LeafInput],
+    go: Array,
+    measured: Any,
+) -> Any:
+    """Run leaves in a loop of one turn if `go`, of none otherwise.
+
+    Args:
+      run: returns new parameters, new buffers and measurements of the leaves.
+      leaves: the leaves; the loop changes their parameters and buffers in place.
+      go: whether the loop has its turn.
+      measured: the measurements if it has none.
+    """
+    unchanged = [leaf.param for leaf in leaves], [leaf.buffers for leaf in leaves]
+
+    def turn(carry: Any) -> Any:
+        again, (params, buffers, _) = carry
         carried = [
-            leaf._replace(param=param, buffers=buffer)
-            for leaf, param, buffer in zip(leaves, before, buffers, strict=True)
+            leaf._replace(param=param, buffers=held)
+            for leaf, param, held in zip(leaves, params, buffers, strict=True)
         ]
         # Inside shard_map a decision of each device alone has a type of its own.
         stop = again & False if varying(again) else jnp.zeros((), bool)
-        return stop, always(key, carried, bits, present)
+        return stop, run(carried)
 
-    start = (jnp.asarray(go), Outcome(params, unchanged, measured))
+    start = jnp.asarray(go), (*unchanged, measured)
     return lax.while_loop(lambda carry: carry[0], turn, start)[1]
 
 
@@ -184,7 +205,7 @@ def norms_of(key: Pass, squares: Sequence[Array | None]) -> Array | None:
     if not key.groups:
         return None
     none = jnp.zeros(2, jnp.float32)
-    known = [none if s is None else s.astype(jnp.float32) for s in squares]
+    known = [none if s is None else s for s in squares]
     if key.axes:
         known = [summed(s, over) for s, over in zip(known, key.axes, strict=True)]
     sums = [sum((known[i] for i in group), none) for group in key.groups]

@@ -26,7 +26,7 @@ ULP = float(jnp.finfo(jnp.bfloat16).eps)
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, and how far it is from its end."""
+    """A problem: first parameters, a loss, and the rate at which they are trained."""
 
     params: Any
     loss: Callable[[Any, jax.Array], jax.Array]

@@ -33,7 +33,7 @@ LOGGED = {
 
 
 class Rows(list):
-    """What was logged: (step, name, value)."""
+    """The numbers that a recipe logged: (step, name, value)."""
 
     def add(self, step: Any, numbers: dict[str, Any]) -> None:
         assert all(type(value) is float for value in numbers.values())
@@ -71,7 +71,7 @@ def standing_in(package: str, rows: Rows) -> dict[str, ModuleType]:
 
 
 def written(package: str, folder: Path) -> Rows:
-    """What the real writer has written, as far as it can be read here."""
+    """Return the files of the real writer, which are read as bytes alone."""
     rows = Rows()
     if package == "wandb":
         assert list(folder.glob("wandb/offline-run-*/*.wandb"))
