@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf, kind_at_leaf, mistyped
+from optadamw.base.memory import DEVICE, moved
 from optadamw.base.random_bits import Site, bits_at, mixed
 from optadamw.base.tree import flatten
 from optadamw.base.types import Array, PyTree
@@ -134,7 +135,7 @@ def _words(path: str, leaf: Any) -> Array:
                 f"its dtype {leaf.dtype} has no bits of its own.",
                 "Keep jax.random.key_data(key) instead.",
             )
-        return _bits(jax.device_put(leaf, jax.memory.Space.Device))
+        return _bits(moved(leaf, DEVICE))
     array = np.asarray(leaf)
     if array.dtype == object or array.dtype.kind in "SUMm":
         raise kind_at_leaf(path, f"it is no array of numbers; got {leaf!r}.")

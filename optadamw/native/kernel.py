@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.memory import is_on_host
 from optadamw.base.numerics import is_complex
 from optadamw.base.random_bits import Site
 from optadamw.leaf.compute import compute
@@ -79,8 +80,7 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
         buffer = given.buffers[slot.name]
         if getattr(buffer, "shape", None) != param.shape:
             return Refusal(f"{slot.name} is kept in blocks")
-        is_array = isinstance(buffer, jax.Array)
-        if is_array and jax.typeof(buffer).memory_space == jax.memory.Space.Host:
+        if is_on_host(buffer):
             return Refusal(f"{slot.name} lies in the memory of the host")
         buffers.append((slot.name, np.dtype(buffer.dtype)))
     scalars = tuple(

@@ -21,6 +21,7 @@ from jax.sharding import (
 )
 
 from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
+from optadamw.base.memory import moved
 from optadamw.store.block_code import BLOCK, axis_of
 
 OnWhole = Literal["report", "raise"]
@@ -184,8 +185,7 @@ def in_memory_of(x: Any, like: Any) -> Any:
     """Return `x` in the memory in which `like` is, the device's or the host's."""
     if not isinstance(x, jax.Array) or not isinstance(like, jax.Array):
         return x
-    space = jax.typeof(like).memory_space
-    return x if jax.typeof(x).memory_space == space else jax.device_put(x, space)
+    return moved(x, jax.typeof(like).memory_space)
 
 
 def in_memory(name: str, sharding: Any, kind: str) -> Any:

@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.errors import at_leaf
+from optadamw.base.memory import DEVICE, HOST, is_on_host, moved
 from optadamw.base.types import PyTree
 from optadamw.store.layout import in_memory
 
-DEVICE, HOST = jax.memory.Space.Device, jax.memory.Space.Host
 KIND = "pinned_host"
 """JAX's kind of memory behind `HOST`."""
 
 
 def on_device(buffers: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Return the buffers of a leaf, those in `names` moved to the device."""
-    return {k: _moved(x, DEVICE) if k in names else x for k, x in buffers.items()}
+    return {k: _buffer_in(x, DEVICE) if k in names else x for k, x in buffers.items()}
 
 
 def on_host(buffers: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def to_host(buffer: PyTree) -> PyTree:
     Raises:
       ValueError: the devices have no memory of their host.
     """
-    return _moved(buffer, HOST)
+    return _buffer_in(buffer, HOST)
 
 
 def check_place(path: str, name: str, buffer: PyTree, is_offloaded: bool) -> None:
@@ -48,7 +48,7 @@ def check_place(path: str, name: str, buffer: PyTree, is_offloaded: bool) -> Non
     if is_offloaded:
         return
     for x in jax.tree.leaves(buffer):
-        if isinstance(x, jax.Array) and jax.typeof(x).memory_space == HOST:
+        if is_on_host(x):
             raise at_leaf(
                 path,
                 f"its buffer {name} lies in the memory of the host, and the step "
@@ -58,7 +58,7 @@ def check_place(path: str, name: str, buffer: PyTree, is_offloaded: bool) -> Non
             )
 
 
-def _moved(buffer: PyTree, space: Any) -> PyTree:
+def _buffer_in(buffer: PyTree, space: Any) -> PyTree:
     return jax.tree.map(lambda x: _one(x, space), buffer)
 
 
@@ -69,8 +69,6 @@ def _one(x: Any, space: Any) -> Any:
         sharding = in_memory("offload", x.sharding, KIND)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     x = jnp.asarray(x)  # a state that was read with jax.device_get is of NumPy arrays
-    if jax.typeof(x).memory_space == space:
-        return x
-    if not isinstance(x, jax.core.Tracer) and space == HOST:
+    if space == HOST and not (isinstance(x, jax.core.Tracer) or is_on_host(x)):
         return jax.device_put(x, in_memory("offload", x.sharding, KIND))
-    return jax.device_put(x, space)
+    return moved(x, space)
