@@ -49,6 +49,8 @@ from optadamw.transforms.clip_update_by_rms import (
 )
 from optadamw.transforms.ema_params import ema_params as ema_params
 from optadamw.transforms.freeze import freeze as freeze
+from optadamw.transforms.gradient_release import GradientRelease as GradientRelease
+from optadamw.transforms.gradient_release import gradient_release as gradient_release
 from optadamw.transforms.layerwise_decay import layerwise_decay as layerwise_decay
 from optadamw.transforms.maximize import maximize as maximize
 from optadamw.transforms.multi_steps import multi_steps as multi_steps
@@ -100,6 +102,7 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "DynamicLossScale",
+    "GradientRelease",
     "Members",
     "MemoryPlan",
     "RangeTest",
@@ -133,6 +136,7 @@ __all__ = [
     "exclude",
     "finalize",
     "freeze",
+    "gradient_release",
     "grid_points",
     "integrations",
     "interchange",

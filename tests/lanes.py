@@ -155,6 +155,8 @@ ONE_IN = {
     "transforms/test_freeze.py::"
     "test_the_others_train_as_if_the_frozen_were_not_there": 4,
     "transforms/test_freeze.py::test_what_its_gradient_is_has_no_effect": 4,
+    "transforms/test_gradient_release.py::"
+    "test_a_released_step_has_the_bits_of_the_step": 3,
     "cli/test_demo.py::test_defaults_reach_97_percent_and_write_everything": 0,
     "cli/test_demo_parts.py::test_all_parts_are_in_the_summary_and_in_the_report": 0,
     "cli/test_demo_parts.py::test_bfloat16_stalls_in_optax_and_not_in_compact": 0,

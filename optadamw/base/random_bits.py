@@ -30,6 +30,10 @@ class Site(NamedTuple):
     """Index of the leaf among the parameters."""
     place: Array | None = None
     """Index of each element if only a part of the leaf is written; None: all of it."""
+    first: Array | None = None
+    """Index of the first element of a layer in its stack, uint32; None: no stack."""
+    beyond: Array | None = None
+    """The layer, if the stack has more than 2**32 elements and `first` wraps."""
 
     def of(self, buffer: str) -> "Site":
         """Return the site of a buffer of this leaf; each name has bits of its own."""
@@ -67,6 +71,11 @@ def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
             # The index wraps at 2**32: its lost high part is mixed into the key.
             beyond = place if beyond is None else beyond * jnp.uint32(31) + place
         stride *= shape[axis]
+    if site.first is not None:
+        index = index + site.first
+    if site.beyond is not None:
+        layer = site.beyond
+        beyond = layer if beyond is None else beyond * jnp.uint32(31) + layer
     key = mixed(site.key ^ (site.leaf.astype(jnp.uint32) * _GOLDEN))
     if beyond is not None:
         key = mixed(key ^ mixed(beyond + _GOLDEN))

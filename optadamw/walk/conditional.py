@@ -105,7 +105,7 @@ def each_leaf(
         if key.layouts:
             given = key.layouts[i].entered(given)
         given = given._replace(buffers=on_device(given.buffers, key.offload))
-        if program.draws:
+        if program.draws and given.site is None:
             given = given._replace(site=Site(bits, jnp.int32(key.positions[i])))
         made = run(program, given)
         output, next_buffers = made.output, made.buffers

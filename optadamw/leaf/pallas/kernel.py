@@ -61,8 +61,11 @@ def run_tiles(
     ids = jnp.zeros((1, 2), jnp.uint32)
     if site is not None:
         ids = jnp.stack([site.key, site.leaf.astype(jnp.uint32)])[None, :]
-        if starts is not None:
-            ids = jnp.concatenate([ids, starts[None, :]], axis=1)
+        # Where the shard lies in its leaf, and the layer in its stack.
+        more = [] if starts is None else [*starts]
+        more += [x for x in (site.first, site.beyond) if x is not None]
+        if more:
+            ids = jnp.concatenate([ids, jnp.stack(more)[None, :]], axis=1)
 
     def kernel(packed_ref: Any, ids_ref: Any, *refs: Any) -> None:
         inputs, outputs = refs[: len(flat)], refs[len(flat) :]
@@ -76,6 +79,11 @@ def run_tiles(
                 places = _in_whole(places, shape, whole, firsts)
             place = _index(places, view if whole is None else whole)
             here = Site(ids_ref[0, 0], ids_ref[0, 1].astype(jnp.int32), place)
+            after = 2 if whole is None else 2 + len(shape)
+            if site.first is not None:
+                here = here._replace(first=ids_ref[0, after])
+            if site.beyond is not None:
+                here = here._replace(beyond=ids_ref[0, after + 1])
         own = jax.tree.unflatten(structure, [ref[...] for ref in inputs])
         grad, held, buffers = own
         part = LeafInput(grad, held, buffers, own_scalars, own_scale, here)

@@ -1,0 +1,42 @@
+"""What a step that is taken in parts refuses: everything that needs all gradients."""
+
+from optadamw.base.errors import misplaced
+from optadamw.walk.composition import Composition
+
+
+def refuse_whole(composition: Composition) -> None:
+    """Refuse what needs all gradients at once.
+
+    Raises:
+      ValueError: there is such a part; the message names it and the remedy.
+    """
+    control = composition.control
+    for rule in composition.rules:
+        if rule.reads_norm:
+            raise misplaced(
+                f"{rule.verb} reads the norm of all gradients, and gradient_release "
+                "takes the step of a parameter before the others have gradients.",
+                "Use clip_value, or take the step with tx.step.",
+            )
+    parts = {
+        "multi_steps": (control.accumulation, "sums the gradients of several calls"),
+        "with_loss_scale": (control.loss_scale, "is set by all gradients"),
+        "skip_spikes": (control.spikes, "checks the norm of all gradients"),
+        "with_stats": (control.statistics, "records norms of all gradients"),
+        "with_zero1": (composition.zero1, "gathers whole parameters"),
+        "with_offload": (composition.offload or None, "moves whole buffers"),
+    }
+    for name, (part, does) in parts.items():
+        if part is not None:
+            raise misplaced(
+                f"{name} {does}, and gradient_release takes the step of a parameter "
+                "before the others have gradients.",
+                f"Leave {name} out, or take the step with tx.step.",
+            )
+    if composition.kernel_choice == "native":
+        raise misplaced(
+            "with_kernels('native') runs all parameters in one pass, and "
+            "gradient_release takes the step of a parameter before the others have "
+            "gradients.",
+            "Use with_kernels('auto') or 'xla'.",
+        )
