@@ -62,10 +62,10 @@ def run_tiles(
     if site is not None:
         ids = jnp.stack([site.key, site.leaf.astype(jnp.uint32)])[None, :]
         # Where the shard lies in its leaf, and the layer in its stack.
-        more = [] if starts is None else [*starts]
-        more += [x for x in (site.first, site.beyond) if x is not None]
+        more = [] if starts is None else [starts]
+        more += [x[None] for x in (site.first, site.beyond) if x is not None]
         if more:
-            ids = jnp.concatenate([ids, jnp.stack(more)[None, :]], axis=1)
+            ids = jnp.concatenate([ids, *(x[None, :] for x in more)], axis=1)
 
     def kernel(packed_ref: Any, ids_ref: Any, *refs: Any) -> None:
         inputs, outputs = refs[: len(flat)], refs[len(flat) :]
