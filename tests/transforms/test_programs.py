@@ -19,7 +19,7 @@ KEPT = 16
 
 
 def rates(count: int) -> list[float]:
-    return [1e-3 * (1 + i / 1024) for i in range(count)]
+    return [1.7e-3 * (1 + i / 1024) for i in range(count)]
 
 
 @pytest.fixture
