@@ -225,11 +225,10 @@ def _arguments(maker: str, record: Any) -> list[str]:
 def _decay(composition: Composition, row: LeafPlan) -> str:
     if composition.is_frozen(row.group):
         return "frozen"
-    rules = composition.variants[row.group]
     decays = [
         repr(getattr(rule, "weight_decay", None))
-        for rule, applies in zip(rules, row.applies, strict=True)
-        if rule is not None and rule.stage == Stage.DECAY and applies
+        for rule in row.chosen(composition.variants[row.group])
+        if rule.stage == Stage.DECAY
     ]
     return " + ".join(decays) or "no"
 

@@ -131,8 +131,7 @@ class GradientRelease:
             grads, gradient = backward(gradient)
             flat = treedef.flatten_up_to(grads)
             moved = self.opened.move(positions, held, flat, Layer(index, shapes))
-            pairs = list(zip(moved.params, moved.buffers, strict=True))
-            stacks = jax.tree.map(partial(_with_layer, index), stacks, pairs)
+            stacks = jax.tree.map(partial(_with_layer, index), stacks, moved.held)
             return (gradient, stacks), moved.good
 
         def pull(gradient: PyTree) -> tuple[Any, ...]:
@@ -156,8 +155,7 @@ class GradientRelease:
         positions, treedef = positions_of(self._leaves, where)
         flat = self.opened.checked(positions, treedef, grads)
         moved = self.opened.move(positions, self.opened.held(positions), flat)
-        held = tuple(zip(moved.params, moved.buffers, strict=True))
-        return Part(positions, held, moved.good)
+        return Part(positions, tuple(moved.held), moved.good)
 
     def finish(self, parts: Iterable[Part]) -> tuple[PyTree, State]:
         """Return `(params, state)` after the step of all parts.

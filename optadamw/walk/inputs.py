@@ -97,8 +97,8 @@ class Inputs:
         variants = self.plan.composition.variants
         for i in self.moving:
             row, path, axes = self.row(i), self.plan.leaves.paths[i], self.axes[i]
-            for rule, applies in zip(variants[row.group], row.applies, strict=True):
-                if rule is None or not (applies and rule.sums):
+            for rule in row.chosen(variants[row.group]):
+                if not rule.sums:
                     continue
                 refuse_undeclared(path, axes, f"the sum that {rule.verb} takes")
                 if axes.summed:

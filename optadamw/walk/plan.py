@@ -37,6 +37,11 @@ class LeafPlan(NamedTuple):
         own = self.slots
         return own if self.accumulator is None else (*own, self.accumulator)
 
+    def chosen(self, rules: Sequence[Rule | None]) -> list[Rule]:
+        """Return those of the group's rules, or of its first ones, that apply."""
+        pairs = zip(rules, self.applies, strict=False)
+        return [rule for rule, applies in pairs if rule is not None and applies]
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -23,10 +23,9 @@ class Programs:
     def _made(self, row: LeafPlan, upto: int) -> Program:
         composition = self._composition
         statistics = composition.control.statistics
-        own = composition.variants[row.group][:upto]
-        rules = zip(own, row.applies, strict=False)
+        rules = row.chosen(composition.variants[row.group][:upto])
         return Program(
-            rules=tuple(r.skeleton() for r, yes in rules if r is not None and yes),
+            rules=tuple(rule.skeleton() for rule in rules),
             slots=row.slots,
             commit=composition.commit,
             is_whole=composition.is_whole,

@@ -21,13 +21,13 @@ from optadamw.control.control import Arrival
 from optadamw.control.signals import check_signal
 from optadamw.leaf.program import LeafInput
 from optadamw.rules.rule import Shared
-from optadamw.store.columns import trees_of
-from optadamw.store.state import State, state_of
+from optadamw.store.state import State
 from optadamw.walk.composition import Composition
 from optadamw.walk.conditional import Pass, always, if_step
-from optadamw.walk.decision import go_by_scalars
+from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, checked_inputs
 from optadamw.walk.layers import Layer, plan_of_layer, site_of_layer
+from optadamw.walk.next_state import next_state
 from optadamw.walk.norms import Norms, Scalars, chosen_rows
 from optadamw.walk.plan import LeafPlan
 from optadamw.walk.programs import Programs
@@ -36,10 +36,10 @@ from optadamw.walk.scalars import scalars_of
 
 
 class Moved(NamedTuple):
-    """New parameters and buffers of some leaves."""
+    """Some leaves after their step."""
 
-    params: list[Any]
-    buffers: list[Any]
+    held: list[tuple[Any, Any]]
+    """Parameter and buffers of each leaf."""
     good: Array | None
     """Whether the gradients were good and the leaves stepped; None: no guard."""
 
@@ -95,9 +95,9 @@ class OpenStep:
         """
         inputs = self._part(positions, held, grads, layer)
         moving = inputs.moving
-        params, buffers = [p for p, _ in held], [b for _, b in held]
+        made = list(held)
         if not moving:
-            return Moved(params, buffers, None)
+            return Moved(made, None)
         inputs.check_whole()
         programs = Programs(self.composition, "param")
         leaves, of = [], []
@@ -113,8 +113,9 @@ class OpenStep:
         key = Pass(tuple(of), tuple(positions[i] for i in moving))
         good, go = None, None
         if self.legal is not None:
-            norm = Norms((), inputs, rescued=False).of_gradients()[0]
-            good = go = jnp.isfinite(norm) & (norm <= inputs.largest_norm) & self.legal
+            norms, control = Norms((), inputs, rescued=False), self.composition.control
+            good, _ = go_by_gradients(control, self.state, Arrival(), norms)
+            good = go = good & self.legal
         elif layer is not None:
             # Always true, which XLA does not know. Behind a loop it cannot fuse a layer
             # with its stack, for which XLA's CPU backend copied two stacks.
@@ -124,11 +125,10 @@ class OpenStep:
             if go is None
             else if_step(key, leaves, self.bits, None, go, None)
         )
-        for i, param, kept in zip(
-            moving, outcome.outputs, outcome.buffers, strict=True
-        ):
-            params[i], buffers[i] = param, kept
-        return Moved(params, buffers, good)
+        stepped = zip(outcome.outputs, outcome.buffers, strict=True)
+        for i, pair in zip(moving, stepped, strict=True):
+            made[i] = pair
+        return Moved(made, good)
 
     def close(
         self, moved: dict[int, tuple[Any, Any]], good: Sequence[Array]
@@ -156,7 +156,8 @@ class OpenStep:
             for i, pair in enumerate(self.held(range(len(inputs.leaves))))
         ]
         control = self.composition.control
-        fields: dict[str, Any] = {"step": self.clock.number}
+        fields: dict[str, Any] = {}
+        any_part = None
         if self.legal is not None:
             parts = jnp.stack([*good]) if good else jnp.zeros(1, bool)
             every, any_part = parts.all(), parts.any()
@@ -164,16 +165,15 @@ class OpenStep:
             norm = jnp.where(every | ~self.legal, 0.0, jnp.nan)
             known = jnp.ones((), bool)
             check = check_signal(None, self.state, "grad_norm", norm, known)
-            fields |= control.next_scalars(
+            fields = control.next_scalars(
                 self.state, Arrival(), [check], any_part, self.legal, None
             )
-            fields["step"] = jnp.where(any_part, self.clock.number, self.state.step)
-        for slot in self.composition.slots:
-            column = [buffers[slot.name] for _, buffers in held]
-            for name, values in trees_of(slot, column).items():
-                fields[name] = inputs.tree(values)
-        fields["hyperparameters"] = self.state.hyperparameters
-        return inputs.tree([param for param, _ in held]), state_of(fields)
+        columns = {
+            slot.name: [buffers[slot.name] for _, buffers in held]
+            for slot in self.composition.slots
+        }
+        after = next_state(self.state, inputs, self.clock, any_part, columns, fields)
+        return inputs.tree([param for param, _ in held]), after
 
     def _is_frozen(self, position: int) -> bool:
         return self.inputs.plan.is_frozen(position)
@@ -211,9 +211,8 @@ class OpenStep:
         )
 
     def _refuse_sums(self, position: int, row: LeafPlan) -> None:
-        rules = zip(self.composition.variants[row.group], row.applies, strict=True)
-        for rule, applies in rules:
-            if rule is not None and applies and rule.sums:
+        for rule in row.chosen(self.composition.variants[row.group]):
+            if rule.sums:
                 raise at_leaf(
                     self.inputs.plan.leaves.paths[position],
                     f"{rule.verb} computes on a whole parameter, and a stack of layers "

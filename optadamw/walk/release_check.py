@@ -1,4 +1,4 @@
-"""What a step that is taken in parts refuses: everything that needs all gradients."""
+"""Refuse a transformation that needs all gradients, before a step in parts begins."""
 
 from optadamw.base.errors import misplaced
 from optadamw.walk.composition import Composition
@@ -13,9 +13,8 @@ def refuse_whole(composition: Composition) -> None:
     control = composition.control
     for rule in composition.rules:
         if rule.reads_norm:
-            raise misplaced(
-                f"{rule.verb} reads the norm of all gradients, and gradient_release "
-                "takes the step of a parameter before the others have gradients.",
+            raise _too_early(
+                f"{rule.verb} reads the norm of all gradients",
                 "Use clip_value, or take the step with tx.step.",
             )
     parts = {
@@ -28,15 +27,19 @@ def refuse_whole(composition: Composition) -> None:
     }
     for name, (part, does) in parts.items():
         if part is not None:
-            raise misplaced(
-                f"{name} {does}, and gradient_release takes the step of a parameter "
-                "before the others have gradients.",
-                f"Leave {name} out, or take the step with tx.step.",
+            raise _too_early(
+                f"{name} {does}", f"Leave {name} out, or take the step with tx.step."
             )
     if composition.kernel_choice == "native":
-        raise misplaced(
-            "with_kernels('native') runs all parameters in one pass, and "
-            "gradient_release takes the step of a parameter before the others have "
-            "gradients.",
+        raise _too_early(
+            "with_kernels('native') runs all parameters in one pass",
             "Use with_kernels('auto') or 'xla'.",
         )
+
+
+def _too_early(does: str, remedy: str) -> ValueError:
+    return misplaced(
+        f"{does}, and gradient_release takes the step of a parameter before the others "
+        "have gradients.",
+        remedy,
+    )

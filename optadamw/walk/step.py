@@ -23,8 +23,7 @@ from optadamw.base.types import Array, PyTree
 from optadamw.control.statistics import NORMS
 from optadamw.leaf.program import Emit, LeafInput
 from optadamw.rules.rule import Shared
-from optadamw.store.columns import trees_of
-from optadamw.store.state import State, state_of
+from optadamw.store.state import State
 from optadamw.walk.accumulate import Incoming, Intake
 from optadamw.walk.axes import refuse_varying
 from optadamw.walk.batches import in_batches
@@ -41,6 +40,7 @@ from optadamw.walk.decision import go_by_gradients, go_by_scalars
 from optadamw.walk.inputs import Inputs, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.native import pass_by_kernels
+from optadamw.walk.next_state import next_state
 from optadamw.walk.norms import Norms, Scalars, chosen_rows, given_norm
 from optadamw.walk.plan import plan_of
 from optadamw.walk.programs import Programs
@@ -188,14 +188,9 @@ class _Call:
         if incoming.accumulators is not None:
             fields["accumulator"] = inputs.tree(incoming.accumulators)
         outputs, columns = self._all_leaves(inputs, outcome)
-        for slot in composition.slots:
-            for name, column in trees_of(slot, columns[slot.name]).items():
-                fields[name] = inputs.tree(column)
-        fields["hyperparameters"] = state.hyperparameters
-        fields["step"] = clock.number
-        if control.is_gated:
-            fields["step"] = jnp.where(go, clock.number, state.step)
-        return inputs.tree(outputs), state_of(fields)
+        gate = go if control.is_gated else None
+        after = next_state(state, inputs, clock, gate, columns, fields)
+        return inputs.tree(outputs), after
 
     def _run(self, incoming: Incoming, scalars: Scalars, go: Array) -> Outcome:
         """Run the rules on every leaf that has a gradient, if `go`."""

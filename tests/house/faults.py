@@ -400,9 +400,9 @@ FAULTS = [
     ),
     Fault(
         "a skipped step is counted as a step",
-        "walk/step.py",
-        "jnp.where(go, clock.number, state.step)",
-        "jnp.where(go, clock.number, clock.number)",
+        "walk/next_state.py",
+        "jnp.where(go, number, state.step)",
+        "jnp.where(go, number, number)",
         "laws/test_guard.py -k leaves_every_bit",
     ),
     Fault(

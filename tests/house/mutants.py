@@ -49,6 +49,7 @@ CONTROL = (
     "walk/decision.py",
     "walk/scalars.py",
     "walk/step.py",
+    "walk/next_state.py",
 )
 
 SELECTIONS = (

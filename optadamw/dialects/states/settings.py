@@ -165,8 +165,5 @@ def rules_by_leaf(tx: Transformation, leaves: Leaves) -> list[list[Rule]]:
     """Return for each leaf the rules of its group that apply to it."""
     composition = tx.recipe.composition
     shapes = leaves.treedef.unflatten(leaves.arrays)
-    pairs = (
-        zip(composition.variants[row.group], row.applies, strict=True)
-        for row in plan_of(composition, leaves, shapes).rows
-    )
-    return [[rule for rule, yes in row if rule is not None and yes] for row in pairs]
+    rows = plan_of(composition, leaves, shapes).rows
+    return [row.chosen(composition.variants[row.group]) for row in rows]
