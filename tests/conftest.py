@@ -110,6 +110,8 @@ ALLOWED_SKIPS = {
     ("reports/test_topology.py", "JAX's plugin for CUDA is not installed"),
     ("topology/test_model.py", "libtpu is not installed"),
     ("topology/test_model.py", "JAX's plugin for CUDA is not installed"),
+    ("topology/test_peak.py", "libtpu is not installed"),
+    ("topology/test_peak.py", "JAX's plugin for CUDA is not installed"),
     ("topology/test_release.py", "libtpu is not installed"),
     ("topology/test_release.py", "JAX's plugin for CUDA is not installed"),
     ("topology/test_compiled.py", "libtpu is not installed"),
