@@ -57,6 +57,7 @@ def module(
         "most_bytes": read.most / mine,
         "bytes_in_loops": read.in_loops / mine,
         "temporaries": memory.temp_size_in_bytes / mine,
+        "program_bytes": memory.generated_code_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes / mine,
         "unaliased_bytes": max(0, unaliased - _table(carry, mesh)),
         "fusions": read.fusions,

@@ -37,7 +37,7 @@ def normal(shape, seed=0):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_tile_of_a_tpu_holds_whole_blocks_and_fits(shape):
     width = 20
-    view, tile = cut = tiling("tpu", shape, -2, 32, width)
+    view, tile, part = cut = tiling("tpu", shape, -2, 32, width)
     assert view == shape and len(tile) == len(cut.grid) == len(shape)
     for size, unit, whole in zip(
         tile[-2:], (ROWS * 32, LANES), shape[-2:], strict=True
@@ -46,20 +46,30 @@ def test_a_tile_of_a_tpu_holds_whole_blocks_and_fits(shape):
     numbers = int(np.prod(tile))
     assert numbers * width * 2 <= VMEM or tile[-2:] == (ROWS * 32, LANES)
     assert numbers * int(np.prod(cut.grid)) >= np.prod(shape)
+    assert all(size % own == 0 for size, own in zip(tile, part, strict=True))
+    if tile[-2] % 256 == 0 and tile[-1] % LANES == 0:
+        assert int(np.prod(part)) == 256 * LANES
+    else:
+        assert part == tile
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
 @pytest.mark.parametrize("shape", [*SHAPES, (1030,)])
 def test_a_tile_of_a_gpu_is_a_power_of_two(shape, axis):
-    view, tile = tiling("gpu", shape, axis if len(shape) > 1 else -1, 32, 20)
+    view, tile, part = tiling("gpu", shape, axis if len(shape) > 1 else -1, 32, 20)
+    assert part == tile
     assert all(size & (size - 1) == 0 for size in tile)
     assert np.prod(tile) <= THREADS and np.prod(view) == np.prod(shape)
     assert len(shape) == 1 or tile[axis] >= min(32, shape[axis])
 
 
-@pytest.mark.parametrize("shape", [(2048, 200), (3, 64, 136), (2, 3, 32, 130)])
+TILES = [(2048, 200), (3, 64, 136), (2, 3, 32, 130)]
+PARTS = [(2304, 256), (2, 3, 256, 128), (512, 384)]
+
+
+@pytest.mark.parametrize("shape", [*TILES, *PARTS])
 def test_many_tiles_give_the_bits_of_the_plain_step(shape):
-    """Also tiles that stick out of the leaf, and indices of random bits in tiles."""
+    """Also tiles that stick out of the leaf, and parts of tiles."""
     plain = adamw(b1=0.5, b2=0.5, weight_decay=0.5, eps=0.5)
     tiled = optadamw.with_pallas(plain, interpret=True)
     # Powers of two everywhere: no product is rounded, so that nothing depends on which

@@ -19,6 +19,7 @@ from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.leaf.compute import compute
 from optadamw.leaf.pallas.layout import Layout
+from optadamw.leaf.pallas.parts import run_by_parts
 from optadamw.leaf.pallas.tiles import Target, tiling
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.store.blockwise import BlockStore
@@ -52,7 +53,7 @@ def run_tiles(
     arrays, structure = jax.tree.flatten((given.grad, param, given.buffers))
     kept = arrays[2:]
     width = sum(x.dtype.itemsize for x in (*arrays, param, *kept) if x.shape == shape)
-    view, tile = cut = tiling(target, shape, layout.axis, layout.block, width)
+    view, tile, part = cut = tiling(target, shape, layout.axis, layout.block, width)
     flat = [x.reshape(_coarse(view, shape, x.shape)) for x in arrays]
     numbers, plan = jax.tree.flatten((given.scalars, given.scale))
     packed = jnp.zeros((1, 1), jnp.float32)
@@ -68,36 +69,42 @@ def run_tiles(
             ids = jnp.concatenate([ids, *(x[None, :] for x in more)], axis=1)
 
     def kernel(packed_ref: Any, ids_ref: Any, *refs: Any) -> None:
-        inputs, outputs = refs[: len(flat)], refs[len(flat) :]
+        inputs, outputs = refs[: len(flat)], refs[len(flat) :][: len(results)]
         values = [packed_ref[0, i] for i in range(len(numbers))]
         own_scalars, own_scale = jax.tree.unflatten(plan, values)
-        here = None
-        if site is not None:
-            places = _places(pallas, view, tile)
-            if whole is not None:
-                firsts = [ids_ref[0, 2 + i] for i in range(len(shape))]
-                places = _in_whole(places, shape, whole, firsts)
-            place = _index(places, view if whole is None else whole)
-            here = Site(ids_ref[0, 0], ids_ref[0, 1].astype(jnp.int32), place)
-            after = 2 if whole is None else 2 + len(shape)
-            if site.first is not None:
-                here = here._replace(first=ids_ref[0, after])
-            if site.beyond is not None:
-                here = here._replace(beyond=ids_ref[0, after + 1])
-        own = jax.tree.unflatten(structure, [ref[...] for ref in inputs])
-        grad, held, buffers = own
-        part = LeafInput(grad, held, buffers, own_scalars, own_scale, here)
-        made = compute(program, part)
-        results = jax.tree.leaves((made.output, made.buffers))
-        for ref, value in zip(outputs, results, strict=True):
-            ref[...] = value
+
+        def run(own: list[Array], size: tuple[int, ...], starts: list[Array]) -> Any:
+            here = None
+            if site is not None:
+                places = _places(starts, size)
+                if whole is not None:
+                    firsts = [ids_ref[0, 2 + i] for i in range(len(shape))]
+                    places = _in_whole(places, shape, whole, firsts)
+                place = _index(places, view if whole is None else whole)
+                here = Site(ids_ref[0, 0], ids_ref[0, 1].astype(jnp.int32), place)
+                after = 2 if whole is None else 2 + len(shape)
+                if site.first is not None:
+                    here = here._replace(first=ids_ref[0, after])
+                if site.beyond is not None:
+                    here = here._replace(beyond=ids_ref[0, after + 1])
+            grad, held, buffers = jax.tree.unflatten(structure, own)
+            part = LeafInput(grad, held, buffers, own_scalars, own_scale, here)
+            made = compute(program, part)
+            return jax.tree.leaves((made.output, made.buffers))
+
+        firsts = [
+            pallas.program_id(axis).astype(jnp.uint32) * jnp.uint32(size)
+            for axis, size in enumerate(tile)
+        ]
+        wide = refs[len(flat) + len(results) :]
+        run_by_parts(pallas, run, cut, firsts, inputs, outputs, wide)
+
+    def tile_of(x: Any) -> tuple[int, ...]:
+        pairs = zip(tile, view, x.shape, strict=True)
+        return tuple(size // (whole // n) for size, whole, n in pairs)
 
     def spec(x: Any) -> Any:
-        pairs = zip(tile, view, x.shape, strict=True)
-        return pallas.BlockSpec(
-            tuple(size // (whole // n) for size, whole, n in pairs),
-            lambda *place: place,
-        )
+        return pallas.BlockSpec(tile_of(x), lambda *place: place)
 
     dtype = param.dtype
     if program.emit == "update":
@@ -113,12 +120,14 @@ def run_tiles(
     if program.emit == "update":
         del aliases[first]
     scalar, params = _of_target(pallas, target)
+    scales = [x for x in (*flat, *results) if x.shape != view and part != tile]
     found = pallas.pallas_call(
         kernel,
         out_shape=results,
         grid=cut.grid,
         in_specs=[*(scalar(x.shape) for x in (packed, ids)), *map(spec, flat)],
         out_specs=[spec(x) for x in results],
+        scratch_shapes=[_wide(tile_of(x)) for x in scales],
         input_output_aliases=aliases,
         interpret=interpret,
         compiler_params=params,
@@ -166,14 +175,10 @@ def _coarse(
     return (*view[:-2], view[-2] // rows, view[-1] // last)
 
 
-def _places(pallas: Any, view: tuple[int, ...], tile: tuple[int, ...]) -> list[Array]:
-    """Return for each axis of the view the index of each element of this tile."""
-    firsts = [
-        pallas.program_id(axis).astype(jnp.uint32) * jnp.uint32(size)
-        for axis, size in enumerate(tile)
-    ]
+def _places(firsts: list[Array], size: tuple[int, ...]) -> list[Array]:
+    """Return for each axis of the view the index of each element of a part."""
     return [
-        first + jax.lax.broadcasted_iota(jnp.uint32, tile, axis)
+        first + jax.lax.broadcasted_iota(jnp.uint32, size, axis)
         for axis, first in enumerate(firsts)
     ]
 
@@ -202,6 +207,12 @@ def _index(places: list[Array], shape: tuple[int, ...]) -> Array:
         index = index + place * jnp.uint32(stride % 2**32)
         stride *= size
     return index
+
+
+def _wide(shape: tuple[int, ...]) -> Any:
+    """Return memory of a kernel on a TPU for the scales of a tile, in 32 bits."""
+    tpu: Any = importlib.import_module("jax.experimental.pallas.tpu")
+    return tpu.VMEM(shape, jnp.int32)
 
 
 def _of_target(pallas: Any, target: Target) -> tuple[Any, Any]:

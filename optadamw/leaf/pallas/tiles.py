@@ -7,6 +7,8 @@ without a second pass over the leaf.
 import math
 from typing import Literal, NamedTuple
 
+from optadamw.store import block_code
+
 Target = Literal["tpu", "gpu"]
 """The compiler of a kernel: Mosaic, or Triton for NVIDIA GPUs."""
 
@@ -34,6 +36,13 @@ class Tiling(NamedTuple):
     """The shape to which the leaf is reshaped, which costs nothing on the target."""
     tile: tuple[int, ...]
     """The shape of a tile of the view; the last tile of an axis may stick out."""
+    part: tuple[int, ...]
+    """The shape of the parts that a kernel computes one after the other.
+
+    They divide the tile. Mosaic writes down each operation once for each register of
+    what it is applied to: without parts, compiling the kernels of 8-bit moments takes
+    3 to 8 times as long.
+    """
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -65,7 +74,8 @@ def _triton(shape: tuple[int, ...], axis: int, block: int) -> Tiling:
     least = block if axis == -2 else 1
     width = min(THREADS // least, 1 << (columns - 1).bit_length())
     height = min(THREADS // width, 1 << (rows - 1).bit_length())
-    return Tiling((rows, columns), (max(height, least), width))
+    tile = max(height, least), width
+    return Tiling((rows, columns), tile, tile)
 
 
 def _mosaic(shape: tuple[int, ...], block: int, width: int) -> Tiling:
@@ -82,4 +92,8 @@ def _mosaic(shape: tuple[int, ...], block: int, width: int) -> Tiling:
         share = min(size, max(room // math.prod(tile), 1)) if whole else 1
         whole = whole and share == size
         tile.insert(0, share)
-    return Tiling(shape, tuple(tile))
+    # The scales of a part fill a register of 32-bit numbers.
+    part = [1] * len(front) + [block_code.ROWS * block, LANES]
+    if block == 1 or down % part[-2] or across % LANES:
+        part = tile
+    return Tiling(shape, tuple(tile), tuple(part))
