@@ -79,6 +79,9 @@ from optadamw.transforms.with_loss_scale import scale_loss as scale_loss
 from optadamw.transforms.with_loss_scale import with_loss_scale as with_loss_scale
 from optadamw.transforms.with_offload import with_offload as with_offload
 from optadamw.transforms.with_pallas import with_pallas as with_pallas
+from optadamw.transforms.with_reproducible_norms import (
+    with_reproducible_norms as with_reproducible_norms,
+)
 from optadamw.transforms.with_seed import with_seed as with_seed
 from optadamw.transforms.with_stats import stats_of as stats_of
 from optadamw.transforms.with_stats import with_stats as with_stats
@@ -173,6 +176,7 @@ __all__ = [
     "with_loss_scale",
     "with_offload",
     "with_pallas",
+    "with_reproducible_norms",
     "with_seed",
     "with_stats",
     "with_zero1",

@@ -60,6 +60,7 @@ def adamw(
     zero1: str | Sequence[str] | None = None,
     zero1_layout: Any = None,
     offload: str | Sequence[str] | None = None,
+    reproducible_norms: bool | None = None,
     ema_decay: ScalarOrSchedule | None = None,
     ema_debias: bool | None = None,
     ema_warmup: bool | None = None,
@@ -96,7 +97,7 @@ def adamw(
     `clip_update_by_rms`, `scale_by_learning_rate`, `ema_params`. Around the chain stand
     the wrappers that its options ask for: `with_commit`, `with_seed`, `multi_steps`,
     `with_loss_scale`, `skip_nonfinite` or `skip_spikes`, `with_zero1`, `with_offload`,
-    `with_stats` and `with_kernels`.
+    `with_stats`, `with_reproducible_norms` and `with_kernels`.
     The docstring of each atom and wrapper gives its formulas.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101v3, Algorithm 2, except that the
@@ -195,6 +196,10 @@ def adamw(
       offload: buffers that lie in the memory of the host between steps, such as ("mu",
         "nu", "ema"); a step moves a part of them after the other to the device and
         back. None: all lie on the device. See `with_offload`.
+      reproducible_norms: True takes norms and means over many elements, for clips,
+        guards, `stats` and `caution`, so that their bits are the same on every mesh, in
+        two passes over the gradients. None: one pass, whose sum another mesh rounds
+        otherwise. See `with_reproducible_norms`.
       ema_decay: keep a running average of the parameters with this decay, in [0, 1].
         Read the average with `ema_of(state)`. None: no average.
       ema_debias: True forgets the initial parameters: the average starts from the first

@@ -131,6 +131,12 @@ ONE_IN = {
     "sharding/offload.py::test_eager_steps_updates_and_flush": 3,
     "sharding/offload.py::test_vmap_scan_and_donation": 2,
     "sharding/offload.py::test_with_zero1_the_parts_lie_in_the_host": 2,
+    "sharding/reproducible.py::"
+    "test_a_divided_step_is_the_replicated_one_bit_for_bit": 12,
+    "sharding/reproducible.py::test_every_mesh_has_the_bits_of_one_device": 3,
+    "sharding/reproducible.py::test_explicit_axes": 3,
+    "sharding/reproducible.py::"
+    "test_parts_inside_shard_map_have_the_bits_of_the_whole": 2,
     "sharding/zero1.py::test_a_divided_step_is_the_replicated_one_bit_for_bit": 48,
     "sharding/zero1.py::test_init_under_jit_eager_steps_updates_and_flush": 0,
     "sharding/zero1.py::test_with_a_norm_only_the_order_of_its_sum_differs": 3,

@@ -20,8 +20,8 @@ from optadamw.base.numerics import (
     compute_dtype,
     from_reals,
     kind_of,
-    sum_of_squares,
 )
+from optadamw.base.reductions import PLAIN, REPRODUCIBLE, Reductions
 from optadamw.base.types import Array
 from optadamw.leaf.barrier import finish_first, materialized, waiting_for
 from optadamw.leaf.check import check_written, checked_commit, checked_leaf
@@ -54,6 +54,7 @@ def compute(program: Program, given: LeafInput) -> LeafOutput:
     output, buffers = encode(program, given, leaf, output)
     squares = None
     if program.measures:
+        sum_of_squares = _reductions(program).sum_of_squares
         squares = jnp.stack([sum_of_squares(update), sum_of_squares(committed)])
     return LeafOutput(output, buffers, squares)
 
@@ -77,7 +78,12 @@ def decode(program: Program, given: LeafInput) -> Leaf:
         param=None if param is None else program.commit.read(param, buffers),
         buffers=buffers,
         is_bounded=program.is_bounded,
+        reductions=_reductions(program),
     )
+
+
+def _reductions(program: Program) -> Reductions:
+    return REPRODUCIBLE if program.is_reproducible else PLAIN
 
 
 def with_leaf_scalars(program: Program, given: LeafInput) -> LeafInput:
@@ -125,8 +131,9 @@ def measure_leaf(
     """Return `measure(update, *others)` of a leaf, such as its `sum_of_squares`."""
     if given.grad.dtype.itemsize < 4:
         # Without the barrier XLA converts the gradient once for norm and step, into a
-        # float32 array in memory.
-        given = given._replace(grad=lax.optimization_barrier(given.grad))
+        # float32 array in memory; so does a second measure that waits for nothing.
+        grad, *others = lax.optimization_barrier((given.grad, *others))
+        given = given._replace(grad=grad)
     given = with_leaf_scalars(program, given)
     update = apply_rules(program, given, decode(program, given)).value()
     return measure(update, *others)

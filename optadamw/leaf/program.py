@@ -36,6 +36,8 @@ class Program:
     emit: Emit
     measures: bool = False
     is_bounded: bool = False
+    is_reproducible: bool = False
+    """Whether sums over a leaf have the same bits on every mesh; default: False."""
     kernel: Kernel | None = None
     """How leaves that can be cut into tiles are run; None (default): in compiled
     kernels if they move fewer bytes than XLA's own fusions do."""

@@ -188,6 +188,8 @@ def _control_lines(composition: Composition) -> list[str]:
         lines.append(f"-  with_commit: commit={composition.commit.name!r}")
     if composition.offload:
         lines.append(f"-  with_offload: buffers={composition.offload!r}")
+    if composition.has_reproducible_norms:
+        lines.append("-  with_reproducible_norms")
     for wrapper, records in parts:
         found = [record for record in records if record is not None]
         shown = [text for record in found for text in _arguments(wrapper, record)]

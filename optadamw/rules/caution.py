@@ -18,6 +18,7 @@ class Caution(Rule):
 
     stage: ClassVar[Stage] = Stage.CAUTION
     sums: ClassVar[bool] = True
+    sums_by_reductions: ClassVar[bool] = True
     once: ClassVar[bool] = True
     verb: ClassVar[str] = "cautious"
 
@@ -34,7 +35,7 @@ class Caution(Rule):
         del scalars
         # Signs, not the product, which underflows: 1e-25 * 1e-25 is 0 in float32.
         agrees = jnp.sign(leaf.numerator) * jnp.sign(leaf.gradient) > 0
-        share = jnp.mean(agrees.astype(leaf.numerator.dtype))
+        share = leaf.reductions.share_of(agrees, leaf.numerator.dtype)
         scale = 1 / jnp.maximum(share, 1e-3)
         cautious = jnp.where(agrees, leaf.numerator * scale, 0)
         return leaf._replace(numerator=cautious)

@@ -7,7 +7,6 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock, Constant, Hyperparameter
-from optadamw.base.numerics import norm
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -49,10 +48,11 @@ class ClipByNorm(_Clip):
     """Limit the norm of each parameter's gradient."""
 
     sums: ClassVar[bool] = True
+    sums_by_reductions: ClassVar[bool] = True
     verb: ClassVar[str] = "clip_by_norm"
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        factor = _factor(norm(leaf.value()), scalars["limit"])
+        factor = _factor(leaf.reductions.norm(leaf.value()), scalars["limit"])
         return leaf._replace(numerator=leaf.numerator * factor)
 
 

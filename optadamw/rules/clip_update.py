@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock, Hyperparameter
-from optadamw.base.numerics import mean_of_squares, quotient, sqrt
+from optadamw.base.numerics import quotient, sqrt
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -23,6 +23,7 @@ class ClipUpdate(Rule):
     stage: ClassVar[Stage] = Stage.CAUTION
     latest: ClassVar[Stage] = Stage.DECAY
     sums: ClassVar[bool] = True
+    sums_by_reductions: ClassVar[bool] = True
     once: ClassVar[bool] = True
     verb: ClassVar[str] = "clip_update_by_rms"
 
@@ -56,7 +57,8 @@ class ClipUpdate(Rule):
                 f"Put {self.verb} before that part.",
             )
         # At most sqrt(1 / (1 - b2)), so that no square overflows: v >= (1 - b2) g^2.
-        rms = sqrt(mean_of_squares(quotient(leaf.gradient, leaf.denominator)))
+        ratio = quotient(leaf.gradient, leaf.denominator)
+        rms = sqrt(leaf.reductions.mean_of_squares(ratio))
         # A gradient that is not finite spoils its own element and clips no other.
         rms = jnp.where(jnp.isfinite(rms), rms, 0)
         # The larger of the two as the divisor: a factor of exactly 1 below the limit.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 from optadamw.base.numerics import quotient
+from optadamw.base.reductions import PLAIN, Reductions
 from optadamw.base.types import Array
 
 
@@ -29,6 +30,8 @@ class Leaf(NamedTuple):
       param: the parameter before the step; None if it was not passed.
       buffers: the buffers of the rules by name, in the dtype of computation.
       is_bounded: whether a guard ensures that the squares of the gradient are finite.
+      reductions: the functions by which a rule sums over all elements: those of
+        `with_reproducible_norms`, or plain ones (default).
     """
 
     numerator: Array
@@ -40,6 +43,7 @@ class Leaf(NamedTuple):
     param: Array | None
     buffers: Mapping[str, Array]
     is_bounded: bool = False
+    reductions: Reductions = PLAIN
 
     def value(self) -> Array:
         """Return the update with the quotient carried out."""

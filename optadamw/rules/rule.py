@@ -62,6 +62,9 @@ class Rule:
         False.
       sums: whether `apply` reduces a whole parameter, as a norm does; default: False.
         Such a rule cannot run on a part of a parameter, as Pallas kernels do.
+      sums_by_reductions: whether all these sums are taken by `leaf.reductions`, or do
+        not depend on their order, as a maximum; default: False.
+        `with_reproducible_norms` refuses a rule of which only `sums` is set.
       shrinks: whether `apply` makes no element of the update larger; default: False.
       keeps_norm: whether `apply` leaves the norm of the update unchanged; default:
         False.
@@ -73,6 +76,7 @@ class Rule:
     needs_params: ClassVar[bool] = False
     reads_norm: ClassVar[bool] = False
     sums: ClassVar[bool] = False
+    sums_by_reductions: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     keeps_norm: ClassVar[bool] = False
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.base.masks import Selector
@@ -230,7 +230,9 @@ def sharding_of_scales(sharding: Any, shape: tuple[int, ...], axis: int) -> Any:
     """Return the sharding of the scales: the parameter's, if it divides them.
 
     It is written as the parameter's is: for JAX's cache of compiled programs
-    P("data", None) is another sharding than P("data").
+    P("data", None) is another sharding than P("data"). An entry that is left out is
+    written as JAX writes the result of a step: on explicit axes as None, on automatic
+    axes not at all if it is the last.
     """
     if not isinstance(sharding, NamedSharding):
         return sharding
@@ -239,5 +241,7 @@ def sharding_of_scales(sharding: Any, shape: tuple[int, ...], axis: int) -> Any:
         sharding.shard_shape(shape)
     except ValueError:
         spec[len(shape) + axis] = None
+        while spec[-1:] == [None] and AxisType.Explicit not in sharding.mesh.axis_types:
+            spec.pop()
     kind = sharding.memory_kind
     return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=kind)

@@ -30,6 +30,7 @@ from optadamw.transforms.with_commit import with_commit
 from optadamw.transforms.with_kernels import with_kernels
 from optadamw.transforms.with_loss_scale import with_loss_scale
 from optadamw.transforms.with_offload import with_offload
+from optadamw.transforms.with_reproducible_norms import with_reproducible_norms
 from optadamw.transforms.with_seed import with_seed
 from optadamw.transforms.with_stats import with_stats
 from optadamw.transforms.with_zero1 import with_zero1
@@ -297,6 +298,10 @@ WRAPPERS = (
     Part(
         with_stats,
         (Option("stats", "norms", asks=True, words={True: False, "norms": True}),),
+    ),
+    Part(
+        with_reproducible_norms,
+        (Option("reproducible_norms", SWITCH, asks=True),),
     ),
     Part(with_kernels, (Option("kernel", "kernel", asks=True),)),
 )

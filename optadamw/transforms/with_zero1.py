@@ -32,7 +32,7 @@ def with_zero1(
     in its own dtype. Gradients that XLA has to sum over the axis are reduce-scattered.
     Parameters keep their layout, and a call that only accumulates gathers nothing. The
     numbers are those of the step without `with_zero1`, bit for bit, unless a rule takes
-    a norm, whose sum then has another order.
+    a norm, whose sum then has another order, except with `with_reproducible_norms`.
 
     Each parameter is divided along the largest dimension that the axis divides, the
     last one only if no other fits. Other axes that divide it stay (tensor parallelism).

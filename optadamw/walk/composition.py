@@ -48,6 +48,8 @@ class Composition:
     """How buffers are divided beyond their parameters; default: they are not."""
     offload: tuple[str, ...] = ()
     """The buffers that lie in the memory of the host between steps; default: none."""
+    has_reproducible_norms: bool = False
+    """Whether norms and means have the same bits on every mesh; default: False."""
     kernel: Kernel | None = None
     """Which leaves run in kernels; None (default): those of which kernels move fewer
     bytes than XLA's own fusions do."""
@@ -70,8 +72,13 @@ class Composition:
     @property
     def held(self) -> tuple[Held, ...]:
         """The adjustable hyperparameters of all rules; one may occur several times."""
-        rules = [rule for rules in self.variants for rule in rules if rule is not None]
-        return tuple(number for rule in rules for number in rule.held)
+        return tuple(number for rule in self.all_rules for number in rule.held)
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rules of all groups; a rule of several groups occurs several times."""
+        rules = (rule for rules in self.variants for rule in rules)
+        return tuple(rule for rule in rules if rule is not None)
 
     def initial_scalars(self) -> dict[str, Any]:
         """Return the fields of the first `State`, except buffers of parameters."""
@@ -128,10 +135,9 @@ class Composition:
     @property
     def is_traced(self) -> bool:
         """Whether a hyperparameter is a tracer, which must not outlive its trace."""
-        rules = [rule for rules in self.variants for rule in rules if rule is not None]
         is_seeded = isinstance(self.seed, Dynamic) and self.seed.is_traced
         around = self.control.is_traced or is_seeded
-        return around or any(rule.is_traced for rule in rules)
+        return around or any(rule.is_traced for rule in self.all_rules)
 
     @property
     def is_bare(self) -> bool:

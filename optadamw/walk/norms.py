@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from optadamw.base.numerics import (
     total_norm,
     widened,
 )
+from optadamw.base.reproducible import Squares, largest, root_of, squares_of
 from optadamw.base.types import Array
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
@@ -153,10 +154,22 @@ def _tree_norms(
         pairs = zip(found, axes, strict=True)
         return [jax.tree.map(partial(summed, axes=over), x) for x, over in pairs]
 
+    def reproducible() -> Array:
+        reach = axes or ((),) * len(leaves)
+        squares = [
+            _widened(_squares(program, x, over), widest)
+            for program, x, over in zip(programs, leaves, reach, strict=True)
+        ]
+        parts = [[squares[i] for i in group] for group in groups]
+        none = jnp.zeros((), widest)
+        return jnp.stack([root_of(p) if p else none for p in (squares, *parts)])
+
     def again(sums: Sequence[Array]) -> list[Array]:
         return [widened(x, widest) for x in of_leaves(rescaled_squares, sums)]
 
     def measured() -> Array:
+        if programs[0].is_reproducible:
+            return reproducible()
         if rescued:
             pairs = [
                 (plain.astype(widest), widened(scaled, widest))
@@ -173,6 +186,23 @@ def _tree_norms(
     if is_due is None:
         return measured()
     return lax.cond(is_due, measured, lambda: jnp.zeros(1 + len(groups), widest))
+
+
+def _squares(program: Program, given: LeafInput, axes: tuple[str, ...]) -> Squares:
+    """Return the reproducible sum of squares of a leaf, in two passes over it."""
+    of_largest, of_squares = _over(axes)
+    most = measure_leaf(program, of_largest, given)
+    return measure_leaf(program, of_squares, given, most)
+
+
+@cache
+def _over(axes: tuple[str, ...]) -> tuple[Callable[..., Array], Callable[..., Squares]]:
+    """Return the two measures over the devices of `axes`, the same for equal axes."""
+    return (lambda x: largest(x, axes)), (lambda x, most: squares_of(x, most, axes))
+
+
+def _widened(squares: Squares, dtype: np.dtype) -> Squares:
+    return Squares(*(x.astype(dtype) for x in squares))
 
 
 def _root(squares: Sequence[Array]) -> Array:

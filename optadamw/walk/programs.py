@@ -33,6 +33,7 @@ class Programs:
             emit=self._emit,
             measures=statistics is not None and statistics.norms,
             is_bounded=composition.is_bounded,
+            is_reproducible=composition.has_reproducible_norms,
             kernel=composition.kernel,
             sharding=row.sharding,
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.random_bits import step_key
 from optadamw.base.tree import gradients_for, match_leaves, parameters
@@ -219,6 +220,8 @@ class _Call:
         programs = tuple(of(inputs.row(i)) for i in inputs.moving)
         inputs.check_whole()
         axes = inputs.summed_axes("the norm of its update") if members else ()
+        if composition.has_reproducible_norms and any(axes):
+            raise _unordered()
         layouts = () if inputs.layouts is None else inputs.layouts
         own = tuple(layouts[i] for i in inputs.moving if layouts)
         moving = tuple(inputs.moving)
@@ -261,6 +264,15 @@ class _Call:
             for name, column in columns.items():
                 column.append(buffers[name])
         return outputs, columns
+
+
+def _unordered() -> ValueError:
+    return misplaced(
+        "stats='norms' takes norms of updates and parameters part by part inside "
+        "shard_map, and the sum over its devices depends on the mesh, which "
+        "with_reproducible_norms excludes.",
+        "Use stats=True, or take the step outside shard_map.",
+    )
 
 
 def _refuse_unread(composition: Composition) -> None:

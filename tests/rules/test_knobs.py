@@ -252,7 +252,7 @@ AROUND = {
     *("accumulate_steps", "accumulator_dtype", "loss_scale", "stats"),
     *("skip_nonfinite", "skip_spikes", "on_bad_micro_step", "max_consecutive"),
     *("commit", "residual_bits", "seed", "nu_dtype", "ema_dtype", "precision"),
-    *("zero1", "zero1_layout", "offload", "kernel"),
+    *("zero1", "zero1_layout", "offload", "reproducible_norms", "kernel"),
 }
 """Options around the rules, of the numbers' forms, of layouts and of kernels: the
 folders `control`, `commit`, `store`, `sharding` and `native` have rows."""

@@ -329,6 +329,11 @@ ADAMW = (
         *((_adam, cautious()), _decay, _rate),
         sums=("parameter",),
     ),
+    _adamw(
+        "reproducible_norms",
+        {"clip_global_norm": 1.1, "reproducible_norms": True},
+        sums=("tree",),
+    ),
     _adamw("update_dtype", {"update_dtype": "float32"}),
     _adamw(
         "commit-stochastic",

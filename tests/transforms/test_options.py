@@ -141,6 +141,7 @@ def test_describe_shows_arguments_of_the_atoms_and_wrappers():
         **{"caution": True, "clip_update_rms": 1.0, "b3": 0.9, "max_consecutive": 3},
         **{"zero1": "data"},
         offload="mu",
+        reproducible_norms=True,
     )
     text = optadamw.describe(tx, PARAMS)
     lines = re.findall(r"(?m)^(?:\d+\.|- ) (\w+)(?:: (.*))?$", text)
