@@ -6,7 +6,7 @@ elements share. Calls inside the jaxpr are inlined, equal operations are merged,
 operations without a use are dropped.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -67,7 +67,11 @@ class Flat:
 
     def add(self, operation: Operation) -> int:
         """Return the number of an operation, which is appended if it is new."""
-        key = operation._replace(operands=tuple(map(_key, operation.operands)))
+        keys = list(map(_key, operation.operands))
+        if operation.name == "mul":
+            # LLVM finds that x * y is y * x, so that neither product has a single use.
+            keys.sort(key=repr)
+        key = operation._replace(operands=tuple(keys))
         if key not in self._numbers:
             self._numbers[key] = len(self.operations)
             self.operations.append(operation)
@@ -79,14 +83,19 @@ class Flat:
             isinstance(x, Constant) or self.operations[x].is_uniform for x in operands
         )
 
-    def used(self, outputs: Sequence[Operand]) -> list[int]:
-        """Return the operations that `outputs` need, in order."""
+    def used(self, outputs: Sequence[Operand], known: Container[int] = ()) -> list[int]:
+        """Return the operations that `outputs` need, in order.
+
+        Those in `known` are among them, but not the operations that only they need.
+        """
         found: set[int] = set()
         waiting = [x for x in outputs if not isinstance(x, Constant)]
         while waiting:
             number = waiting.pop()
             if number not in found:
                 found.add(number)
+                if number in known:
+                    continue
                 operands = self.operations[number].operands
                 waiting += [x for x in operands if not isinstance(x, Constant)]
         return sorted(found)

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optadamw.native.algebra import simplified
 from optadamw.native.contraction import contracted
 from optadamw.native.flat import Constant, Flat, Operand, Operation
 from optadamw.native.numbers import c_type, expression, literal
+from optadamw.native.order import in_order
 
 MOST_CHOICES = 3
 """More scalars than these are tested inside the loop: 2**3 loops are enough source."""
@@ -46,6 +48,7 @@ def loops_of(
     Raises:
       Unsupported: an operation has no C expression with the bits of XLA.
     """
+    flat = in_order(simplified(flat))
     predicates = _predicates(flat)
     parts, names = [], []
     for values in itertools.product((False, True), repeat=len(predicates)):

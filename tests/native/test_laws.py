@@ -18,10 +18,8 @@ from tests.support.transformations import ROWS, over
 pytestmark = running.needs_compiler
 
 CONTRACTED = {
-    "scale_by_adam-options": "Nesterov's sum of two products",
-    "adamw-everything_elementwise": "a first moment in 16 bits, which XLA computes "
-    "once for the parameter and once for its buffer",
-    "adamw-16-bit-nearest": "moments in 16 bits, as above",
+    "adamw-16-bit-nearest": "moments in 16 bits, which XLA computes once for the "
+    "parameter and once for their buffers",
     "adamw-16-bit-stochastic": "moments in 16 bits, as above",
     "custom-lookahead": "keep * slow + take * parameter",
     "schedule_free": "(1 - c) x + c z, on jax 0.12",
