@@ -38,6 +38,7 @@ ALLOWED_SKIPS = {
     ("house/test_benchmarks.py", "PyTorch is not installed"),
     ("house/test_benchmarks.py", "Keras is not installed"),
     ("house/test_docs.py", "Keras is not installed"),
+    ("house/test_flashoptim.py", "flashoptim-jax is not installed"),
     ("integrations/test_keras.py", "Keras is not installed"),
     ("integrations/test_keras_prose.py", "Keras is not installed"),
     ("integrations/test_keras.py", "PyTorch is not installed"),

@@ -1,4 +1,4 @@
-"""Gradients that are hard on a block: outliers, zeros, extremes, rare rows.
+"""Gradients that are hard on a block: outliers, zeros, extremes, rare rows, long tails.
 
 Alone, a code shows which of the moments is to blame for a large update; in a pair, what
 the floors of both do together. A step uses its moments before they are rounded.
@@ -46,8 +46,11 @@ def cases() -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def of(pair: Pair) -> dict[str, dict[str, float]]:
+def of(pair: Pair, heavy_tails: bool = False) -> dict[str, dict[str, float]]:
     """The updates in every case, against those of float32 moments.
+
+    With `heavy_tails` the gradients are drawn from Student's distribution with 3
+    degrees of freedom, otherwise from the normal distribution.
 
     Returns:
         For each case `peak`, the largest |update| of an element over all steps (outside
@@ -57,7 +60,7 @@ def of(pair: Pair) -> dict[str, dict[str, float]]:
     found = {}
     for name, gradients in cases().items():
         counts = gradients["size"] < 1e4 if name == "outlier" else np.full(_SHAPE, True)
-        peak, exact_peak, moved, exact_moved = _run(pair, gradients)
+        peak, exact_peak, moved, exact_moved = _run(pair, heavy_tails, gradients)
         apart, whole = (
             float(jnp.sqrt((part[counts] ** 2).mean()))
             for part in (moved - exact_moved, exact_moved)
@@ -71,8 +74,8 @@ def of(pair: Pair) -> dict[str, dict[str, float]]:
     return found
 
 
-@partial(jax.jit, static_argnums=0)
-def _run(pair: Pair, gradients: dict[str, Array]) -> Any:
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(pair: Pair, heavy_tails: bool, gradients: dict[str, Array]) -> Any:
     root = jax.random.key(7)
     sizes, period, turn = (gradients[key] for key in ("size", "period", "turn"))
 
@@ -85,7 +88,8 @@ def _run(pair: Pair, gradients: dict[str, Array]) -> Any:
         stored, exact, peak, exact_peak, moved, exact_moved = carry
         noisy, *random = jax.random.split(jax.random.fold_in(root, index), 3)
         due = (index - turn) % period == 0
-        gradient = jnp.where(due, sizes * jax.random.normal(noisy, _SHAPE), 0)
+        draw = _student if heavy_tails else jax.random.normal
+        gradient = jnp.where(due, sizes * draw(noisy, _SHAPE), 0)
 
         def advanced(mu: Array, nu: Array) -> tuple[Array, Array]:
             return (
@@ -106,6 +110,11 @@ def _run(pair: Pair, gradients: dict[str, Array]) -> Any:
     first = tuple(_store(code, zeros, root) for code in pair)
     start = first, (zeros, zeros), zeros, zeros, zeros, zeros
     return jax.lax.fori_loop(0, _STEPS, step, start)[2:]
+
+
+def _student(key: Array, shape: tuple[int, ...]) -> Array:
+    normal, *others = jax.random.normal(key, (4, *shape))
+    return normal / jnp.sqrt(sum(z * z for z in others) / len(others))
 
 
 def _store(code: Code | None, values: Array, key: Array) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import optadamw
-from benchmarks.precision import peers
+from benchmarks.precision import flash, peers
 from benchmarks.precision.problem import Params
 
 HYPERPARAMETERS: dict[str, float] = {
@@ -155,6 +155,12 @@ OURS = {
         {"mu_dtype": _EIGHT, "nu_dtype": _EIGHT},
         draws=True,
     ),
+    "compact 24 bits": _ours(
+        _LOW,
+        'precision="compact", commit="master", residual_bits=8',
+        {"precision": "compact", "commit": "master", "residual_bits": 8},
+        draws=True,
+    ),
     "bf16 stochastic moments": _ours(
         _HIGH,
         'both moments stochastic("bfloat16")',
@@ -183,6 +189,14 @@ CONTENDERS = {
     "torchao 8-bit bf16": _torchao(_LOW, "AdamW8bit", bf16_stochastic_round=True),
     "bitsandbytes 8-bit": _peer(
         _HIGH, "bitsandbytes.optim.AdamW8bit()", peers.bitsandbytes
+    ),
+    "FlashOptim": Contender(
+        _HIGH, "flashoptim_jax.flash_adamw(fused=False)", flash.prepare
+    ),
+    "FlashOptim 24 bits": Contender(
+        _LOW,
+        "flashoptim_jax.flash_adamw(fused=False), master_weight_bits=24",
+        flash.prepare,
     ),
 }
 

@@ -18,7 +18,7 @@ from benchmarks.precision.problem import Problem, raised
 def versions() -> dict[str, str | None]:
     """Reads the versions of everything that takes part."""
     found = environment.versions()
-    for package in ("torchao", "bitsandbytes", "scikit-learn"):
+    for package in ("torchao", "bitsandbytes", "flashoptim-jax", "scikit-learn"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,0 +1,1 @@
+"""FlashOptim beside optadamw: the codes of the moments, one by one and in training."""
