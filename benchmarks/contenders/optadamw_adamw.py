@@ -52,6 +52,8 @@ _FORMS: dict[str, tuple[str, dict[str, Any]]] = {
         {"precision": "compact", "commit": "master", "residual_bits": 8},
     ),
 }
+# The shardings of the parameters are stated for kernels, as on Auto axes.
+_STATED = "stated"
 # All that is optadamw's alone, to be added to what the others have too.
 _OPTIONS["all"] = _OPTIONS["spikes"] | _OPTIONS["dynamic"] | _OPTIONS["stats"]
 
@@ -73,10 +75,16 @@ def _transformation(config: Config, options: Mapping[str, Any]) -> Any:
 
 
 def _program(
-    by_step: bool, options: Mapping[str, Any], config: Config, tree: Any
+    by_step: bool,
+    options: Mapping[str, Any],
+    config: Config,
+    tree: Any,
+    is_stated: bool = False,
 ) -> Program:
-    del tree
     tx = _transformation(config, options)
+    if is_stated:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, tree)
+        tx = optadamw.with_pallas(tx, shardings=shardings)
 
     def step(gradients: Any, carry: Any) -> Any:
         params, state = carry
@@ -118,7 +126,7 @@ def with_parts(*parts: str) -> Contender:
         if part in _FORMS:
             dtype, form = _FORMS[part]
             options |= form
-        elif part not in _CHANGES and part not in _OPTIONS:
+        elif part not in _CHANGES and part not in _OPTIONS and part != _STATED:
             raise KeyError(part)
         changes |= _CHANGES.get(part, {})
         options |= _OPTIONS.get(part, {})
@@ -127,7 +135,7 @@ def with_parts(*parts: str) -> Contender:
         return dataclasses.replace(config, **changes)
 
     def program(config: Config, tree: Any) -> Program:
-        return _program(True, options, own(config), tree)
+        return _program(True, options, own(config), tree, _STATED in parts)
 
     is_wide = not any(part in _FORMS for part in parts)
     made = contender(program, dtype=dtype)

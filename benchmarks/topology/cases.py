@@ -71,6 +71,9 @@ CASES: dict[str, Case] = {
     "compact": _ours("compact", norm=True, goal=1.3),
     "compact + clip + EMA": _ours("compact", "clip", "ema", norm=True, goal=1.3),
     "compact, 24 bits": _ours("compact24", norm=True, goal=1.3),
+    "16-bit moments, stated": _ours("16bit", "stated"),
+    "8-bit moments, stated": _ours("8bit", "stated", norm=True),
+    "compact, stated": _ours("compact", "stated", norm=True),
     "bfloat16, Optax": _optax(dtype="bfloat16"),
 }
 

@@ -113,6 +113,16 @@ def test_sharded_steps_reduce_a_norm_once_and_gather_nothing(name, case, reducti
     assert found["temporaries"] < 0.3
 
 
+@pytest.mark.parametrize("name", SIXTEEN)
+@pytest.mark.parametrize("case", ["8-bit moments, stated", "compact, stated"])
+def test_stated_shardings_make_kernels_of_the_shards(name, case):
+    found = compiled(name, case)
+    assert found["bytes"] <= 1.01 * found["ideal"]
+    assert found["temporaries"] < 0.2
+    assert found["collectives"] == {"all-reduce": 1}
+    assert found["copies"] == 0 and found["unaliased_bytes"] == 0
+
+
 EIGHT = optadamw.blockwise()
 BUFFERS = {
     "float32": {},
