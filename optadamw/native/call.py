@@ -31,6 +31,8 @@ class Call:
     """For each leaf the operands that are its scalars."""
     positions: tuple[int, ...]
     """The position of each leaf in its tree."""
+    inner: tuple[int, ...]
+    """The elements of each leaf between two neighbours in a block; 1 without blocks."""
     plain: Plain
     """XLA's code: takes the same operands and returns the same results. It compares
     and hashes by value."""
@@ -127,6 +129,7 @@ def _lowered_for_cpu(context: Any, *operands: Any, call: Call) -> Any:
         *operands,
         scalars=np.asarray(call.scalars, np.int64),
         positions=np.asarray(call.positions, np.int64),
+        inner=np.asarray(call.inner, np.int64),
     )
 
 

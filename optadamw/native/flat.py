@@ -4,10 +4,14 @@ The jaxpr of a leaf function is traced for a leaf of `LENGTH` elements. An array
 length stands for one number of each element, and a 0-d array for a scalar that all
 elements share. Calls inside the jaxpr are inlined, equal operations are merged, and
 operations without a use are dropped.
+
+A leaf whose buffers are kept in blocks is traced as `LENGTH` blocks of some elements
+along its last axis. An array with one number for each block is a third kind.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +31,10 @@ UNCHANGED = (
     *("optimization_barrier", "stop_gradient"),
 )
 """Primitives that hand the number of each element on."""
+
+
+SCALAR, BLOCK, ELEMENT = range(3)
+"""Levels: one number for the leaf, for each of its blocks, for each element."""
 
 
 class Unsupported(Exception):
@@ -51,10 +59,15 @@ class Operation(NamedTuple):
     """A JAX primitive; "input" and "scalar" read, "fma" is made by `contraction`."""
     operands: tuple[Operand, ...]
     dtype: np.dtype
-    is_uniform: bool
-    """Whether the result is the same number for all elements."""
+    level: int
+    """Whether there is a result for the leaf, for each block, or for each element."""
     detail: Any = None
     """The index of an input; the exponent of a power; the signs of an fma."""
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the result is the same number for all elements."""
+        return self.level == SCALAR
 
 
 @dataclass
@@ -77,11 +90,12 @@ class Flat:
             self.operations.append(operation)
         return self._numbers[key]
 
-    def is_uniform(self, operands: Iterable[Operand]) -> bool:
-        """Return whether none of these operands differs between elements."""
-        return all(
-            isinstance(x, Constant) or self.operations[x].is_uniform for x in operands
-        )
+    def level(self, operands: Iterable[Operand]) -> int:
+        """Return the level of a result of these operands."""
+        levels = [
+            self.operations[x].level for x in operands if not isinstance(x, Constant)
+        ]
+        return max(levels, default=SCALAR)
 
     def used(self, outputs: Sequence[Operand], known: Container[int] = ()) -> list[int]:
         """Return the operations that `outputs` need, in order.
@@ -132,8 +146,13 @@ def _key(x: Operand) -> Any:
     return x
 
 
-def flatten(closed: ClosedJaxpr) -> Flat:
-    """Return the operations of a jaxpr whose arguments are scalars and `LENGTH` arrays.
+def flatten(closed: ClosedJaxpr, block: int = 1, has_places: bool = False) -> Flat:
+    """Return the operations of a jaxpr whose arguments are scalars and arrays.
+
+    Args:
+      closed: the jaxpr of a leaf of `LENGTH` elements, or of `LENGTH` blocks.
+      block: the elements of a block.
+      has_places: whether the last argument is the place of each element in the leaf.
 
     Raises:
       Unsupported: the jaxpr is no arithmetic on single elements.
@@ -141,18 +160,26 @@ def flatten(closed: ClosedJaxpr) -> Flat:
     flat = Flat()
     arguments: list[Operand] = []
     counts = {"scalar": 0, "input": 0}
-    for variable in closed.jaxpr.invars:
-        kind = "input" if _is_array(variable.aval) else "scalar"
-        dtype = _dtype(variable.aval)
-        read = Operation(kind, (), dtype, kind == "scalar", counts[kind])
-        counts[kind] += 1
+    variables = closed.jaxpr.invars
+    for number, variable in enumerate(variables, start=1):
+        level = _level(variable.aval, block)
+        kind = "scalar" if level == SCALAR else "input"
+        read = Operation(kind, (), _dtype(variable.aval), level, counts[kind])
+        if has_places and number == len(variables):
+            read = read._replace(name="iota", detail=None)
+        else:
+            counts[kind] += 1
         arguments.append(flat.add(read))
-    flat.outputs = _inline(flat, closed.jaxpr, closed.consts, arguments)
+    flat.outputs = _inline(flat, closed.jaxpr, closed.consts, arguments, block)
     return flat
 
 
 def _inline(
-    flat: Flat, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand]
+    flat: Flat,
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    arguments: Sequence[Operand],
+    block: int,
 ) -> list[Operand]:
     """Append the operations of a jaxpr, and return its results."""
     known: dict[Any, Operand] = dict(zip(jaxpr.invars, arguments, strict=True))
@@ -168,20 +195,27 @@ def _inline(
         operands = [read(atom) for atom in equation.invars]
         name, params = equation.primitive.name, equation.params
         if name in CALLS:
-            results = _inline(flat, *_callee(params), operands)
+            results = _inline(flat, *_callee(params), operands, block)
         elif name in UNCHANGED:
             for atom in (*equation.invars, *equation.outvars):
-                _is_array(atom.aval)
+                _level(atom.aval, block)
+            results = operands
+        elif name == "reduce_max" and block > 1:
+            results = [_largest(flat, equation, operands[0], block)]
+        elif name == "reduce_max" and _level(equation.outvars[0].aval, block):
+            # The largest number of a block of one.
             results = operands
         else:
             if len(equation.outvars) != 1:
                 raise Unsupported(f"{name} is no arithmetic on single elements")
             for atom in (*equation.invars, *equation.outvars):
-                _check(name, atom.aval)
+                _check(name, atom.aval, block)
             dtype = _dtype(equation.outvars[0].aval)
-            uniform = name != "iota" and flat.is_uniform(operands)
+            level = ELEMENT if name == "iota" else flat.level(operands)
             detail = _detail(name, params)
-            made = Operation(name, tuple(operands), dtype, uniform, detail)
+            made = Operation(name, tuple(operands), dtype, level, detail)
+            if name == "iota" and block > 1:
+                raise Unsupported("a rule counts the elements of a block")
             results = [flat.add(made)]
         known.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -212,21 +246,41 @@ def _dtype(aval: Any) -> np.dtype:
     return np.dtype(aval.dtype)
 
 
-def _check(name: str, aval: Any) -> None:
+def _check(name: str, aval: Any, block: int) -> None:
     try:
-        _is_array(aval)
+        _level(aval, block)
     except Unsupported:
         raise Unsupported(f"{name} is no arithmetic on single elements") from None
 
 
-def _is_array(aval: Any) -> bool:
-    """Return whether a value differs between elements, or is one scalar.
+def _largest(flat: Flat, equation: Any, x: Operand, block: int) -> Operand:
+    """Append the largest number of each block, and return it.
 
     Raises:
-      Unsupported: it is neither.
+      Unsupported: it is the largest number of something else.
     """
-    if aval.shape == (LENGTH,):
-        return True
-    if aval.shape == ():
-        return False
-    raise Unsupported(f"an array of shape {aval.shape} is neither scalar nor leaf")
+    before, after = equation.invars[0].aval, equation.outvars[0].aval
+    levels = _level(before, block), _level(after, block)
+    is_last = equation.params["axes"] == (len(before.shape) - 1,)
+    if levels != (ELEMENT, BLOCK) or not is_last or before.dtype.kind not in "iu":
+        raise Unsupported("reduce_max is not over the integers of a block")
+    if isinstance(x, Constant) or flat.operations[x].level != ELEMENT:
+        return x
+    return flat.add(Operation("reduce_max", (x,), _dtype(after), BLOCK))
+
+
+def _level(aval: Any, block: int) -> int:
+    """Return the level of a value.
+
+    Raises:
+      Unsupported: it is neither a scalar nor an array of all blocks or elements.
+    """
+    shape = aval.shape
+    if shape == ():
+        return SCALAR
+    if shape[0] == LENGTH:
+        if prod(shape) == LENGTH:
+            return ELEMENT if block == 1 else BLOCK
+        if shape[-1] == block and prod(shape) == LENGTH * block:
+            return ELEMENT
+    raise Unsupported(f"an array of shape {shape} is neither scalar nor leaf")

@@ -1,7 +1,7 @@
 """The kernel of a leaf function, or the reason why XLA runs it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ from optadamw.base.numerics import is_complex
 from optadamw.base.random_bits import Site
 from optadamw.leaf.compute import compute
 from optadamw.leaf.program import LeafInput, Program
+from optadamw.leaf.rows import Blocks, blocks_of, in_rows
+from optadamw.native.blocks import NO_BLOCKS, Layout
 from optadamw.native.cache import CacheError
 from optadamw.native.compiler import Compiler, CompilerError, find_compiler
 from optadamw.native.flat import LENGTH, Unsupported, flatten
@@ -30,7 +32,10 @@ class Form(NamedTuple):
     program: Program
     grad: np.dtype
     param: np.dtype
-    buffers: tuple[tuple[str, np.dtype], ...]
+    buffers: tuple[tuple[str, Any, tuple[np.dtype, ...]], ...]
+    """Each buffer with its structure and the dtypes of its arrays: one of the shape of
+    the parameter, or codes of this shape and scales."""
+    layout: Layout
     scalars: tuple[tuple[tuple[str, np.dtype], ...], ...]
     """Names and dtypes of the scalars of each rule."""
     scale: np.dtype | None
@@ -75,14 +80,21 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
         return Refusal("a complex parameter or gradient")
     if getattr(param, "weak_type", False):
         return Refusal("the parameter is a Python number")
+    if program.draws and param.size > 2**32:
+        return Refusal("random bits for more than 2**32 elements")
+    blocks = blocks_of(program, param)
+    if len(blocks) > 1:
+        return Refusal("its buffers have blocks of several forms")
     buffers = []
     for slot in program.slots:
         buffer = given.buffers[slot.name]
-        if getattr(buffer, "shape", None) != param.shape:
-            return Refusal(f"{slot.name} is kept in blocks")
-        if is_on_host(buffer):
+        arrays = arrays_of(buffer)
+        if len(arrays) == 1 and arrays[0].shape != param.shape:
+            return Refusal(f"{slot.name} has another shape than the parameter")
+        if any(map(is_on_host, arrays)):
             return Refusal(f"{slot.name} lies in the memory of the host")
-        buffers.append((slot.name, np.dtype(buffer.dtype)))
+        dtypes = tuple(np.dtype(x.dtype) for x in arrays)
+        buffers.append((slot.name, jax.tree.structure(buffer), dtypes))
     scalars = tuple(
         tuple((name, np.dtype(x.dtype)) for name, x in sorted(row.items()))
         for row in given.scalars
@@ -93,9 +105,20 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
         np.dtype(grad.dtype),
         np.dtype(param.dtype),
         tuple(buffers),
+        _layout(blocks),
         scalars,
         scale,
     )
+
+
+def arrays_of(buffer: Any) -> list[Any]:
+    """Return the arrays of a buffer in the order in which a kernel gets them."""
+    return jax.tree.leaves(buffer)
+
+
+def stride_of(program: Program, param: Any) -> int:
+    """Return how far apart neighbours in a block of a leaf are; 1 without blocks."""
+    return max((blocks.stride for blocks in blocks_of(program, param)), default=1)
 
 
 def scalars_of(given: LeafInput) -> list[Any]:
@@ -128,6 +151,15 @@ def forget() -> None:
     _kernel.cache_clear()
 
 
+def _layout(found: Iterable[Blocks]) -> Layout:
+    """Return the layout of all leaves with such blocks."""
+    for blocks in found:
+        # Blocks of one element are no blocks.
+        if blocks.size > 1:
+            return Layout(blocks.size, is_last=blocks.stride == 1)
+    return NO_BLOCKS
+
+
 @cache
 def _kernel(form: Form, compiler: Compiler, default: np.dtype) -> Target | Refusal:
     """Return a kernel; the default dtype, from which others follow, is in the key."""
@@ -148,29 +180,41 @@ def _loops(form: Form) -> Loops:
         numbers.append(form.scale)
     if form.program.draws:
         numbers += [np.dtype(np.uint32), np.dtype(np.int32)]
-    arrays = [form.grad, form.param, *(dtype for _, dtype in form.buffers)]
+    block = form.layout.block
+    whole, of_blocks = (LENGTH, block), (LENGTH, 1)
+    arrays = [(whole, form.grad), (whole, form.param)]
+    # The scales of a buffer in blocks follow its codes.
+    for _, _, dtypes in form.buffers:
+        arrays += zip((whole, of_blocks), dtypes, strict=False)
     # Barriers put XLA's passes over a leaf in order; a kernel makes one pass.
-    program = replace(form.program, is_tiled=True)
+    program = replace(in_rows(form.program, block), is_tiled=True)
 
     def flat(*values: Any) -> tuple[Any, ...]:
-        scalars, arguments = list(values[: len(numbers)]), values[len(numbers) :]
+        scalars, arguments = list(values[: len(numbers)]), values[len(numbers) : -1]
         site = None
         if program.draws:
             leaf = scalars.pop()
-            site = Site(scalars.pop(), leaf)
+            site = Site(scalars.pop(), leaf, place=values[-1])
         scale = None if form.scale is None else scalars.pop()
         rest = iter(scalars)
         rows = tuple({name: next(rest) for name, _ in row} for row in form.scalars)
-        names = [name for name, _ in form.buffers]
         grad, param, *held = arguments
-        buffers: Mapping[str, Any] = dict(zip(names, held, strict=True))
+        parts = iter(held)
+        buffers = {
+            name: structure.unflatten([next(parts) for _ in dtypes])
+            for name, structure, dtypes in form.buffers
+        }
         made = compute(program, LeafInput(grad, param, buffers, rows, scale, site))
-        return (made.output, *(made.buffers[name] for name in names))
+        kept = [x for name, *_ in form.buffers for x in arrays_of(made.buffers[name])]
+        return (made.output, *kept)
 
     shapes = [jax.ShapeDtypeStruct((), dtype) for dtype in numbers]
-    shapes += [jax.ShapeDtypeStruct((LENGTH,), dtype) for dtype in arrays]
+    shapes += [jax.ShapeDtypeStruct(*array) for array in arrays]
+    shapes.append(jax.ShapeDtypeStruct(whole, np.uint32))
     closed = jax.make_jaxpr(flat)(*shapes)
-    loops = loops_of(flatten(closed), numbers, arrays)
-    if list(loops.outputs) != arrays[1:]:
+    flattened = flatten(closed, block, has_places=True)
+    inputs = [dtype for _, dtype in arrays]
+    loops = loops_of(flattened, numbers, inputs, form.layout)
+    if list(loops.outputs) != inputs[1:]:
         raise Unsupported("a result has another dtype than what it replaces")
     return loops

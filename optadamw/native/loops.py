@@ -13,27 +13,35 @@ from typing import NamedTuple
 import numpy as np
 
 from optadamw.native.algebra import simplified
+from optadamw.native.blocks import NO_BLOCKS, Layout, block_loops
 from optadamw.native.contraction import contracted
-from optadamw.native.flat import Constant, Flat, Operand, Operation
-from optadamw.native.numbers import c_type, expression, literal
+from optadamw.native.flat import ELEMENT, SCALAR, Constant, Flat, Operand, Operation
+from optadamw.native.numbers import c_type
 from optadamw.native.order import in_order
+from optadamw.native.statements import dtype_of, name_of, statements
 
 MOST_CHOICES = 3
 """More scalars than these are tested inside the loop: 2**3 loops are enough source."""
+
+ARGUMENTS = "const void *const *s, void *const *x, int64_t at, int64_t n, int64_t inner"
 
 
 class Loops(NamedTuple):
     """The C source of a leaf function, and what it reads and writes."""
 
     source: str
-    """Defines `kernel(s, in, out, at, n)`."""
+    """Defines `kernel(s, x, at, n, inner)`, which runs `n` blocks from block `at` on,
+    and BLOCK, the elements of a block."""
     scalars: tuple[np.dtype, ...]
     inputs: tuple[np.dtype, ...]
     outputs: tuple[np.dtype, ...]
 
 
 def loops_of(
-    flat: Flat, scalars: Sequence[np.dtype], inputs: Sequence[np.dtype]
+    flat: Flat,
+    scalars: Sequence[np.dtype],
+    inputs: Sequence[np.dtype],
+    layout: Layout = NO_BLOCKS,
 ) -> Loops:
     """Write the loops of a leaf function.
 
@@ -44,25 +52,28 @@ def loops_of(
       flat: the operations.
       scalars: the dtypes of the scalars.
       inputs: the dtypes of gradient, parameter and buffers.
+      layout: how the elements of a leaf lie in blocks; default: they do not.
 
     Raises:
       Unsupported: an operation has no C expression with the bits of XLA.
     """
     flat = in_order(simplified(flat))
     predicates = _predicates(flat)
-    parts, names = [], []
+    parts, names = [f"enum {{ BLOCK = {layout.block} }};"], []
+    pointers = [_pointer(i, dtype) for i, dtype in enumerate(inputs)]
     for values in itertools.product((False, True), repeat=len(predicates)):
         chosen = dict(zip(predicates, values, strict=True))
         name = "loop" + "".join(str(int(v)) for v in values)
         own = contracted(_chosen(flat, chosen))
-        parts.append(_loop(name, own, scalars, inputs))
+        body = element_loop(own) if layout.block == 1 else block_loops(own, layout)
+        parts.append(_function(name, [*pointers, *statements(own, SCALAR), *body]))
         names.append(name)
-    parts.append(_kernel(flat, predicates, names, scalars))
+    parts.append(_kernel(flat, predicates, names))
     return Loops(
         "\n".join(parts),
         tuple(scalars),
         tuple(inputs),
-        tuple(_dtype(flat, x) for x in flat.outputs),
+        tuple(dtype_of(flat, x) for x in flat.outputs),
     )
 
 
@@ -101,76 +112,38 @@ def _chosen(flat: Flat, values: Mapping[int, bool]) -> Flat:
     return flat.rewritten(change)
 
 
-def _loop(
-    name: str, flat: Flat, scalars: Sequence[np.dtype], inputs: Sequence[np.dtype]
-) -> str:
-    before, inside = _statements(flat)
-    pointers = [
-        f"const {c_type(d)} *restrict x{i} = (const {c_type(d)} *)x[{i}] + at;"
-        if i == 0
-        else f"{c_type(d)} *restrict x{i} = ({c_type(d)} *)x[{i}] + at;"
-        for i, d in enumerate(inputs)
-    ]
-    stores = [f"x{i}[i] = {_name(x)};" for i, x in enumerate(flat.outputs, start=1)]
-    lines = [
-        f"static void {name}(const void *const *s, void *const *x, int64_t at,",
-        "    int64_t n) {",
-        *(f"  {line}" for line in (*pointers, *before)),
-        "  for (int64_t i = 0; i < n; ++i) {",
-        *(f"    {line}" for line in (*inside, *stores)),
-        "  }",
+def element_loop(flat: Flat) -> list[str]:
+    """Return the loop over the elements of a leaf without blocks."""
+    inside = statements(flat, ELEMENT)
+    stores = [f"x{i}[e] = {name_of(x)};" for i, x in enumerate(flat.outputs, start=1)]
+    return [
+        "(void)inner;",
+        "for (int64_t i = 0; i < n; ++i) {",
+        "  const int64_t e = at + i;",
+        *(f"  {line}" for line in (*inside, *stores)),
         "}",
     ]
-    return "\n".join(lines)
 
 
-def _kernel(
-    flat: Flat, predicates: Sequence[int], names: Sequence[str], scalars: object
-) -> str:
+def _pointer(number: int, dtype: np.dtype) -> str:
+    kind = f"const {c_type(dtype)}" if number == 0 else c_type(dtype)
+    return f"{kind} *restrict x{number} = ({kind} *)x[{number}];"
+
+
+def _function(name: str, lines: Sequence[str]) -> str:
+    head = f"static void {name}({ARGUMENTS}) {{"
+    return "\n".join([head, *(f"  {line}" for line in lines), "}"])
+
+
+def _kernel(flat: Flat, predicates: Sequence[int], names: Sequence[str]) -> str:
     """Return the function that picks the loop."""
     tests = Flat(list(flat.operations), list(predicates))
-    before, _ = _statements(tests)
     index = " | ".join(
-        f"{_name(x)} << {len(predicates) - 1 - i}" for i, x in enumerate(predicates)
+        f"{name_of(x)} << {len(predicates) - 1 - i}" for i, x in enumerate(predicates)
     )
     cases = [
-        f"    case {i}: {name}(s, x, at, n); return;" for i, name in enumerate(names)
+        f"  case {i}: {name}(s, x, at, n, inner); return;"
+        for i, name in enumerate(names)
     ]
-    lines = [
-        "static void kernel(const void *const *s, void *const *x, int64_t at,",
-        "    int64_t n) {",
-        *(f"  {line}" for line in before),
-        f"  switch ({index or '0'}) {{",
-        *cases,
-        "  }",
-        "}",
-    ]
-    return "\n".join(lines)
-
-
-def _statements(flat: Flat) -> tuple[list[str], list[str]]:
-    """Return the declarations before the loop, and those inside."""
-    inside: list[str] = []
-    before = ["const float one = *(const volatile float *)&ONE;", "(void)one;"]
-    for number in flat.used(flat.outputs):
-        operation = flat.operations[number]
-        kind = c_type(operation.dtype)
-        if operation.name == "scalar":
-            value = f"*(const {kind} *)s[{operation.detail}]"
-        elif operation.name == "input":
-            value = f"x{operation.detail}[i]"
-        else:
-            names = [_name(x) for x in operation.operands]
-            dtypes = [_dtype(flat, x) for x in operation.operands]
-            value = expression(operation, names, dtypes)
-        place = before if operation.is_uniform else inside
-        place.append(f"const {kind} v{number} = {value};")
-    return before, inside
-
-
-def _name(x: Operand) -> str:
-    return literal(x) if isinstance(x, Constant) else f"v{x}"
-
-
-def _dtype(flat: Flat, x: Operand) -> np.dtype:
-    return x.dtype if isinstance(x, Constant) else flat.operations[x].dtype
+    lines = [*statements(tests, SCALAR), f"switch ({index or '0'}) {{", *cases, "}"]
+    return _function("kernel", lines)

@@ -101,7 +101,7 @@ def expression(
             raise Unsupported("a selection is not between two values")
         return f"{operands[0]} ? {operands[2]} : {operands[1]}"
     if name == "iota":
-        return f"({c_type(dtype)})(at + i)"
+        return f"({c_type(dtype)})e"
     if name in COMPARISONS:
         left, right = map(widened, operands, dtypes)
         return f"{left} {COMPARISONS[name]} {right}"
@@ -153,10 +153,9 @@ def _of_integers(operation: Operation, operands: Sequence[str]) -> str:
     if kind == "bool":
         raise Unsupported(f"{name} is computed in bool")
     if name in ("add", "add_any", "sub", "mul"):
-        # Unsigned numbers of 64 bits wrap in C; int does not, nor two uint16_t.
-        left, right = (f"(uint64_t){x}" for x in operands)
-        if kind in ("uint32_t", "uint64_t"):
-            left, right = operands
+        # Unsigned numbers wrap in C; int does not, nor two uint16_t.
+        wide = "uint64_t" if operation.dtype.itemsize == 8 else "uint32_t"
+        left, right = (f"({wide}){x}" for x in operands)
         return f"({kind})({left} {INFIX[name]} {right})"
     if name in ("max", "min"):
         sign = ">" if name == "max" else "<"

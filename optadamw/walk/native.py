@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +18,14 @@ from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.leaf.program import LeafInput
 from optadamw.native.call import Call, run
-from optadamw.native.kernel import Refusal, kernel_of, scalars_of, usable_compiler
+from optadamw.native.kernel import (
+    Refusal,
+    arrays_of,
+    kernel_of,
+    scalars_of,
+    stride_of,
+    usable_compiler,
+)
 from optadamw.walk.conditional import Outcome, Pass, always, if_step
 
 LEAVES = 32
@@ -126,24 +134,31 @@ def _run_batch(
                 known[id(scalar)] = len(operands)
                 operands.append(scalar)
             indices.append(known[id(scalar)])
+    kept = [arrays_of([leaves[i].buffers[slot] for slot in slots]) for i in batch]
+    form: Any = jax.tree.structure([leaves[batch[0]].buffers[slot] for slot in slots])
     plain = _Plain(
         key=part,
         scalars=tuple(indices),
         names=tuple(tuple(sorted(row)) for row in leaves[batch[0]].scalars),
         slots=tuple(slots),
+        form=form,
         has_scale=leaves[batch[0]].scale is not None,
         is_gated=go is not None,
     )
     operands += [leaves[i].grad for i in batch]
     operands += [leaves[i].param for i in batch]
-    operands += [leaves[i].buffers[slot] for slot in slots for i in batch]
+    operands += [x for column in zip(*kept, strict=True) for x in column]
     count = len(batch)
     call = Call(
         target=name,
         leaves=count,
-        held=1 + len(slots),
+        held=1 + form.num_leaves,
         scalars=tuple(indices),
         positions=part.positions,
+        inner=tuple(
+            stride_of(program, leaves[i].param)
+            for program, i in zip(part.programs, batch, strict=True)
+        ),
         plain=plain,
         is_forced=choice == "native",
     )
@@ -151,7 +166,7 @@ def _run_batch(
     for place, i in enumerate(batch):
         made = results[place::count]
         outcome.outputs[i] = made[0]
-        outcome.buffers[i] = dict(zip(slots, made[1:], strict=True))
+        outcome.buffers[i] = dict(zip(slots, form.unflatten(made[1:]), strict=True))
 
 
 @dataclass(frozen=True)
@@ -164,12 +179,14 @@ class _Plain:
     names: tuple[tuple[str, ...], ...]
     """The names of the scalars of each rule; the leaves of a call have the same."""
     slots: tuple[str, ...]
+    form: Any
+    """The structure of the buffers of a leaf: an array each, or codes and scales."""
     has_scale: bool
     is_gated: bool
 
     def __call__(self, *operands: Any) -> list[Any]:
         count = len(self.key.programs)
-        first = len(operands) - count * (2 + len(self.slots))
+        first = len(operands) - count * (2 + self.form.num_leaves)
         grads, params, *buffers = np.arange(first, len(operands)).reshape(-1, count)
         each = len(self.scalars) // count
         bits = jnp.zeros((), jnp.uint32)
@@ -181,15 +198,14 @@ class _Plain:
             scale = own.pop() if self.has_scale else None
             numbers = iter(own)
             rows = tuple({name: next(numbers) for name in row} for row in self.names)
-            held = {
-                slot: operands[places[i]]
-                for slot, places in zip(self.slots, buffers, strict=True)
-            }
+            arrays = [operands[places[i]] for places in buffers]
+            held = dict(zip(self.slots, self.form.unflatten(arrays), strict=True))
             grad, param = operands[grads[i]], operands[params[i]]
             leaves.append(LeafInput(grad, param, held, rows, scale))
         if self.is_gated:
             made = if_step(self.key, leaves, bits, None, operands[0], None)
         else:
             made = always(self.key, leaves, bits)
-        columns = [[row[slot] for row in made.buffers] for slot in self.slots]
+        kept = [arrays_of([row[slot] for slot in self.slots]) for row in made.buffers]
+        columns = zip(*kept, strict=True)
         return [x for column in (made.outputs, *columns) for x in column]

@@ -52,6 +52,7 @@ def kernel(
     attributes = {
         "scalars": np.arange(1, 1 + len(scalars), dtype=np.int64),
         "positions": np.zeros(1, np.int64),
+        "inner": np.ones(1, np.int64),
     }
     run = jax.jit(lambda go, *xs: call(go, *xs, **attributes))
     return tuple(run(jnp.ones((), bool), *scalars, *arrays))

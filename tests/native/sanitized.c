@@ -4,7 +4,13 @@
 #include <pthread.h>
 #include <stdio.h>
 
-enum { LEAVES = 6, MOST_THREADS = 64 };
+/* The last axis of a block, the elements that a leaf can have, and the bytes of array j
+   of a leaf of n elements; the gradient is array 0. */
+#ifndef INNER
+#define INNER 1
+#define BYTES(j, n) ((n) * sizeof(float))
+#endif
+enum { LEAVES = 6, MOST_THREADS = 64, UNIT = BLOCK * INNER };
 static pthread_t started[MOST_THREADS];
 static int running = 0, failing = 0, errors = 0;
 
@@ -39,7 +45,9 @@ static Error *create(ErrorCreate *e) {
 }
 static void destroy(ErrorDestroy *e) { (void)e; }
 
-static const int64_t sizes[LEAVES] = {0, 1, 17, 65536, 65537, 300001};
+#define WHOLE(n) ((n) / UNIT * UNIT)
+static const int64_t sizes[LEAVES] = {
+    0, UNIT, 17 * UNIT, WHOLE(65536 + UNIT - 1), WHOLE(65537), WHOLE(300001)};
 
 int main(void) {
   Api api = {.error_create = create,
@@ -51,27 +59,32 @@ int main(void) {
   enum { ARRAYS = LEAVES * (1 + HELD), ARGUMENTS = 2 + ARRAYS };
   Buffer buffers[ARGUMENTS];
   void *arguments[ARGUMENTS], *results[LEAVES * HELD];
-  int64_t none = 0, dims[LEAVES], indices[LEAVES * SCALARS + 1], positions[LEAVES];
-  for (int i = 0; i < LEAVES; ++i) dims[i] = sizes[i], positions[i] = i;
+  int64_t none = 0, dims[LEAVES], indices[LEAVES * SCALARS + 1], positions[LEAVES], inner[LEAVES];
+  for (int i = 0; i < LEAVES; ++i) dims[i] = sizes[i], positions[i] = i, inner[i] = INNER;
   for (int i = 0; i < LEAVES * SCALARS; ++i) indices[i] = 1;
   buffers[0] = (Buffer){.data = &go, .rank = 0, .dims = &none};
   buffers[1] = (Buffer){.data = &scalar, .rank = 0, .dims = &none};
   for (int i = 0; i < ARRAYS; ++i) {
-    float *data = malloc((size_t)sizes[i % LEAVES] * sizeof(float));
-    for (int64_t j = 0; j < sizes[i % LEAVES]; ++j) data[j] = 0.25f;
+    const int64_t bytes = BYTES(i / LEAVES, sizes[i % LEAVES]);
+    float *data = malloc((size_t)bytes);
+    /* Codes and scales of 0 are numbers too. */
+    memset(data, 0, (size_t)bytes);
+    if (bytes == sizes[i % LEAVES] * (int64_t)sizeof(float))
+      for (int64_t j = 0; j < sizes[i % LEAVES]; ++j) data[j] = 0.25f;
     buffers[2 + i] = (Buffer){.data = data, .rank = 1, .dims = &dims[i % LEAVES]};
   }
   for (int i = 0; i < ARGUMENTS; ++i) arguments[i] = &buffers[i];
   for (int i = 0; i < LEAVES * HELD; ++i) results[i] = &buffers[2 + LEAVES + i];
-  Array attributes[2] = {{0, LEAVES, positions}, {0, LEAVES * SCALARS, indices}};
-  Span spans[2] = {{"positions", 9}, {"scalars", 7}};
-  Span *names[2] = {&spans[0], &spans[1]};
-  void *values[2] = {&attributes[0], &attributes[1]};
+  Array attributes[3] = {
+      {0, LEAVES, positions}, {0, LEAVES * SCALARS, indices}, {0, LEAVES, inner}};
+  Span spans[3] = {{"positions", 9}, {"scalars", 7}, {"inner", 5}};
+  Span *names[3] = {&spans[0], &spans[1], &spans[2]};
+  void *values[3] = {&attributes[0], &attributes[1], &attributes[2]};
   CallFrame frame = {.api = &api,
                      .stage = EXECUTE,
                      .arguments = {.size = ARGUMENTS, .values = arguments},
                      .results = {.size = LEAVES * HELD, .values = results},
-                     .attributes = {.size = 2, .names = names, .values = values}};
+                     .attributes = {.size = 3, .names = names, .values = values}};
   for (int turn = 0; turn < 8; ++turn) {
     go = turn != 3;
     failing = turn == 5;

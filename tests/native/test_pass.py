@@ -281,7 +281,6 @@ def test_two_threads_step_at_once():
         ({"caution": True}, "cautious reads all elements of a parameter"),
         ({"clip_update_rms": 1.0}, "clip_update_by_rms reads all elements"),
         ({"stats": "norms"}, 'stats="norms" reads all elements'),
-        ({"mu_dtype": optadamw.blockwise(min_size=0)}, "mu is kept in blocks"),
     ],
 )
 def test_a_leaf_without_a_kernel_is_refused_or_left_to_xla(options, reason):

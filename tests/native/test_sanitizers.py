@@ -17,7 +17,16 @@ SANITIZERS = ("address,undefined", "thread")
 HARNESS = "sanitized.c"
 
 
-def sources(monkeypatch, **options):
+BLOCKS = {
+    "rows": ((64, 3), ["-DINNER=3"]),
+    "the last axis": ((3, 64), ["-DINNER=1"]),
+}
+"""Shapes whose blocks of 32 lie along either axis, and where their elements are."""
+EIGHT_BITS = "-DBYTES(j,n)=((j)<2?(n)*4:(j)%2?(n)/BLOCK:(n))"
+"""Gradient and parameter are float32; codes and scales follow one another."""
+
+
+def sources(monkeypatch, shape=(3,), **options):
     """The sources of the kernels that a step of these options needs."""
     found = []
     source_of = library.source_of
@@ -31,7 +40,7 @@ def sources(monkeypatch, **options):
     jax.clear_caches()
     kernel.forget()
     tx = optadamw.adamw(0.1, kernel="native", **options)
-    params = {"w": jnp.ones(3)}
+    params = {"w": jnp.ones(shape)}
     tx.step(params, tx.init(params), params)
     kernel.forget()
     return found
@@ -46,6 +55,20 @@ def test_nothing_is_found(sanitizer, monkeypatch, tmp_path):
     assert run.stdout.strip() == "done" and not run.stderr
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_nothing_is_found_in_blocks(name, monkeypatch, tmp_path):
+    shape, where = BLOCKS[name]
+    eight = optadamw.blockwise(min_size=0, block_size=32)
+    (source,) = sources(monkeypatch, shape, mu_dtype=eight, nu_dtype=eight)
+    macros = [*where, EIGHT_BITS]
+    run = sanitized(source, SANITIZERS[0], tmp_path, *macros)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.strip() == "done" and not run.stderr
+    fault = source.replace("k < BLOCK;", "k <= BLOCK;")
+    assert fault != source
+    assert "overflow" in sanitized(fault, "address", tmp_path, *macros).stderr
+
+
 def test_a_fault_is_found(monkeypatch, tmp_path):
     (source,) = sources(monkeypatch)
     assert "i < n;" in source
@@ -53,13 +76,13 @@ def test_a_fault_is_found(monkeypatch, tmp_path):
     assert "heap-buffer-overflow" in run.stderr
 
 
-def sanitized(source, sanitizer, folder):
+def sanitized(source, sanitizer, folder, *macros):
     """Compile a kernel with the harness, and run it."""
     harness = (running.FOLDER / HARNESS).read_text()
     head = '#define HANDLER handler\n#define SOURCE "source"\n'
     (folder / "kernel.c").write_text(head + source + harness)
     command = [find_compiler().path, "-std=gnu11", "-O1", "-g", "-w", "-pthread"]
-    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    command += [*macros, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     command += ["-ffp-contract=off", "-o", "kernel", "kernel.c", "-lm"]
     made = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if "cannot find" in made.stderr:

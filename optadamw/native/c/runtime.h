@@ -4,10 +4,12 @@
    Arguments: `go`; scalars; the gradients of the n leaves; their parameters; each of
    their buffers, n at a time. Results: all but the first, in their place. Attributes:
    `scalars`, for each leaf the arguments that are its scalars; `positions`, the place
-   of each leaf in its tree.
+   of each leaf in its tree; `inner`, the elements of each leaf between two neighbours
+   in a block.
 
-   The source before this file defines `kernel`, HELD (parameter and buffers), SCALARS
-   (those that are arguments), HANDLER and SOURCE (a digest). */
+   The source before this file defines `kernel`, BLOCK (the elements of a block; 1
+   without blocks), HELD (parameter and buffers), SCALARS (those that are arguments),
+   HANDLER and SOURCE (a digest). */
 #include <limits.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -19,7 +21,8 @@
 #define EXPORTED __attribute__((visibility("default")))
 EXPORTED const char optadamw_source[] = SOURCE;
 
-enum { CHUNK = 65536 };
+/* In blocks; 65536 elements. */
+enum { CHUNK = 65536 / BLOCK };
 
 /* XLA's threads treat denormals as zero, in and out. */
 #if defined(__x86_64__)
@@ -88,8 +91,8 @@ typedef struct {
   int64_t chunks;
   const CallFrame *frame;
   int64_t leaves;
-  const int64_t *scalars, *positions;
-  Piece *pieces;  /* leaves cut at `CHUNK` elements; small ones share a chunk */
+  const int64_t *scalars, *positions, *inner;
+  Piece *pieces;  /* leaves cut at `CHUNK` blocks; small ones share a chunk */
   int64_t *first; /* the first piece of each chunk, and the end */
 } Job;
 
@@ -112,7 +115,7 @@ static void run_piece(const Job *job, const Piece *piece) {
   const int32_t position = (int32_t)job->positions[leaf];
   s[SCALARS] = &position;
   for (int64_t j = 0; j <= HELD; ++j) x[j] = argument(frame, arrays + j * n + leaf)->data;
-  kernel(s, x, piece->begin, piece->count);
+  kernel(s, x, piece->begin, piece->count, job->inner[leaf]);
 }
 
 static void work(Job *job) {
@@ -138,13 +141,13 @@ static bool cut(Job *job) {
   const CallFrame *frame = job->frame;
   int64_t most = 0;
   for (int64_t i = 0; i < job->leaves; ++i)
-    most += 2 + count(result(frame, i)) / CHUNK;
+    most += 2 + count(result(frame, i)) / BLOCK / CHUNK;
   job->pieces = malloc((size_t)(most + 1) * sizeof(Piece));
   job->first = malloc((size_t)(most + 1) * sizeof(int64_t));
   if (!job->pieces || !job->first) return false;
   int64_t pieces = 0, room = 0;
   for (int64_t leaf = 0; leaf < job->leaves; ++leaf) {
-    const int64_t size = count(result(frame, leaf));
+    const int64_t size = count(result(frame, leaf)) / BLOCK;
     for (int64_t begin = 0; begin < size;) {
       if (room == 0) {
         job->first[job->chunks++] = pieces;
@@ -197,8 +200,9 @@ static const char *checked(const CallFrame *frame) {
   const int64_t arrays = frame->arguments.size - n * (1 + HELD);
   const Array *scalars = attribute(frame, "scalars");
   const Array *positions = attribute(frame, "positions");
+  const Array *inner = attribute(frame, "inner");
   if (arrays < 1 || frame->results.size != n * HELD || !scalars || !positions ||
-      positions->size != (size_t)n || scalars->size < (size_t)(n * SCALARS))
+      !inner || positions->size != (size_t)n || inner->size != (size_t)n || scalars->size < (size_t)(n * SCALARS))
     return "optadamw: a kernel was called with the operands of another one";
   for (int64_t i = 0; i < n * HELD; ++i)
     if (argument(frame, arrays + n + i)->data != result(frame, i)->data &&
@@ -227,6 +231,7 @@ EXPORTED Error *HANDLER(CallFrame *frame) {
   job->leaves = frame->results.size / HELD;
   job->scalars = (const int64_t *)attribute(frame, "scalars")->data;
   job->positions = (const int64_t *)attribute(frame, "positions")->data;
+  job->inner = (const int64_t *)attribute(frame, "inner")->data;
   const bool ready = cut(job);
   if (ready && job->chunks) run(job);
   let_go(job);

@@ -1,0 +1,42 @@
+"""Where the blocks of a leaf lie in memory, and the leaf with each block in a row.
+
+Buffers in 8 bits have blocks along one axis of the parameter. The leaf function of rows
+is the same arithmetic on an array of two axes, whose last axis is one block.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from optadamw.leaf.program import Program
+from optadamw.store.blockwise import BlockStore
+
+
+class Blocks(NamedTuple):
+    """The blocks of a leaf in memory."""
+
+    size: int
+    """The elements of a block."""
+    stride: int
+    """How far apart two neighbours in a block are."""
+
+
+def blocks_of(program: Program, param: Any) -> set[Blocks]:
+    """Return the blocks of the buffers of a leaf: none, one form or several."""
+    shape, found = param.shape, set()
+    for slot in program.slots:
+        if isinstance(slot.store, BlockStore):
+            axis = len(shape) + slot.store.axis_in(shape)
+            found.add(Blocks(slot.store.block(shape), math.prod(shape[axis + 1 :])))
+    return found
+
+
+def in_rows(program: Program, size: int) -> Program:
+    """Return the program of a leaf of `size` columns, each row of which is a block."""
+    slots = tuple(
+        slot._replace(store=replace(slot.store, block_size=size, axis=-1))
+        if isinstance(slot.store, BlockStore)
+        else slot
+        for slot in program.slots
+    )
+    return replace(program, slots=slots)
