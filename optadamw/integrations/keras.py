@@ -13,16 +13,16 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
 from optadamw.integrations.expression import read_call, text_of
+from optadamw.integrations.keras_average import WithAverage
 from optadamw.integrations.keras_variables import Kept
 from optadamw.integrations.rates import plain_rate, rate_of, with_rate
 from optadamw.store.state import State
-from optadamw.transforms.average import finalize
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import scale_loss
 
 
 @keras.saving.register_keras_serializable(package="optadamw")
-class Optimizer(keras.optimizers.Optimizer):
+class Optimizer(WithAverage, keras.optimizers.Optimizer):
     """A Keras optimizer that takes the step of a transformation of this library.
 
     `model.compile(optimizer=Optimizer(tx))` and `model.fit` then train with everything
@@ -37,7 +37,8 @@ class Optimizer(keras.optimizers.Optimizer):
       `ReduceLROnPlateau` and `LearningRateScheduler` set it, and the rates of groups
       change by the same factor. If it is a schedule, it is shown and cannot be set.
     - `fit` multiplies the loss by the loss scale of `tx`, and at its end writes the
-      average of the parameters into the model if `tx` has `ema_decay`.
+      average of the parameters into the model if `tx` has `ema_decay`. The callback
+      `SwapEMAWeights` evaluates and saves the model with the average.
     - A model with the policy "mixed_float16" is wrapped in Keras's
       `LossScaleOptimizer`. If `tx` has a loss scale of its own, this is refused: pass
       `compile(..., auto_scale_loss=False)`.
@@ -203,16 +204,6 @@ class Optimizer(keras.optimizers.Optimizer):
         if not self.built or self.state.loss_scale is None:
             return loss
         return scale_loss(self.state, loss)
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Write the average of `tx` into the variables; `fit` calls it at its end."""
-        if not self.built or self.state.ema is None or int(self.state.step) == 0:
-            return
-        averaged = finalize(self.state, self._kept.values())
-        chosen = {id(variable) for variable in var_list}
-        for path, variable in self._kept.trained.items():
-            if id(variable) in chosen:
-                variable.assign(averaged[path])
 
     # --- The learning rate ------------------------------------------------------------
 

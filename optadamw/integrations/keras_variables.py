@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 
 from optadamw.base.types import Array
 from optadamw.store.state import State
@@ -32,6 +33,8 @@ class Kept:
     """The variables of the State's arrays, in the order of `jax.tree.leaves`."""
     trained: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     """The variables of the model, by their paths."""
+    waiting: dict[int, np.ndarray] = field(default_factory=dict)
+    """The parameters while the model holds their averages, by the ids of variables."""
 
     def build(self, trained: Iterable[Any], add_variable: AddVariable) -> None:
         """Make a variable for each array of the State of the variables in `trained`.
