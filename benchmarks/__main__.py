@@ -10,6 +10,7 @@ import jax
 from benchmarks import contenders, environment, plans, report, suite
 from benchmarks.contenders.contender import Contender
 from benchmarks.topology import command as topology
+from benchmarks.topology import layouts
 from benchmarks.workloads import CONFIGS, TREES
 
 _RESULTS = Path(__file__).parent / "results"
@@ -78,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         default=(),
         metavar="WORD",
         help="with --topology: only cases with one of these words in their names",
+    )
+    parser.add_argument(
+        "--layouts",
+        action="store_true",
+        help="with --topology: bytes per device and collectives of replicated "
+        "parameters, ZeRO-1, FSDP and offload; writes layouts-NAME-jax-VERSION.json",
     )
     parser.add_argument(
         "--list", action="store_true", help="list what can be named, and stop"
@@ -159,7 +166,8 @@ def _compile(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     # Where libtpu is installed, JAX would look for a TPU in this machine.
     jax.config.update("jax_platforms", "cpu")
     name, output = arguments.topology, arguments.output
-    path = _path(output) if output else topology.path_of(_RESULTS, name)
+    kind = "layouts" if arguments.layouts else "topology"
+    path = _path(output) if output else topology.path_of(_RESULTS, name, kind)
 
     def write(result: dict[str, Any]) -> None:
         # A part of the cases or small leaves do not replace the figures of all.
@@ -167,6 +175,9 @@ def _compile(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
             report.write(result, path)
 
     try:
+        if arguments.layouts:
+            layouts.run(name, arguments.quick, write)
+            return 0
         result = topology.run(name, arguments.cases, arguments.quick, write)
     except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))

@@ -81,9 +81,9 @@ def row(name: str, figures: dict[str, Any]) -> str:
     ).rstrip()
 
 
-def path_of(folder: Path, name: str) -> Path:
+def path_of(folder: Path, name: str, kind: str = "topology") -> Path:
     """Names the file of results: one for each topology and version of JAX."""
-    return folder / f"topology-{name.replace(':', '-')}-jax-{jax.__version__}.json"
+    return folder / f"{kind}-{name.replace(':', '-')}-jax-{jax.__version__}.json"
 
 
 def _chosen(words: list[str]) -> Iterator[str]:

@@ -111,7 +111,9 @@ class _Reader:
         name, results = instruction.opcode.removesuffix("-start"), instruction.results
         if name in _COLLECTIVES:
             if name != instruction.opcode and len(results) > 1:
-                results = (max(results, key=lambda array: array.size),)
+                # An asynchronous collective lists its operand beside its result.
+                pick = min if name == "reduce-scatter" else max
+                results = (pick(results, key=lambda array: array.size),)
             return name, instruction.channel, results
         if name in ("fusion", "async"):
             for called in instruction.called.get("calls", ()):

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optadamw
-from benchmarks.topology import measure, placed
+from benchmarks.topology import layouts, measure, placed
 from benchmarks.topology.cases import CASES, shapes
 from optadamw.reports.topology import missing_compiler, topology_mesh
 
@@ -186,3 +186,32 @@ def test_buffers_in_the_host_reach_the_device_by_parts(name, options):
     assert found.host_argument_size_in_bytes >= 8 * share
     assert found.host_alias_size_in_bytes >= 8 * share
     assert found.temp_size_in_bytes < (1.1 if name[0] == "v" else 1.3) * share
+
+
+@pytest.mark.parametrize("name", ["v5e:4x4", "h100:1x1x8"])
+def test_layouts_hold_what_they_divide(name):
+    """Bytes of a device by the definition of each layout, and its collectives."""
+    mesh_of(name)  # skips without a compiler
+    result = layouts.run(name, True, lambda result: None, lambda text: None)
+    devices, count = result["devices"], result["parameters"]
+    shards = result["mesh"]["fsdp"]
+    wanted = {
+        "replicated": (4, 8),
+        "ZeRO-1": (4, 8 / devices),
+        "FSDP": (4 / devices, 8 / devices),
+        "FSDP x ZeRO-1": (4 / shards, 8 / devices),
+        "ZeRO-1, offload": (4, 0),
+        "FSDP, offload": (4 / devices, 0),
+    }
+    assert list(result["layouts"]) == list(wanted)
+    for label, (parameters, state) in wanted.items():
+        found = result["layouts"][label]
+        assert found["parameter_bytes"] == parameters * count
+        assert found["state_bytes"] == pytest.approx(state * count, abs=64)
+        host = 8 / devices if "offload" in label else 0
+        assert found["host_state_bytes"] == pytest.approx(host * count, rel=1e-3)
+        gathered = found["step"].get("all-gather", {"count": 0, "bytes": 0})
+        is_gathered = "ZeRO-1" in label
+        assert gathered["bytes"] == is_gathered * found["parameter_bytes"]
+        assert set(found["step"]) <= {"all-gather", "all-reduce"}
+        assert found["step"].get("all-reduce", {"bytes": 0})["bytes"] <= 8
