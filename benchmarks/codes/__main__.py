@@ -13,13 +13,19 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks.codes import drift, moments, speed, stress, tables, training
-from benchmarks.codes.candidates import BLOCKS, LONG_PAIRS, MU, NU, PAIRS, TIMED_PAIRS
-from benchmarks.codes.code import Code
+from benchmarks.codes.candidates import (
+    BLOCKS,
+    LONG_PAIRS,
+    TIMED_PAIRS,
+    of_bits,
+    pairs_of_bits,
+)
+from benchmarks.codes.rank_one import AnyCode
 from benchmarks.codes.training import Pair
 from benchmarks.precision import digits, transformer
 from benchmarks.precision.problem import Problem
 
-_RESULTS = Path(__file__).parent.parent / "results" / "codes.json"
+_RESULTS = Path(__file__).parent.parent / "results"
 _PROBLEMS: dict[str, Callable[[], Problem]] = {
     "digits": digits.problem,
     "transformer": transformer.problem,
@@ -30,7 +36,9 @@ _MU_BETAS = (0.9, 0.95, 0.99)
 _LEAF = (2048, 4096)
 
 
-def _moments() -> dict[str, Any]:
+def _moments(bits: int | None) -> dict[str, Any]:
+    mu, nu = of_bits(bits)
+    pairs = pairs_of_bits(bits)
     found: dict[str, Any] = {}
     for name, make in _PROBLEMS.items():
         problem = make()
@@ -38,15 +46,15 @@ def _moments() -> dict[str, Any]:
         found[name] = {
             "steps": [step for step, _, _ in taken],
             "spans": {str(b): moments.spans(taken, b) for b in BLOCKS},
-            "mu": {k: moments.error(Pair(c, None), taken) for k, c in _told(MU)},
-            "nu": {k: moments.error(Pair(None, c), taken) for k, c in _told(NU)},
-            "pairs": {k: moments.error(p, taken) for k, p in _told(PAIRS)},
+            "mu": {k: moments.error(Pair(c, None), taken) for k, c in _told(mu)},
+            "nu": {k: moments.error(Pair(None, c), taken) for k, c in _told(nu)},
+            "pairs": {k: moments.error(p, taken) for k, p in _told(pairs)},
         }
     return found
 
 
-def _drift() -> dict[str, Any]:
-    mu, nu = _at_ends(MU), _at_ends(NU)
+def _drift(bits: int | None) -> dict[str, Any]:
+    mu, nu = _at_ends(bits)
     return {
         "nu_steps": drift.NU_STEPS,
         "mu_steps": drift.MU_STEPS,
@@ -55,26 +63,36 @@ def _drift() -> dict[str, Any]:
     }
 
 
-def _stress() -> dict[str, Any]:
+def _stress(bits: int | None) -> dict[str, Any]:
+    mu, nu = _at_ends(bits)
     return {
-        "mu": {k: stress.of(Pair(c, None)) for k, c in _told(_at_ends(MU))},
-        "nu": {k: stress.of(Pair(None, c)) for k, c in _told(_at_ends(NU))},
-        "pairs": {k: stress.of(pair) for k, pair in _told(PAIRS)},
+        "mu": {k: stress.of(Pair(c, None)) for k, c in _told(mu)},
+        "nu": {k: stress.of(Pair(None, c)) for k, c in _told(nu)},
+        "pairs": {k: stress.of(pair) for k, pair in _told(pairs_of_bits(bits))},
     }
 
 
-def _at_ends(codes: dict[str, Code]) -> dict[str, Code]:
-    # The block decides how far its values lie apart, which `moments` shows for each.
+def _at_ends(bits: int | None) -> tuple[dict[str, AnyCode], ...]:
+    """The codes of so many bits; of all codes, those of the first and last blocks.
+
+    The block decides how far its values lie apart, which `moments` shows for each.
+    """
+    codes = of_bits(bits)
+    if bits is not None:
+        return codes
     ends = (BLOCKS[0], BLOCKS[-1])
-    return {label: code for label, code in codes.items() if code.block in ends}
+    return tuple({k: c for k, c in some.items() if c.block in ends} for some in codes)
 
 
-def _training(seeds: int, keep: Callable[[Any], None]) -> dict[str, Any]:
+def _training(
+    bits: int | None, seeds: int, keep: Callable[[Any], None]
+) -> dict[str, Any]:
+    pairs = pairs_of_bits(bits)
     found: dict[str, Any] = {}
     for name, make in _PROBLEMS.items():
         problem = make()
         gradient = training.gradient_of(problem)
-        chosen = LONG_PAIRS if name == "transformer" else PAIRS
+        chosen = [k for k in pairs if name == "digits" or k in LONG_PAIRS]
         base: list[float] = []
         found[name] = {
             "steps": problem.steps,
@@ -86,7 +104,7 @@ def _training(seeds: int, keep: Callable[[Any], None]) -> dict[str, Any]:
         for seed in range(seeds):
             pair = Pair(None, None)
             base.append(training.final_loss(problem, gradient, pair, seed))
-        for label, pair in _told({label: PAIRS[label] for label in chosen}):
+        for label, pair in _told({label: pairs[label] for label in chosen}):
             ends = [
                 training.final_loss(problem, gradient, pair, seed)
                 for seed in range(seeds)
@@ -101,8 +119,9 @@ def _training(seeds: int, keep: Callable[[Any], None]) -> dict[str, Any]:
     return found
 
 
-def _speed(rounds: int) -> dict[str, Any]:
-    return {"shape": _LEAF, "pairs": speed.compare(TIMED_PAIRS, _LEAF, rounds)}
+def _speed(bits: int | None, rounds: int) -> dict[str, Any]:
+    pairs = TIMED_PAIRS if bits is None else pairs_of_bits(bits)
+    return {"shape": _LEAF, "pairs": speed.compare(pairs, _LEAF, rounds)}
 
 
 def _told(named: dict[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -111,17 +130,17 @@ def _told(named: dict[str, Any]) -> Iterable[tuple[str, Any]]:
         yield name, value
 
 
-def _merge(path: Path, part: str, measured: Any) -> None:
+def _merge(path: Path, bits: int | None, part: str, measured: Any) -> None:
     # Read again for each part: two runs of different parts may share the file.
     result = json.loads(path.read_text()) if path.exists() else {}
     result[part] = _finite(measured)
     result["codes"] = {
         moment: {label: code.bits for label, code in codes.items()}
-        for moment, codes in (("mu", MU), ("nu", NU))
+        for moment, codes in zip(("mu", "nu"), of_bits(bits), strict=True)
     }
     result["pairs"] = {
         name: {"mu": p.mu and p.mu.label, "nu": p.nu and p.nu.label}
-        for name, p in PAIRS.items()
+        for name, p in pairs_of_bits(bits).items()
     }
     result.setdefault("environment", {})[part] = {
         "versions": environment.versions(),
@@ -146,30 +165,35 @@ def main() -> int:
     parts = ("moments", "drift", "stress", "training", "speed")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.codes",
-        description="Compare codes that keep AdamW's moments in 8 bits.",
+        description="Compare codes that keep AdamW's moments in 8 bits or fewer.",
+    )
+    parser.add_argument(
+        "--bits", type=int, help="only codes of so many bits, and pairs with one"
     )
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--seeds", type=int, default=5, help="of each training")
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
-    parser.add_argument("--output", type=Path, default=_RESULTS)
+    parser.add_argument(
+        "--output", type=Path, help="default: codes.json, or codes-4-bits.json"
+    )
     parser.add_argument(
         "--tables", action="store_true", help="print the tables of the file, and stop"
     )
     arguments = parser.parse_args()
+    bits = arguments.bits
+    name = "codes.json" if bits is None else f"codes-{bits}-bits.json"
+    path = arguments.output or _RESULTS / name
     if arguments.tables:
-        print(tables.all_of(json.loads(arguments.output.read_text())))
+        print(tables.all_of(json.loads(path.read_text())))
         return 0
     environment.prepare(1)
-
-    def keep(part: str, measured: Any) -> None:
-        _merge(arguments.output, part, measured)
-
-    run = {
-        "moments": _moments,
-        "drift": _drift,
-        "stress": _stress,
-        "training": lambda: _training(arguments.seeds, partial(keep, "training")),
-        "speed": lambda: _speed(arguments.rounds),
+    keep = partial(_merge, path, bits)
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        "moments": lambda: _moments(bits),
+        "drift": lambda: _drift(bits),
+        "stress": lambda: _stress(bits),
+        "training": lambda: _training(bits, arguments.seeds, partial(keep, "training")),
+        "speed": lambda: _speed(bits, arguments.rounds),
     }
     for part in arguments.only:
         print(part, flush=True)

@@ -1,9 +1,16 @@
 """The codes that are compared, and the pairs of them that train a model."""
 
-from benchmarks.codes.code import Code
 from benchmarks.codes.float8 import float8
-from benchmarks.codes.mapped import dynamic, logarithmic, mapped, power, raised
+from benchmarks.codes.mapped import (
+    dynamic,
+    logarithmic,
+    mapped,
+    power,
+    powers_without_zero,
+    raised,
+)
 from benchmarks.codes.minifloat import minifloat
+from benchmarks.codes.rank_one import AnyCode, RankOne
 from benchmarks.codes.relative import relative
 from benchmarks.codes.training import Pair
 
@@ -11,11 +18,11 @@ BLOCKS = (32, 64, 128, 256)
 _PEERS_BLOCK = 256
 
 
-def _both(code: Code) -> list[Code]:
+def _both(code: AnyCode) -> list[AnyCode]:
     return [code, code.at_random()]
 
 
-def _named(codes: list[Code]) -> dict[str, Code]:
+def _named(codes: list[AnyCode]) -> dict[str, AnyCode]:
     return {code.label: code for code in codes}
 
 
@@ -49,6 +56,14 @@ NU = _named(
         *(c for r in (4, 6, 8, 10) for c in _both(mapped(logarithmic(r, False), 32))),
         *(c for b in (32, 128) for c in _both(mapped(power(2, False), b))),
         *_both(mapped(raised(power(2, False)), 32)),
+        *_both(mapped(powers_without_zero(1, 4), 128, 4)),
+        *_both(mapped(powers_without_zero(1, 4), 32, 4)),
+        *_both(mapped(powers_without_zero(2, 4), 128, 4)),
+        *_both(RankOne(powers_without_zero(1, 4), 4)),
+        *_both(mapped(raised(dynamic(False, 4)), 128, 4)),
+        *_both(minifloat(4, 0, False, 32)),
+        *_both(minifloat(3, 1, False, 32)),
+        *_both(relative(0, False, 32, 4)),
     ]
 )
 
@@ -75,7 +90,42 @@ PAIRS = {
     "mu 4 bits, dynamic": _pair("dynamic4/128 nearest", None),
     "mu 4 bits, dynamic, stochastic": _pair("dynamic4/128 stochastic", None),
     "mu 4 bits, E3M0, stochastic": _pair("E3M0/32 stochastic", None),
+    "nu 4 bits, linear": _pair(None, "linear4 without 0/128 nearest"),
+    "nu 4 bits, linear, stochastic": _pair(None, "linear4 without 0/128 stochastic"),
+    "nu 4 bits, rows and columns": _pair(
+        None, "linear4 without 0/rows and columns nearest"
+    ),
+    "nu 4 bits, E4M0, stochastic": _pair(None, "E4M0/32 stochastic"),
+    "nu 4 bits, of max, stochastic": _pair(None, "M0 of max/32 stochastic"),
+    "mu 8 bits, nu 4 bits": _pair("E4M3/32 stochastic", "E4M0/32 stochastic"),
+    "4 bits, torchao": _pair("dynamic4/128 nearest", "linear4 without 0/128 nearest"),
+    "4 bits, paper": _pair(
+        "dynamic4/128 nearest", "linear4 without 0/rows and columns nearest"
+    ),
+    "4 bits, powers of two": _pair("E3M0/32 stochastic", "E4M0/32 stochastic"),
 }
+
+
+def of_bits(element_bits: int | None) -> tuple[dict[str, AnyCode], ...]:
+    """Return the codes of both moments of so many bits; None: all of them."""
+    return tuple(
+        {
+            label: code
+            for label, code in codes.items()
+            if element_bits in (None, code.element_bits)
+        }
+        for codes in (MU, NU)
+    )
+
+
+def pairs_of_bits(element_bits: int | None) -> dict[str, Pair]:
+    """Return the pairs with a code of so many bits; None: all of them."""
+    return {
+        label: pair
+        for label, pair in PAIRS.items()
+        if element_bits in (None, *(code.element_bits for code in pair if code))
+    }
+
 
 # The transformer takes a quarter of a minute for a run: it decides between these.
 LONG_PAIRS = (
@@ -85,6 +135,14 @@ LONG_PAIRS = (
     "dynamic",
     "mu 4 bits, dynamic",
     "mu 4 bits, E3M0, stochastic",
+    "nu 4 bits, linear",
+    "nu 4 bits, rows and columns",
+    "nu 4 bits, E4M0, stochastic",
+    "nu 4 bits, of max, stochastic",
+    "mu 8 bits, nu 4 bits",
+    "4 bits, torchao",
+    "4 bits, paper",
+    "4 bits, powers of two",
 )
 
 # Rounding and block, on which a step's time depends.

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.codes.code import Array, Code
+from benchmarks.codes.code import Array
+from benchmarks.codes.rank_one import AnyCode
 
 _SHAPE = (16, 256)
 _SPREAD = 1.15  # Of the logarithm of the sizes: half a decade.
@@ -23,7 +24,7 @@ _AVERAGED = 1000
 _EPS = 1e-8
 
 
-def of_nu(code: Code, b2: float) -> dict[str, float]:
+def of_nu(code: AnyCode, b2: float) -> dict[str, float]:
     """Bias, spread and decay of a second moment that starts from zero.
 
     Returns:
@@ -45,7 +46,7 @@ def of_nu(code: Code, b2: float) -> dict[str, float]:
     return found
 
 
-def of_mu(code: Code, b1: float) -> dict[str, float]:
+def of_mu(code: AnyCode, b1: float) -> dict[str, float]:
     """Gain and noise of a first moment whose gradients have a small constant part.
 
     Returns:
@@ -75,7 +76,7 @@ def _starts() -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
 def _run(
-    code: Code,
+    code: AnyCode,
     decay: float,
     order: int,
     steps: int,

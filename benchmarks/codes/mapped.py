@@ -39,13 +39,10 @@ def mapped(entries: Map, block: int, element_bits: int = 8) -> Code:
     """The code of a map under a float32 scale per block."""
 
     def encode(values: Array, bits: Array | None) -> tuple[Array, Array]:
-        scale = scale_of(values)
-        unit = values / scale
+        scale = largest_of(values)
+        unit = values / nonzero(scale)
         target = jnp.abs(unit) if entries.split_sign else unit
-        low = jnp.clip(entries.below(target).astype(jnp.int32), 0, entries.last - 1)
-        floor, ceiling = entries.value(low), entries.value(low + 1)
-        share = (target - floor) / (ceiling - floor)
-        code = low + (share > chance(bits)).astype(jnp.int32)
+        code = number_of(entries, target, bits)
         if entries.raises:
             # Of the value: what is left after the division may have underflowed.
             code = jnp.where(values == 0, 0, jnp.maximum(code, 1))
@@ -64,10 +61,17 @@ def mapped(entries: Map, block: int, element_bits: int = 8) -> Code:
     return Code(entries.name, encode, decode, block, element_bits, 32)
 
 
-def scale_of(values: Array) -> Array:
-    """The largest magnitude of each block; 1 where all are zero."""
-    largest = largest_of(values)
-    return jnp.where(largest == 0, 1.0, largest)
+def number_of(entries: Map, target: Array, bits: Array | None) -> Array:
+    """The number of one of the two entries beside each target."""
+    low = jnp.clip(entries.below(target).astype(jnp.int32), 0, entries.last - 1)
+    floor, ceiling = entries.value(low), entries.value(low + 1)
+    share = (target - floor) / (ceiling - floor)
+    return low + (share > chance(bits)).astype(jnp.int32)
+
+
+def nonzero(scale: Array) -> Array:
+    """The scale as a divisor: 1 where all values are zero."""
+    return jnp.where(scale == 0, 1.0, scale)
 
 
 def dynamic(signed: bool, total_bits: int = 8) -> Map:
@@ -137,3 +141,22 @@ def power(exponent: int, signed: bool) -> Map:
 
     name = {1: "linear", 2: "sqrt"}[exponent]
     return Map(name, last, value, below, split_sign=signed)
+
+
+def powers_without_zero(exponent: int, element_bits: int) -> Map:
+    """Equal steps of a root from the first step on: no entry is zero.
+
+    With `exponent=1` and 4 bits, the second moment of the 4-bit optimizers of Li et
+    al., arXiv 2309.01507, and of torchao: 1/16, 2/16, ... 1. Where a whole block is
+    zero, its scale is zero and so is all that is decoded.
+    """
+    count = 2**element_bits
+    root = power(exponent, signed=False)
+
+    def value(number: Array) -> Array:
+        return ((number + 1).astype(jnp.float32) * np.float32(1 / count)) ** exponent
+
+    def below(target: Array) -> Array:
+        return jnp.floor((jnp.sqrt(target) if exponent == 2 else target) * count) - 1
+
+    return Map(f"{root.name}{element_bits} without 0", count - 1, value, below)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.codes.code import Code
+from benchmarks.codes.rank_one import AnyCode
 from benchmarks.codes.training import B1, B2, EPS, Pair, gradient_of, trained
 from benchmarks.precision.problem import Problem
 
@@ -87,7 +87,7 @@ def error(pair: Pair, taken: Sequence[Snapshot]) -> dict[str, Any]:
     return found
 
 
-def _through(code: Code, trees: list[list[np.ndarray]], salt: int) -> np.ndarray:
+def _through(code: AnyCode, trees: list[list[np.ndarray]], salt: int) -> np.ndarray:
     through = jax.jit(code.through)
     parts = []
     for index, leaf in enumerate(leaf for tree in trees for leaf in tree):

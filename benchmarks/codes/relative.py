@@ -12,13 +12,14 @@ from benchmarks.codes.code import Array, Code, chance, largest_of
 _FRACTION = 23
 
 
-def relative(mantissa: int, signed: bool, block: int) -> Code:
+def relative(mantissa: int, signed: bool, block: int, element_bits: int = 8) -> Code:
     """The code of so many steps per octave (a power of two), and a sign if `signed`.
 
     What lies below the smallest code is treated as in `minifloat`.
     """
     shift = _FRACTION - mantissa
-    last = 127 if signed else 255
+    sign_bit = 1 << (element_bits - 1)
+    last = (sign_bit if signed else 2 * sign_bit) - 1
 
     def value(code: Array, scale: Array) -> Array:
         raw = jax.lax.bitcast_convert_type(scale, jnp.int32) - ((last - code) << shift)
@@ -36,7 +37,7 @@ def relative(mantissa: int, signed: bool, block: int) -> Code:
         up = size - floor > chance(bits) * (ceiling - floor)
         code = low + up.astype(jnp.int32)
         if signed:
-            code = code | ((values < 0).astype(jnp.int32) << 7)
+            code = code | ((values < 0).astype(jnp.int32) << (element_bits - 1))
         else:
             code = jnp.where(size == 0, 0, jnp.maximum(code, 1))
         return code.astype(jnp.uint8), scale
@@ -45,10 +46,11 @@ def relative(mantissa: int, signed: bool, block: int) -> Code:
         code, scale = stored[0].astype(jnp.int32), stored[1]
         if not signed:
             return value(code, scale)
-        size = value(code & 127, scale)
-        return jnp.where(code & 128, -size, size)
+        size = value(code & (sign_bit - 1), scale)
+        return jnp.where(code & sign_bit, -size, size)
 
-    return Code(f"M{mantissa} of max", encode, decode, block, 8, 32)
+    name = f"M{mantissa} of max"
+    return Code(name, encode, decode, block, element_bits, 32)
 
 
 def _bits(values: Array) -> Array:

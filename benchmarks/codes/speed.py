@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.codes.code import Array, Code
+from benchmarks.codes.code import Array
+from benchmarks.codes.rank_one import AnyCode
 from benchmarks.codes.training import B1, B2, DECAY, EPS, Pair
 from optadamw.base.random_bits import Site, bits_at
 
@@ -60,10 +61,10 @@ def _start(pair: Pair, shape: tuple[int, int]) -> Any:
 
 
 def _compiled(pair: Pair, shape: tuple[int, int]) -> Callable[..., Any]:
-    def load(code: Code | None, kept: Any) -> Array:
+    def load(code: AnyCode | None, kept: Any) -> Array:
         return kept if code is None else code.load(kept, shape)
 
-    def store(code: Code | None, moment: Array, key: Array) -> Any:
+    def store(code: AnyCode | None, moment: Array, key: Array) -> Any:
         if code is None:
             return moment
         return code.store(moment, bits_at(Site(key, jnp.int32(0)), shape))

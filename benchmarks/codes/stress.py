@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.codes.code import Array, Code
+from benchmarks.codes.code import Array
+from benchmarks.codes.rank_one import AnyCode
 from benchmarks.codes.training import Pair
 
 _SHAPE = (8, 256)
@@ -117,11 +118,11 @@ def _student(key: Array, shape: tuple[int, ...]) -> Array:
     return normal / jnp.sqrt(sum(z * z for z in others) / len(others))
 
 
-def _store(code: Code | None, values: Array, key: Array) -> Any:
+def _store(code: AnyCode | None, values: Array, key: Array) -> Any:
     if code is None:
         return values
     return code.store(values, jax.random.bits(key, _SHAPE, jnp.uint32))
 
 
-def _load(code: Code | None, stored: Any) -> Array:
+def _load(code: AnyCode | None, stored: Any) -> Array:
     return stored if code is None else code.load(stored, _SHAPE)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.codes.code import Array, Code
+from benchmarks.codes.code import Array
+from benchmarks.codes.rank_one import AnyCode
 from benchmarks.precision.problem import Problem
 
 B1, B2, EPS, DECAY = 0.9, 0.999, 1e-8, 0.1
@@ -16,8 +17,8 @@ B1, B2, EPS, DECAY = 0.9, 0.999, 1e-8, 0.1
 class Pair(NamedTuple):
     """The code of both moments; None keeps float32."""
 
-    mu: Code | None
-    nu: Code | None
+    mu: AnyCode | None
+    nu: AnyCode | None
 
 
 class Run(NamedTuple):
@@ -97,7 +98,7 @@ def _step(
     return params, _stored(pair.mu, mu, keys[0]), _stored(pair.nu, nu, keys[1])
 
 
-def _stored(code: Code | None, moment: Any, key: Array) -> Any:
+def _stored(code: AnyCode | None, moment: Any, key: Array) -> Any:
     if code is None:
         return moment
     leaves = jax.tree.leaves(moment)
@@ -108,7 +109,7 @@ def _stored(code: Code | None, moment: Any, key: Array) -> Any:
     ]
 
 
-def _loaded(code: Code | None, kept: Any, params: Any) -> Any:
+def _loaded(code: AnyCode | None, kept: Any, params: Any) -> Any:
     if code is None:
         return kept
     leaves, tree = jax.tree.flatten(params)

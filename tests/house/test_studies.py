@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.codes import candidates, stress
+from benchmarks.codes.mapped import powers_without_zero
 from benchmarks.codes.minifloat import minifloat
+from benchmarks.codes.rank_one import RankOne
 from optadamw.store.block_code import decoded, encoded
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +60,65 @@ def test_the_study_of_losses_runs(tmp_path):
     assert [run["seed"] for run in runs] == [0, 1]
     assert runs[0]["bytes_per_parameter"] < 4.3
     assert found["convex"]["contenders"]["compact"]["bias"]["error"] > 0
+
+
+def test_the_study_of_windows_runs(tmp_path):
+    path = tmp_path / "windows.json"
+    command = [sys.executable, "-m", "benchmarks.windows", "--output", str(path)]
+    command += ["--parts", "4", "--seeds", "2", "--steps", "8"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ways = json.loads(path.read_text())["parts"]["4"]
+    root = {way: measured["root"]["0.003"] for way, measured in ways.items()}
+    # Mean of squares over the parts: a quarter of it lies below the square of the mean.
+    assert root["mean"] == 1.0
+    assert root["squares"] / 2 == pytest.approx(root["adama"], rel=0.05)
+    assert root["adama"] < 1.0 < root["squares"]
+
+
+def test_the_codes_of_4_bits_are_measured_apart():
+    mu, nu = candidates.of_bits(4)
+    assert {code.element_bits for code in (*mu.values(), *nu.values())} == {4}
+    pairs = candidates.pairs_of_bits(4)
+    assert "4 bits, torchao" in pairs and "MX, both stochastic" not in pairs
+    found = stress.of(pairs["nu 4 bits, linear"])
+    assert found["zeros"]["peak"] == 0.0 and found["rare_columns"]["finite"]
+
+
+@pytest.mark.parametrize("moment", ["mu", "nu"])
+def test_the_codes_of_4_bits_are_torchaos(moment):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    peer = pytest.importorskip("torchao.optim", reason="torchao is not installed")
+    from torchao.optim import quant_utils, subclass_4bit
+
+    del peer
+    values = np.random.default_rng(1).normal(size=(16, 256)).astype(np.float32)
+    values = values if moment == "mu" else values**2
+    signed, unsigned = (
+        subclass_4bit.get_qmap_signed(),
+        subclass_4bit.get_qmap_unsigned(),
+    )
+    table = torch.tensor(signed if moment == "mu" else unsigned)
+    scaled, scale = quant_utils.scale_tensor(torch.tensor(values).flatten(), 128)
+    codes = quant_utils.quantize_4bit_with_qmap(scaled, table)
+    theirs = quant_utils.dequant_with_qmap(codes, table, scale).reshape(values.shape)
+    label = {"mu": "dynamic4/128 nearest", "nu": "linear4 without 0/128 nearest"}
+    code = {**candidates.MU, **candidates.NU}[label[moment]]
+    ours = code.through(jnp.asarray(values), None)
+    np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+def test_a_scale_for_each_row_and_column():
+    """Beside the definition: the smaller one of the two maxima, in steps of 1/16."""
+    rng = np.random.default_rng(0)
+    values = rng.chisquare(1, (6, 9)).astype(np.float32) * 10.0 ** rng.integers(0, 5, 9)
+    found = RankOne(powers_without_zero(1, 4), 4).through(jnp.asarray(values), None)
+    scale = np.minimum(values.max(1, keepdims=True), values.max(0))
+    steps = np.clip(np.rint(values / scale * 16), 1, 16)
+    np.testing.assert_allclose(found, steps / 16 * scale, rtol=1e-6)
+    assert (RankOne(powers_without_zero(1, 4), 4).through(0 * found, None) == 0).all()
 
 
 def test_the_study_of_variants_runs(tmp_path):
