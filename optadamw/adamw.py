@@ -75,6 +75,7 @@ def adamw(
     slow_alpha: ScalarOrSchedule | None = None,
     caution: bool | None = None,
     clip_update_rms: ScalarOrSchedule | None = None,
+    clip_update_keeps_decay: bool | None = None,
     maximize: bool | None = None,
     bias_correction: Corrected | None = None,
     eps_mode: EpsMode | None = None,
@@ -232,6 +233,8 @@ def adamw(
       clip_update_rms: shorten the step of a parameter, and its decay, where the root
         mean square of its gradient over the root of its second moment is above this
         number, > 0; StableAdamW has 1.0. None: no limit. See `clip_update_by_rms`.
+      clip_update_keeps_decay: True leaves the weight decay of a step that is shortened
+        as it is, as timm does. None: shorten both.
       maximize: True ascends the gradient. None: descend.
       bias_correction: False leaves out the divisions by `1 - beta^t`, as MLX does by
         default; "mu" or "nu" corrects that moment only. None: both.

@@ -19,6 +19,8 @@ class ClipUpdate(Rule):
     """Shrink the update of a parameter whose gradient is large for its moment."""
 
     limit: Hyperparameter
+    keeps_decay: bool = False
+    """Whether a weight decay that stands before stays as it is."""
 
     stage: ClassVar[Stage] = Stage.CAUTION
     latest: ClassVar[Stage] = Stage.DECAY
@@ -66,5 +68,7 @@ class ClipUpdate(Rule):
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         factor = scalars["factor"]
-        drift = None if leaf.drift is None else leaf.drift * factor
-        return leaf._replace(numerator=leaf.numerator * factor, drift=drift)
+        numerator = leaf.numerator * factor
+        if leaf.drift is None or self.keeps_decay:
+            return leaf._replace(numerator=numerator)
+        return leaf._replace(numerator=numerator, drift=leaf.drift * factor)

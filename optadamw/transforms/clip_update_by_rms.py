@@ -1,6 +1,6 @@
 """The clip of the update as a transformation."""
 
-from optadamw.base.hyperparameters import hyperparameter
+from optadamw.base.hyperparameters import hyperparameter, switch
 from optadamw.base.interval import POSITIVE
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.clip import REMEDY
@@ -10,7 +10,9 @@ from optadamw.transforms.transformation import Transformation, atom
 
 
 @prints_as_call
-def clip_update_by_rms(limit: ScalarOrSchedule = 1.0) -> Transformation:
+def clip_update_by_rms(
+    limit: ScalarOrSchedule = 1.0, *, keeps_decay: bool = False
+) -> Transformation:
     """Shrink the step of each parameter whose gradient is large for its moment.
 
     After a change in the data, Adam's second moment is too small for a while, and steps
@@ -22,8 +24,8 @@ def clip_update_by_rms(limit: ScalarOrSchedule = 1.0) -> Transformation:
 
     and the same factor shrinks a weight decay that stands before this atom in the
     chain. After `add_decoupled_weight_decay`, as in `adamw(clip_update_rms=1.0)`, the
-    atom is StableAdamW, which divides the learning rate; before it, the decay stays as
-    it is, as in timm.
+    atom is StableAdamW, which divides the learning rate. Before it, or with
+    `keeps_decay=True`, the decay stays as it is, as in timm.
 
     Without `bias_correction` the uncorrected root counts, which clips early steps. A
     mean that is not finite clips nothing: a NaN in the gradient spoils its own element.
@@ -36,6 +38,8 @@ def clip_update_by_rms(limit: ScalarOrSchedule = 1.0) -> Transformation:
     Args:
       limit: largest root mean square that leaves a step as it is, > 0: a number, an
         array or a schedule. Default: 1, as in the paper.
+      keeps_decay: True leaves a weight decay that stands before the atom as it is.
+        Default: False, as in the paper.
 
     Returns:
       A transformation without buffers.
@@ -53,4 +57,9 @@ def clip_update_by_rms(limit: ScalarOrSchedule = 1.0) -> Transformation:
       >>> [round(x, 3) for x in (stepped - params).tolist()]
       [-0.053, -0.053]
     """
-    return atom(ClipUpdate(hyperparameter("limit", limit, POSITIVE, REMEDY)))
+    return atom(
+        ClipUpdate(
+            limit=hyperparameter("limit", limit, POSITIVE, REMEDY),
+            keeps_decay=switch("keeps_decay", keeps_decay),
+        )
+    )

@@ -178,7 +178,13 @@ ATOMS = (
         ),
         fields={"where": "mask"},
     ),
-    Part(clip_update_by_rms, (Option("clip_update_rms", "limit", asks=True),)),
+    Part(
+        clip_update_by_rms,
+        (
+            Option("clip_update_rms", "limit", asks=True, example="1.0"),
+            Option("clip_update_keeps_decay", "keeps_decay"),
+        ),
+    ),
     Part(
         scale_by_learning_rate,
         (

@@ -69,6 +69,7 @@ def _torch_like(call: Callable[..., Any], row: Row, **more: Any) -> Any:
         for pattern, overrides in outside.get("groups", {}).items()
     ]
     legal = ("params", "lr", "betas", "eps", "weight_decay", "beta1", "beta2")
+    legal += ("clipping_threshold",)
     groups = [{k: v for k, v in group.items() if k in legal} for group in groups]
     for group, overrides in zip(
         groups, outside.get("groups", {}).values(), strict=True

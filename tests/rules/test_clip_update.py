@@ -15,6 +15,7 @@ from optadamw import (
     scale_by_learning_rate,
 )
 from optadamw.base.numerics import mean_of_squares
+from optadamw.dialects import timm as timm_call
 
 SHAPES = {"w": (5, 3), "b": (3,)}
 RATE, DECAY, EPS = 0.03, 0.2, 1e-12
@@ -111,6 +112,15 @@ def test_before_the_decay_it_is_timms():
     for name, param in expected.items():
         np.testing.assert_allclose(param.ravel()[:3], TIMM[name], rtol=1e-14)
         np.testing.assert_allclose(found[name], param, rtol=2e-6, atol=2e-7)
+    call = timm_call.NAdamW(
+        lr=RATE,
+        betas=(0.9, 0.98),
+        eps=1e-3,
+        weight_decay=DECAY,
+        clipping_threshold=0.5,
+    )
+    for name, param in trained(call)[-1].items():
+        np.testing.assert_allclose(param, expected[name], rtol=2e-6, atol=2e-7)
     after = optadamw.adamw(
         RATE,
         b2=0.98,

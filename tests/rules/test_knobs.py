@@ -150,6 +150,11 @@ KNOBS = [
         {},
     ),
     ("clip_update_rms", {**DECAY, "clip_update_rms": 0.3}, {}),
+    (
+        "clip_update_keeps_decay",
+        {**DECAY, "clip_update_rms": 0.3, "clip_update_keeps_decay": True},
+        {},
+    ),
     ("clip_update_rms", {"clip_update_rms": LookUp(0.3, 0.1, 4.0, 0.2, 0.5)}, {}),
     (
         "clip_update_rms",

@@ -132,6 +132,7 @@ class AdamW:
     clip_global_norm: Hyperparameter | None = None
     clip_eps: Hyperparameter = 0.0
     clip_update_rms: Hyperparameter | None = None
+    clip_update_keeps_decay: bool = False
     ema_decay: Hyperparameter | None = None
     ema_overwrite_every: int | Callable[[int], float] | None = None
     ema_debias: bool = False
@@ -343,7 +344,8 @@ class AdamW:
         if self.clip_update_rms is not None and g.size:  # [WDZ]
             rms = math.sqrt(np.mean(divide(g, denominator) ** 2))
             share = 1 / max(1.0, rms / h["clip_update_rms"])
-            d, d_magnitude, s = d * share, d_magnitude * share, s * share
+            d, d_magnitude = d * share, d_magnitude * share
+            s = s if self.clip_update_keeps_decay else s * share
         update = -lr * d - s * p  # [LH] line 12
         target = p + update
         stored = round_to(target, dtype) if self.rounded else target

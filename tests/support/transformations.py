@@ -230,6 +230,12 @@ ADAMW = (
         *((_adam, _decay, clip_update_by_rms(0.4)), _rate),
         sums=("parameter",),
     ),
+    _adamw(
+        "clip_update_keeps_decay",
+        {"clip_update_rms": 0.4, "clip_update_keeps_decay": True},
+        *((_adam, _decay, clip_update_by_rms(0.4, keeps_decay=True)), _rate),
+        sums=("parameter",),
+    ),
     _adamw("slow", {"b3": 0.9}, (_adam, add_slow_moment(0.9)), _decay, _rate),
     _adamw(
         "adjustable",

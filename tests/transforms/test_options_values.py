@@ -90,6 +90,10 @@ PAIRS = (
         {"clip_update_rms": 0.5},
         chain(ADAM, DECAY, clip_update_by_rms(0.5), RATE),
     ),
+    Pair(
+        {"clip_update_rms": 0.5, "clip_update_keeps_decay": True},
+        chain(ADAM, DECAY, clip_update_by_rms(0.5, keeps_decay=True), RATE),
+    ),
     Pair({"cautious_weight_decay": True}, decay(cautious=True)),
     Pair({"cautious_weight_decay": False}, decay()),
     Pair({"nesterov": True}, chain(scale_by_adam(nesterov=True), DECAY, RATE)),

@@ -36,6 +36,8 @@ class Settings(NamedTuple):
     decay_mode: str = "lr"
     peak: float | None = None
     """The largest learning rate, if the decay mode takes one."""
+    update_limit: float | None = None
+    """The limit of the clip of the update; None: there is none."""
     peculiar: tuple[str, ...] = ()
     """Options that no library with groups like PyTorch's can express."""
 
@@ -44,6 +46,7 @@ class Settings(NamedTuple):
         own = {
             "caution": "caution=True" if self.caution else "",
             "nesterov": f"nesterov={self.nesterov!r}" if self.nesterov else "",
+            "update_limit": "" if self.update_limit is None else "clip_update_rms",
         }
         if self.decay_mode != "lr" and self.weight_decay:
             own[self.decay_mode] = f"weight_decay_mode={self.decay_mode!r}"
@@ -112,7 +115,9 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
             case SlowMoment():
                 peculiar.append("b3")
             case ClipUpdate():
-                peculiar.append("clip_update_rms")
+                found["update_limit"] = _number(rule.limit, clock)
+                if not rule.keeps_decay and found.get("weight_decay"):
+                    peculiar.append("clip_update_rms without clip_update_keeps_decay")
             case _:
                 pass
     return Settings(**found, peculiar=tuple(peculiar))

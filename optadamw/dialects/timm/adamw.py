@@ -3,7 +3,6 @@
 from typing import Any
 
 from optadamw.adamw import adamw
-from optadamw.base.errors import invalid
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.dialects import torch
 from optadamw.dialects.calls.call import PeerCall, call
@@ -32,7 +31,7 @@ def AdamWLegacy(
     maximize: bool = False,
     foreach: bool | None = None,
     capturable: bool = False,
-    clipping_threshold: None = None,
+    clipping_threshold: ScalarOrSchedule | None = None,
     *,
     max_lr: ScalarOrSchedule | None = None,
     clip_grad_norm: ScalarOrSchedule | None = None,
@@ -40,8 +39,9 @@ def AdamWLegacy(
     r"""`timm.optim.AdamWLegacy`: PyTorch's AdamW with caution and corrected decay.
 
         p = p - lr * weight_decay * p               or, corrected, lr^2 / max_lr
-        p = p - lr * c * m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)
+        p = p - lr * c * m / (1 - b1^t) / (k (sqrt(v) / sqrt(1 - b2^t) + eps))
         c = 1, or with caution (m g > 0) / max(mean(m g > 0), 1e-3)
+        k = 1, or max(1, rms(g / (sqrt(v) / sqrt(1 - b2^t) + eps)) / clipping_threshold)
 
     Source: timm 1.0.29, `timm/optim/adamw.py`.
 
@@ -57,8 +57,9 @@ def AdamWLegacy(
         `caution`.
       corrected_weight_decay: Multiply the decay by `lr^2 / max_lr`. Sets
         `weight_decay_mode="corrected"`.
-      clipping_threshold: Only None is accepted: chain `clip_update_by_rms`
-        before the decay instead.
+      clipping_threshold: Largest root mean square of g / (sqrt(v^) + eps) that leaves
+        the step of a parameter as it is, > 0; the decay stays as it is. None (default):
+        no limit. Sets `clip_update_rms`, `clip_update_keeps_decay=True`.
       max_lr: The largest learning rate, which is the constructor's `lr` in timm. None
         (default) takes `lr`; it must be given if `lr` is a schedule. Sets
         `max_learning_rate`.
@@ -87,7 +88,7 @@ def NAdamW(
     maximize: bool = False,
     foreach: bool | None = None,
     capturable: bool = False,
-    clipping_threshold: None = None,
+    clipping_threshold: ScalarOrSchedule | None = None,
     *,
     max_lr: ScalarOrSchedule | None = None,
     clip_grad_norm: ScalarOrSchedule | None = None,
@@ -126,16 +127,12 @@ def _timm(
 ) -> Transformation:
     flags(maximize=maximize, caution=caution, capturable=capturable, none=False)
     flag("foreach", foreach)
-    if clipping is not None:
-        raise invalid(
-            "clipping_threshold",
-            "None",
-            clipping,
-            "timm clips the direction and not the decay: chain scale_by_adam, "
-            "clip_update_by_rms, add_decoupled_weight_decay, scale_by_learning_rate.",
-        )
     lr = rate("lr", lr)
     names = ("eps", "weight_decay", "maximize", "caution", *({"amsgrad"} & set(own)))
+    named = {name: name for name in names} | {"clipping_threshold": "clip_update_rms"}
+    groups = grouped(params, named, ("foreach", "capturable"))
+    for _, chosen in groups.get("groups", ()):
+        chosen |= _clipped_update(chosen.get("clip_update_rms"))
     return adamw(
         lr,
         eps=eps,
@@ -147,9 +144,17 @@ def _timm(
         ),
         **clipped(clip_grad_norm),
         **b1_and_b2(betas),
-        **grouped(params, {name: name for name in names}, ("foreach", "capturable")),
+        **_clipped_update(clipping),
+        **groups,
         **own,
     )
+
+
+def _clipped_update(threshold: Any) -> dict[str, Any]:
+    """Turn a threshold into options of `adamw`."""
+    if threshold is None:
+        return {}
+    return {"clip_update_rms": threshold, "clip_update_keeps_decay": True}
 
 
 CALL = PeerCall(
@@ -158,7 +163,7 @@ CALL = PeerCall(
     studied="timm 1.0.29 to 1.0.31",
     formula=(
         "p -= lr wd p [or lr^2 / max_lr wd p]; "
-        "p -= lr c m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)"
+        "p -= lr c m / (1 - b1^t) / (k (sqrt(v) / sqrt(1 - b2^t) + eps))"
     ),
     function=AdamWLegacy,
     state={

@@ -20,7 +20,10 @@ from optadamw.dialects.torch.state import from_torch as from_timm
 __all__ = ["from_timm", "to_timm"]
 
 PEER = replace(
-    TORCH, name="timm", title="timm", follows=("caution", "corrected", "nesterov")
+    TORCH,
+    name="timm",
+    title="timm",
+    follows=("caution", "corrected", "nesterov", "update_limit"),
 )
 
 
@@ -63,7 +66,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "foreach": None,
         "maximize": settings.maximize,
         "capturable": False,
-        "clipping_threshold": None,
+        "clipping_threshold": settings.update_limit,
     }
     # NAdamW has no AMSGrad; AdamWLegacy asks for the option at every step.
     return options if settings.nesterov else options | {"amsgrad": settings.amsgrad}

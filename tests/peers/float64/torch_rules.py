@@ -79,7 +79,7 @@ def _bfloat16(x: Array) -> Array:
 
 
 def timm(x: Array, g: Array, state: dict, hyper: Hyper, t: int) -> Array:
-    """PyTorch's, with Nesterov's numerator, caution and the corrected decay."""
+    """PyTorch's, with Nesterov, caution, corrected decay, the clip of the update."""
     b1, b2 = hyper["betas"]
     g = -g if hyper["maximize"] else g
     scale = hyper["lr"]
@@ -94,6 +94,9 @@ def timm(x: Array, g: Array, state: dict, hyper: Hyper, t: int) -> Array:
         mask = numerator * g > 0
         numerator = numerator * mask / np.maximum(np.mean(mask), 1e-3)
     denominator = np.sqrt(v) / np.sqrt(1 - b2**t) + hyper["eps"]
+    if hyper.get("clipping_threshold") is not None:
+        rms = np.sqrt(np.mean((g / denominator) ** 2))
+        denominator = denominator * max(1.0, rms / hyper["clipping_threshold"])
     return x - hyper["lr"] / (1 - b1**t) * numerator / denominator
 
 

@@ -49,6 +49,19 @@ def timm() -> dict[str, Row]:
                 rows[f"{short}_{name}{suffix}"] = Row(
                     function, {**base, **option, "foreach": loop}, outside=outside
                 )
+        clipped = {**base, "clipping_threshold": 0.5, "foreach": loop}
+        rows[f"adamw_clipped_{suffix}"] = Row("AdamWLegacy", clipped)
+        rows[f"nadamw_clipped_{suffix}"] = Row(
+            "NAdamW",
+            {**clipped, "caution": True, "corrected_weight_decay": True},
+            outside={
+                "groups": {
+                    "*/bias": {"clipping_threshold": None},
+                    "b/*": {"clipping_threshold": 0.2, "weight_decay": 0.3},
+                },
+                **falling,
+            },
+        )
         rows[f"amsgrad_{suffix}"] = Row("AdamWLegacy", {**maximum, "foreach": loop})
         rows[f"amsgrad_caution_{suffix}"] = Row(
             "AdamWLegacy",
