@@ -26,6 +26,7 @@ def schedule_free(
     *,
     warmup_steps: int = 0,
     weight_power: float = 2.0,
+    step_power: float = 0.0,
     z_dtype: Stored | None = None,
     ema_dtype: Stored | None = None,
 ) -> Transformation:
@@ -37,7 +38,7 @@ def schedule_free(
         z = z + f u                         the steps
         x = (1 - c) x + c z                 their average, in `state.ema`
         p = (1 - b1) z + b1 x               the parameters, where gradients are taken
-        c = f_t^weight_power / (f_1^weight_power + ... + f_t^weight_power)
+        c = w_t / (w_1 + ... + w_t),  w_t = t^step_power f_t^weight_power
 
     Evaluate `ema_of(state)`, or exchange average and parameters with `swap_ema`, whose
     state `step` refuses; there is no training mode that could be forgotten. `finalize`
@@ -51,7 +52,8 @@ def schedule_free(
     transformation is restored by name, and the average would then take the parameters
     for the mean of so many steps.
 
-    Source: Defazio et al., arXiv 2405.15682, Algorithm 1; `schedulefree` 1.4 with r=0.
+    Source: Defazio et al., arXiv 2405.15682, Algorithm 1; `schedulefree` 1.4, whose
+    `r` is `step_power` and whose `weight_lr_power` is `weight_power`.
     Differs from `schedulefree` and `optax.contrib.schedule_free`: x is kept and not
     computed from p and z, so that it is exact also for parameters of 16 bits; c follows
     from the number of the step, and not from a sum in the state, which stands still
@@ -63,6 +65,8 @@ def schedule_free(
         number from 0 to 100,000. Default: 0.
       weight_power: the power with which the warm-up weights the average, >= 0. Default:
         2.
+      step_power: the power with which the number of a step weights it in the average,
+        in [0, 100]; a positive one lets late steps count more. Default: 0.
       z_dtype: format of z in the state: "float32", "float64" or
         `stochastic("bfloat16")`. None (default): float32 (float64 for float64
         parameters).
@@ -92,7 +96,8 @@ def schedule_free(
         ScheduleFree(
             b1=hyperparameter("b1", b1, FRACTION),
             warmup_steps=_steps(warmup_steps),
-            weight_power=_power(weight_power),
+            weight_power=_power("weight_power", weight_power, math.inf),
+            step_power=_power("step_power", step_power, 100.0),
             z=average("z_dtype", z_dtype, LEGAL),
             ema=average("ema_dtype", ema_dtype, LEGAL),
         )
@@ -109,6 +114,7 @@ def schedule_free_adamw(
     *,
     warmup_steps: int = 0,
     weight_power: float = 2.0,
+    step_power: float = 0.0,
     nu_dtype: Stored | None = None,
     z_dtype: Stored | None = None,
     ema_dtype: Stored | None = None,
@@ -137,6 +143,8 @@ def schedule_free_adamw(
         number from 0 to 100,000. Default: 0.
       weight_power: the power with which the warm-up weights the average, >= 0. Default:
         2.
+      step_power: the power with which the number of a step weights it in the average,
+        in [0, 100]; a positive one lets late steps count more. Default: 0.
       nu_dtype: format of the second moment. None (default): float32.
       z_dtype: format of z. None (default): float32.
       ema_dtype: format of the average. None (default): float32.
@@ -164,6 +172,7 @@ def schedule_free_adamw(
             b1,
             warmup_steps=warmup_steps,
             weight_power=weight_power,
+            step_power=step_power,
             z_dtype=z_dtype,
             ema_dtype=ema_dtype,
         ),
@@ -178,9 +187,10 @@ def _steps(value: Any) -> int:
     return count
 
 
-def _power(value: Any) -> float:
+def _power(name: str, value: Any, largest: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise mistyped("weight_power", "a number >= 0", value)
-    if not 0 <= value < math.inf:
-        raise invalid("weight_power", "finite and >= 0", value)
+        raise mistyped(name, "a number >= 0", value)
+    if not 0 <= value <= largest or math.isinf(value):
+        bounds = "finite and >= 0" if math.isinf(largest) else f"in [0, {largest:g}]"
+        raise invalid(name, bounds, value)
     return float(value)

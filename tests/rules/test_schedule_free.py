@@ -20,6 +20,8 @@ from optadamw import (
     schedule_free_adamw,
     schedules,
 )
+from optadamw.base.clock import Clock
+from optadamw.rules.rule import Shared
 from tests.support import floats
 
 SHAPES = {"w": (5, 3), "b": (3,)}
@@ -56,10 +58,11 @@ def trained(tx, dtype=jnp.float32):
     return after
 
 
-def weight(t, warmup, power):
+def weight(t, warmup, power, step_power=0.0):
     """Return c_t: the weight of step t over the sum of all weights so far."""
     weights = [
-        min(i / warmup, 1.0) ** power if warmup else 1.0 for i in range(1, t + 1)
+        (i / t) ** step_power * (min(i / warmup, 1.0) ** power if warmup else 1.0)
+        for i in range(1, t + 1)
     ]
     return weights[-1] / sum(weights)
 
@@ -78,17 +81,21 @@ KNOBS = [
     {"warmup_steps": 5, "weight_power": 0.0},
     {"warmup_steps": 1, "weight_power": 3.0},
     {"warmup_steps": 20, "weight_power": 0.5, "weight_decay": 0.3, "b1": 0.7},
+    {"step_power": 1.5},
+    {"step_power": 0.25, "warmup_steps": 5, "weight_power": 3.0},
 ]
 
 
 @pytest.mark.parametrize("options", KNOBS, ids=str)
 def test_each_step_is_that_of_float64(options):
-    h = PLAIN | {"warmup_steps": 0, "weight_power": 2.0, "mask": None} | options
+    weighted = {"warmup_steps": 0, "weight_power": 2.0, "step_power": 0.0}
+    h = PLAIN | weighted | {"mask": None} | options
     rate = 0.03
     tx = schedule_free_adamw(rate, **options)
     for t, (grads, before, after) in enumerate(states_of(tx), start=1):
         warm = min(t / h["warmup_steps"], 1.0) if h["warmup_steps"] else 1.0
-        take = weight(t, h["warmup_steps"], h["weight_power"])
+        powers = h["weight_power"], h["step_power"]
+        take = weight(t, h["warmup_steps"], *powers)
         for name in SHAPES:
             decay = h["weight_decay"] if h["mask"] in (None, name) else 0.0
             g, p, nu, z, x = (
@@ -117,8 +124,21 @@ def test_each_step_is_that_of_float64(options):
                 assert (error <= ULPS * floats.ulp(size, np.float32)).all(), (t, name)
 
 
+@pytest.mark.parametrize("power", [0.1, 0.5, 1.0, 2.0, 7.3, 100.0])
+@pytest.mark.parametrize("warmup", [0, 3, 300])
+def test_the_weights_by_the_number_of_the_step(power, warmup):
+    """Beyond the table too, where they are a series."""
+    tx = schedule_free_adamw(0.1, step_power=power, warmup_steps=warmup)
+    rule = tx.recipe.composition.rules[-1]
+    for t in (1, 2, 5, 40, 200, 301, 400, 3000):
+        clock = Clock.at(jnp.int32(t - 1))
+        found = rule.scalars(clock, Shared((rule,), clock))["take"]
+        np.testing.assert_allclose(found, weight(t, warmup, 2.0, power), rtol=4e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.5])
 @pytest.mark.parametrize("warmup", [0, 5])
-def test_the_numbers_of_schedulefree(warmup):
+def test_the_numbers_of_schedulefree(warmup, power):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     peer = pytest.importorskip("schedulefree", reason="schedulefree is not installed")
     params, grads = problem()
@@ -130,6 +150,7 @@ def test_the_numbers_of_schedulefree(warmup):
         eps=1e-6,
         weight_decay=0.2,
         warmup_steps=warmup,
+        r=power,
         foreach=False,
     )
     optimizer.train()
@@ -137,7 +158,9 @@ def test_the_numbers_of_schedulefree(warmup):
         for name, param in theirs.items():
             param.grad = torch.tensor(gradient[name])
         optimizer.step()
-    tx = schedule_free_adamw(0.03, 0.8, 0.95, 1e-6, 0.2, warmup_steps=warmup)
+    tx = schedule_free_adamw(
+        *(0.03, 0.8, 0.95, 1e-6, 0.2), warmup_steps=warmup, step_power=power
+    )
     ours, state = trained(tx)
     for found, mode in ((ours, None), (ema_of(state), optimizer.eval)):
         if mode is not None:
@@ -302,6 +325,9 @@ def test_what_would_not_mean_what_it_says_is_refused():
         ({"warmup_steps": 2.5}, ValueError),
         ({"weight_power": -1.0}, ValueError),
         ({"weight_power": "2"}, TypeError),
+        ({"step_power": -1.0}, ValueError),
+        ({"step_power": 101.0}, ValueError),
+        ({"step_power": True}, TypeError),
         ({"z_dtype": "bfloat16"}, ValueError),
         ({"ema_dtype": optadamw.blockwise()}, ValueError),
     ):
