@@ -12,12 +12,16 @@ from typing import Any
 
 from optadamw import schedules
 from optadamw.adamw import adamw
+from optadamw.base.adjustable import Adjustable, adjustable
 from optadamw.base.patterns import exclude, only
 from optadamw.control.loss_scale import DynamicLossScale
 from optadamw.dialects.catalogue import CALLS
 from optadamw.store.formats import blockwise, stochastic
+from optadamw.transforms.freeze import freeze
 from optadamw.transforms.options import ATOMS, WRAPPERS
 from optadamw.transforms.param_groups import param_groups
+from optadamw.transforms.scale_by_second_moment import scale_by_second_moment
+from optadamw.transforms.schedule_free import schedule_free, schedule_free_adamw
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_pallas import with_pallas
 
@@ -26,6 +30,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{part.make.__name__: part.make for part in (*ATOMS, *WRAPPERS)},
     **{f.__name__: f for f in (adamw, param_groups, with_pallas, blockwise)},
     **{f.__name__: f for f in (stochastic, only, exclude, DynamicLossScale)},
+    **{f.__name__: f for f in (adjustable, freeze, scale_by_second_moment)},
+    **{f.__name__: f for f in (schedule_free, schedule_free_adamw)},
     **{
         f"{call.module}.{function.__name__}": function
         for call in CALLS.values()
@@ -84,6 +90,10 @@ def _value(node: ast.expr) -> Any:
             return -_value(operand)
         case ast.Name("inf" | "nan" as name):
             return float(name)
+        case ast.BinOp(left, ast.Mult(), right):
+            number = _value(left)
+            if isinstance(number, Adjustable):
+                return number * _value(right)
         case ast.List(items):
             return [_value(item) for item in items]
         case ast.Tuple(items):

@@ -10,12 +10,11 @@ import keras
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
-from optadamw.base.hyperparameters import Clock
 from optadamw.base.types import Array
 from optadamw.integrations.expression import read_call, text_of
 from optadamw.integrations.keras_average import WithAverage
 from optadamw.integrations.keras_variables import Kept
-from optadamw.integrations.rates import plain_rate, rate_of, with_rate
+from optadamw.integrations.rates import adjustable_rate, plain_rate, rate_of, with_rate
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import scale_loss
@@ -35,7 +34,8 @@ class Optimizer(WithAverage, keras.optimizers.Optimizer):
       `.keras` files, `save_weights` and `keras.distribution` treat it like Keras's own.
     - `learning_rate` is a variable if the rate of `tx` is a number: callbacks such as
       `ReduceLROnPlateau` and `LearningRateScheduler` set it, and the rates of groups
-      change by the same factor. If it is a schedule, it is shown and cannot be set.
+      change by the same factor. A rate that is `adjustable` is set in the State. A
+      schedule is shown and cannot be set.
     - `fit` multiplies the loss by the loss scale of `tx`, and at its end writes the
       average of the parameters into the model if `tx` has `ema_decay`. The callback
       `SwapEMAWeights` evaluates and saves the model with the average.
@@ -209,31 +209,31 @@ class Optimizer(WithAverage, keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate: a variable, or the value of the schedule in this step."""
+        """The learning rate: a variable, or the value in the coming step."""
         if self._kept.rate is not None:
             return self._learning_rate
-        step = self.state.step if self.built else jnp.zeros((), jnp.int32)
-        return jnp.asarray(rate_of(self._kept.tx).at(Clock.at(step)), jnp.float32)
+        rate = rate_of(self._kept.tx).at(self._kept.clock)
+        return jnp.asarray(rate, jnp.float32)
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
-        if self._kept.rate is None:
+        kept, adjustable = self._kept, adjustable_rate(self._kept.tx)
+        if kept.rate is None and adjustable is None:
             raise TypeError(
-                f"`learning_rate` cannot be set: it is the schedule "
-                f"{rate_of(self._kept.tx)!r} of `tx`. Leave the callback out, or make "
-                "`tx` with a number."
+                "`learning_rate` cannot be set: it is the schedule "
+                f"{rate_of(kept.tx)!r} of `tx`. Leave the callback out, or make `tx` "
+                "with a number."
             )
         if callable(learning_rate) and not hasattr(learning_rate, "dtype"):
-            raise mistyped(
-                "learning_rate",
-                "a number",
-                learning_rate,
-                "Make `tx` with a schedule: optadamw.adamw(schedule).",
-            )
+            remedy = "Make `tx` with a schedule: optadamw.adamw(schedule)."
+            raise mistyped("learning_rate", "a number", learning_rate, remedy)
         number = float(np.asarray(learning_rate))
         if not (np.isfinite(number) and number >= 0):
             raise invalid("learning_rate", "finite and >= 0", number)
-        self._learning_rate.assign(number)
+        if adjustable is None:
+            self._learning_rate.assign(number)
+        else:
+            kept.adjust(adjustable, number)
 
     # --- Files ------------------------------------------------------------------------
 

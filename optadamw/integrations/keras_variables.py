@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.clock import Clock
+from optadamw.base.held import Held
 from optadamw.base.types import Array
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
@@ -67,6 +70,33 @@ class Kept:
         arrays = [variable.value for variable in self.buffers]
         state: State = jax.tree.unflatten(self.structure, arrays)
         return state
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the coming step."""
+        if self.structure is None:
+            return Clock.at(jnp.zeros((), jnp.int32))
+        return Clock.at(self.state.step, self.state.hyperparameters)
+
+    def adjust(self, rate: Held, value: float) -> None:
+        """Set the adjustable learning rate in the variable of the State that holds it.
+
+        Raises:
+          ValueError: there is no State yet.
+        """
+        if self.structure is None:
+            raise ValueError(
+                "An adjustable `learning_rate` is a part of the state, and the "
+                "optimizer has none yet. Call model.fit, or optimizer.build(model."
+                "trainable_variables)."
+            )
+        numbers = {rate.name: value / rate.factor}
+        state = self.tx.with_hyperparameters(self.state, **numbers)
+        old = jax.tree.leaves(self.state)
+        changed = zip(self.buffers, old, jax.tree.leaves(state), strict=True)
+        for variable, before, after in changed:
+            if after is not before:
+                variable.assign(after)
 
     def values(self) -> "OrderedDict[str, Array]":
         """The parameters by their paths; an OrderedDict keeps the order of Keras."""

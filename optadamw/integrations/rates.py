@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from optadamw.base.errors import misplaced
+from optadamw.base.held import Held
 from optadamw.base.hyperparameters import Constant, Dynamic, Hyperparameter
 from optadamw.rules.decay import Decay
 from optadamw.rules.groups import Variant
@@ -37,6 +38,12 @@ def plain_rate(tx: Transformation) -> float | None:
     if isinstance(rate, Dynamic) and not rate.is_traced:
         return float(jax.device_get(rate.value))
     return None
+
+
+def adjustable_rate(tx: Transformation) -> Held | None:
+    """Return the learning rate if the state holds it and no schedule multiplies it."""
+    rate = rate_of(tx)
+    return rate if isinstance(rate, Held) and rate.schedule is None else None
 
 
 def with_rate(tx: Transformation, rate: Any) -> Transformation:

@@ -49,6 +49,17 @@ READ_BACK = {
         optadamw.scale_by_learning_rate(0.1),
     ),
     "wrapped": optadamw.with_stats(optadamw.skip_nonfinite(adamw(0.1))),
+    "adjustable": adamw(
+        optadamw.adjustable(0.1, name="peak") * schedules.linear_schedule(1.0, 0.0, 4),
+        weight_decay=optadamw.adjustable(0.1) * 0.5,
+    ),
+    "frozen": optadamw.param_groups(adamw(0.1), [("*/bias", optadamw.freeze())]),
+    "schedule-free": optadamw.schedule_free_adamw(0.1, warmup_steps=4, step_power=1.5),
+    "schedule-free atoms": optadamw.chain(
+        optadamw.scale_by_second_moment(0.99),
+        optadamw.scale_by_learning_rate(0.1),
+        optadamw.schedule_free(0.8),
+    ),
     "keras": keras.AdamW(0.01, global_clipnorm=1.0, use_ema=True),
     "torch": torch.AdamW(lr=1e-3, betas=(0.9, 0.95), amsgrad=True),
 }
