@@ -8,13 +8,24 @@ from contextlib import contextmanager
 
 def invalid(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
     """Build the ValueError "`name` must be <rule>; got <value>. <remedy>"."""
-    return ValueError(_sentence(f"`{name}` must be {rule}; got {value!r}.", remedy))
+    return ValueError(
+        _sentence(f"`{name}` must be {rule}; got {shown(value)}.", remedy)
+    )
 
 
 def mistyped(name: str, rule: str, value: object, remedy: str = "") -> TypeError:
     """Build the TypeError "`name` must be <rule>; got <value and type>. <remedy>"."""
-    received = f"{value!r} of type {type(value).__name__}"
+    received = f"{shown(value)} of type {type(value).__name__}"
     return TypeError(_sentence(f"`{name}` must be {rule}; got {received}.", remedy))
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, without its middle if it is long.
+
+    A tree of parameters prints in thousands of characters, which would hide the rule.
+    """
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-50:]}"
 
 
 def misplaced(what: str, remedy: str) -> ValueError:

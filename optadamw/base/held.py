@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -77,8 +78,14 @@ def checked_names(values: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in values:
         if name not in names:
             listed = ", ".join(f"`{n}`" for n in names) or "none"
+            meant = get_close_matches(name, names, 1)
+            remedy = (
+                f"Did you mean `{meant[0]}`?"
+                if meant
+                else "Ask for it when you make the transformation: "
+                f"{name}=optadamw.adjustable(...)."
+            )
             raise ValueError(
                 f"`{name}` is no adjustable hyperparameter of this transformation; "
-                f"those are: {listed}. Ask for it when you make the transformation: "
-                f"{name}=optadamw.adjustable(...)."
+                f"those are: {listed}. {remedy}"
             )

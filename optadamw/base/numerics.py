@@ -33,6 +33,11 @@ def is_narrow(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and np.dtype(dtype).itemsize == 2
 
 
+def is_tiny(dtype: DTypeLike) -> bool:
+    """Return whether `dtype` is a float of at most 8 bits."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and np.dtype(dtype).itemsize == 1
+
+
 def real_of(dtype: np.dtype) -> np.dtype:
     """Return the real dtype of the two parts of the complex dtype `dtype`."""
     return np.dtype(np.float64 if dtype == np.complex128 else np.float32)

@@ -77,7 +77,9 @@ def layerwise_decay(
         raise invalid("min_scale", str(FRACTION), min_scale)
     if not isinstance(layers, list | tuple) or not layers:
         raise mistyped(
-            "layers", "a list of patterns, from the input to the head", layers
+            "layers",
+            "a list of one or more patterns, from the input to the head",
+            layers,
         )
     _check_all_chosen(params, layers)
     last = len(layers) - 1

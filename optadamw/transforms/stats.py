@@ -51,7 +51,8 @@ class Stats(NamedTuple):
       update_norm: norm of the updates before they are rounded; None without
         `norms=True`.
       param_norm: norm of the parameters after the step; None without `norms=True`.
-        Parameters without a gradient are left out.
+        Parameters without a gradient are left out. Only `grad_norm` is rescued from
+        overflow: this norm and `update_norm` are infinite from 1.8e19 on.
       clip_fraction: fraction of the steps whose gradient was clipped.
       skipped: number of optimizer steps that were due and skipped.
       nonfinite: number of gradients or losses that were not finite.

@@ -119,8 +119,10 @@ class Sweep:
         The transformation is `tx_of` of the numbers of this member.
 
         Raises:
-          ValueError: there is no member of this number.
+          ValueError, TypeError: there is no member of this number, or it is no number.
         """
+        if not hasattr(index, "__index__"):
+            raise mistyped("index", "a whole number", index)
         if not 0 <= index < len(self):
             raise invalid("index", f"from 0 to {len(self) - 1}", index)
         params, state = jax.tree.map(

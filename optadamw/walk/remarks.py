@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Constant
 from optadamw.base.masks import OfTree, Predicate, Selector
-from optadamw.base.numerics import is_narrow
+from optadamw.base.numerics import is_narrow, is_tiny
 from optadamw.base.tree import Leaves, hidden
 from optadamw.base.types import PyTree
 from optadamw.rules.rule import Stage
@@ -39,16 +39,28 @@ def remarks_of(
 def _on_rounding(
     composition: Composition, leaves: Leaves, tree: PyTree
 ) -> Iterator[str]:
-    if composition.has_chosen_commit or not composition.is_whole:
+    if not composition.is_whole:
+        return
+    rounds = not (composition.commit.slots or composition.commit.draws)
+    if composition.has_chosen_commit and rounds:  # "nearest", which was asked for
         return
     plan = plan_of(composition, leaves, tree)
     pairs = enumerate(zip(leaves.paths, leaves.arrays, strict=True))
-    narrow = [
+    trained = [
         (path or "(the root)", jnp.dtype(array.dtype))
         for i, (path, array) in pairs
-        if is_narrow(array.dtype) and not plan.is_frozen(i)
+        if not plan.is_frozen(i)
     ]
-    if composition.commit.slots or composition.commit.draws or not narrow:
+    for path, dtype in [pair for pair in trained if is_tiny(pair[1])][:1]:
+        yield (
+            f"Parameter '{path}' is {dtype} and is rounded to nearest, whatever "
+            "`commit` says, which loses every update below half a unit in its last "
+            f"place{_size_that_stalls(composition, dtype)}. Keep the parameters in "
+            "bfloat16, for example with precision='compact', and cast them to 8 bits "
+            "in the model; commit='nearest' keeps this rounding without a warning."
+        )
+    narrow = [pair for pair in trained if is_narrow(pair[1])]
+    if not rounds or not narrow:
         return
     path, dtype = narrow[0]
     others = f" ({len(narrow) - 1} more are 16-bit too)" if len(narrow) > 1 else ""
@@ -87,6 +99,14 @@ def _on_choices(
     # A function may be meant for the parameters that optax.masked hides from the tree.
     if not leaves.paths or hidden(tree):
         return
+    plan = plan_of(composition, leaves, tree)
+    frozen = [plan.is_frozen(i) for i in range(len(leaves.paths))]
+    if composition.groups and all(frozen):
+        yield (
+            f"`groups` freezes all of the {len(leaves.paths)} parameters, so nothing "
+            "trains. Freeze all but some by a pattern with '!': "
+            "groups={'!head/*': {'freeze': True}}."
+        )
     for name, choice in _choices(composition):
         if not isinstance(choice, Predicate | OfTree):
             continue

@@ -179,6 +179,8 @@ def test_compact_is_not_praised_where_it_is_not_nearer():
     better = {"float32": 1.0, "optax": 1.5, "compact": 1.01}
     worse = {"float32": 1.0, "optax": 1.01, "compact": 0.9}
     assert "not nearer" not in precision.findings(better, sizes)[0]
+    equal = {"float32": 1.0, "optax": 1.5, "compact": 1.00002}
+    assert "compact at that loss to four" in precision.findings(equal, sizes)[0]
     told = precision.findings(worse, sizes)[0]
     assert "compact 0.1000 below it: here compact is not nearer" in told
 

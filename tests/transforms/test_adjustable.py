@@ -262,6 +262,8 @@ def test_errors_say_what_may_be_set():
     for value in (True, "0.1", None, 1j, optax.constant_schedule(0.1)):
         with pytest.raises(TypeError, match="`learning_rate` must be a number or"):
             tx.with_hyperparameters(state, learning_rate=value)
+    with pytest.raises(ValueError, match=r"`learning_rte`.*Did you mean `learning_ra"):
+        tx.with_hyperparameters(state, learning_rte=0.1)
     fixed = optadamw.adamw(0.1)
     with pytest.raises(ValueError, match=r"`learning_rate` is no adjustable.*none"):
         fixed.with_hyperparameters(fixed.init(PARAMS), learning_rate=0.1)

@@ -177,6 +177,7 @@ def test_the_rest_of_a_chain_trains():
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing trains")
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_everything_frozen(options):
     tx = optadamw.adamw(0.1, groups={"*": {"freeze": True}}, **options)

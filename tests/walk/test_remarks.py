@@ -82,6 +82,33 @@ def test_the_size_that_is_named_is_the_size_that_stalls(rate, dtype):
     assert (after == start).tolist() == [True, True, is_tie]
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_parameters_of_8_bits_are_named_whatever_the_commit(dtype):
+    params = {"v": jnp.ones(2, dtype), **HALF}
+    for commit in (None, "stochastic", "kahan", "master"):
+        texts = warned(adamw(2.0**-5, commit=commit), params)
+        assert len(texts) == (2 if commit is None else 1)
+        assert f"'v' is {dtype} and is rounded to nearest, whatever" in texts[0]
+        assert "precision='compact'" in texts[0]
+    size = float(re.search(r"no weight larger than ([\d.]+)\. Keep", texts[0])[1])
+    with pytest.warns(UserWarning, match="float8"):
+        state = adamw(2.0**-5, weight_decay=0.0).init(params["v"])
+    tx = adamw(2.0**-5, weight_decay=0.0)
+    stalled = jnp.full(2, 2 * size, dtype)
+    after, _ = tx.step(jnp.ones(2, dtype), state, stalled)
+    assert (after == stalled).all()
+    assert not warned(adamw(2.0**-5, commit="nearest"), params)
+    frozen = {"v": {"freeze": True}}
+    assert not warned(adamw(2.0**-5, commit="nearest", groups=frozen), params)
+    assert len(warned(adamw(2.0**-5, commit="master", groups=frozen), params)) == 0
+
+
+def test_a_training_without_a_parameter_that_trains_is_named():
+    (text,) = warned(adamw(0.1, groups={"*": {"freeze": True}}), FULL)
+    assert "freezes all of the 2 parameters, so nothing trains" in text
+    assert not warned(adamw(0.1, groups={"!bias": {"freeze": True}}), FULL)
+
+
 def test_schedules_and_several_parameters():
     params = {"v": HALF["w"].astype(jnp.float16), "w": HALF["w"]}
     (text,) = warned(adamw(schedules.constant_schedule(0.1)), params)

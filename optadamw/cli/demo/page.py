@@ -28,6 +28,10 @@ ul.findings.failed li { border-left-color: #d55e00; }
 figure { margin: 1.2rem 0; background: #fff; border: 1px solid var(--line);
          border-radius: 8px; padding: .6rem; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+@media (max-width: 40rem) {
+  figure { overflow-x: auto; }
+  img { max-width: none; width: 40rem; }
+}
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem;
         font-variant-numeric: tabular-nums; }

@@ -122,6 +122,8 @@ def _last_loss(run: Run) -> float:
 
 
 def _apart(difference: float) -> str:
+    if abs(difference) < 5e-5:
+        return "at that loss to four digits"
     return f"{abs(difference):.4f} {'above' if difference >= 0 else 'below'} it"
 
 
