@@ -15,8 +15,10 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
+from optadamw.base.bounded import bounded
 from optadamw.base.hyperparameters import Clock, Hyperparameter
-from optadamw.base.numerics import largest_square_root, one_minus_power, sqrt
+from optadamw.base.means import mean_form, running_mean
+from optadamw.base.numerics import one_minus_power, sqrt
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -40,6 +42,7 @@ class Moments(Rule):
 
     stage: ClassVar[Stage] = Stage.MOMENTS
     publishes: ClassVar[tuple[str, ...]] = ("b1", "remaining_mu", "remaining_nu")
+    weights: ClassVar[tuple[str, ...]] = ("b1", "b2")
     verb: ClassVar[str] = "scale_by_adam"
 
     @property
@@ -64,9 +67,12 @@ class Moments(Rule):
         return one_minus_power(beta, t) if is_corrected else 1.0
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        g = leaf.value() if leaf.is_bounded else _held(leaf.value())
-        mu = scalars["b1"] * leaf.buffers["mu"] + scalars["one_minus_b1"] * g
-        nu = scalars["b2"] * leaf.buffers["nu"] + scalars["one_minus_b2"] * (g * g)
+        g = bounded(leaf.value(), leaf.is_bounded)
+        b1, one_minus_b1 = scalars["b1"], scalars["one_minus_b1"]
+        b2, one_minus_b2 = scalars["b2"], scalars["one_minus_b2"]
+        mu, nu = leaf.buffers["mu"], leaf.buffers["nu"]
+        mu = running_mean(mu, g, b1, one_minus_b1, mean_form(self.b1))
+        nu = running_mean(nu, g * g, b2, one_minus_b2, mean_form(self.b2))
         leaf = leaf._replace(gradient=g, numerator=mu, denominator=None, second=nu)
         return leaf.keeping(mu=mu, nu=nu)
 
@@ -119,9 +125,3 @@ class Direction(Rule):
             second = second * scalars["nu_scale"]
         denominator = sqrt(second + scalars["eps_root"]) + scalars["eps"]
         return leaf._replace(numerator=numerator, denominator=denominator)
-
-
-def _held(g: Array) -> Array:
-    """Clip finite values of `g` to where their squares are finite; inf and NaN pass."""
-    most = largest_square_root(g.dtype)
-    return jnp.where(jnp.isfinite(g), jnp.clip(g, -most, most), g)

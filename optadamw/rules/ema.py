@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock, Hyperparameter
+from optadamw.base.means import mean_form, running_mean
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf, Overwrite
@@ -30,6 +31,7 @@ class Average(Rule):
 
     stage: ClassVar[Stage] = Stage.COMMITTED
     needs_params: ClassVar[bool] = True
+    weights: ClassVar[tuple[str, ...]] = ("decay",)
     verb: ClassVar[str] = "ema_params"
 
     @property
@@ -39,9 +41,12 @@ class Average(Rule):
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         del shared
         decay, t = self.decay.at(clock), clock.time
-        if self.warmup:
-            decay = jnp.minimum(decay, (1 + t) / (10 + t))
         scalars: dict[str, Scalar] = {"keep": decay, "take": 1.0 - decay}
+        if self.warmup:
+            # Not 1 - keep, which is wrong by 1.7e-4 of itself at 0.9999 in float32.
+            keep = jnp.minimum(decay, (1 + t) / (10 + t))
+            take = jnp.maximum(scalars["take"], 9 / (10 + t))
+            scalars = {"keep": keep, "take": take}
         if self.debias:
             # The buffer holds the corrected average itself: the new parameter has the
             # weight (1 - d) / (1 - d^t), which is 1 at t = 1, and 1 / t for d = 1.
@@ -58,9 +63,10 @@ class Average(Rule):
     def after_commit(
         self, target: Array, leaf: Leaf, scalars: Mapping[str, Array]
     ) -> tuple[Leaf, Overwrite | None]:
-        # Not `ema + take * (target - ema)`, which loses digits of the target if `take`
-        # is 1 and the average is larger.
-        ema = scalars["keep"] * leaf.buffers["ema"] + scalars["take"] * target
+        keep, take = scalars["keep"], scalars["take"]
+        # Corrected for its start, the first average is the parameter: its weight is 0.
+        form = "either" if self.debias else mean_form(self.decay)
+        ema = running_mean(leaf.buffers["ema"], target, keep, take, form)
         leaf = leaf.keeping(ema=ema)
         if self.overwrite_every is None:
             return leaf, None

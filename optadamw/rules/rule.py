@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Held, Scheduled
 from optadamw.base.masks import Selector
+from optadamw.base.means import mean_form
 from optadamw.base.types import Array
 from optadamw.rules.check_scalars import check_scalars
 from optadamw.rules.leaf import Leaf, Overwrite
@@ -68,6 +69,8 @@ class Rule:
       shrinks: whether `apply` makes no element of the update larger; default: False.
       keeps_norm: whether `apply` leaves the norm of the update unchanged; default:
         False.
+      weights: the hyperparameters that are weights of a running mean; default: none.
+        `mean_form` chooses how the mean is computed, once for all such numbers.
     """
 
     stage: ClassVar[Stage]
@@ -79,6 +82,7 @@ class Rule:
     sums_by_reductions: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     keeps_norm: ClassVar[bool] = False
+    weights: ClassVar[tuple[str, ...]] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -209,10 +213,11 @@ class Rule:
         """Return the rule with an Ellipsis in place of each hyperparameter.
 
         Leaf functions are compiled for a skeleton and take all numbers as arguments, so
-        that one compiled leaf serves every learning rate.
+        that one compiled leaf serves every learning rate. Of the weights of a running
+        mean the skeleton has the form of the mean.
         """
         fields = {
-            f.name: ...
+            f.name: mean_form(getattr(self, f.name)) if f.name in self.weights else ...
             for f in dataclasses.fields(self)
             if isinstance(getattr(self, f.name), Constant | Dynamic | Scheduled | Held)
         }

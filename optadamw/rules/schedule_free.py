@@ -18,6 +18,7 @@ import numpy as np
 from optadamw.base.errors import misplaced
 from optadamw.base.held import Held
 from optadamw.base.hyperparameters import Clock, Hyperparameter, Scheduled
+from optadamw.base.means import running_mean
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -136,7 +137,8 @@ class ScheduleFree(Rule):
             drift=None if drift is None else drift * warm,
         )
         z = leaf.buffers["z"] + moved.value()
-        x = scalars["keep"] * leaf.buffers["ema"] + scalars["take"] * z
+        keep, take = scalars["keep"], scalars["take"]
+        x = running_mean(leaf.buffers["ema"], z, keep, take, "either")
         y = scalars["one_minus_b1"] * z + scalars["b1"] * x
         leaf = moved._replace(numerator=y - leaf.param, denominator=None, drift=None)
         return leaf.keeping(z=z, ema=x)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
-
+from optadamw.base.bounded import bounded
 from optadamw.base.hyperparameters import Clock, Hyperparameter
-from optadamw.base.numerics import largest_square_root, one_minus_power
+from optadamw.base.means import mean_form, running_mean
+from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -24,6 +24,7 @@ class SecondMoment(Rule):
 
     stage: ClassVar[Stage] = Stage.MOMENTS
     publishes: ClassVar[tuple[str, ...]] = ("remaining_mu", "remaining_nu")
+    weights: ClassVar[tuple[str, ...]] = ("b2",)
     verb: ClassVar[str] = "scale_by_second_moment"
 
     @property
@@ -41,11 +42,9 @@ class SecondMoment(Rule):
         }
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
-        g = leaf.value()
-        if not leaf.is_bounded:
-            # Finite gradients go no further than their squares are finite.
-            most = largest_square_root(g.dtype)
-            g = jnp.where(jnp.isfinite(g), jnp.clip(g, -most, most), g)
-        nu = scalars["b2"] * leaf.buffers["nu"] + scalars["one_minus_b2"] * (g * g)
+        g = bounded(leaf.value(), leaf.is_bounded)
+        b2, one_minus_b2 = scalars["b2"], scalars["one_minus_b2"]
+        nu = leaf.buffers["nu"]
+        nu = running_mean(nu, g * g, b2, one_minus_b2, mean_form(self.b2))
         leaf = leaf._replace(gradient=g, numerator=g, denominator=None, second=nu)
         return leaf.keeping(nu=nu)

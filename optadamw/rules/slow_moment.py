@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock, Hyperparameter
+from optadamw.base.means import mean_form, running_mean
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -29,6 +30,7 @@ class SlowMoment(Rule):
 
     stage: ClassVar[Stage] = Stage.CAUTION
     latest: ClassVar[Stage] = Stage.DIRECTION
+    weights: ClassVar[tuple[str, ...]] = ("b3",)
     verb: ClassVar[str] = "add_slow_moment"
 
     @property
@@ -57,6 +59,7 @@ class SlowMoment(Rule):
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         b3, one_minus_b3 = scalars["b3"], scalars["one_minus_b3"]
-        slow = b3 * leaf.buffers["mu_slow"] + one_minus_b3 * leaf.gradient
+        slow, form = leaf.buffers["mu_slow"], mean_form(self.b3)
+        slow = running_mean(slow, leaf.gradient, b3, one_minus_b3, form)
         numerator = leaf.numerator + scalars["alpha"] * slow
         return leaf._replace(numerator=numerator).keeping(mu_slow=slow)

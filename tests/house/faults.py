@@ -66,22 +66,22 @@ FAULTS = [
     Fault(
         "b2 used for the first moment",
         "rules/adam.py",
-        'mu = scalars["b1"] * leaf',
-        'mu = scalars["b2"] * leaf',
+        "running_mean(mu, g, b1, one_minus_b1,",
+        "running_mean(mu, g, b2, one_minus_b2,",
         DEFAULT,
     ),
     Fault(
         "b1 used for the new share of the second moment",
         "rules/adam.py",
-        'scalars["one_minus_b2"] * (g * g)',
-        'scalars["one_minus_b1"] * (g * g)',
+        "running_mean(nu, g * g, b2, one_minus_b2,",
+        "running_mean(nu, g * g, b2, one_minus_b1,",
         DEFAULT,
     ),
     Fault(
         "the second moment of the magnitude, not of the square",
         "rules/adam.py",
-        "(g * g)",
-        "jnp.abs(g)",
+        "running_mean(nu, g * g, ",
+        "running_mean(nu, jnp.abs(g), ",
         DEFAULT,
     ),
     Fault(
@@ -108,10 +108,17 @@ FAULTS = [
     ),
     Fault(
         "a huge gradient squared to infinity",
-        "rules/adam.py",
-        "leaf.is_bounded else _held(leaf.value())",
-        "leaf.is_bounded else leaf.value()",
+        "base/bounded.py",
+        "return jnp.where(jnp.isfinite(g), jnp.clip(g, -most, most), g)",
+        "return g",
         "rules/test_field_faults.py::test_n3_a_huge_finite_gradient_destroys_nothing",
+    ),
+    Fault(
+        "weights of a mean that do not sum to 1",
+        "base/means.py",
+        "return old + take * (new - old)",
+        "return keep * old + take * new",
+        "campaigns/test_short.py -k drift",
     ),
     # Direction
     Fault(
@@ -216,8 +223,8 @@ FAULTS = [
     Fault(
         "coupled L2: the decay goes through the moments",
         "rules/adam.py",
-        "leaf.is_bounded else _held(leaf.value())",
-        "leaf.is_bounded else _held(leaf.value() + 1e-4 * leaf.param)",
+        "bounded(leaf.value(), ",
+        "bounded(leaf.value() + 1e-4 * leaf.param, ",
         DEFAULT,
     ),
     Fault(
@@ -358,8 +365,8 @@ FAULTS = [
     Fault(
         "the average's warm-up counts from zero",
         "rules/ema.py",
-        "jnp.minimum(decay, (1 + t) / (10 + t))",
-        "jnp.minimum(decay, t / (9 + t))",
+        'jnp.maximum(scalars["take"], 9 / (10 + t))',
+        'jnp.maximum(scalars["take"], 9 / (9 + t))',
         knob("ema_warmup"),
     ),
     Fault(

@@ -23,6 +23,8 @@ from typing import NamedTuple
 from tests.house.planted_faults import ROOT, copy_to, run_tests
 
 CORE = (
+    "base/bounded.py",
+    "base/means.py",
     "base/numerics.py",
     "commit/commit.py",
     "leaf/compute.py",

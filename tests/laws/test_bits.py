@@ -42,28 +42,15 @@ IN_A_SCAN = {
     "contracted one way or the other"
     for name in ("add_decoupled_weight_decay-independent", "custom-momentum")
     if jax.__version_info__ >= (0, 12)
-} | {
-    row.name: "b * m + (1 - b) * g, formed for the parameter and again for the buffer, "
-    "is contracted one way or the other"
-    for row in ROWS
-    if row.name.startswith("adamw-16-bit") and jax.__version_info__ >= (0, 12)
+}
+UNROLLED = {
+    name: "the sum of two products, of the moment and of the gradient, is contracted "
+    "one way or the other"
+    for name in ("adamw-nesterov", "adamw-nesterov-current")
 }
 if jax.__version_info__ >= (0, 12):
-    IN_A_SCAN["custom-lookahead"] = (
-        "keep * slow + take * parameter is contracted one way or the other"
-    )
-UNROLLED = {
-    row.name: "b * m + (1 - b) * g is contracted one way or the other, depending on "
-    "what uses the products besides"
-    for row in ROWS
-    # A step in a loop of its own is compiled the same wherever it stands.
-    if row.is_elementwise
-    and row.averages
-    and not row.waits
-    # And so is one of moments that are rounded where they are kept.
-    and not row.name.startswith("adamw-16-bit")
-    and not (row.name in ROUNDED and jax.__version_info__ >= (0, 12))
-}
+    LOOKAHEAD = "keep * slow + take * parameter is contracted one way or the other"
+    IN_A_SCAN["custom-lookahead"] = UNROLLED["custom-lookahead-16-bit"] = LOOKAHEAD
 APART = {
     name: "an update that ends in a product is contracted with the addition in `step`"
     for name in ("scale_by_learning_rate", "ema_params-overwrite")

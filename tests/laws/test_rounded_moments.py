@@ -1,9 +1,9 @@
 """The law of bits where moments are rounded in the state, in 8 or 16 bits.
 
-The moment for the parameter is formed apart from the one for the state. XLA contracts
-`b m + (1 - b) g` there in one of two ways, depending on the program. The state has the
-same bits in every program; a parameter may differ by a unit in the last place, its own
-or two of the learning rate.
+The moment for the parameter is formed apart from the one for the state, and XLA
+contracts other products there, depending on the program. The state has the same bits in
+every program; a parameter may differ by a unit in the last place, its own or two of the
+learning rate.
 """
 
 import functools
@@ -27,10 +27,8 @@ FORMS = {
     "16 bits": {"mu_dtype": SIXTEEN, "nu_dtype": SIXTEEN},
 }
 
-EQUAL = [("8 bits", "scan"), ("16 bits", "vmap")]
+EQUAL = [("8 bits", "scan"), ("16 bits", "vmap"), ("16 bits", "scan")]
 """The forms and programs in which parameters too have the bits of single steps."""
-if jax.__version_info__ < (0, 12):
-    EQUAL.append(("16 bits", "scan"))
 
 
 def vmapped(tx: Any, run: Any, grads: Any) -> Any:
@@ -87,7 +85,7 @@ def test_moments_have_the_same_bits_and_parameters_nearly(form, program):
     apart = np.abs(found - after)
     # A difference stays in the parameter, so that there can be one for each step.
     assert np.all(apart <= STEPS * (ulp + 2 * RATE * 2.0**-23))
-    assert np.mean(apart > 0) < 1 / 10
+    assert np.mean(apart > 0) < 1 / 300
 
 
 def test_a_parameter_in_16_bits_has_the_bits_of_single_steps_nearly_everywhere():

@@ -53,8 +53,6 @@ class Row(NamedTuple):
     parameter, it also means something else when the parameter is split."""
     is_whole: bool = True
     """Whether it has a learning rate, so that its update moves a parameter."""
-    averages: bool = False
-    """Whether it keeps a running mean, of gradients or of parameters."""
     ascends: bool = False
     overwrites: bool = False
     """Whether its average replaces the parameter now and then, far from it."""
@@ -104,7 +102,6 @@ def _adamw(
 ) -> Row:
     """A row of `adamw`; `parts` are given where they differ from the plain ones."""
     options = {"learning_rate": RATE, "weight_decay": DECAY} | options
-    facts = {"averages": True} | facts
     return Row(f"adamw-{name}", partial(optadamw.adamw, **options), parts, **facts)
 
 
@@ -113,7 +110,7 @@ _decay = add_decoupled_weight_decay(DECAY)
 _rate = scale_by_learning_rate(RATE)
 
 ATOMS = (
-    Row("scale_by_adam", scale_by_adam, averages=True, is_whole=False),
+    Row("scale_by_adam", scale_by_adam, is_whole=False),
     Row(
         "scale_by_adam-options",
         partial(
@@ -122,15 +119,13 @@ ATOMS = (
             nesterov=True,
             eps_mode="hat",
         ),
-        averages=True,
         is_whole=False,
     ),
-    _chain("amsgrad_max-raw", _adam, amsgrad_max(), averages=True, is_whole=False),
+    _chain("amsgrad_max-raw", _adam, amsgrad_max(), is_whole=False),
     _chain(
         "amsgrad_max-corrected",
         _adam,
         amsgrad_max("corrected"),
-        averages=True,
         is_whole=False,
     ),
     Row(
@@ -158,14 +153,12 @@ ATOMS = (
     Row(
         "ema_params",
         partial(ema_params, 0.7),
-        averages=True,
         is_whole=False,
     ),
     _chain(
         "ema_params-overwrite",
         _rate,
         ema_params(0.7, overwrite_every=2, debias=True),
-        averages=True,
         overwrites=True,
     ),
     Row("maximize", maximize, is_whole=False, ascends=True),
@@ -174,7 +167,6 @@ ATOMS = (
         _adam,
         cautious(),
         sums=("parameter",),
-        averages=True,
         is_whole=False,
     ),
 )
@@ -183,7 +175,6 @@ SCHEDULE_FREE = (
     Row(
         "schedule_free",
         partial(optadamw.schedule_free_adamw, RATE, 0.7, 0.97, 1e-3, DECAY, None),
-        averages=True,
     ),
 )
 
@@ -355,7 +346,7 @@ ADAMW = (
         is_narrow=True,
         draws=True,
     ),
-    Row("adamw-arrays", with_arrays, averages=True, is_plain=False),
+    Row("adamw-arrays", with_arrays, is_plain=False),
     _adamw("schedules", {n: SCHEDULES[n] for n in ELEMENTWISE}, is_plain=False),
 )
 
@@ -462,13 +453,11 @@ CUSTOM = (
     _chain(
         "custom-lookahead",
         *(_adam, _decay, _rate, lookahead(2, 0.4)),
-        averages=True,
         overwrites=True,
     ),
     _chain(
         "custom-lookahead-16-bit",
         *(_adam, _rate, lookahead(2, 0.4, _SIXTEEN)),
-        averages=True,
         overwrites=True,
         draws=True,
     ),
