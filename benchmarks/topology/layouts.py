@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -167,6 +167,21 @@ def row(label: str, figures: dict[str, Any]) -> str:
         f"{label:16} {per[0]:10.3f} {per[1]:6.3f} {per[2]:6.3f} {per[3]:11.3f} "
         f"{figures['compile_s']:5.1f}  {exchanged}"
     )
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the lines of the page docs/guides/sharding.md, one for each layout."""
+    lines = []
+    for result in results:
+        for label, figures in result["layouts"].items():
+            gathered = figures["step"].get("all-gather", {"bytes": 0})["bytes"]
+            cells = [
+                *(figures["parameter_bytes"], figures["state_bytes"]),
+                *(figures["host_state_bytes"], gathered, figures["temporary_bytes"]),
+            ]
+            shown = (f"{cell / figures['parameters']:.3f}" for cell in cells)
+            lines.append(f"| {result['topology']} | {label} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def _two_axes(mesh: Mesh) -> Mesh:
