@@ -18,6 +18,7 @@ import numpy as np
 
 from optadamw.base.adjustable import Adjustable
 from optadamw.base.clock import Clock as Clock
+from optadamw.base.dynamic import Dynamic as Dynamic
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.held import Held as Held
@@ -34,43 +35,6 @@ class Constant:
     def at(self, clock: Clock) -> float:
         del clock
         return self.value
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-
-@dataclass(frozen=True, eq=False)
-class Dynamic:
-    """A 0-d array; equal if value and dtype are, a tracer only if it is the same.
-
-    Attributes:
-      value: the array.
-      legal: the interval of legal values, which a guard checks at each step; None
-        (default): every value is legal.
-    """
-
-    value: Array
-    legal: Interval | None = None
-
-    def at(self, clock: Clock) -> Array:
-        return jnp.asarray(self.value).astype(clock.dtype)
-
-    @property
-    def is_traced(self) -> bool:
-        """Whether the array is known only inside a trace."""
-        return isinstance(self.value, jax.core.Tracer)
-
-    def _key(self) -> tuple[object, ...]:
-        if self.is_traced:
-            return ("traced", id(self.value))
-        host = np.asarray(jax.device_get(self.value))
-        return (str(host.dtype), host.tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Dynamic) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
 
     def __repr__(self) -> str:
         return repr(self.value)

@@ -18,9 +18,7 @@ from tests.support.transformations import ROWS, over
 pytestmark = running.needs_compiler
 
 CONTRACTED = {
-    "adamw-16-bit-nearest": "moments in 16 bits, which XLA computes once for the "
-    "parameter and once for their buffers",
-    "adamw-16-bit-stochastic": "moments in 16 bits, as above",
+    "adamw-arrays": "an average whose decay is an array, with two products",
     "custom-lookahead": "keep * slow + take * parameter",
     "schedule_free": "(1 - c) x + c z, on jax 0.12",
 }
