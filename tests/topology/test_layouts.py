@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.topology.layouts import LAYOUTS, table
 
 ROOT = Path(__file__).parents[2]
-TOPOLOGIES = ("v5e-4x4", "h100-1x1x8")
+TOPOLOGIES = ("v5e-4x4", "v5e-16x16", "h100-1x1x8")
 
 
 def test_the_page_has_the_committed_figures():
