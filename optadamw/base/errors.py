@@ -72,6 +72,13 @@ def reworded(reword: Callable[[str], str]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put the path of a leaf before the message of an error raised inside."""
+    with reworded(lambda message: f"Leaf '{path or '(the root)'}': {message}"):
+        yield
+
+
 def renamed(message: str, names: Mapping[str, str]) -> str:
     """Replace every `x` in backticks by `names[x]`."""
     return re.sub(

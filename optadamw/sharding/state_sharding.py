@@ -8,8 +8,8 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, use_abstract_mesh
 
-from optadamw.base.errors import at_leaf, invalid, mistyped
-from optadamw.base.tree import Leaves, parameters
+from optadamw.base.errors import at_leaf, invalid, mistyped, naming
+from optadamw.base.tree import Leaves, flatten, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.layout import (
     OnWhole,
@@ -36,9 +36,10 @@ def state_sharding(
     """Return the sharding of each leaf of the state `tx.init(params)`.
 
     Each buffer gets the sharding of its parameter, the scales of 8-bit buffers get it
-    where it divides them, and the small fields are replicated on the mesh. Shardings
-    follow from how `init` makes each leaf, and not from equal shapes. The result is a
-    tree for `out_shardings` of a jitted `init` or step, and for `checkpoint.restore`.
+    as far as it divides them, and the small fields are replicated on the mesh.
+    Shardings follow from how `init` makes each leaf, and not from equal shapes. The
+    result is a tree for `out_shardings` of a jitted `init` or step, and for
+    `checkpoint.restore`.
 
     Args:
       tx: a transformation of this library, or an Optax chain or wrapper around one.
@@ -217,10 +218,13 @@ def _in_memory(tree: PyTree, memory: str) -> PyTree:
         if not isinstance(node, State):
             return node
         buffers = buffers_in(node)
-        return state_replacing(node, jax.tree.map(beside, buffers))
+        flat = flatten(buffers)
+        kept = [beside(*row) for row in zip(flat.paths, flat.arrays, strict=True)]
+        return state_replacing(node, flat.treedef.unflatten(kept))
 
-    def beside(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = in_memory("memory", x.sharding, memory)
+    def beside(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        with naming(path):
+            sharding = in_memory("memory", x.sharding, memory)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(moved, tree, is_leaf=lambda node: isinstance(node, State))

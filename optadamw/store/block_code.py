@@ -156,10 +156,13 @@ def in_blocks(x: Array, block: int, axis: int = -1) -> Array:
     place = x.ndim + axis
     count = x.shape[place] // block
     sharding = _explicit(x)
-    if sharding is not None and count % _parts(sharding, place):
+    if sharding is not None:
         # On explicit axes JAX does not choose a sharding for pieces of a shard.
-        spec = [None if i == place else part for i, part in enumerate(sharding.spec)]
-        x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
+        spec = spec_of_blocks(sharding, place, count)
+        if spec != list(sharding.spec):
+            x = jax.sharding.reshard(
+                x, NamedSharding(sharding.mesh, PartitionSpec(*spec))
+            )
     return x.reshape(*x.shape[:place], count, block, *x.shape[place + 1 :])
 
 
@@ -186,8 +189,22 @@ def _explicit(x: Array) -> Any:
     return sharding if any(part is not None for part in sharding.spec) else None
 
 
-def _parts(sharding: Any, place: int) -> int:
-    """Return the number of devices over which an axis is divided."""
-    axes = sharding.spec[place] if place < len(sharding.spec) else None
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return math.prod(sharding.mesh.shape[name] for name in names)
+def spec_of_blocks(sharding: NamedSharding, place: int, count: int) -> list[Any]:
+    """Return the entries of the spec of an array whose axis `place` is cut into blocks.
+
+    The blocks lie over all devices of the axis if these divide their count. Else they
+    lie over the first mesh axes of the entry that together do: so XLA lays them on
+    automatic axes, where a state laid otherwise would make the next step compile again.
+    """
+    spec = list(sharding.spec)
+    if place >= len(spec) or spec[place] is None:
+        return spec
+    given = (spec[place],) if isinstance(spec[place], str) else tuple(spec[place])
+    kept: list[str] = []
+    for axis in given:
+        if count % math.prod(sharding.mesh.shape[name] for name in (*kept, axis)):
+            break
+        kept.append(axis)
+    if len(kept) < len(given):
+        spec[place] = None if not kept else kept[0] if len(kept) == 1 else tuple(kept)
+    return spec

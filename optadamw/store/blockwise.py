@@ -22,6 +22,7 @@ from optadamw.store.block_code import (
     decoded,
     encoded,
     in_blocks,
+    spec_of_blocks,
 )
 from optadamw.store.dense import Dense, tied
 
@@ -227,7 +228,7 @@ class BlockStore:
 
 
 def sharding_of_scales(sharding: Any, shape: tuple[int, ...], axis: int) -> Any:
-    """Return the sharding of the scales: the parameter's, if it divides them.
+    """Return the sharding of the scales: the parameter's, as far as it divides them.
 
     It is written as the parameter's is: for JAX's cache of compiled programs
     P("data", None) is another sharding than P("data"). An entry that is left out is
@@ -236,11 +237,9 @@ def sharding_of_scales(sharding: Any, shape: tuple[int, ...], axis: int) -> Any:
     """
     if not isinstance(sharding, NamedSharding):
         return sharding
-    spec = list(sharding.spec)
-    try:
-        sharding.shard_shape(shape)
-    except ValueError:
-        spec[len(shape) + axis] = None
+    place = len(shape) + axis
+    spec = spec_of_blocks(sharding, place, shape[place])
+    if spec != list(sharding.spec):
         while spec[-1:] == [None] and AxisType.Explicit not in sharding.mesh.axis_types:
             spec.pop()
     kind = sharding.memory_kind

@@ -70,6 +70,21 @@ def refuse_undeclared(path: str, axes: LeafAxes, reader: str) -> None:
         )
 
 
+def refuse_unreduced(path: str, grad: Any) -> None:
+    """Refuse a gradient of which each device of an explicit axis has a summand."""
+    if not isinstance(grad, jax.Array):
+        return
+    summands = getattr(jax.typeof(grad).sharding.spec, "unreduced", None)
+    if summands:
+        over = ", ".join(repr(axis) for axis in sorted(summands))
+        raise at_leaf(
+            path,
+            f"its gradient is unreduced over {over}: each device has a summand, and "
+            "the step needs the sum.",
+            "Sum it: jax.sharding.reshard(grad, <the sharding of the parameter>).",
+        )
+
+
 def refuse_varying(name: str, value: Any) -> None:
     """Refuse a number of the whole tree that differs between devices."""
     axes = varying(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from optadamw.base.errors import naming
 from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
 from optadamw.rules.order import check_variants
@@ -59,7 +60,9 @@ def init(composition: Composition, params: PyTree) -> State:
             rows = zip(stores, column, arrays, layouts, strict=True)
             column = [kept_away(*row) for row in rows]
         if slot.name in composition.offload:
-            column = [to_host(buffer) for buffer in column]
+            for j, path in enumerate(leaves.paths):
+                with naming(path):
+                    column[j] = to_host(column[j])
         for name, values in trees_of(slot, column).items():
             fields[name] = leaves.treedef.unflatten(values)
     scalars = jax.tree.map(

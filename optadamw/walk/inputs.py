@@ -17,7 +17,7 @@ from optadamw.rules.order import check_variants
 from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
-from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared
+from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared, refuse_unreduced
 from optadamw.walk.composition import Composition
 from optadamw.walk.offload import check_place, on_host
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
@@ -156,6 +156,9 @@ def checked_inputs(
     check_scalars(state, scalars)
     plan = plan_of(composition, leaves, grads if params is None else params)
     layouts = layouts_of(composition.zero1, leaves)
+    if layouts is None:  # with_zero1 reduces and scatters them
+        for path, grad in zip(leaves.paths, matched, strict=True):
+            refuse_unreduced(path, grad)
     return _inputs_of(plan, matched, params, state, layouts)
 
 

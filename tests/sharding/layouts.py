@@ -107,6 +107,40 @@ def test_buffers_lie_as_parameters_and_counters_everywhere(name):
             assert sharding.device_set == set(jax.devices()), path
 
 
+# Mesh, shape and spec of a parameter, shape and spec of its scales.
+FEW_BLOCKS = {
+    "one of two axes": ((2, 4), (64, 16), P(("x", "y"), None), P("x", None)),
+    "two of three": ((2, 2, 2), (128, 16), P(("x", "y", "z"), None), P(("x", "y"))),
+    "beside another": ((2, 2, 2), (16, 64), P("z", ("x", "y")), P("z", "x")),
+    "the first does not": ((4, 2), (64, 16), P(("x", "y"), None), P()),
+}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "spec", "scales"), FEW_BLOCKS.values(), ids=FEW_BLOCKS
+)
+@each_kind
+def test_scales_lie_over_the_axes_that_divide_them(sizes, shape, spec, scales, kind):
+    """As XLA lays those that a step writes: one program after three steps."""
+    types = (getattr(AxisType, kind),) * len(sizes)
+    mesh = jax.make_mesh(sizes, ("x", "y", "z")[: len(sizes)], axis_types=types)
+    if kind == "Auto":  # results have no entry of None at the end there
+        spec = P(*(part for part in spec if part is not None))
+    params = {"w": jax.device_put(jnp.ones(shape), NamedSharding(mesh, spec))}
+    tx = CHAINS["blocks"]
+    layout = optadamw.state_sharding(tx, params)
+    wanted = NamedSharding(mesh, scales)
+    assert layout.mu_scales["w"].is_equivalent_to(wanted, len(shape))
+    pair = (params, jax.jit(tx.init)(params))
+    step = jax.jit(lambda p, s, g: tx.step(g, s, p))
+    for state in (tx.init(params), pair[1]):
+        assert jax.tree.map(lambda x: x.sharding, state) == layout
+    for _ in range(3):
+        pair = step(*pair, params)
+    assert jax.tree.map(lambda x: x.sharding, pair[1]) == layout
+    assert step._cache_size() == 1
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_an_axis_divides_the_state_further(name):
     """Bytes are the sums of the shards; 256 devices that do not exist have them too."""
@@ -159,7 +193,11 @@ BAD = {
     "empty": ({"over": ()}, TypeError, "`over` must be"),
     "number": ({"over": 8}, TypeError, "`over` must be"),
     "word": ({"on_whole": "warn"}, ValueError, "`on_whole` must be"),
-    "memory": ({"memory": "attic"}, ValueError, "`memory` must be.*pinned_host"),
+    "memory": (
+        {"memory": "attic"},
+        ValueError,
+        "Leaf 'mu/b': `memory`.*pinned_host",
+    ),
     "kind": ({"memory": 3}, TypeError, "`memory` must be"),
 }
 

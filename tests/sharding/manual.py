@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
 import optadamw
@@ -184,3 +184,30 @@ def test_axes_are_named_once():
         optadamw.with_axes(tx, {"*": "fsdp"})
     with pytest.raises(TypeError, match="`inner` must be"):
         optadamw.with_axes(None, {"*": "fsdp"})
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}, OPTIONS["clip"]])
+@pytest.mark.parametrize("method", ["step", "update"])
+def test_unreduced_gradients_are_refused_or_scattered(options, method):
+    """Products on explicit axes whose sums over devices are still to be taken."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    whole = NamedSharding(mesh, P(None, None))
+    params = {"n": {"w": jax.device_put(jnp.ones((8, 8)), whole)}}
+    x = jax.device_put(jnp.eye(8), NamedSharding(mesh, P(None, "data")))
+    later = P(None, None, unreduced={"data"})
+
+    def called(tx: Any, summed: bool) -> Any:
+        def call(x: Any, state: Any) -> Any:
+            grad = jnp.einsum("ij,kj->ik", x, x, out_sharding=later)
+            grads = {"n": {"w": reshard(grad, P(None, None)) if summed else grad}}
+            return tuple(getattr(tx, method)(grads, state, params))
+
+        with jax.set_mesh(mesh):
+            return jax.jit(call)(x, tx.init(params))
+
+    tx = optadamw.adamw(0.1, **options)
+    with pytest.raises(ValueError, match=r"Leaf 'n/w': its gradient is unreduced"):
+        called(tx, summed=False)
+    divided = optadamw.with_zero1(tx, "data")
+    found, wanted = called(divided, summed=False), called(tx, summed=True)
+    trees.assert_same_bits(jax.device_get(found), jax.device_get(wanted))

@@ -294,6 +294,16 @@ def test_bad_names_are_refused(buffers, error, message):
         optadamw.memory_plan(plain, jnp.ones(3), offload=buffers)
 
 
+def test_devices_without_memory_of_their_host_are_refused(monkeypatch):
+    params = placed(mesh_of())
+    monkeypatch.setattr("optadamw.walk.offload.KIND", "attic")
+    message = r"Leaf '\w+': `offload` must be a kind of memory that .* has"
+    with pytest.raises(ValueError, match=message):
+        optadamw.adamw(0.1, offload="nu").init(params)
+    with pytest.raises(ValueError, match=message):
+        optadamw.state_sharding(optadamw.adamw(0.1, offload="nu"), params)
+
+
 def test_it_is_used_once_and_around_this_library():
     tx = optadamw.adamw(0.1, offload="mu")
     with pytest.raises(ValueError, match="with_offload already"):
