@@ -10,9 +10,11 @@ every program, so does `simplified`:
 
 Where it depends on the rest of the program or the version of XLA, the leaf function is
 refused, and XLA runs it: a division by a scalar, a root or a quotient; several
-constants, or a constant and a scalar, in one product; several constants in one sum.
+constants, or a constant and a scalar, in one product; several constants in one sum; the
+larger or smaller of a number and a denormal constant.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from optadamw.native.flat import Constant, Flat, Operand, Operation, Unsupported
@@ -100,6 +102,8 @@ def _check(flat: Flat, operation: Operation) -> None:
             below = _operation(flat, below.operands[0])
         if below is not None and _is_square(below):
             raise Unsupported("XLA may leave out the root of a square")
+    if name in ("max", "min") and any(map(_is_denormal, operation.operands)):
+        raise Unsupported(f"{name} with a denormal constant is a zero of either sign")
     if _is_product(operation):
         if len(_constants(flat, operation, PRODUCTS)) > 1:
             raise Unsupported("XLA may multiply the constants of a product first")
@@ -162,6 +166,13 @@ def _constants(flat: Flat, operation: Operation, names: tuple[str, ...]) -> list
         if part.name in names and not is_divisor:
             found += _constants(flat, part, names)
     return found
+
+
+def _is_denormal(x: Operand) -> bool:
+    """Return whether `x` is a constant that XLA's threads take for a zero."""
+    if not isinstance(x, Constant):
+        return False
+    return bool(0 < abs(x.value) < jnp.finfo(x.dtype).tiny)
 
 
 def _is_product(operation: Operation) -> bool:

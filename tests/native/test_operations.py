@@ -33,11 +33,24 @@ X, Y = (np.array(x) for x in zip(*itertools.product(SPECIAL, SPECIAL), strict=Tr
 WHOLE = np.array([0, 1, 2, 3, 7, 31, 32, 63, 0x7FFF, 0x85EBCA6B, 2**31, 2**32 - 1])
 
 COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
+CONSTANTS = {
+    "zero": lambda dtype: 0.0,
+    "a negative zero": lambda dtype: -0.0,
+    "the least number": lambda dtype: jnp.finfo(dtype).tiny,
+    "a number": lambda dtype: -7.25,
+    "NaN": lambda dtype: np.nan,
+}
 
 
 def unary(name):
     function = getattr(lax, name)
     return lambda x, y: function(x)
+
+
+def against(name, number):
+    """An extreme with a constant, which the C compiler knows."""
+    function = getattr(lax, name)
+    return lambda x, y: function(x, x.dtype.type(number(x.dtype)))
 
 
 def compared(name):
@@ -53,6 +66,11 @@ FLOATS = {
         for name in ("sqrt", "abs", "neg", "sign", "floor", "ceil", "square")
     },
     **{name: compared(name) for name in COMPARED},
+    **{
+        f"{name} with {kind}": against(name, number)
+        for name in ("max", "min")
+        for kind, number in CONSTANTS.items()
+    },
     "clamp": lambda x, y: lax.clamp(x.dtype.type(-0.5), x, y),
     "select": lambda x, y: lax.select(x > y, x, y),
     "is_finite": lambda x, y: lax.select(lax.is_finite(x), x, y),
@@ -250,6 +268,7 @@ def test_a_scalar_picks_a_loop(value):
         (lambda x, y: (0.3 * x * 0.7,), "may multiply the constants"),
         (lambda x, y: (0.1 - (x - 0.2),), "may add the constants"),
         (lambda x, y: (x * 2.0 + y * 2.0,), "the power of two in its terms"),
+        (lambda x, y: (lax.max(x, np.float32(1e-40)),), "max with a denormal"),
         (lambda x, y: (jnp.exp(x),), "exp has no C expression"),
         (lambda x, y: (x / jnp.sum(y),), "reduce_sum has no C expression"),
         (lambda x, y: (jnp.sort(x),), "sort has no C expression"),
