@@ -28,6 +28,7 @@ from optadamw.base.numerics import norm as norm
 from optadamw.base.numerics import one_minus_power as one_minus_power
 from optadamw.base.numerics import quotient as quotient
 from optadamw.base.numerics import sqrt as sqrt
+from optadamw.base.reductions import Reductions as Reductions
 from optadamw.base.types import Array as Array
 from optadamw.base.types import ScalarOrSchedule as ScalarOrSchedule
 from optadamw.rules.leaf import Leaf as Leaf

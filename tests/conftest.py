@@ -43,6 +43,7 @@ ALLOWED_SKIPS = {
     ("house/test_studies.py", "torchao is not installed"),
     ("integrations/test_keras.py", "Keras is not installed"),
     ("integrations/test_keras_adjustable.py", "Keras is not installed"),
+    ("integrations/test_keras_average.py", "Keras is not installed"),
     ("integrations/test_keras_prose.py", "Keras is not installed"),
     ("integrations/test_keras.py", "PyTorch is not installed"),
     ("rules/test_schedule_free.py", "PyTorch is not installed"),
