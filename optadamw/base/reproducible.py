@@ -68,7 +68,8 @@ def squares_of(x: Array, most: Array, axes: tuple[str, ...] = ()) -> Squares:
 def _squares_of_jvp(axes, primals, tangents):
     (x, most), (dx, _) = primals, tangents
     made = squares_of(x, most, axes)
-    slope = 2 * jnp.sum((x * made.scale) * (dx * made.scale))
+    # A tangent is not scaled by itself: of zeros the scale is 2**127.
+    slope = 2 * jnp.sum((x * made.scale) * dx) * made.scale
     slope = lax.psum(slope, axes) if axes else slope
     return made, Squares(slope, jnp.zeros_like(made.scale))
 
@@ -78,7 +79,8 @@ def root_of(parts: Sequence[Squares]) -> Array:
 
     It overflows only if the norm does.
     """
-    scales = jnp.stack([part.scale for part in parts])
+    # The derivative of a quotient by a scale has its square, which may underflow.
+    scales = lax.stop_gradient(jnp.stack([part.scale for part in parts]))
     least = jnp.min(scales)
     ratios = least / scales
     totals = jnp.stack([part.total for part in parts])
@@ -93,6 +95,7 @@ def norm(x: Array) -> Array:
 def sum_of_squares(x: Array) -> Array:
     """Return the sum of the squares of an array, infinite if it overflows."""
     total, scale = squares_of(x, largest(x))
+    scale = lax.stop_gradient(scale)
     return total / scale / scale
 
 

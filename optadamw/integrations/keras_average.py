@@ -7,7 +7,7 @@ to an average is therefore kept beside the State, which does not change.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,19 +16,28 @@ from optadamw.integrations.keras_variables import Kept
 from optadamw.transforms.average import ema_of, finalize
 
 
+class Swapped(NamedTuple):
+    """What a variable holds while its average is in the model, and its parameter."""
+
+    parameter: np.ndarray
+    held: np.ndarray
+
+
 class Average:
     """The average of one variable, or its parameter while the average is in the model.
 
     A variable without average, such as a frozen one, stands for itself.
     """
 
-    def __init__(self, variable: Any, average: Any, waiting: dict[int, np.ndarray]):
+    def __init__(self, variable: Any, average: Any, waiting: dict[int, Swapped]):
         """Make it.
 
         Args:
           variable: the variable of the model.
           average: the average in the dtype of the variable.
           waiting: the parameters of variables that hold their averages, by their ids.
+            An entry counts only while the variable still holds its average: an
+            evaluation that was interrupted is not swapped back.
         """
         self._variable = variable
         self._average = average
@@ -39,13 +48,21 @@ class Average:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return the value that the variable gets in exchange."""
         del copy
-        value = self._waiting.get(id(self._variable), self._average)
+        swapped = self._waiting.get(id(self._variable))
+        if swapped is not None and not self._holds(swapped.held):
+            del self._waiting[id(self._variable)]
+            swapped = None
+        value = self._average if swapped is None else swapped.parameter
         return np.array(value, dtype=dtype)
 
     def assign(self, value: Any) -> None:
         """Keep a parameter while the average is in the model, or forget it again."""
         if self._waiting.pop(id(self._variable), None) is None:
-            self._waiting[id(self._variable)] = np.array(value)
+            held = np.array(self._variable.value)
+            self._waiting[id(self._variable)] = Swapped(np.array(value), held)
+
+    def _holds(self, value: np.ndarray) -> bool:
+        return np.asarray(self._variable.value).tobytes() == value.tobytes()
 
 
 class WithAverage:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optadamw.base.clock import Clock
 from optadamw.base.held import Held
@@ -36,7 +35,7 @@ class Kept:
     """The variables of the State's arrays, in the order of `jax.tree.leaves`."""
     trained: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     """The variables of the model, by their paths."""
-    waiting: dict[int, np.ndarray] = field(default_factory=dict)
+    waiting: dict[int, Any] = field(default_factory=dict)
     """The parameters while the model holds their averages, by the ids of variables."""
 
     def build(self, trained: Iterable[Any], add_variable: AddVariable) -> None:

@@ -11,7 +11,8 @@ every program, so does `simplified`:
 Where it depends on the rest of the program or the version of XLA, the leaf function is
 refused, and XLA runs it: a division by a scalar, a root or a quotient; several
 constants, or a constant and a scalar, in one product; several constants in one sum; the
-larger or smaller of a number and a denormal constant.
+square of a root, the product of two magnitudes, and the larger or smaller of a number
+and a denormal constant.
 """
 
 import jax.numpy as jnp
@@ -29,11 +30,18 @@ def simplified(flat: Flat) -> Flat:
     Raises:
       Unsupported: XLA would rewrite them in one of several ways.
     """
+    _check_all(flat)
+    made = flat.rewritten(_changed)
+    # Powers have become products and quotients.
+    _check_all(made)
+    return made
+
+
+def _check_all(flat: Flat) -> None:
     for number in flat.used(flat.outputs):
         operation = flat.operations[number]
         if operation.dtype.kind == "f":
             _check(flat, operation)
-    return flat.rewritten(_changed)
 
 
 def _changed(operation: Operation, new: Flat) -> Operand | None:
@@ -108,6 +116,7 @@ def _check(flat: Flat, operation: Operation) -> None:
         if len(_constants(flat, operation, PRODUCTS)) > 1:
             raise Unsupported("XLA may multiply the constants of a product first")
         _check_factors(flat, operation)
+        _check_product(flat, operation)
     if name in SUMS:
         if len(_constants(flat, operation, SUMS)) > 1:
             raise Unsupported("XLA may add the constants of a sum first")
@@ -138,6 +147,16 @@ def _check_factors(flat: Flat, operation: Operation) -> None:
         if scalar.is_uniform and _is_product(other):
             if any(isinstance(x, Constant) for x in other.operands):
                 raise Unsupported("XLA may multiply a constant and a scalar first")
+
+
+def _check_product(flat: Flat, operation: Operation) -> None:
+    """Refuse `sqrt(x) * sqrt(x)` and `abs(x) * abs(y)`."""
+    parts = [_operation(flat, x) for x in operation.operands]
+    names = [None if part is None else part.name for part in parts]
+    if _is_square(operation) and names[0] == "sqrt":
+        raise Unsupported("XLA leaves out the square of a root")
+    if names == ["abs", "abs"]:
+        raise Unsupported("XLA may take the magnitude of a product of two")
 
 
 def _check_common_factor(flat: Flat, operation: Operation) -> None:

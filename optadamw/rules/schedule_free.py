@@ -115,15 +115,16 @@ class ScheduleFree(Rule):
         last = max(self.warmup_steps, 16 * math.ceil(r) + 16)
         steps = np.arange(1, last + 1) / last
         warm = np.minimum(steps * last / max(self.warmup_steps, 1), 1)
-        weights = warm**self.weight_power * steps**r
-        sums = np.cumsum(weights)
-        shares = np.divide(weights, sums, out=np.ones_like(sums), where=sums > 0)
+        # High powers of small numbers underflow, so the sums are those of logarithms.
+        weights = self.weight_power * np.log(warm) + r * np.log(steps)
+        sums = np.logaddexp.accumulate(weights)
+        shares = np.exp(weights - sums)
 
         def series(t: Any) -> Any:
             powers = r / (12 * t) - r * (r - 1) * (r - 2) / (720 * t**3)
             return t / (r + 1) + 0.5 + powers
 
-        rest = float(sums[-1]) - series(float(last))
+        rest = float(np.exp(sums[-1])) - series(float(last))
         time = jnp.maximum(clock.time, last)
         after = 1 / (series(time) + rest * (last / time) ** r)
         early = jnp.asarray(shares, clock.dtype)[jnp.minimum(clock.number, last) - 1]

@@ -25,18 +25,19 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
         "native"  kernels only: a leaf that has none is an error with the reason
         "xla"     no kernels
 
-    A leaf has a kernel if its rules compute each element by itself: `clip_by_norm`,
-    `clip_update_by_rms`, `cautious`, moments in 8 bits, `stats="norms"` and complex
-    parameters have none. A rule that calls `exp` and its like has none, because C's
-    functions have other bits.
+    A leaf has a kernel if its rules compute each element by itself; moments in 8 bits
+    are computed block by block. `clip_by_norm`, `clip_update_by_rms`, `cautious`,
+    `stats="norms"` and complex parameters have none. A rule of your own has none if it
+    calls `exp` and its like, since C's functions have other bits, or if it divides by a
+    scalar, a root or a quotient, which XLA computes in one of two ways.
     Norms of gradients are XLA's. `update`, `flush`, `jax.vmap`, derivatives,
     `jax.export`, other devices and arrays that are divided over devices outside
     `jax.shard_map` take XLA's path.
 
     A kernel has the bits of XLA's path, except where XLA contracts the other one of two
     products into a fused multiply-add. Then numbers differ in the last place. This was
-    seen with Nesterov, with moments in 16 bits, and in small leaves with jax 0.12;
-    docs/guides/native.md has the measurements.
+    seen with betas and decays that are arrays or schedules, with Nesterov, and in small
+    leaves with jax 0.12; docs/guides/native.md has the measurements.
 
     The variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
     "auto" the default of every transformation. OPTADAMW_CACHE_DIR is the folder of

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from optadamw.base.errors import misplaced, mistyped
+from optadamw.base.errors import misplaced, mistyped, shown
 from optadamw.transforms.call import prints_as_call
 from optadamw.transforms.transformation import Transformation, transformation
 from optadamw.walk.composition import Composition
@@ -23,10 +23,10 @@ def with_reproducible_norms(inner: Transformation) -> Transformation:
 
     The squares are rounded once, and sums of integers are exact in every order. The
     norm is within 1.6e-7 of the exact one in float32 (2.6 units of 2**-24), however
-    many elements there are, and overflows only if float32 cannot represent it. All of
-    these are taken in this way: the norms of `clip_by_global_norm` and `clip_by_norm`,
-    of guards and `with_stats`, the mean of `clip_update_by_rms` and the share of
-    `cautious`.
+    many elements there are, and a norm of gradients overflows only if float32 cannot
+    represent it. All of these are taken in this way: the norms of
+    `clip_by_global_norm` and `clip_by_norm`, of guards and `with_stats`, the mean of
+    `clip_update_by_rms` and the share of `cautious`.
 
     The maximum comes first, so each gradient is read again for the sum. Compiled with
     jax 0.10.2, the norm of float32 gradients reads 8 bytes per element on an H100 and
@@ -66,7 +66,7 @@ def with_reproducible_norms(inner: Transformation) -> Transformation:
     composition = inner.recipe.composition
     if composition.has_reproducible_norms:
         raise misplaced(
-            f"{inner!r} has with_reproducible_norms already.", "Use it once."
+            f"{shown(inner)} has with_reproducible_norms already.", "Use it once."
         )
     for rule in composition.all_rules:
         if rule.sums and not rule.sums_by_reductions:
@@ -78,8 +78,8 @@ def with_reproducible_norms(inner: Transformation) -> Transformation:
             )
     if not _takes_norms(composition):
         raise misplaced(
-            f"Reproducible norms have no effect: {inner!r} takes no norm and no mean "
-            "over many elements.",
+            "Reproducible norms have no effect: the transformation takes no norm and "
+            "no mean over many elements.",
             "Leave `reproducible_norms` (with_reproducible_norms) out, or put the "
             "wrapper around the clip, guard or statistics that takes one.",
         )

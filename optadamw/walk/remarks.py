@@ -101,7 +101,8 @@ def _on_choices(
         return
     plan = plan_of(composition, leaves, tree)
     frozen = [plan.is_frozen(i) for i in range(len(leaves.paths))]
-    if composition.groups and all(frozen):
+    # `freeze()` has no rules: whoever calls it wants just this.
+    if composition.rules and composition.groups and all(frozen):
         yield (
             f"`groups` freezes all of the {len(leaves.paths)} parameters, so nothing "
             "trains. Freeze all but some by a pattern with '!': "

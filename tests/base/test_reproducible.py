@@ -145,6 +145,10 @@ def test_derivatives(dtype):
     for g in (jax.grad(reproducible.norm), jax.jit(jax.jacfwd(reproducible.norm))):
         np.testing.assert_allclose(g(x), [0.6, -0.8], rtol=1e-6)
     np.testing.assert_array_equal(jax.grad(reproducible.norm)(0 * x), [0, 0])
+    for size, tangent in ((0, 3), (1e-30, 1e5), (1e-30, 3), (1e30, 3)):
+        at, along = x * np.asarray(size, dtype), jnp.full_like(x, tangent)
+        _, slope = jax.jvp(reproducible.norm, (at,), (along,))
+        np.testing.assert_allclose(slope, -0.2 * tangent * bool(size), rtol=1e-5)
     wanted = jax.hessian(jnp.linalg.norm)(x)
     np.testing.assert_allclose(jax.hessian(reproducible.norm)(x), wanted, rtol=1e-5)
     mean = jax.grad(reproducible.mean_of_squares)(x)

@@ -115,6 +115,38 @@ def test_evaluation_sees_the_average_and_training_the_parameters():
         np.testing.assert_array_equal(one, other)
 
 
+def test_an_interrupted_evaluation_is_forgotten():
+    """The model keeps the average then, as with Keras's own, and trains on from it."""
+    optimizer = Optimizer(adamw(0.01, ema_decay=0.9))
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_test_batch_begin(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            average = optadamw.ema_of(optimizer.state)
+            kernel = self.model.layers[0].kernel
+            seen.append(np.array_equal(kernel.numpy(), average[kernel.path]))
+
+        def on_test_end(self, logs=None):
+            value = self.model.layers[0].kernel.numpy()
+            seen.append(np.array_equal(value, self.trained))
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.trained = self.model.layers[0].kernel.numpy()
+
+    swap = keras.callbacks.SwapEMAWeights
+    model, _ = trained(optimizer, [], epochs=1, run_eagerly=True)
+    data = {"batch_size": 12, "verbose": 0, "validation_data": (X, Y)}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, callbacks=[swap(), Interrupt()], **data)
+    model.fit(X, Y, callbacks=[swap(), Look()], epochs=2, **data)
+    assert seen == [True] * 4
+
+
 def test_a_checkpoint_between_epochs_has_the_average(tmp_path):
     path = str(tmp_path / "model.keras")
     callbacks = [

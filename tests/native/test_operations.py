@@ -277,6 +277,12 @@ def test_a_scalar_picks_a_loop(value):
         (lambda x, y: (x.astype(jnp.int32),), "a float becomes an integer"),
         (lambda x, y: (x.astype(jnp.bfloat16) * x.astype(jnp.bfloat16),), "mul is"),
         (lambda x, y: (lax.complex(x, y),), "a number is complex64"),
+        (lambda x, y: (x / y**-1,), "one division of two"),
+        (lambda x, y: (x / y**-2,), "one division of two"),
+        (lambda x, y: (y**-2 / x,), "one division of two"),
+        (lambda x, y: (lax.reciprocal(lax.reciprocal(x)),), "one division of two"),
+        (lambda x, y: (lax.sqrt(abs(x)) ** 2,), "the square of a root"),
+        (lambda x, y: (abs(x) * abs(y) + x,), "the magnitude of a product"),
     ],
 )
 def test_other_functions_are_refused(function, reason):

@@ -130,7 +130,7 @@ class Centered(Rule):
 
 def test_what_it_cannot_change_is_refused():
     wrap = optadamw.with_reproducible_norms
-    with pytest.raises(ValueError, match=r"no effect: adamw\(0\.1\) takes no norm"):
+    with pytest.raises(ValueError, match="no effect: the transformation takes"):
         wrap(optadamw.adamw(0.1))
     with pytest.raises(ValueError, match="Leave `reproducible_norms`"):
         optadamw.adamw(0.1, reproducible_norms=True)

@@ -106,6 +106,7 @@ def test_parameters_of_8_bits_are_named_whatever_the_commit(dtype):
 def test_a_training_without_a_parameter_that_trains_is_named():
     (text,) = warned(adamw(0.1, groups={"*": {"freeze": True}}), FULL)
     assert "freezes all of the 2 parameters, so nothing trains" in text
+    assert not warned(optadamw.freeze(), FULL)
     assert not warned(adamw(0.1, groups={"!bias": {"freeze": True}}), FULL)
 
 
