@@ -199,7 +199,7 @@ class Transformation(optax.GradientTransformationExtraArgs, Adjusting):
         The result is `(params, state)`. Inside a jitted function that donates
         parameters and state and returns both, they are overwritten in place, without a
         temporary. Parameters come first in its arguments too: JAX pairs donated arrays
-        with results of their shape in order, and XLA for GPUs copies what is crossed.
+        with results of their shape in order, and XLA copies what is crossed.
         """
         return self.recipe.programs.step
 
