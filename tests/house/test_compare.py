@@ -50,8 +50,8 @@ PLANTS = {
         },
     ),
     "factors in another order": (
-        '* leaf.buffers["mu"] + scalars["one_minus_b1"] * g\n',
-        '* leaf.buffers["mu"] + g * scalars["one_minus_b1"]\n',
+        "return old + take * (new - old)\n",
+        "return old + (new - old) * take\n",
         {"HLO"},
     ),
     "a copy that XLA removes": (IN_PLACE, COPIED, {"jaxpr"}),
