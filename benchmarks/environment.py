@@ -1,6 +1,7 @@
 """The machine, the versions, and the number of threads: what a figure depends on."""
 
 import contextlib
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -56,6 +57,20 @@ def commit() -> dict[str, Any]:
     head = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", "optadamw", "benchmarks/*.py")
     return {"commit": head or None, "dirty": None if changes is None else bool(changes)}
+
+
+def of_topology(name: str, mesh: Any, quick: bool) -> dict[str, Any]:
+    """Describes devices that are compiled for, and what compiles for them."""
+    return {
+        "schema": 1,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "topology": name,
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
+        "quick": quick,
+        "versions": versions(),
+        "source": commit(),
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`python -m benchmarks --topology NAME`: compile each case, print, write."""
 
-import datetime
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,14 +40,7 @@ def run(
     mesh = topology_mesh(name)
     chosen = list(_chosen(list(words)))
     result: dict[str, Any] = {
-        "schema": 1,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "topology": name,
-        "device_kind": mesh.devices.flat[0].device_kind,
-        "devices": mesh.size,
-        "quick": quick,
-        "versions": environment.versions(),
-        "source": environment.commit(),
+        **environment.of_topology(name, mesh, quick),
         "cases": {},
     }
     jax_version = result["versions"]["jax"]

@@ -1,6 +1,5 @@
 """`python -m benchmarks --topology NAME --layouts`: what each layout costs a device."""
 
-import datetime
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,15 +77,8 @@ def run(
     """
     mesh = _two_axes(topology_mesh(name))
     result: dict[str, Any] = {
-        "schema": 1,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "topology": name,
-        "device_kind": mesh.devices.flat[0].device_kind,
-        "devices": mesh.size,
+        **environment.of_topology(name, mesh, quick),
         "mesh": dict(mesh.shape),
-        "quick": quick,
-        "versions": environment.versions(),
-        "source": environment.commit(),
         "parameters": count(shapes(quick)),
         "layouts": {},
     }

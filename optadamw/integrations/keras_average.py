@@ -17,7 +17,7 @@ from optadamw.transforms.average import ema_of, finalize
 
 
 class Swapped(NamedTuple):
-    """What a variable holds while its average is in the model, and its parameter."""
+    """A variable of the model that holds its average, and its parameter kept aside."""
 
     parameter: np.ndarray
     held: np.ndarray

@@ -1,4 +1,4 @@
-"""Where the blocks of a leaf lie in memory, and the leaf with each block in a row.
+"""The places of a leaf's blocks in memory, and its program with a block in each row.
 
 Buffers in 8 bits have blocks along one axis of the parameter. The leaf function of rows
 is the same arithmetic on an array of two axes, whose last axis is one block.

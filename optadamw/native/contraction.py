@@ -16,12 +16,7 @@ from optadamw.native.flat import Constant, Flat, Operand, Operation
 
 def contracted(flat: Flat) -> Flat:
     """Return the operations with products contracted as XLA contracts them."""
-    new = Flat()
-    made: dict[int, Operand] = {}
-    for x in sorted(x for x in flat.outputs if not isinstance(x, Constant)):
-        made[x] = _one_result(flat, new, x, made)
-    new.outputs = [x if isinstance(x, Constant) else made[x] for x in flat.outputs]
-    return new
+    return flat.by_result(_one_result)
 
 
 def _one_result(
@@ -36,8 +31,6 @@ def _one_result(
       made: results before it, which it reads from memory.
     """
     places: dict[int, Operand] = dict(made)
-    if output in places:
-        return places[output]
     numbers = [x for x in flat.used([output], made) if x not in made]
     uses = dict.fromkeys(numbers, 0)
     uses[output] = 1

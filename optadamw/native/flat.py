@@ -114,6 +114,17 @@ class Flat:
                 waiting += [x for x in operands if not isinstance(x, Constant)]
         return sorted(found)
 
+    def by_result(self, rewrite: Callable[..., Operand]) -> "Flat":
+        """Return a list of rewritten operations, made for one result after the other.
+
+        `rewrite(self, new, result, made)` appends to `new`; `made` has earlier results.
+        """
+        new, made = Flat(), dict[int, Operand]()
+        for x in sorted({x for x in self.outputs if not isinstance(x, Constant)}):
+            made[x] = rewrite(self, new, x, made)
+        new.outputs = [x if isinstance(x, Constant) else made[x] for x in self.outputs]
+        return new
+
     def rewritten(
         self, change: Callable[[Operation, "Flat"], Operand | None]
     ) -> "Flat":

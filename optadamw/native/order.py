@@ -24,20 +24,13 @@ def in_order(flat: Flat) -> Flat:
     Each result has an order of its own, as it is a loop of its own in XLA. A result
     that others need is read from memory by them.
     """
-    new = Flat()
-    made: dict[int, Operand] = {}
-    for x in sorted(x for x in flat.outputs if not isinstance(x, Constant)):
-        made[x] = _one_result(flat, new, x, made)
-    new.outputs = [x if isinstance(x, Constant) else made[x] for x in flat.outputs]
-    return new
+    return flat.by_result(_one_result)
 
 
 def _one_result(
     flat: Flat, new: Flat, output: int, made: Mapping[int, Operand]
 ) -> Operand:
     places: dict[int, Operand] = dict(made)
-    if output in places:
-        return places[output]
 
     def moved(x: Operand) -> Operand:
         return x if isinstance(x, Constant) else places[x]

@@ -1,6 +1,7 @@
 """Run any function of single elements as a kernel, beside XLA's own code."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from optadamw.native import kernel as kernels
+from optadamw.native import library
 from optadamw.native.compiler import find_compiler
 from optadamw.native.flat import LENGTH, flatten
 from optadamw.native.kernel import Refusal, usable_compiler
@@ -78,3 +81,32 @@ def assert_same_bits(
             for i in np.flatnonzero(off)[:8]
         ]
         assert not off.any(), f"{name}: {off.sum()} differ; x, y, kernel, XLA: {rows}"
+
+
+@contextlib.contextmanager
+def planted(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> Iterator[None]:
+    """Replace a text in the source of all kernels that are made inside."""
+    source_of = library.source_of
+
+    def with_fault(*arguments: Any) -> str:
+        source = source_of(*arguments)
+        assert old in source
+        return source.replace(old, new)
+
+    monkeypatch.setattr(kernels, "source_of", with_fault)
+    kernels.forget()
+    try:
+        yield
+    finally:
+        kernels.forget()
+
+
+def assert_one_call_in_place(tx: Any, params: Any) -> None:
+    """Compile a step on shapes: one kernel, all of its memory donated."""
+    state = jax.eval_shape(tx.init, params)
+    compiled = tx.jit_step.lower(params, state, params).compile()
+    memory = compiled.memory_analysis()
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, state)))
+    assert memory.alias_size_in_bytes == held
+    assert memory.temp_size_in_bytes < 2**14
+    assert compiled.as_text().count('custom_call_target="optadamw_') == 1

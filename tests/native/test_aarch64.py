@@ -91,10 +91,11 @@ def check(commands, operands, scalars, arrays, inner=1):
 
 
 def differ(actual, wanted):
-    """Where bits differ, apart from those of a NaN, and from zero for the least number.
+    """Return for each element whether its bits differ; a NaN equals every NaN.
 
-    Arm flushes a result that is denormal before it is rounded, x86 one that is so
-    after: the squares of a tiny gradient, less a tiny `nu`, are such results.
+    Zero equals the smallest normal number: Arm flushes a result that is denormal before
+    it is rounded, x86 one that is so after. The squares of a tiny gradient, less a tiny
+    `nu`, are such results.
     """
     bits = f"u{wanted.dtype.itemsize}"
     is_off = actual.view(bits) != wanted.view(bits)

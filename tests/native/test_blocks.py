@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import optadamw
-from optadamw.native import kernel, library
 from tests.native import running
 from tests.support import trees
 
@@ -91,13 +90,7 @@ def test_blocks_of_another_size():
 def test_a_step_is_one_call_in_place_without_temporaries():
     tx = optadamw.adamw(0.01, kernel="native", **BOTH)
     params = {n: jax.ShapeDtypeStruct((512, 512), jnp.float32) for n in "abc"}
-    state = jax.eval_shape(tx.init, params)
-    compiled = tx.jit_step.lower(params, state, params).compile()
-    memory = compiled.memory_analysis()
-    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, state)))
-    assert memory.alias_size_in_bytes == held
-    assert memory.temp_size_in_bytes < 2**14
-    assert compiled.as_text().count('custom_call_target="optadamw_') == 1
+    running.assert_one_call_in_place(tx, params)
 
 
 @pytest.mark.parametrize(
@@ -127,18 +120,6 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_the_source_is_noticed(name, monkeypatch):
-    old, new = FAULTS[name]
-    source_of = library.source_of
-
-    def with_fault(*arguments):
-        source = source_of(*arguments)
-        assert old in source
-        return source.replace(old, new)
-
-    monkeypatch.setattr(kernel, "source_of", with_fault)
-    kernel.forget()
-    try:
+    with running.planted(monkeypatch, *FAULTS[name]):
         with pytest.raises(AssertionError, match="differ"):
             assert_same_steps(BOTH, {"w": LEAVES["one axis"]})
-    finally:
-        kernel.forget()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import optadamw
-from optadamw.native import kernel, library
 from tests.native import running
 from tests.support import trajectories, trees
 from tests.support.transformations import ROWS, over
@@ -56,21 +55,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_the_source_is_noticed(name, monkeypatch):
-    old, new = FAULTS[name]
-    source_of = library.source_of
-
-    def with_fault(*arguments):
-        source = source_of(*arguments)
-        assert old in source
-        return source.replace(old, new)
-
-    monkeypatch.setattr(kernel, "source_of", with_fault)
-    kernel.forget()
-    try:
+    with running.planted(monkeypatch, *FAULTS[name]):
         with pytest.raises(AssertionError, match="differ"):
             check_one_step()
-    finally:
-        kernel.forget()
 
 
 def check_one_step():

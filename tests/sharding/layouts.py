@@ -121,7 +121,7 @@ FEW_BLOCKS = {
 )
 @each_kind
 def test_scales_lie_over_the_axes_that_divide_them(sizes, shape, spec, scales, kind):
-    """As XLA lays those that a step writes: one program after three steps."""
+    """Scales lie at init as a step writes them: three steps are one program."""
     types = (getattr(AxisType, kind),) * len(sizes)
     mesh = jax.make_mesh(sizes, ("x", "y", "z")[: len(sizes)], axis_types=types)
     if kind == "Auto":  # results have no entry of None at the end there

@@ -153,7 +153,7 @@ CONTRACTED = {
 
 @over(SUMMING, CONTRACTED)
 def test_a_divided_step_is_the_replicated_one_bit_for_bit(row: Row):
-    """As `zero1.py` has it for rows without a norm."""
+    """Rows that take a norm; `zero1.py` tests rows that take none."""
     plain, auto = row.make(), (AxisType.Auto,) * 2
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=auto)
     if not plain.recipe.composition.has_reproducible_norms:
