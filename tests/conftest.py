@@ -59,7 +59,14 @@ ALLOWED_SKIPS = {
     ("leaf/test_topology.py", "libtpu is not installed"),
     *(
         (f"native/test_{name}.py", "no C compiler")
-        for name in ("operations", "cache", "pass", "laws", "devices", "sanitizers")
+        for name in (
+            *("operations", "cache", "pass", "blocks"),
+            *("laws", "devices", "sanitizers", "aarch64"),
+        )
+    ),
+    (
+        "native/test_aarch64.py",
+        "no x86-64 with aarch64-linux-gnu-gcc and qemu-aarch64",
     ),
     (
         "native/test_sanitizers.py",

@@ -33,6 +33,22 @@ def test_every_file_is_collected(request):
         assert len(items) >= FEWEST
 
 
+def test_a_machine_without_a_compiler_may_skip_what_compiles():
+    """Few machines lack one: only a lane of `.ci/run` would find a file that is new."""
+    compiling = {
+        str(path.relative_to(TESTS))
+        for path in TESTS.rglob("test_*.py")
+        if re.search(
+            r"^(?:pytestmark = |@|    )running\.needs_compiler", path.read_text(), re.M
+        )
+    }
+    assert "native/test_blocks.py" in compiling
+    listed = {
+        file for file, reason in conftest.ALLOWED_SKIPS if reason == "no C compiler"
+    }
+    assert compiling == listed
+
+
 def test_two_lanes_are_all_tests(request):
     """Every row of the table has its test, and the short lane has most of the tests."""
     if items := _all_tests(request):
