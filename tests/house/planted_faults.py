@@ -45,9 +45,9 @@ def plant(fault: Fault, root: pathlib.Path) -> None:
 
 
 def copy_to(folder: pathlib.Path) -> pathlib.Path:
-    """Copy the package and its tests into `folder`."""
+    """Copy the package, its tests and the benchmarks, which some of them import."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("optadamw", "tests"):
+    for name in ("optadamw", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md"):
         if (ROOT / name).exists():
