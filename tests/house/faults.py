@@ -87,8 +87,8 @@ FAULTS = [
     Fault(
         "the first moment begins anew at step 3",
         "rules/adam.py",
-        '"b1": b1,',
-        '"b1": jnp.where(clock.number == 3, 0.0, b1),',
+        '"one_minus_b1": 1.0 - b1,',
+        '"one_minus_b1": jnp.where(clock.number == 3, 1.0, 1.0 - b1),',
         DEFAULT,
     ),
     Fault(
