@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,18 +58,27 @@ def cases(name: str, *, full: bool) -> Iterator[Case]:
     yield from importlib.import_module(f"tests.campaigns.{name}").cases(full)
 
 
-def run(tried: Iterator[Case], tell: Callable[[str], None] = print) -> Tally:
-    """Try every case; a failure is told and counted, and the next case is tried."""
-    tally = Tally()
+def run(
+    tried: Iterator[Case],
+    tally: Tally,
+    tell: Callable[[str], None] = print,
+    until: float | None = None,
+) -> Iterator[Case]:
+    """Try every case, count it in `tally`, and yield it; a failure is told.
+
+    No case is begun when `time.monotonic()` is later than `until`.
+    """
     for case in tried:
+        if until is not None and time.monotonic() > until:
+            return
         tally.tried += 1
         try:
             figure = case.check()
         except Exception as error:
             tally.failed[case.name] = f"{type(error).__name__}: {error}"
             tell(f"FAILED {case.name}\n{traceback.format_exc()}")
-            continue
-        if figure is not None:
-            tally.figures[case.name] = figure
-            tell(f"{case.name}: {figure}")
-    return tally
+        else:
+            if figure is not None:
+                tally.figures[case.name] = figure
+                tell(f"{case.name}: {figure}")
+        yield case
