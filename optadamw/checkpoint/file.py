@@ -87,6 +87,11 @@ def load(path: str | os.PathLike[str], *, is_limited: bool = True) -> Saved:
     """
     path = path_of(path)
     check_regular(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"'{path}' is a folder. Give the path of a file that `save` wrote, or "
+            "`restore` what Orbax restored from its folder."
+        )
     bounds = Bounds(path, is_limited, "`load(path, is_limited=False)`")
     with open(path, "rb") as file:
         try:

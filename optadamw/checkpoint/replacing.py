@@ -27,7 +27,19 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     A file that was there before gives the new one its mode. The temporary file is
     locked until the end: a writer that is killed loses its lock, and the next writer
     of `target` in this folder removes its temporary file.
+
+    Raises:
+      FileNotFoundError: the folder of `target` does not exist.
+      IsADirectoryError: `target` is a folder.
+      OSError: the file cannot be written.
     """
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder '{target.parent}' for the file '{target.name}'. "
+            "Make it first, with os.makedirs."
+        )
+    if target.is_dir():
+        raise IsADirectoryError(f"'{target}' is a folder. Give the path of a file.")
     _sweep(target)
     mode = _mode(target)
     file, temporary = _opened(target, 0o666 if mode is None else mode)

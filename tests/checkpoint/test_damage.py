@@ -168,8 +168,16 @@ def test_a_truncated_file_is_refused(saved, tmp_path):
 def test_a_missing_file_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         checkpoint.load(tmp_path / "none.npz")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*none' for .*'x\.npz'"):
         checkpoint.save(tmp_path / "none" / "x.npz", TX, _state())
+
+
+def test_a_folder_is_refused_as_a_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        checkpoint.save(tmp_path, TX, _state())
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}.*")) == []
 
 
 def test_another_format_is_refused_with_its_version(saved):
