@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from optadamw.base.types import Array, DTypeLike
+from optadamw.base.varying import made_varying, varying
 
 
 def compute_dtype(dtype: DTypeLike) -> np.dtype:
@@ -239,9 +240,7 @@ def squares_in_one_pass(x: Array) -> tuple[Array, Array]:
 
 def _zero_beside(x: Array) -> Array:
     """Return 0, of the type that a sum over `x` has inside `shard_map`."""
-    zero = jnp.zeros((), x.dtype)
-    axes = tuple(jax.typeof(x).manual_axis_type.varying)
-    return lax.pcast(zero, axes, to="varying") if axes else zero
+    return made_varying(jnp.zeros((), x.dtype), varying(x))
 
 
 def total_norm(

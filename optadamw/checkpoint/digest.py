@@ -142,6 +142,8 @@ def _words(path: str, leaf: Any) -> Array:
     # Not by jnp.asarray, which narrows 64 bits without jax_enable_x64.
     size = min(array.dtype.itemsize, 4)
     words = np.ascontiguousarray(array).reshape(*array.shape, 1).view(f"u{size}")
+    # NumPy has a byte for each number of 4 bits.
+    words = words & (2 ** min(_width(array.dtype), 32) - 1)
     return jnp.asarray(words.reshape(_shape(array)).astype(np.uint32))
 
 
@@ -151,8 +153,17 @@ def _bits(x: Array) -> Array:
         x = jnp.stack([x.real, x.imag], axis=-1)
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
-    word = jnp.dtype(f"uint{min(8 * x.dtype.itemsize, 32)}")
+    word = jnp.dtype(f"uint{min(_width(x.dtype), 32)}")
     return jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+
+
+def _width(dtype: np.dtype) -> int:
+    """Return how many bits a number has: 4 in int4, which takes a byte in NumPy."""
+    if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 1:
+        return int(jnp.finfo(dtype).bits)
+    if jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize == 1:
+        return int(jnp.iinfo(dtype).bits)
+    return 8 * dtype.itemsize
 
 
 def _shape(array: np.ndarray) -> tuple[int, ...]:

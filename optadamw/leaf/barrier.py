@@ -8,17 +8,30 @@ barrier would cut it in two.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from optadamw.base.types import Array
+from optadamw.base.varying import varying
 
 
 def materialized(values: Any) -> Any:
     """Return `values` unchanged; on the CPU XLA first writes them to memory."""
-    return lax.platform_dependent(
-        values, cpu=lax.optimization_barrier, default=lambda values: values
-    )
+    arrays, treedef = jax.tree.flatten(values)
+    kinds = [varying(x) for x in arrays]
+    # One barrier for each type: jax 0.10 gives all results of a barrier the widest
+    # type, and a parameter that is whole would come out as one that is cut.
+    for kind in dict.fromkeys(kinds):
+        places = [i for i, other in enumerate(kinds) if other == kind]
+        made = lax.platform_dependent(
+            [arrays[i] for i in places],
+            cpu=lax.optimization_barrier,
+            default=lambda values: values,
+        )
+        for i, array in zip(places, made, strict=True):
+            arrays[i] = array
+    return jax.tree.unflatten(treedef, arrays)
 
 
 def finish_first(made: Any, operands: Any) -> tuple[Any, Any]:

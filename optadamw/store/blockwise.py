@@ -66,12 +66,14 @@ class BlockStorage:
             kept = how.keep.resolve("keep", leaves, tree)
         store = BlockStore(self.signed, self.draws, how.block_size, how.axis)
         found: list[BlockStore | Dense] = []
+        is_part = bool(jax.sharding.get_abstract_mesh().manual_axes)
         for path, array, is_kept in zip(leaves.paths, leaves.arrays, kept, strict=True):
             # Without parameters the leaf is a gradient, which may be None.
             shape = () if array is None else array.shape
             is_small = math.prod(shape) < max(how.min_size, 1)
             if is_kept or is_small or shape == ():
-                found.append(Dense())
+                may_be_cut = is_part and not is_kept and shape != ()
+                found.append(SmallPart(whole=store) if may_be_cut else Dense())
                 continue
             store.check_leaf(name, path, array)
             found.append(store)
@@ -225,6 +227,23 @@ class BlockStore:
         if self.axis_in(param.shape) != -1:
             form += f"@{self.axis_in(param.shape)}"
         return form, math.prod(codes) + math.prod(scales)
+
+
+@dataclass(frozen=True)
+class SmallPart(Dense):
+    """The store of a leaf inside `shard_map` that has fewer numbers than `min_size`.
+
+    If it is a part of a larger parameter, the state has blocks of 8 bits for it.
+    """
+
+    whole: BlockStore | None = None
+    """The store of the larger parameter."""
+
+    def fitted(self, buffer: Any, param: Any) -> Any:
+        """Return the store of the buffer that the state has."""
+        if isinstance(buffer, Blocks) and self.whole is not None:
+            return self.whole.fitted(buffer, param)
+        return Dense()
 
 
 def sharding_of_scales(sharding: Any, shape: tuple[int, ...], axis: int) -> Any:

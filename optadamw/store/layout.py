@@ -73,15 +73,10 @@ def divided(
             "PartitionSpec())), or give its shape this sharding.",
         )
     mesh = sharding.mesh
+    refuse_missing(path, mesh, axes)
     parts = [_axes(part) for part in sharding.spec]
     parts += [()] * (len(shape) - len(parts))
     for axis in axes:
-        if axis not in mesh.axis_names:
-            raise at_leaf(
-                path,
-                f"its mesh has no axis '{axis}'; it has {', '.join(mesh.axis_names)}.",
-                "Name one of these axes.",
-            )
         if any(axis in part for part in parts):
             raise at_leaf(
                 path,
@@ -107,6 +102,17 @@ def divided(
     parts[chosen] = (*parts[chosen], *axes)
     kind = sharding.memory_kind
     return NamedSharding(mesh, spec_of(mesh, parts), memory_kind=kind)
+
+
+def refuse_missing(path: str, mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> None:
+    """Refuse names of axes that the mesh of a leaf does not have."""
+    for axis in axes:
+        if axis not in mesh.axis_names:
+            raise at_leaf(
+                path,
+                f"its mesh has no axis '{axis}'; it has {', '.join(mesh.axis_names)}.",
+                "Name one of these axes.",
+            )
 
 
 def report_whole(

@@ -32,8 +32,8 @@ def with_axes(
         predicate), the axis or axes over which they are cut. The first choice that
         matches counts. A parameter that is whole on an axis is not summed over it, if
         JAX knows that it is whole; with `check_vma=False` choose only those that are
-        cut. An empty tuple: each device has a parameter of its own, and norms are its
-        own.
+        cut. An empty tuple: each device has a parameter of its own, or trains one of
+        its own from now on, and norms are its own.
 
     Returns:
       A transformation with the state of `inner`.
@@ -41,9 +41,10 @@ def with_axes(
     Raises:
       TypeError: `inner` is not from this library, or `sharded` is no such mapping.
       ValueError: at construction, `inner` has axes already. When traced: a choice
-        matches no parameter; `clip_by_norm`, `clip_update_by_rms` or `cautious`, which
-        compute on whole parameters, meet a part of one; a loss, a weight or a norm that
-        is passed differs between devices.
+        matches no parameter; the mesh of the `shard_map` lacks an axis; a gradient
+        differs between devices whose parameter does not; `clip_by_norm`,
+        `clip_update_by_rms` or `cautious`, which compute on whole parameters, meet a
+        part of one; a loss, a weight or a norm that is passed differs between devices.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw

@@ -12,6 +12,9 @@ import jax
 from jax import lax
 
 from optadamw.base.errors import at_leaf
+from optadamw.base.varying import varying
+from optadamw.leaf.program import LeafInput
+from optadamw.store.layout import refuse_missing
 
 Axes = tuple[str, ...]
 
@@ -23,36 +26,43 @@ class LeafAxes(NamedTuple):
     """The axes over which sums of its numbers are summed further."""
     undeclared: Axes = ()
     """The axes over which it differs without a declaration."""
+    summands: Axes = ()
+    """The axes over which its gradient differs, and neither parameter nor buffers."""
 
 
 def leaf_axes(
-    declared: Sequence[Axes | None], trees: Sequence[Any]
+    declared: Sequence[Axes | None], leaves: Sequence[LeafInput], paths: Sequence[str]
 ) -> tuple[LeafAxes, ...] | None:
     """Return the axes of each leaf; None outside `shard_map`.
 
     Args:
       declared: the axes that `with_axes` names for each leaf; None: it names none.
-      trees: the arrays of each leaf: its gradient, parameter and buffers.
+      leaves: gradient, parameter and buffers of each leaf.
+      paths: the path of each leaf, for errors.
+
+    Raises:
+      ValueError: `with_axes` names an axis that the mesh lacks.
     """
-    manual = jax.sharding.get_abstract_mesh().manual_axes
+    mesh = jax.sharding.get_abstract_mesh()
+    manual = mesh.manual_axes
     if not manual:
         return None
     is_checked = any(varying(lax.axis_index(axis)) for axis in manual)
     found = []
-    for named, tree in zip(declared, trees, strict=True):
-        over = frozenset().union(*(varying(x) for x in jax.tree.leaves(tree)))
+    for named, leaf, path in zip(declared, leaves, paths, strict=True):
+        refuse_missing(path, mesh, named or ())
+        over = varying(leaf)
         present = over if is_checked else frozenset(manual)
         summed = [axis for axis in named or () if axis in present]
-        extra = () if named == () else sorted(over - set(named or ()))
-        found.append(LeafAxes(tuple(summed), tuple(extra)))
+        extra: Sequence[str] = ()
+        summands: Sequence[str] = ()
+        if named != ():  # with () each device has a model of its own
+            extra = sorted(over - set(named or ()))
+            kept = (leaf.param, leaf.buffers)
+            if jax.tree.leaves(kept):
+                summands = sorted(varying(leaf.grad) - varying(kept))
+        found.append(LeafAxes(tuple(summed), tuple(extra), tuple(summands)))
     return tuple(found)
-
-
-def varying(x: Any) -> frozenset[str]:
-    """Return the axes of a `shard_map` over which `x` differs, as far as JAX knows."""
-    if not isinstance(x, jax.core.Tracer):
-        return frozenset()
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 def refuse_undeclared(path: str, axes: LeafAxes, reader: str) -> None:
@@ -70,18 +80,38 @@ def refuse_undeclared(path: str, axes: LeafAxes, reader: str) -> None:
         )
 
 
+def refuse_summands(path: str, axes: LeafAxes) -> None:
+    """Refuse a gradient that differs between devices whose parameter is the same."""
+    if axes.summands:
+        over = ", ".join(repr(axis) for axis in axes.summands)
+        raise at_leaf(
+            path,
+            f"inside shard_map its gradient is unreduced: it differs between the "
+            f"devices of {over}, and the parameter does not.",
+            f"Sum it with jax.lax.psum(grads, {axes.summands[0]!r}), or take its mean "
+            "with jax.lax.pmean. If each device trains a model of its own from here "
+            'on, say so: with_axes(tx, sharded={"*": ()}).',
+        )
+
+
 def refuse_unreduced(path: str, grad: Any) -> None:
-    """Refuse a gradient of which each device of an explicit axis has a summand."""
+    """Refuse a gradient whose type says that each device has a summand of it."""
     if not isinstance(grad, jax.Array):
         return
-    summands = getattr(jax.typeof(grad).sharding.spec, "unreduced", None)
+    kind = jax.typeof(grad)
+    explicit = getattr(kind.sharding.spec, "unreduced", None)
+    manual = getattr(kind.manual_axis_type, "unreduced", None)
+    summands = explicit or manual
     if summands:
         over = ", ".join(repr(axis) for axis in sorted(summands))
+        remedy = "jax.sharding.reshard(grad, <the sharding of the parameter>)"
+        if not explicit:
+            remedy = f"jax.lax.psum(grad, {sorted(summands)[0]!r})"
         raise at_leaf(
             path,
             f"its gradient is unreduced over {over}: each device has a summand, and "
             "the step needs the sum.",
-            "Sum it: jax.sharding.reshard(grad, <the sharding of the parameter>).",
+            f"Sum it: {remedy}.",
         )
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from optadamw.base.types import Array
+from optadamw.base.varying import made_varying, varying
 from optadamw.leaf.program import LeafInput
 from optadamw.walk.conditional import (
     Outcome,
@@ -106,11 +107,7 @@ def _in_loops(
 
 def _no_squares(leaf: LeafInput) -> Array:
     """Return zeros of the type that the sums of squares of a leaf have."""
-    zeros = jnp.zeros(2, jnp.float32)
-    arrays = jax.tree.leaves((leaf.grad, leaf.param, leaf.buffers))
-    types = [jax.typeof(x).manual_axis_type for x in arrays]
-    axes = tuple({axis for each in types for axis in each.varying})
-    return lax.pcast(zeros, axes, to="varying") if axes else zeros
+    return made_varying(jnp.zeros(2, jnp.float32), varying(leaf))
 
 
 def _batches(key: Pass, leaves: Sequence[LeafInput]) -> list[list[int]]:

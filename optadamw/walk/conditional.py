@@ -20,10 +20,11 @@ from jax import lax
 from optadamw.base.numerics import kind_of, sqrt
 from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
+from optadamw.base.varying import made_varying, varying
 from optadamw.leaf.barrier import materialized
 from optadamw.leaf.pallas.run import run
 from optadamw.leaf.program import LeafInput, Program
-from optadamw.walk.axes import summed, varying
+from optadamw.walk.axes import summed
 from optadamw.walk.offload import on_device, on_host
 from optadamw.walk.zero1 import LeafLayout
 
@@ -139,6 +140,7 @@ def if_step(
     def run(carried: Sequence[LeafInput]) -> Any:
         return tuple(always(key, carried, bits, present))
 
+    measured = _as_measured(key, leaves, go, measured)
     return Outcome(*at_most_once(run, leaves, go, measured))
 
 
@@ -156,6 +158,8 @@ def at_most_once(
       go: whether the loop has its turn.
       measured: the measurements if it has none.
     """
+    go = jnp.asarray(go)
+    leaves = _of_one_type(leaves, go)
     unchanged = [leaf.param for leaf in leaves], [leaf.buffers for leaf in leaves]
 
     def turn(carry: Any) -> Any:
@@ -168,8 +172,34 @@ def at_most_once(
         stop = again & False if varying(again) else jnp.zeros((), bool)
         return stop, run(carried)
 
-    start = jnp.asarray(go), (*unchanged, measured)
+    start = go, (*unchanged, measured)
     return lax.while_loop(lambda carry: carry[0], turn, start)[1]
+
+
+def _of_one_type(leaves: Sequence[LeafInput], go: Array) -> list[LeafInput]:
+    """Return parameters and buffers of the types that a step gives them.
+
+    They differ only inside `shard_map`, where devices may train models of their own
+    from one parameter: it does not differ between devices before the step, and does
+    after it.
+    """
+    typed = []
+    for leaf in leaves:
+        made = partial(made_varying, axes=varying((leaf, go)))
+        param, buffers = jax.tree.map(made, (leaf.param, leaf.buffers))
+        typed.append(leaf._replace(param=param, buffers=buffers))
+    return typed
+
+
+def _as_measured(
+    key: Pass, leaves: Sequence[LeafInput], go: Array, measured: Array | None
+) -> Array | None:
+    """Return the norms that stand for those of a step, of the type of its norms."""
+    if measured is None:
+        return None
+    over = key.axes or ((),) * len(leaves)
+    left = [varying(leaf) - set(axes) for leaf, axes in zip(leaves, over, strict=True)]
+    return made_varying(measured, varying(go).union(*left))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -182,6 +212,8 @@ def if_update(
     measured: Array | None,
 ) -> Outcome:
     """Run the pass if `go`; otherwise return updates of -0.0: no parameter changes."""
+    leaves = _of_one_type(leaves, go)
+    measured = _as_measured(key, leaves, go, measured)
 
     def still() -> Outcome:
         none = [

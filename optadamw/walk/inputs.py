@@ -17,7 +17,13 @@ from optadamw.rules.order import check_variants
 from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import column_of, trees_of
 from optadamw.store.state import State
-from optadamw.walk.axes import LeafAxes, leaf_axes, refuse_undeclared, refuse_unreduced
+from optadamw.walk.axes import (
+    LeafAxes,
+    leaf_axes,
+    refuse_summands,
+    refuse_undeclared,
+    refuse_unreduced,
+)
 from optadamw.walk.composition import Composition
 from optadamw.walk.offload import check_place, on_host
 from optadamw.walk.plan import LeafPlan, Plan, plan_of
@@ -76,7 +82,7 @@ class Inputs:
     @cached_property
     def axes(self) -> tuple[LeafAxes, ...] | None:
         """The axes of each leaf inside `shard_map`; None outside."""
-        return leaf_axes(self.plan.axes, self.leaves)
+        return leaf_axes(self.plan.axes, self.leaves, self.plan.leaves.paths)
 
     def summed_axes(self, reader: str) -> tuple[tuple[str, ...], ...]:
         """Return the axes over which a norm of each moving leaf is summed.
@@ -159,7 +165,11 @@ def checked_inputs(
     if layouts is None:  # with_zero1 reduces and scatters them
         for path, grad in zip(leaves.paths, matched, strict=True):
             refuse_unreduced(path, grad)
-    return _inputs_of(plan, matched, params, state, layouts)
+    inputs = _inputs_of(plan, matched, params, state, layouts)
+    if inputs.axes is not None:
+        for path, axes in zip(leaves.paths, inputs.axes, strict=True):
+            refuse_summands(path, axes)
+    return inputs
 
 
 def check_state(composition: Composition, state: Any) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from optadamw.base.numerics import (
 )
 from optadamw.base.reproducible import Squares, largest, root_of, squares_of
 from optadamw.base.types import Array
+from optadamw.base.varying import made_varying, varying
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
@@ -185,7 +186,10 @@ def _tree_norms(
 
     if is_due is None:
         return measured()
-    return lax.cond(is_due, measured, lambda: jnp.zeros(1 + len(groups), widest))
+    reach = axes or ((),) * len(leaves)
+    left = [varying(x) - set(over) for x, over in zip(leaves, reach, strict=True)]
+    none = made_varying(jnp.zeros(1 + len(groups), widest), frozenset().union(*left))
+    return lax.cond(is_due, measured, lambda: none)
 
 
 def _squares(program: Program, given: LeafInput, axes: tuple[str, ...]) -> Squares:

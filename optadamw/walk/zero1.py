@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, reshard
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import Leaves
 from optadamw.leaf.program import LeafInput, Program
-from optadamw.store.layout import OnWhole, divided, report_whole
+from optadamw.store.layout import OnWhole, divided, refuse_missing, report_whole
 from optadamw.store.store import Store
 
 
@@ -78,7 +78,7 @@ def layouts_of(
     if zero1 is None:
         return None
     pairs = list(zip(leaves.paths, leaves.arrays, strict=True))
-    homes = zero1.homes or tuple(_home(path, array) for path, array in pairs)
+    homes = zero1.homes or tuple(_home(*pair, zero1.axis) for pair in pairs)
     if len(homes) != len(pairs):
         raise ValueError(
             f"`layout` has {len(homes)} shardings, and there are {len(pairs)} "
@@ -107,10 +107,12 @@ def homes_of(arrays: Sequence[Any]) -> tuple[NamedSharding, ...] | None:
     return tuple(x.sharding for x in arrays)
 
 
-def _home(path: str, array: Any) -> Any:
+def _home(path: str, array: Any, axes: Sequence[str]) -> Any:
     if not isinstance(array, jax.core.Tracer):
         return array.sharding
     sharding = jax.typeof(array).sharding
+    if not sharding.mesh.empty:
+        refuse_missing(path, sharding.mesh, axes)
     kinds = set(sharding.mesh.axis_types)
     if kinds == {AxisType.Explicit}:
         return sharding

@@ -54,6 +54,21 @@ def test_every_bit_of_every_dtype_counts(dtype):
     assert checkpoint.digests(wide) == whole
 
 
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int2", "uint2", "float4_e2m1fn"])
+def test_every_bit_of_less_than_a_byte_counts(dtype):
+    """NumPy keeps such numbers in bytes, of which the upper bits are none of theirs."""
+    kind = jnp.dtype(dtype)
+    bits = (jnp.finfo if "float" in dtype else jnp.iinfo)(kind).bits
+    raw = np.arange(15, dtype=np.uint8).reshape(3, 5) % 2**bits
+    whole = checkpoint.digests({"x": jnp.asarray(raw.view(kind))})
+    assert checkpoint.digests({"x": raw.view(kind)}) == whole
+    assert checkpoint.digests({"x": (raw | 0xF0).view(kind)}) == whole
+    for bit in range(bits):
+        other = raw.copy()
+        other[1, 3] ^= 1 << bit
+        assert checkpoint.digests({"x": jnp.asarray(other.view(kind))}) != whole, bit
+
+
 def test_places_shapes_and_dtypes_count():
     x = jnp.arange(6.0)
     seen = [x, x[::-1], x.reshape(2, 3), x.astype(jnp.float16), -x, x.at[0].set(-0.0)]

@@ -126,6 +126,37 @@ def test_a_rule_over_a_whole_parameter_is_refused(options):
         by_hand(tx, state)(params, state, params)
 
 
+NARROW = {"w": (jnp.bfloat16, (512, 16)), "b": (jnp.bfloat16, (16,))}
+COMMITS = {
+    "kahan": {"commit": "kahan"},
+    "master": {"commit": "master", "clip_global_norm": 0.5},
+    "compact": {"precision": "compact"},
+    "window": {
+        **{"commit": "stochastic", "accumulate_steps": 2},
+        **{"skip_nonfinite": True, "stats": "norms"},
+    },
+}
+
+
+@pytest.mark.parametrize("options", COMMITS.values(), ids=COMMITS)
+@pytest.mark.parametrize("method", ["step", "update"])
+def test_parts_of_16_bits_keep_their_types(options, method):
+    """`b` is whole before and after; parts below `min_size` have the state's blocks."""
+    tx = optadamw.with_axes(optadamw.adamw(0.1, **options), sharded={"*": "fsdp"})
+    params = trees.normal(NARROW, 0)
+    state = tx.init(params)
+    after = by_hand(tx, state, method=method).eval_shape(params, state, params)
+    trees.assert_same_types(after, (params, state))
+
+
+def test_an_axis_that_the_mesh_lacks_is_refused():
+    tx = optadamw.with_axes(optadamw.adamw(0.1), sharded={"b": "fsdp", "*": "nope"})
+    params = trees.normal(KINDS, 0)
+    state = tx.init(params)
+    with pytest.raises(ValueError, match=r"Leaf 'w': its mesh has no axis 'nope'"):
+        by_hand(tx, state)(params, state, params)
+
+
 def test_a_choice_without_a_parameter_is_refused():
     tx = optadamw.with_axes(optadamw.adamw(0.1), sharded={"kernel": "fsdp"})
     with pytest.raises(ValueError, match=r"`sharded`.*'kernel'"):
@@ -161,6 +192,61 @@ def test_each_device_may_have_a_model_of_its_own():
     )
     moved = jax.jit(mapped)(params, grads)
     assert ((moved != params).any(1) == (jnp.arange(8) != 5)).all()
+
+
+def unsummed(tx: Any, method: str = "step", *, typed: bool = False) -> Any:
+    """Two calls on parameters of all devices, with a gradient of each device alone."""
+    params = {"w": jnp.ones((8, 4)), "b": jnp.ones(3)}
+    state = tx.init(params)
+
+    def call(x: Any, state: Any, params: Any) -> Any:
+        if typed:
+            reduced = jax.lax.pcast(params, "fsdp", to="reduced")
+            w = jax.grad(lambda p: (p["w"] * x).sum())(reduced)["w"]
+        else:
+            w = x * jnp.ones((8, 4))
+        grads = {"w": w, "b": jnp.ones(3)}
+        for _ in range(2):
+            output, state = getattr(tx, method)(grads, state, params)
+            params = output if method == "step" else params
+        return jax.tree.map(lambda x: x[None], (output, state))
+
+    mapped = jax.shard_map(
+        call, mesh=MESH, in_specs=(P("fsdp"), P(), P()), out_specs=P("fsdp")
+    )
+    return jax.jit(mapped), (jnp.ones((8, 4)).at[5].set(jnp.nan), state, params)
+
+
+OWN = OPTIONS | {"plain": {}, "only a window": {"accumulate_steps": 2}}
+
+
+@pytest.mark.parametrize("options", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("method", ["step", "update"])
+def test_gradients_that_were_not_summed_are_refused(options, method):
+    """Or each device trains a model of its own from now on, if `with_axes` says so."""
+    plain = optadamw.adamw(0.1, **options)
+    step, given = unsummed(plain, method)
+    with pytest.raises(ValueError, match=r"Leaf 'w': .*unreduced.*'fsdp'.*psum.*\(\)"):
+        step.eval_shape(*given)
+    declared = optadamw.with_axes(plain, sharded={"*": "fsdp"})
+    with pytest.raises(ValueError, match=r"Leaf 'w': .*unreduced.*'fsdp'"):
+        unsummed(declared, method)[0].eval_shape(*given)
+    step, given = unsummed(plain, method, typed=True)
+    with pytest.raises(ValueError, match=r"Leaf 'w': .*unreduced over 'fsdp'.*psum"):
+        step.eval_shape(*given)
+    step, given = unsummed(optadamw.with_axes(plain, sharded={"*": ()}), method)
+    step.eval_shape(*given)
+
+
+def test_devices_may_part_from_one_model():
+    """A NaN drops the gradients of its own device, and of no other."""
+    plain = optadamw.adamw(0.1, accumulate_steps=2, skip_nonfinite=True)
+    step, given = unsummed(optadamw.with_axes(plain, sharded={"*": ()}))
+    params, state = step(*given)
+    moved = np.arange(8) != 5
+    assert (np.asarray(state.step) == moved).all()
+    assert ((params["w"] != 1).all((1, 2)) == moved).all()
+    assert ((params["b"] != 1).all(1) == moved).all()
 
 
 BAD = {

@@ -311,6 +311,14 @@ def test_an_axis_that_is_missing_or_taken_is_refused(axis, message):
         optadamw.adamw(0.1, zero1=axis).init(params)
 
 
+def test_a_missing_axis_is_named_under_jit_too():
+    """The mesh is known there, and the layout is not: the axis is named first."""
+    params = placed(trees.normal(KINDS, 0), mesh_of("data"), WHOLE)
+    tx = optadamw.adamw(0.1, zero1="fsdp")
+    with pytest.raises(ValueError, match="Leaf 'bias': its mesh has no axis 'fsdp'"):
+        jax.jit(tx.init)(params)
+
+
 def test_parameters_on_no_mesh_are_refused():
     with pytest.raises(TypeError, match=r"Leaf 'w': .*on no mesh"):
         optadamw.adamw(0.1, zero1="data").init({"w": jnp.ones(8)})
