@@ -46,9 +46,8 @@ def run(call: Call, operands: Sequence[Any]) -> list[Any]:
 
     Args:
       call: the static part.
-      operands: whether the leaves are changed at all, a bool; scalars; arrays that
-        are only computed before the call; the gradients, the parameters, and each
-        buffer of all leaves.
+      operands: whether the leaves are changed at all, a bool; scalars; the gradients,
+        the parameters, and each buffer of all leaves.
     """
     return _native_step.bind(*operands, call=call)
 

@@ -3,11 +3,6 @@
 XLA's time to compile one call grows with the square of its operands, so a call has few
 leaves. It also has few bytes: in a train step without a norm XLA computes each gradient
 just before it is used, and a call needs all of its gradients at once.
-
-A call writes its parameters in place. The backward pass reads a parameter too, and XLA
-copies it unless it knows that this read comes first. A gradient of an earlier layer is
-computed after the read, because it depends on its result. A call therefore has one such
-gradient among its operands, which the kernel does not read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +29,8 @@ from optadamw.native.kernel import (
 from optadamw.walk.conditional import Outcome, Pass, always, if_step
 
 LEAVES = 32
-"""The most leaves of one call."""
-SHARE = 32
-LEAST_BYTES = 2**18
-BYTES = 2**22
-"""The most bytes of parameters of a call of several leaves: a 32nd of all bytes of the
-tree, within these bounds."""
+BYTES = 4 * 2**20
+"""The most leaves of one call, and the bytes of parameters that end a call."""
 
 
 class NoKernelError(ValueError):
@@ -84,9 +75,6 @@ def pass_by_kernels(
       NoKernelError: a leaf has no kernel under "native".
     """
     compiler = usable_compiler()
-    sizes = [leaf.like.size * leaf.like.dtype.itemsize for leaf in leaves]
-    ends = np.cumsum(sizes)
-    most = min(max(ends[-1] // SHARE, LEAST_BYTES), BYTES)
     calls: dict[str, list[list[int]]] = {}
     refused: dict[int, str] = {}
     for number, (program, given) in enumerate(zip(key.programs, leaves, strict=True)):
@@ -95,8 +83,7 @@ def pass_by_kernels(
             refused[number] = target.reason
             continue
         batches = calls.setdefault(target.name, [[]])
-        held = [sizes[i] for i in batches[-1]]
-        if held and (len(held) == LEAVES or sum(held) + sizes[number] > most):
+        if _is_full([leaves[i] for i in batches[-1]]):
             batches.append([])
         batches[-1].append(number)
     if refused and choice == "native":
@@ -112,25 +99,13 @@ def pass_by_kernels(
             outcome.buffers[i] = others.buffers[place]
     for name, batches in calls.items():
         for batch in batches:
-            after = [leaves[i].grad for i in _earlier(batch[0], ends)]
-            _run_batch(choice, name, batch, key, leaves, bits, go, after, outcome)
+            _run_batch(choice, name, batch, key, leaves, bits, go, outcome)
     return outcome
 
 
-def _earlier(number: int, ends: np.ndarray) -> list[int]:
-    """Return a leaf of an earlier layer, or none for the first leaf.
-
-    The leaf lies a 32nd of all bytes before this one, which is mostly in the layer
-    before. In a tree whose order is not that of its layers, parameters are copied.
-
-    Args:
-      number: the place of a leaf.
-      ends: the sums of the bytes of all leaves up to each leaf.
-    """
-    if number == 0:
-        return []
-    place = max(0, ends[number - 1] - ends[-1] // SHARE)
-    return [min(int(np.searchsorted(ends, place, "right")), number - 1)]
+def _is_full(leaves: Sequence[LeafInput]) -> bool:
+    sizes = [leaf.like.size * leaf.like.dtype.itemsize for leaf in leaves]
+    return len(leaves) >= LEAVES or sum(sizes) >= BYTES
 
 
 def _run_batch(
@@ -141,13 +116,9 @@ def _run_batch(
     leaves: Sequence[LeafInput],
     bits: Array,
     go: Array | None,
-    after: Sequence[Any],
     outcome: Outcome,
 ) -> None:
-    """Run the leaves of one call, and put their results into `outcome`.
-
-    The call waits for the arrays `after`.
-    """
+    """Run the leaves of one call, and put their results into `outcome`."""
     part = key.part(batch)
     draws = part.programs[0].draws
     slots = [slot.name for slot in part.programs[0].slots]
@@ -163,7 +134,6 @@ def _run_batch(
                 known[id(scalar)] = len(operands)
                 operands.append(scalar)
             indices.append(known[id(scalar)])
-    operands += after
     kept = [arrays_of([leaves[i].buffers[slot] for slot in slots]) for i in batch]
     form: Any = jax.tree.structure([leaves[batch[0]].buffers[slot] for slot in slots])
     plain = _Plain(
