@@ -35,6 +35,7 @@ from optadamw.dialects.states.group_numbers import PLACES, number_in
 from optadamw.dialects.states.state_dict import groups_in, is_state_dict
 from optadamw.dialects.tensorflow import state as tensorflow
 from optadamw.dialects.tensorflow_addons import state as tensorflow_addons
+from optadamw.dialects.timm import state as timm
 from optadamw.dialects.torch import state as torch
 from optadamw.dialects.torchao import state as torchao
 from optadamw.store.state import State
@@ -44,6 +45,7 @@ FORMS = {
     form.name: form
     for form in (
         torch.FORM,
+        timm.FORM,
         keras.FORM,
         tensorflow.FORM,
         tensorflow_addons.FORM,

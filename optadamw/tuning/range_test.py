@@ -1,7 +1,7 @@
 """The learning-rate range test: one short training with a rate that rises."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import PyTree
 from optadamw.tuning.training import TrainStep, built, check_traceable, stepped
+
+_MANY = "an iterable of batches, such as a list or a generator"
+_REPEAT = "For one batch again and again pass itertools.repeat(batch)."
 
 _TENTH = 10.0
 """The suggestion is the rate of the least loss divided by this number."""
@@ -111,7 +114,8 @@ def lr_range_test(
       A `RangeTest`, which `print` shows and `optadamw.plotting.range_test` draws.
 
     Raises:
-      TypeError: `train_step` or `tx_of` is no function of the form above.
+      TypeError: `train_step` or `tx_of` is no function of the form above; `batches` is
+        one array or a mapping.
       ValueError: a number is out of its range, or `batches` ends before 11 items.
 
     Example:
@@ -127,6 +131,7 @@ def lr_range_test(
       True
     """
     _check(train_step, tx_of, low, high, steps, smoothing)
+    _check_batches(batches)
     check_traceable(tx_of, high)
     _refuse_rate_in_state(tx_of, params, low, high)
     rates = np.geomspace(low, high, int(steps))
@@ -154,6 +159,20 @@ def _check(
     if not 0 <= smoothing < 1:
         raise invalid("smoothing", "in [0, 1)", smoothing)
     built(tx_of, low)
+
+
+def _check_batches(batches: Any) -> None:
+    """Refuse one batch in the place of many, of which a step would get the parts."""
+    if isinstance(batches, np.ndarray | jax.Array | Mapping | str):
+        raise mistyped("batches", _MANY, batches, _REPEAT)
+    if not isinstance(batches, Iterable):
+        raise mistyped("batches", _MANY, batches, _REPEAT)
+    if isinstance(batches, Sized) and len(batches) < 11:
+        raise _too_few(f"it has {len(batches)}")
+
+
+def _too_few(found: str) -> ValueError:
+    return ValueError(f"`batches` must yield at least 11 items; {found}. {_REPEAT}")
 
 
 def _refuse_rate_in_state(
@@ -199,11 +218,7 @@ def _losses(
             break
     else:
         if len(losses) < min(len(due), 11):
-            raise ValueError(
-                f"`batches` must yield at least 11 items; it ended after "
-                f"{len(losses)}. For one batch again and again pass "
-                "itertools.repeat(batch)."
-            )
+            raise _too_few(f"it ended after {len(losses)}")
     return np.array(losses)
 
 

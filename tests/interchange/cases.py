@@ -103,6 +103,7 @@ class Peer(NamedTuple):
 
 PEERS = {
     "torch": Peer(interchange.to_torch, interchange.from_torch, maximum="raw"),
+    "timm": Peer(interchange.to_timm, interchange.from_timm, maximum="raw"),
     "keras": Peer(
         interchange.to_keras,
         interchange.from_keras,

@@ -346,7 +346,7 @@ def test_a_state_of_another_kind(source, tmp_path, capsys):
         assert "`saved` must be a" in error
 
 
-@pytest.mark.parametrize("source", ["torch", "optimi"])
+@pytest.mark.parametrize("source", ["torch", "timm", "optimi"])
 def test_states_inside_a_checkpoint(source, tmp_path, capsys):
     tx, params, state = prepared(tmp_path)
     peer = cases.PEERS[source]

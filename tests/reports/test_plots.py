@@ -237,3 +237,20 @@ def test_what_cannot_be_drawn_is_said(draw, error, words, path):
     with pytest.raises(error, match=words):
         draw(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["steps", "a grid", "plans", "schedules", "flat ratios", "a range of rates"],
+)
+def test_a_file_that_cannot_be_written_is_refused_in_words(name, tmp_path):
+    draw = DRAWN[name]
+    with pytest.raises(OSError, match=r"`path`: there is no folder .*none'\. Make it"):
+        draw(tmp_path / "none" / "plot.png")
+    for ending in ("plot.xyz", "plot"):
+        with pytest.raises(ValueError, match=rf"`path` must be .*\.png.*{ending}'"):
+            draw(tmp_path / ending)
+    with pytest.raises(TypeError, match=r"`path` must be a str .*got 3"):
+        draw(3)
+    assert not list(tmp_path.iterdir())
+    assert draw(str(tmp_path / "plot.SVG")).exists()

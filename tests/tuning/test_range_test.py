@@ -79,7 +79,22 @@ def test_batches_end_and_are_spread_only_if_they_are_tuples():
     with pytest.raises(
         ValueError, match=r"at least 11 items; it ended after 10\. .*repeat"
     ):
-        optadamw.lr_range_test(step, optadamw.adamw, initial(), some[:10])
+        optadamw.lr_range_test(step, optadamw.adamw, initial(), iter(some[:10]))
+
+
+ONE_BATCH = {
+    "a tuple": ((X, Y), ValueError, r"at least 11 items; it has 2\. .*repeat\(batch\)"),
+    "an array": (X, TypeError, r"(?s)`batches` must be an iterable.*repeat"),
+    "a mapping": ({"x": X, "y": Y}, TypeError, r"(?s)`batches` must be .*repeat"),
+    "no iterable": (11, TypeError, r"`batches` must be .*; got 11"),
+}
+
+
+@pytest.mark.parametrize(("given", "error", "words"), ONE_BATCH.values(), ids=ONE_BATCH)
+def test_one_batch_in_the_place_of_many_is_refused(given, error, words):
+    """Before the step is called, which would fail with a part of a batch."""
+    with pytest.raises(error, match=words):
+        optadamw.lr_range_test(train_step, optadamw.adamw, initial(), given)
 
 
 def test_there_is_no_suggestion_where_the_loss_does_not_fall():

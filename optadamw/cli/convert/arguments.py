@@ -4,16 +4,16 @@ import argparse
 from pathlib import Path
 
 SUMMARY = (
-    "Convert a saved optimizer state: between PyTorch, Keras, TensorFlow, MLX, Optax, "
-    "Flux, optimi, torchao, bitsandbytes and optadamw."
+    "Convert a saved optimizer state: between PyTorch, timm, Keras, TensorFlow, MLX, "
+    "Optax, Flux, optimi, torchao, bitsandbytes and optadamw."
 )
 # Module to look for -> package that provides it: none, as a kind of file that needs
 # more than NumPy says so when it is read or written.
 REQUIRES: dict[str, str] = {}
 
 FORMS = (
-    *("torch", "keras", "tensorflow", "tensorflow-addons", "mlx", "optax", "flux"),
-    *("optimi", "torchao", "bitsandbytes", "optadamw"),
+    *("torch", "timm", "keras", "tensorflow", "tensorflow-addons", "mlx", "optax"),
+    *("flux", "optimi", "torchao", "bitsandbytes", "optadamw"),
 )
 BUFFERS = ("nu_max", "ema", "residual", "accumulator", "loss_scale", "kahan_comp")
 

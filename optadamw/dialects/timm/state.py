@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from optadamw.base.types import PyTree
+from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
 from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Maximum
@@ -70,3 +71,6 @@ def _options(settings: Settings) -> dict[str, Any]:
     }
     # NAdamW has no AMSGrad; AdamWLegacy asks for the option at every step.
     return options if settings.nesterov else options | {"amsgrad": settings.amsgrad}
+
+
+FORM = Form(PEER, from_timm, to_timm, is_state_dict=True, needs_rate=True)

@@ -18,6 +18,7 @@ from optadamw.reports.plots.records import (
     is_number,
     listed,
 )
+from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import (
     COLORS,
     DOTTED,
@@ -67,6 +68,7 @@ def curves(
         TypeError: `histories` is no mapping of labels to lists of records, or a value
             is no number.
         ValueError: There is no record, or one lacks a field; the message names it.
+        OSError, ValueError: `path` is in no folder, or its ending names no format.
 
     Example:
         >>> import tempfile, pathlib, optadamw
@@ -101,8 +103,7 @@ def curves(
         _scale(axes, panel, read, members)
         axes.set_xlabel(words(axis))
     _legend(figure, places[0], read, panels)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return saved(figure, path)
 
 
 def _numbers(record: Mapping[str, Any], axis: str) -> list[str]:

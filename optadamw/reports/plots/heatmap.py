@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from optadamw.base.errors import invalid
 from optadamw.reports.plots.records import checked_records, column
+from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import words
 
 _CHOOSE = "Give every record this field, or name other fields."
@@ -47,6 +48,7 @@ def heatmap(
     Raises:
         TypeError: `records` is no list of mappings, or a value is no number.
         ValueError: There is no record, one lacks a field, or `x` and `y` are the same.
+        OSError, ValueError: `path` is in no folder, or its ending names no format.
 
     Example:
         >>> import tempfile, pathlib, optadamw
@@ -88,8 +90,7 @@ def heatmap(
     mean = "" if len(means) == len(rows) else " (mean)"
     bar = figure.colorbar(drawn, ax=axes, extend="max")
     bar.set_label(words(value) + mean)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return saved(figure, path)
 
 
 def _norm(means: np.ndarray) -> Normalize:

@@ -10,6 +10,7 @@ from matplotlib.ticker import MultipleLocator
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.reports.memory_table import MemoryPlan, scaled
+from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import COLORS
 
 
@@ -29,6 +30,7 @@ def memory(plans: Mapping[str, MemoryPlan], path: str | Path) -> Path:
     Raises:
         TypeError: `plans` is no mapping of labels to plans.
         ValueError: There is no plan.
+        OSError, ValueError: `path` is in no folder, or its ending names no format.
 
     Example:
         >>> import tempfile, pathlib, jax.numpy as jnp, optadamw
@@ -81,8 +83,7 @@ def memory(plans: Mapping[str, MemoryPlan], path: str | Path) -> Path:
     axes.set_xlabel("bytes on a device during a step")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(len(names), 5), frameon=False)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return saved(figure, path)
 
 
 def _check(plans: Any) -> None:

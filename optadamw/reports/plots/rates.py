@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from optadamw.base.errors import mistyped
+from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import COLORS, DASHED, logarithmic
 from optadamw.tuning.range_test import RangeTest
 
@@ -24,6 +25,7 @@ def range_test(result: RangeTest, path: str | Path) -> Path:
     Raises:
         TypeError: `result` is no `RangeTest`.
         ValueError: `result` has no rate that was tried.
+        OSError, ValueError: `path` is in no folder, or its ending names no format.
     """
     _check(result)
     if not len(result.rates):
@@ -53,8 +55,7 @@ def range_test(result: RangeTest, path: str | Path) -> Path:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return saved(figure, path)
 
 
 def _check(result: Any) -> None:

@@ -13,6 +13,7 @@ from optadamw.reports.plots.records import (
     column,
     listed,
 )
+from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import COLORS, DASHED, MARKERS, finish, words
 
 FIELD = "update_to_weight"
@@ -42,6 +43,7 @@ def update_to_weight(
         TypeError: `histories` is no mapping of labels to lists of records, or a value
             is no number.
         ValueError: There is no record, or one lacks a ratio; the message names it.
+        OSError, ValueError: `path` is in no folder, or its ending names no format.
     """
     checked = checked_histories(histories)
     figure = Figure(figsize=(max(5 * len(checked), 7), 4.5), layout="constrained")
@@ -75,8 +77,7 @@ def update_to_weight(
         ncols=min(len(layers), 5),
         frameon=False,
     )
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return saved(figure, path)
 
 
 def _ratios(rows: History) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import whole_steps
 from optadamw.base.types import Schedule
+from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import COLORS, DASHED, finish
 
 _MOST = 2_000
@@ -40,6 +41,7 @@ def schedules(
         TypeError: `schedules` is no mapping, or a value is no schedule and no number.
         ValueError: There is no schedule, `steps` is below 1, or it is None and no
             schedule says where it ends.
+        OSError, ValueError: `path` is in no folder, or its ending names no format.
 
     Example:
         >>> import tempfile, pathlib, optadamw
@@ -68,8 +70,7 @@ def schedules(
     finish(axes, "")
     axes.set_xlabel("Step (dashed: the schedule ends)" if last else "Step")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return saved(figure, path)
 
 
 def _check(schedules: Any) -> None:
