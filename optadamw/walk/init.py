@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax import lax
 
 from optadamw.base.errors import naming
 from optadamw.base.tree import parameters
@@ -69,7 +70,19 @@ def init(composition: Composition, params: PyTree) -> State:
         lambda value: beside(leaves.arrays, value),
         composition.initial_scalars(),
     )
+    if not jax.tree.leaves(fields):
+        scalars = _on_devices_of(leaves.arrays, scalars)
     return state_of(fields | scalars)
+
+
+def _on_devices_of(params: Sequence[Any], scalars: Any) -> Any:
+    """Return `scalars` unchanged; under `jit` they get the devices of the parameters.
+
+    If no buffer depends on a parameter, `jax.jit(tx.init)` would drop its arguments
+    and run on one device, and the first step would be compiled twice.
+    """
+    traced = [param for param in params if isinstance(param, jax.core.Tracer)]
+    return lax.optimization_barrier((scalars, traced[0]))[0] if traced else scalars
 
 
 def _negated(zeros: Any) -> Any:

@@ -171,6 +171,21 @@ def _assert_as_before(after: Any, before: Any) -> None:
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
 
 
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@each_kind
+def test_a_state_without_buffers_is_born_where_it_stays(kind, jitted):
+    """No array of it depends on a parameter, and `jit` drops what is not used."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(getattr(AxisType, kind),))
+    place = NamedSharding(mesh, P(None, "data"))
+    params = {"w": jax.device_put(jnp.ones((8, 8)), place)}
+    for tx in (optadamw.scale_by_learning_rate(0.1), optadamw.clip_by_value(1.0)):
+        state = (jax.jit(tx.init) if jitted else tx.init)(params)
+        step = jax.jit(lambda g, s, p, tx=tx: tuple(tx.step(g, s, p)))
+        after = step(params, step(params, state, params)[1], params)
+        assert after[1].step.sharding == state.step.sharding
+        assert step._cache_size() == 1
+
+
 FORM = optadamw.blockwise(min_size=0)
 BORN = {
     "window": {"accumulate_steps": 2},

@@ -149,7 +149,7 @@ def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
     """
     remedy = "Pass optimizer.state_dict(), or what torch.load gives of it."
     if not isinstance(saved, Mapping):
-        raise mistyped("saved", f"a state dict of {title}", type(saved), remedy)
+        raise mistyped("saved", f"a state dict of {title}", saved, remedy)
     if not is_state_dict(saved):
         shown = sorted(map(str, saved))[:8]
         raise invalid("saved", "a dict with 'state' and 'param_groups'", shown, remedy)

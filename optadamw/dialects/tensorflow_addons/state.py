@@ -62,7 +62,7 @@ def from_tensorflow_addons(
     """
     request = Request.of(PEER, params, options)
     if not isinstance(saved, Sequence) or isinstance(saved, str) or not saved:
-        raise mistyped("saved", "the list optimizer.get_weights() returns", type(saved))
+        raise mistyped("saved", "the list optimizer.get_weights() returns", saved)
     count, total = len(request.leaves.paths), len(saved) - 1
     slots, rest = divmod(total, count)
     if rest or slots not in (2, 3):
