@@ -6,6 +6,7 @@ is divided by the largest of its block and bent by a softsign before it is round
 """
 
 import importlib.util
+from typing import Any
 
 from benchmarks.codes.code import Code
 
@@ -27,24 +28,21 @@ def momentum() -> Code:
     """Return the code of the first moment."""
     from flashoptim_jax import dequantize_momentum, quantize_momentum
 
-    return Code(
-        "FlashOptim mu",
-        lambda values, _: quantize_momentum(values, values.shape[-1]),
-        lambda stored: dequantize_momentum(stored, stored.values.shape[-1]),
-        BLOCK,
-        element_bits=8,
-        scale_bits=16,
-    )
+    return _code("FlashOptim mu", quantize_momentum, dequantize_momentum)
 
 
 def variance() -> Code:
     """Return the code of the second moment."""
     from flashoptim_jax import dequantize_variance, quantize_variance
 
+    return _code("FlashOptim nu", quantize_variance, dequantize_variance)
+
+
+def _code(name: str, quantize: Any, dequantize: Any) -> Code:
     return Code(
-        "FlashOptim nu",
-        lambda values, _: quantize_variance(values, values.shape[-1]),
-        lambda stored: dequantize_variance(stored, stored.values.shape[-1]),
+        name,
+        lambda values, _: quantize(values, values.shape[-1]),
+        lambda stored: dequantize(stored, stored.values.shape[-1]),
         BLOCK,
         element_bits=8,
         scale_bits=16,

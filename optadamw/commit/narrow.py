@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.numerics import is_narrow
+from optadamw.base.numerics import is_narrow, is_tiny
 from optadamw.base.random_bits import Site
 from optadamw.base.tree import Leaves
 from optadamw.base.types import Array, PyTree
@@ -60,7 +60,7 @@ class Narrow:
                 raise at_leaf(
                     path,
                     f"it is {param.dtype} and has a residual, which only parameters "
-                    "below float32 have.",
+                    "of 16 bits have.",
                     "The state is of other parameters; make one with tx.init.",
                 )
             return
@@ -97,12 +97,15 @@ class NarrowCommit(Commit):
           ValueError: no parameter has 16 bits; the message names one of them.
         """
         if dtypes and not any(is_narrow(dtype) for dtype in dtypes):
+            dtype = jnp.dtype(dtypes[0])
+            otherwise = f"or leave `commit` out: {dtype} is written exactly."
+            if is_tiny(dtype):
+                otherwise = f"in which a step moves numbers that {dtype} cannot hold."
             raise ValueError(
                 f"commit={self.name!r} is for 16-bit parameters, and there are none: "
-                f"'{paths[0]}' is {jnp.dtype(dtypes[0])}. Cast the model to bfloat16, "
-                "or leave `commit` out: float32 is written exactly. (precision='mixed' "
-                "and 'compact' set `commit`; for 8-bit moments alone use "
-                "mu_dtype=nu_dtype=blockwise().)"
+                f"'{paths[0]}' is {dtype}. Cast the model to bfloat16, {otherwise} "
+                "(precision='mixed' and 'compact' set `commit`; for 8-bit moments "
+                "alone use mu_dtype=nu_dtype=blockwise().)"
             )
 
 

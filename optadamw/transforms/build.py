@@ -88,7 +88,7 @@ def grouped(values: Values, groups: Groups) -> Transformation:
     Raises:
       ValueError, TypeError: groups of another form, or an option that no group sets.
     """
-    pairs = list(groups.items()) if isinstance(groups, Mapping) else groups
+    pairs = pairs_of(groups)
     form = "a mapping {pattern: {argument: value}}, or a list of such pairs"
     if not isinstance(pairs, list | tuple) or not pairs:
         raise mistyped("groups", form, groups, "None: no groups.")
@@ -107,6 +107,11 @@ def grouped(values: Values, groups: Groups) -> Transformation:
         else:
             made.append((where, _chained_for(name, {**values, **own})))
     return param_groups(chained(values), made)
+
+
+def pairs_of(groups: Groups) -> Sequence[tuple[Any, Mapping[str, Any]]]:
+    """Return the pairs of a choice and its options of the argument `groups`."""
+    return list(groups.items()) if isinstance(groups, Mapping) else groups
 
 
 def _chained_for(group: str, values: Values) -> Transformation:

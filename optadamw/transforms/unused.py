@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from optadamw.base.errors import reworded
-from optadamw.transforms.build import Values, is_asked
+from optadamw.transforms.build import Values, is_asked, pairs_of
 from optadamw.transforms.options import ATOMS, SEVERAL, WRAPPERS, Option, Part
 
 
@@ -22,8 +22,7 @@ def refuse_unused(given: Values, values: Values) -> None:
     _refuse_idle(given, values)
     for part in (*ATOMS, *WRAPPERS):
         _refuse_unneeded(part, given)
-    groups = given["groups"] or ()
-    for where, own in groups.items() if isinstance(groups, Mapping) else groups:
+    for where, own in pairs_of(given["groups"] or ()):
         with reworded(partial(_in_group, where)):
             _refuse_idle(own, {**values, **own})
 

@@ -15,6 +15,8 @@ SECTIONS = {
         r"^## (\d+)\. ([^\n]+)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S
     )
 }
+ISSUE = r"\[\w+#(\d+)\]\(https://github\.com/[\w-]+/[\w.-]+/issues/\d+\)"
+ISSUES = rf"{ISSUE}(, {ISSUE})*\."
 LINK = re.compile(r"\[[^\]]+\]\(([^)]+)\)")
 
 
@@ -44,7 +46,9 @@ def test_a_demand_has_a_page_an_example_and_a_test(number):
     _, body = SECTIONS[number]
     assert re.search(r"^```python\n", body, re.M), "no example"
     prose = re.sub(r"^```.*?^```", "", body, flags=re.M | re.S)
-    links = LINK.findall(prose)
+    asked = prose.partition("\nDiscussed in ")[2]
+    assert re.fullmatch(ISSUES, asked.strip()), "no issue"
+    links = [link for link in LINK.findall(prose) if not link.startswith("https://")]
     assert links, "no page"
     for link in links:
         target, _, anchor = link.partition("#")
