@@ -23,10 +23,6 @@ from optadamw.native.statements import dtype_of, name_of, statements
 MOST_CHOICES = 3
 """More scalars than these are tested inside the loop: 2**3 loops are enough source."""
 
-EXTREMES = """EXTREMES(float32, float, uint32, __FLT_MIN__)
-EXTREMES(float64, double, uint64, __DBL_MIN__)"""
-"""Maxima and minima (see `numbers.h`), whose form depends on BLOCK."""
-
 ARGUMENTS = "const void *const *s, void *const *x, int64_t at, int64_t n, int64_t inner"
 
 
@@ -63,7 +59,7 @@ def loops_of(
     """
     flat = in_order(simplified(flat))
     predicates = _predicates(flat)
-    parts, names = [f"enum {{ BLOCK = {layout.block} }};", EXTREMES], []
+    parts, names = [f"enum {{ BLOCK = {layout.block} }};"], []
     pointers = [_pointer(i, dtype) for i, dtype in enumerate(inputs)]
     for values in itertools.product((False, True), repeat=len(predicates)):
         chosen = dict(zip(predicates, values, strict=True))

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import optadamw
+from optadamw.native import kernel as kernels
+from optadamw.native import library
 from tests.native import running
 from tests.support import trees
 
@@ -91,6 +93,27 @@ def test_a_step_is_one_call_in_place_without_temporaries():
     tx = optadamw.adamw(0.01, kernel="native", **BOTH)
     params = {n: jax.ShapeDtypeStruct((512, 512), jnp.float32) for n in "abc"}
     running.assert_one_call_in_place(tx, params)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_late"), [({}, True), ({"nesterov": True}, False)]
+)
+def test_parameters_are_written_beside_codes(options, is_late, monkeypatch):
+    """Nesterov's direction needs the gradient, which the last stage does not read."""
+    sources = []
+
+    def source_of(*arguments):
+        sources.append(library.source_of(*arguments))
+        return sources[-1]
+
+    monkeypatch.setattr(kernels, "source_of", source_of)
+    kernels.forget()
+    tx = optadamw.adamw(0.01, kernel="native", **BOTH, **options)
+    params = {"w": jax.ShapeDtypeStruct((64, 96), jnp.float32)}
+    jax.eval_shape(tx.step, params, jax.eval_shape(tx.init, params), params)
+    (source,) = sources
+    written, scales = source.index("x1[e] = "), source.index("x3[first + i] = ")
+    assert (written > scales) == is_late
 
 
 @pytest.mark.parametrize(
