@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURES = ROOT / "docs" / "pictures"
 
-_NAMES = {
+NAMES = {
     "optadamw": "optadamw",
+    "optadamw+xla": "optadamw by XLA",
     "optax": "Optax",
     "keras": "Keras on JAX",
     "torch": "PyTorch fused",
@@ -118,7 +119,9 @@ def _cases(name: str) -> list[dict[str, Any]]:
 
 def _times(title: str, case: dict[str, Any]) -> Panel:
     bars = []
-    for name, label in _NAMES.items():
+    for name, label in NAMES.items():
+        if name not in case["contenders"]:
+            continue
         turns = case["contenders"][name]["step_s"]
         value = 1e3 * float(np.median([np.median(turn) for turn in turns]))
         bars.append((label, value, f"{value:.1f}", name == "optadamw"))
@@ -136,7 +139,7 @@ def _bytes(
 def _temporaries(name: str, case: dict[str, Any]) -> tuple[str, float, str, bool]:
     taken = case["contenders"][name]["temporary_bytes"]
     value = 100 * taken / case["parameter_bytes"]
-    return _NAMES[name], value, f"{value:.2f}", name == "optadamw"
+    return NAMES[name], value, f"{value:.2f}", name == "optadamw"
 
 
 def _panel(panel: Panel, x: int, y: int, column: int, colors: Colors) -> list[str]:

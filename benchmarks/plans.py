@@ -23,7 +23,7 @@ class Plan:
     """
 
     contenders: tuple[str, ...] = (
-        *("optadamw", "optadamw+native", "optadamw-update"),
+        *("optadamw", "optadamw+native", "optadamw+xla", "optadamw-update"),
         *("optax", "keras", "torch"),
     )
     trees: tuple[str, ...] = tuple(TREES)
@@ -74,6 +74,13 @@ _COMBINATIONS = (
     "accumulate+drop+clip+ema+all+norms",
 )
 
+# Moments or parameters below float32; those named "native" are promised more.
+ROUNDED = (
+    *("optadamw+8bit", "optadamw+16bit", "optadamw+stochastic"),
+    *("optadamw+kahan", "optadamw+mixed", "optadamw+compact"),
+    *("optadamw+8bit+xla", "optadamw+compact+xla"),
+)
+
 PLANS = {
     **dict.fromkeys(("adamw", "clip", "clip-ema", "amsgrad"), Plan()),
     "accumulate": Plan(
@@ -87,7 +94,7 @@ PLANS = {
     ),
     "apply": Plan(
         contenders=(
-            *("optadamw+abort", "optadamw+abort+native"),
+            *("optadamw+abort", "optadamw+abort+native", "optadamw+abort+xla"),
             *("optadamw+drop", "optadamw+bare"),
             *("read", "set-or-add", "optax"),
         ),
@@ -110,12 +117,17 @@ PLANS = {
     ),
     "precision": Plan(
         contenders=(
-            *("optadamw", "optadamw+guard", "optadamw+8bit", "optadamw+16bit"),
-            *("optadamw+stochastic", "optadamw+kahan", "optadamw+mixed"),
-            "optadamw+compact",
+            *("optadamw", "optadamw+native", "optadamw+xla", "optadamw+guard"),
+            *ROUNDED,
+            *("optadamw+8bit+native", "optadamw+compact+native"),
         ),
         trees=("large",),
         parts=("steps", "memory"),
+    ),
+    "clip-ema-guard": Plan(
+        contenders=("optadamw", "optadamw+native", "optadamw+xla", "optax"),
+        trees=("small",),
+        parts=("compilation",),
     ),
     "everything": Plan(
         contenders=(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -58,8 +58,7 @@ _STEPS = tuple(name for name in plans.CONTENDERS if name.startswith("optadamw"))
 # On the CPU the norms of the update and of the parameters take a temporary of the
 # parameters' size: known, not promised otherwise, and shown.
 _WITH_NORMS = tuple(name for name in _STEPS if name.endswith("norms"))
-_ROUNDED = plans.PLANS["precision"].contenders[2:]
-_WITHOUT = tuple(n for n in _STEPS if n not in (*_WITH_NORMS, *_ROUNDED))
+_WITHOUT = tuple(n for n in _STEPS if n not in (*_WITH_NORMS, *plans.ROUNDED))
 _PLAIN = ("adamw", "clip", "clip-ema", "amsgrad")
 
 
@@ -73,6 +72,27 @@ def _to_build(contender: str) -> Target:
     return Target("build_s", 0.35, contender, ("optax",), "small", ("everything",))
 
 
+# A step by kernels, against PyTorch's fused kernel and Optax doing the same work.
+_BY_KERNELS = {
+    "adamw": (1.0, 0.62),
+    "clip": (0.80, 0.32),
+    "clip-ema": (0.75, 0.35),
+    "amsgrad": (1.05, 0.65),
+}
+_NATIVE = "optadamw+native"
+
+
+def _by_kernels(tree: str, are_promised: bool) -> Iterator[Target]:
+    for config, limits in _BY_KERNELS.items():
+        for peer, limit in zip(("torch", "optax"), limits, strict=True):
+            kept = limit if are_promised else None
+            yield Target("step_s", kept, _NATIVE, (peer,), tree, (config,))
+
+
+def _to_build_by_kernels(config: str, limit: float) -> Target:
+    return Target("build_s", limit, _NATIVE, ("optax",), "small", (config,))
+
+
 TARGETS = (
     Target("step_s", 0.45, against=("optax",), tree="large", config=("clip-ema",)),
     Target("step_s", 1.0, against=("keras",), tree="large", config=("clip-ema",)),
@@ -81,7 +101,7 @@ TARGETS = (
     Target("temporaries", 0.01, _WITHOUT, called="optadamw at most"),
     Target("temporaries", None, _WITH_NORMS, called="optadamw with norms at most"),
     # The CPU pays for codes and random bits in arithmetic; nothing is promised there.
-    *(_on_large("precision", name, None, "optadamw") for name in _ROUNDED),
+    *(_on_large("precision", name, None, "optadamw") for name in plans.ROUNDED),
     Target("trace_s", 0.30, against=("optax",), tree="small", config=_PLAIN),
     Target("lower_s", 1.0, against=("optax",), tree="small", config=_PLAIN),
     Target("compile_s", 1.0, against=("optax",), tree="small", config=_PLAIN),
@@ -111,6 +131,18 @@ TARGETS = (
     _to_build("optadamw+abort"),
     _to_build("optadamw+abort+all"),
     _to_build("optadamw+drop+all"),
+    *_by_kernels("large", are_promised=True),
+    *_by_kernels("odd", are_promised=True),
+    *_by_kernels("transformer", are_promised=True),
+    # Most of these steps is JAX's dispatch of 4,000 arrays, which no kernel removes.
+    *_by_kernels("small", are_promised=False),
+    _on_large("apply", "optadamw+abort+native", 0.15, "optax"),
+    _on_large("precision", "optadamw+8bit+native", 1.0, _NATIVE),
+    _on_large("precision", "optadamw+8bit+native", None, "optadamw+xla"),
+    _on_large("precision", "optadamw+compact+native", 1.1, _NATIVE),
+    _on_large("precision", "optadamw+compact+native", None, "optadamw+xla"),
+    _to_build_by_kernels("adamw", 0.30),
+    _to_build_by_kernels("clip-ema-guard", 0.25),
 )
 
 

@@ -56,6 +56,7 @@ CONFIGS = {
         clip_global_norm=1.0, ema_decay=0.999, accumulate_steps=2, guard=True
     ),
     "guard": Config(clip_global_norm=1.0, ema_decay=0.999),
+    "clip-ema-guard": Config(clip_global_norm=1.0, ema_decay=0.999, guard=True),
     "memory": Config(),
     "precision": Config(),
     "everything": Config(
@@ -72,6 +73,13 @@ def large(quick: bool) -> dict[str, Any]:
     """Four leaves of 8M: the step is bound by memory alone."""
     shape = (32, 64) if quick else (2048, 4096)
     return {f"kernel_{i}": _leaf(*shape) for i in range(4)}
+
+
+def odd(quick: bool) -> dict[str, Any]:
+    """32 leaves of odd sizes, 31M parameters: no row fills the registers of a CPU."""
+    rows, columns = (3, 7) if quick else (701, 789)
+    more = 2 if quick else 34
+    return {f"kernel_{i:02}": _leaf(rows + more * i, columns) for i in range(32)}
 
 
 def small(quick: bool) -> dict[str, Any]:
@@ -112,6 +120,7 @@ def transformer(quick: bool) -> dict[str, Any]:
 
 TREES: dict[str, Callable[[bool], dict[str, Any]]] = {
     "large": large,
+    "odd": odd,
     "small": small,
     "transformer": transformer,
 }

@@ -3,6 +3,7 @@
 import importlib
 
 from benchmarks.contenders.contender import Contender
+from optadamw.native.kernel import Refusal, usable_compiler
 
 # The order of the table: ours first, then from the closest relative outward.
 _PLACES = {
@@ -26,7 +27,11 @@ def find(name: str) -> Contender | str:
     """
     if name.startswith("optadamw+"):
         ours = importlib.import_module(f"{__name__}.optadamw_adamw")
-        return ours.with_parts(*name.split("+")[1:])
+        parts = name.split("+")[1:]
+        compiler = usable_compiler() if "native" in parts else None
+        if isinstance(compiler, Refusal):
+            return compiler.reason
+        return ours.with_parts(*parts)
     module, attribute = _PLACES[name]
     try:
         return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

@@ -36,6 +36,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "stats": {"stats": True},
     "norms": {"stats": "norms"},
     "native": {"kernel": "native"},
+    "xla": {"kernel": "xla"},
 }
 # In what form it keeps moments and parameters: another contender, not another part.
 _EIGHT, _SIXTEEN = optadamw.blockwise(), optadamw.stochastic("bfloat16")
