@@ -92,6 +92,7 @@ def grouped(values: Values, groups: Groups) -> Transformation:
     form = "a mapping {pattern: {argument: value}}, or a list of such pairs"
     if not isinstance(pairs, list | tuple) or not pairs:
         raise mistyped("groups", form, groups, "None: no groups.")
+    rest = chained(values)  # first, so that what is wrong in it names no group
     made = []
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -106,7 +107,7 @@ def grouped(values: Values, groups: Groups) -> Transformation:
             made.append((where, freeze()))
         else:
             made.append((where, _chained_for(name, {**values, **own})))
-    return param_groups(chained(values), made)
+    return param_groups(rest, made)
 
 
 def pairs_of(groups: Groups) -> Sequence[tuple[Any, Mapping[str, Any]]]:

@@ -229,3 +229,13 @@ def test_parts_from_elsewhere_and_groups_inside_a_chain():
     grouped = optadamw.param_groups(rest, {"*/bias": rest})
     with pytest.raises(ValueError, match="Wrap the whole chain"):
         optadamw.chain(optadamw.clip_by_value(1.0), grouped)
+
+
+def test_an_error_names_a_group_only_if_the_group_has_the_option():
+    groups = {"*/bias": {"learning_rate": 0.1}}
+    with pytest.raises(ValueError, match=r"^`b1` must be in \[0, 1\); got 1\.5"):
+        optadamw.adamw(1e-3, b1=1.5, groups=groups)
+    with pytest.raises(ValueError, match=r"^`max_learning_rate` has no meaning with"):
+        optadamw.adamw(1e-3, max_learning_rate=0.1, groups=groups)
+    with pytest.raises(ValueError, match=r"^`groups\['\*/bias'\]`: `b1` must be in"):
+        optadamw.adamw(1e-3, groups={"*/bias": {"b1": 1.5}})
