@@ -35,6 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "dynamic": {"loss_scale": optadamw.DynamicLossScale()},
     "stats": {"stats": True},
     "norms": {"stats": "norms"},
+    "reproducible": {"reproducible_norms": True},
     "native": {"kernel": "native"},
     "xla": {"kernel": "xla"},
 }

@@ -17,13 +17,13 @@ class Case(NamedTuple):
     Attributes:
         contender: Whose step.
         config: Of which configuration.
-        norm: Whether it takes the norm of the gradients, and so reads them twice.
+        norm: How often it reads the gradients for their norm, before the step does.
         goal: The most bytes per parameter, as a multiple of the ideal; None: no goal.
     """
 
     contender: Contender
     config: Config
-    norm: bool = False
+    norm: int = 0
     goal: float | None = 1.0
 
     def ideal(self, carry: Any, gradients: Any) -> float:
@@ -32,18 +32,18 @@ class Case(NamedTuple):
         A step that ends a window adds the last gradient to the accumulator first, and
         then reads the accumulator in place of the gradient.
         """
-        read = size(gradients) * (2 if self.norm else 1)
+        read = size(gradients) * (1 + self.norm)
         if self.config.accumulate_steps is not None:
             read += size(gradients)
         return (2 * size(carry) + read) / count(gradients)
 
 
-def _ours(*parts: str, norm: bool = False, goal: float | None = 1.0) -> Case:
+def _ours(*parts: str, norm: int = 0, goal: float | None = 1.0) -> Case:
     contender = optadamw_adamw.with_parts(*parts)
     return Case(contender, contender.own(Config()), norm, goal)
 
 
-def _optax(norm: bool = False, dtype: str = "float32", **changes: Any) -> Case:
+def _optax(norm: int = 0, dtype: str = "float32", **changes: Any) -> Case:
     contender = dataclasses.replace(optax_adamw.CONTENDER, dtype=dtype)
     return Case(contender, Config(**changes), norm, None)
 
@@ -52,14 +52,15 @@ _CLIP: dict[str, Any] = {"clip_global_norm": 1.0}
 CASES: dict[str, Case] = {
     "adamw": _ours(),
     "adamw, Optax": _optax(),
-    "clip": _ours("clip", norm=True),
-    "clip, Optax": _optax(norm=True, **_CLIP),
-    "clip + EMA": _ours("clip", "ema", norm=True),
-    "clip + EMA, Optax": _optax(norm=True, ema_decay=0.999, **_CLIP),
+    "clip": _ours("clip", norm=1),
+    "clip, Optax": _optax(norm=1, **_CLIP),
+    "clip, reproducible": _ours("clip", "reproducible", norm=2),
+    "clip + EMA": _ours("clip", "ema", norm=1),
+    "clip + EMA, Optax": _optax(norm=1, ema_decay=0.999, **_CLIP),
     "AMSGrad": _ours("amsgrad"),
-    "guard": _ours("guard", norm=True),
-    "guard + clip + EMA": _ours("guard", "clip", "ema", norm=True),
-    "guard, apply_if_finite": _optax(norm=True, guard=True),
+    "guard": _ours("guard", norm=1),
+    "guard + clip + EMA": _ours("guard", "clip", "ema", norm=1),
+    "guard, apply_if_finite": _optax(norm=1, guard=True),
     "window of 4": _ours("accumulate"),
     "window of 4, MultiSteps": _optax(accumulate_steps=4),
     "mixed": _ours("mixed"),
@@ -67,13 +68,13 @@ CASES: dict[str, Case] = {
     "kahan": _ours("kahan"),
     "commit stochastic": _ours("stochastic"),
     "16-bit moments": _ours("16bit"),
-    "8-bit moments": _ours("8bit", norm=True, goal=1.3),
-    "compact": _ours("compact", norm=True, goal=1.3),
-    "compact + clip + EMA": _ours("compact", "clip", "ema", norm=True, goal=1.3),
-    "compact, 24 bits": _ours("compact24", norm=True, goal=1.3),
+    "8-bit moments": _ours("8bit", norm=1, goal=1.3),
+    "compact": _ours("compact", norm=1, goal=1.3),
+    "compact + clip + EMA": _ours("compact", "clip", "ema", norm=1, goal=1.3),
+    "compact, 24 bits": _ours("compact24", norm=1, goal=1.3),
     "16-bit moments, stated": _ours("16bit", "stated"),
-    "8-bit moments, stated": _ours("8bit", "stated", norm=True),
-    "compact, stated": _ours("compact", "stated", norm=True),
+    "8-bit moments, stated": _ours("8bit", "stated", norm=1),
+    "compact, stated": _ours("compact", "stated", norm=1),
     "bfloat16, Optax": _optax(dtype="bfloat16"),
 }
 
