@@ -4,7 +4,7 @@
 its `state.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,7 +30,7 @@ from optadamw.dialects.keras import state as keras
 from optadamw.dialects.mlx import state as mlx
 from optadamw.dialects.optax import state as optax
 from optadamw.dialects.optimi import state as optimi
-from optadamw.dialects.states.form import Form, Plan
+from optadamw.dialects.states.form import Form, Plan, transposing
 from optadamw.dialects.states.group_numbers import PLACES, number_in
 from optadamw.dialects.states.state_dict import groups_in, is_state_dict
 from optadamw.dialects.tensorflow import state as tensorflow
@@ -121,11 +121,13 @@ def read_state(
         every = plan.accumulate or bare.every
         return bare._replace(state=state, maximum=maximum, every=every)
     _check_order(form, plan.names, saved, params, "--names")
+    if plan.target == "timm":
+        timm.refuse_lost(_groups(saved))
     state = form.reads(
         form.opened(saved),
         params,
         names=plan.names,
-        layout=_transposed(plan.transpose),
+        layout=transposing(plan.transpose),
         missing=plan.missing,
         drop=[d for d in plan.drop if d != "kahan_comp" or d in form.peer.keys],
         **form.to_read(plan),
@@ -176,17 +178,6 @@ def _check_order(
         "that order, or a mapping from them to names or indices. A model in a file .pt "
         "or .keras has the order too: give it with `--params`."
     )
-
-
-def _transposed(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | None:
-    if not patterns:
-        return None
-
-    def layout(path: str, array: np.ndarray) -> np.ndarray:
-        chosen = any(fnmatchcase(path, pattern) for pattern in patterns)
-        return array.T if chosen else array
-
-    return layout
 
 
 def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
@@ -247,7 +238,7 @@ def write_state(
         dict(params),
         tx=_transformation(plan, form, bare),
         names=names,
-        layout=_transposed(plan.to_transpose),
+        layout=transposing(plan.to_transpose),
         **form.to_write(plan),
     )
     files.write(path, saved)

@@ -433,3 +433,18 @@ def test_records_in_files_of_pytorch(dtype, tmp_path, capsys):
     assert convert(*words, "--to", "optax", "--out", tmp_path / "out.pt") == 0
     again = interchange.from_optax(files.read(tmp_path / "out.pt"), params)
     trees.assert_same_bits(again, interchange.from_optax(saved, params))
+
+
+def test_options_that_timm_would_lose_are_refused(tmp_path, capsys):
+    """`load_state_dict` would switch them off; another library has none to lose."""
+    _, params, _ = prepared(tmp_path)
+    tx = cases.adamw(caution=True)
+    saved = interchange.to_timm(tx.init(params), params, tx=tx, names=NAMES)
+    files.write(tmp_path / "in.npz", saved)
+    words = ("timm", tmp_path / "in.npz", "--names", tmp_path / "names.json")
+    words += ("--params", tmp_path / "params.safetensors")
+    out = ("--out", tmp_path / "out.npz")
+    assert convert(*words, "--to", "timm", *out) == 1
+    assert "caution=True" in (error := capsys.readouterr().err) and "to_timm" in error
+    assert not (tmp_path / "out.npz").exists()
+    assert convert(*words, "--to", "mlx", *out) == 0

@@ -1,8 +1,11 @@
 """The record of each peer for `optadamw convert`, which stands in its `state.py`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
+
+import numpy as np
 
 from optadamw.dialects.states.peer import Maximum, Peer
 from optadamw.store.state import State
@@ -47,6 +50,18 @@ def no_rate(saved: Any, count: int) -> float | None:
 def unchanged(saved: Any) -> Any:
     """Take what the file holds as the saved state."""
     return saved
+
+
+def transposing(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | None:
+    """Return the `layout` that transposes arrays of matching parameters, or None."""
+    if not patterns:
+        return None
+
+    def layout(path: str, array: np.ndarray) -> np.ndarray:
+        chosen = any(fnmatchcase(path, pattern) for pattern in patterns)
+        return array.T if chosen else array
+
+    return layout
 
 
 @dataclass(frozen=True)
