@@ -23,6 +23,7 @@ LARGEST = 4096
 """The largest block; one that is larger than a tile is a tile."""
 LINE = 64
 """The bytes of a line in a cache, and of the longest register."""
+BYTES = ("uint8", "int8")
 
 
 class Layout(NamedTuple):
@@ -65,6 +66,9 @@ def block_loops(flat: Flat, layout: Layout) -> list[str]:
         "  int32_t w = n - done < WIDTH ? n - done : WIDTH;",
     ]
     if layout.is_last:
+        read, written = _bytes_read(flat, stages.depths), _bytes_written(flat)
+        places = sorted({*read.values(), *written})
+        lines[1:1] = [f"int32_t w{place}[WIDTH * BLOCK];" for place in places]
         lines += ["  (void)column;", "  const int64_t base = panel * BLOCK;"]
         lines += [f"  {line}" for line in _tile(stages, layout, "w")]
     else:
@@ -72,6 +76,8 @@ def block_loops(flat: Flat, layout: Layout) -> list[str]:
         lines += [
             "  if (w > inner - column) w = inner - column;",
             "  const int64_t base = panel * BLOCK * inner + column;",
+            "  const int64_t next =",
+            "      column + w < inner ? base + w : (panel + 1) * BLOCK * inner;",
             "  if (w == WIDTH) {",
             *(f"    {line}" for line in _tile(stages, layout, "WIDTH")),
             "  } else {",
@@ -122,8 +128,13 @@ def _of_elements(stages: Stages, depth: int, layout: Layout, width: str) -> list
     kept = sorted(n for n in needed if flat.operations[n].level == ELEMENT)
     largest = stages.largest(depth)
     of_block = [_read(flat, n, "i") for n in blocks]
+    narrow = _bytes_read(flat, own) if layout.is_last else {}
     inside = [
-        _read(flat, n, "q") if n in kept else declaration(flat, n)
+        _read(flat, n, "q")
+        if n in kept
+        else f"const int32_t v{n} = w{narrow[n]}[q];"
+        if n in narrow
+        else declaration(flat, n)
         for n in sorted([*kept, *own])
     ]
     inside += [
@@ -131,35 +142,78 @@ def _of_elements(stages: Stages, depth: int, layout: Layout, width: str) -> list
         for n in sorted(stages.waiting)
         if stages.depths[n] == depth and n in own
     ]
-    inside += [f"x{i}[e] = v{x};" for i, x in stages.outputs(depth, ELEMENT)]
+    results = dict(stages.outputs(depth, ELEMENT))
     if layout.is_last:
+        cut = [place for place in results if place in _bytes_written(flat)]
+        inside += [
+            f"w{place}[q] = v{x};" if place in cut else f"x{place}[e] = v{x};"
+            for place, x in results.items()
+        ]
         for n in largest:
             of_block.append(f"{c_type(flat.operations[n].dtype)} m{n} = t{n}[i];")
             inside.append(_larger(flat, n, f"m{n}"))
         place = ["const int64_t q = i * BLOCK + k, e = base + q;"]
+        ahead = _fetch(flat, own, "base + (i + w) * BLOCK", "BLOCK")
         rows = _loop("k", "BLOCK", [*place, *inside])
         after = [f"t{n}[i] = m{n};" for n in largest]
-        return _loop("i", width, [*of_block, *rows, *after])
+        return [
+            *(_copied(f"w{x}[q] = x{x}[base + q];") for x in narrow.values()),
+            *_loop("i", width, [*ahead, *of_block, *rows, *after]),
+            *(_copied(f"x{x}[base + q] = w{x}[q];") for x in cut),
+        ]
+    inside += [f"x{place}[e] = v{x};" for place, x in results.items()]
     inside += [_larger(flat, n, f"t{n}[i]") for n in largest]
     place = ["const int64_t q = k * WIDTH + i, e = base + k * inner + i;"]
     row = _loop("i", width, [*place, *of_block, *inside])
-    return _loop("k", "BLOCK", [*_fetch(flat, own), *row])
+    return _loop("k", "BLOCK", [*_fetch(flat, own, "next + k * inner", width), *row])
 
 
-def _fetch(flat: Flat, numbers: Iterable[int]) -> list[str]:
-    """Return the loops that fetch the row of the next tile of a panel.
+def _copied(statement: str) -> str:
+    return f"for (int32_t q = 0; q < w * BLOCK; ++q) {statement}"
 
-    Rows of a tile are far apart in memory, and a CPU fetches ahead within a page.
+
+def _bytes_read(flat: Flat, numbers: Iterable[int]) -> dict[int, int]:
+    """Return the arrays of 8 bits among these operations, by their numbers.
+
+    Where blocks are rows, such arrays are copied to numbers of 32 bits and back in
+    loops of their own: in a loop over the 32 elements of a block gcc gives them half a
+    register, and then all other numbers too, which takes 1.6 times as long.
+    """
+    found = {n: flat.operations[n] for n in numbers}
+    return {
+        n: operation.detail
+        for n, operation in found.items()
+        if operation.name == "input"
+        and operation.level == ELEMENT
+        and operation.dtype.name in BYTES
+    }
+
+
+def _bytes_written(flat: Flat) -> set[int]:
+    """Return the places of the results of 8 bits."""
+    return {
+        place
+        for place, x in enumerate(flat.outputs, start=1)
+        if not isinstance(x, Constant)
+        and flat.operations[x].level == ELEMENT
+        and flat.operations[x].dtype.name in BYTES
+    }
+
+
+def _fetch(flat: Flat, numbers: Iterable[int], start: str, count: str) -> list[str]:
+    """Return the loops that fetch the same elements of the next tile.
+
+    A CPU fetches ahead within a page of 4 kB, and the elements of a tile lie in many.
     """
     lines = []
     for n in numbers:
         operation = flat.operations[n]
         if operation.name == "input" and operation.level == ELEMENT:
             step = LINE // operation.dtype.itemsize
-            place = f"x{operation.detail} + base + k * inner + WIDTH + i"
+            place = f"x{operation.detail} + {start} + j"
             is_written = int(operation.detail > 0)
             lines += [
-                f"for (int64_t i = 0; i < WIDTH; i += {step})",
+                f"for (int32_t j = 0; j < {count}; j += {step})",
                 f"  __builtin_prefetch({place}, {is_written});",
             ]
     return lines

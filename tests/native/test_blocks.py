@@ -136,13 +136,18 @@ def test_other_blocks_are_left_to_xla(first, second, reason):
 
 
 FAULTS = {
-    "an element is not looked at": ("> m", "> 2 * m"),
-    "a block is left out": ("i < w;", "i + 1 < w;"),
+    "an element is not looked at": ("one axis", "> m", "> 2 * m"),
+    "a block is left out": ("one axis", "i < w;", "i + 1 < w;"),
+    "a code is not copied back": ("one axis", "x2[base + q] = w2[q]", "(void)q"),
+    "a row of a column is left out": ("rows", "k < BLOCK;", "k + 1 < BLOCK;"),
+    "a column is left out": ("rows", "i < WIDTH;", "i + 1 < WIDTH;"),
+    "the rest of a row is left out": ("rows", "done += w;", "done += WIDTH;"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_the_source_is_noticed(name, monkeypatch):
-    with running.planted(monkeypatch, *FAULTS[name]):
+    leaf, *texts = FAULTS[name]
+    with running.planted(monkeypatch, *texts):
         with pytest.raises(AssertionError, match="differ"):
-            assert_same_steps(BOTH, {"w": LEAVES["one axis"]})
+            assert_same_steps(BOTH, {"w": LEAVES[leaf]})
