@@ -188,8 +188,12 @@ def _tree_norms(
         return measured()
     reach = axes or ((),) * len(leaves)
     left = [varying(x) - set(over) for x, over in zip(leaves, reach, strict=True)]
-    none = made_varying(jnp.zeros(1 + len(groups), widest), frozenset().union(*left))
-    return lax.cond(is_due, measured, lambda: none)
+
+    def none() -> Array:
+        zeros = jnp.zeros(1 + len(groups), widest)
+        return made_varying(zeros, frozenset().union(*left))
+
+    return lax.cond(is_due, measured, none)
 
 
 def _squares(program: Program, given: LeafInput, axes: tuple[str, ...]) -> Squares:
