@@ -58,7 +58,7 @@ def _row(mode: str, row: Row) -> None:
         return
     expected, befores = _expected(row)
     with MODES[mode]():
-        found, _ = _run(row.make(), *trees_of, befores=befores)
+        found, _ = _run(row.make(), *trees_of, befores=befores, lands=row.overwrites)
     if mode in TO_ROUNDING:
         _assert_near(found, expected)
     else:
@@ -68,7 +68,8 @@ def _row(mode: str, row: Row) -> None:
 @functools.lru_cache(1)
 def _expected(row: Row) -> Any:
     """Run a row in no mode, once for all its modes."""
-    return _run(row.make(), *[trees.normal(kinds_of(row), seed) for seed in range(3)])
+    drawn = [trees.normal(kinds_of(row), seed) for seed in range(3)]
+    return _run(row.make(), *drawn, lands=row.overwrites)
 
 
 def _compiled(mode: str, tx: Any, params: Any, *grads: Any) -> None:
@@ -81,14 +82,26 @@ def _compiled(mode: str, tx: Any, params: Any, *grads: Any) -> None:
     trees.assert_same_bits(found, jax.jit(tx.step)(grads[0], state, params))
 
 
-def _run(tx: Any, params: Any, *grads: Any, befores: Any = ()) -> Any:
-    """Take steps, each from where the last one ended, or from `befores`."""
+def _run(
+    tx: Any, params: Any, *grads: Any, befores: Any = (), lands: bool = False
+) -> Any:
+    """Take steps, each from where the last one ended, or from `befores`.
+
+    If `lands`, an update is returned as the parameter where it ends: one that copies an
+    average into the parameter is the difference of two numbers of the parameter's size,
+    whose rounding is not small beside the difference.
+    """
     carry, results, starts = (params, tx.init(params)), [], []
     for number, g in enumerate(grads):
         params, state = carry = befores[number] if befores else carry
         starts.append(carry)
         carry = tuple(tx.step(g, state, params))
-        results += [carry, tx.update(g, state, params)]
+        update, after = tx.update(g, state, params)
+        if lands:
+            update = jax.tree.map(
+                lambda p, u: (p.astype(u.dtype) + u).astype(p.dtype), params, update
+            )
+        results += [carry, (update, after)]
     params, state = carry
     if state.micro_step is not None:
         results.append(tx.flush(state, params))
@@ -98,8 +111,7 @@ def _run(tx: Any, params: Any, *grads: Any, befores: Any = ()) -> Any:
 def _assert_near(found: Any, expected: Any) -> None:
     """Assert that numbers are 1e-5 of the largest of their leaf apart, or less.
 
-    An update that ends far from where it starts is a difference, and so less exact than
-    a parameter. Where numbers are rounded to 16 or 8 bits, the last bit does not count.
+    Where numbers are rounded to 16 or 8 bits, the last bit does not count.
     """
     trees.assert_same_types(found, expected)
     pairs = jax.tree_util.tree_leaves_with_path(found)
