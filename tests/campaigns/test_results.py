@@ -1,0 +1,94 @@
+"""The figures of campaigns on docs/reference/trust.md are those of the records."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns.campaign import cases, names
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "reference" / "trust.md").read_text()
+RECORDS = sorted((ROOT / "benchmarks" / "results").glob("campaigns-*.json"))
+BY_VERSION = ("campaigns-jax-0.10.2.json", "campaigns-jax-0.12.0.1.json")
+
+
+def campaigns_of(name):
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())["campaigns"]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
+def test_nothing_has_failed_in_what_is_recorded(path):
+    record = json.loads(path.read_text())
+    assert record["form"] == "full"
+    for found in record["campaigns"].values():
+        assert found["failed"] == {} and found["held"] == found["tried"] > 0
+
+
+def rows(pattern):
+    return [match.groups() for match in re.finditer(pattern, PAGE, re.MULTILINE)]
+
+
+def test_the_table_has_how_many_cases_were_tried():
+    found = rows(r"^\| `(\w+)`: [^|]*\| ([\d,]+) \| ([\d,-]+) \| ([\d,-]+) \|")
+    told = {name: [text.replace(",", "") for text in texts] for name, *texts in found}
+    records = [campaigns_of(name) for name in BY_VERSION]
+    assert set(told) == set(records[0]) | set(records[1])
+    assert set(told) <= set(names())
+    for name, (in_all, *held) in told.items():
+        assert int(in_all) == sum(1 for _ in cases(name, full=True)), name
+        for text, record in zip(held, records, strict=True):
+            assert text == (str(record[name]["held"]) if name in record else "-"), name
+
+
+def test_the_table_of_drifts_is_recorded():
+    page = (ROOT / "docs" / "ideas" / "numerics.md").read_text()
+    figures = campaigns_of(BY_VERSION[0])["drift"]["figures"]
+    told = re.findall(r"^\| (0\.9{4,}) \|(.*± .*)\|$", page, re.MULTILINE)
+    assert len(told) == 4
+    for beta, cells in told:
+        means = [float(cell.split("±")[0]) for cell in cells.split("|")]
+        found = re.findall(r"([-+][\d.]+e-\d+) ±", figures[f"float32, {beta}"])
+        # The page has one digit, or two.
+        assert means == pytest.approx([float(x) for x in found], rel=0.35), beta
+
+
+def test_the_kills_are_recorded():
+    kill = campaigns_of(BY_VERSION[0])["kill"]["figures"]
+    (found,) = rows(
+        r"(\d+) writers of our files \((\d+) saves\) and (\d+) of\s"
+        r"Orbax's \((\d+) saves\)"
+    )
+    assert kill["our file"] == "{} kills, {} steps, nothing lost".format(*found[:2])
+    told = "{} kills, {} steps, nothing lost".format(*found[2:])
+    assert kill["Orbax, asynchronous"] == told
+    assert kill["training"] == "killed 100 times, the same bits"
+    assert "a training was killed 100 times" in " ".join(PAGE.split())
+
+
+FORMATS = {
+    "`checkpoint.save`": "our checkpoint",
+    "`optadamw convert`, `.npz`": "converted .npz",
+    "`optadamw convert`, `.safetensors`": "converted .safetensors",
+    "`optadamw convert`, `.pt`": "converted .pt",
+    "`optadamw convert`, `.h5`": "converted .h5",
+    "Orbax's folder of `to_portable`": "Orbax's folder of to_portable",
+}
+
+
+def test_the_tables_of_flips_and_of_hostile_files_are_recorded():
+    files = campaigns_of("campaigns-files.json")
+    flips = rows(r"^\| (.*?) \| (\d+) \| (\d+) \| (\d+) \| 0 \|$")
+    flips = {name: figures for name, *figures in flips if name in FORMATS}
+    assert set(flips) == set(FORMATS)
+    for name, (tried, refused, harmless) in flips.items():
+        told = files["flip"]["figures"][FORMATS[name]]
+        assert told == f"{tried} flips, {refused} refused, 0 silent"
+        assert int(refused) + int(harmless) == int(tried)
+    bombs = rows(r"^\| `\.(\w+)` \| (\d+) \| (\d+) \| (\d+) \| 0 \|$")
+    assert {name for name, *_ in bombs} == set(files["bomb"]["figures"])
+    for name, tried, refused, read in bombs:
+        told = files["bomb"]["figures"][name]
+        assert told.startswith(f"{tried} files, {refused} refused, ")
+        assert int(refused) + int(read) == int(tried)
