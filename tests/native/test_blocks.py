@@ -139,6 +139,7 @@ FAULTS = {
     "an element is not looked at": ("one axis", "> m", "> 2 * m"),
     "a block is left out": ("one axis", "i < w;", "i + 1 < w;"),
     "a code is not copied back": ("one axis", "x2[base + q] = w2[q]", "(void)q"),
+    "a code of the rest is not copied back": ("rows", "x2[e] = w2[q]", "(void)q"),
     "a row of a column is left out": ("rows", "k < BLOCK;", "k + 1 < BLOCK;"),
     "a column is left out": ("rows", "i < WIDTH;", "i + 1 < WIDTH;"),
     "the rest of a row is left out": ("rows", "done += w;", "done += WIDTH;"),
