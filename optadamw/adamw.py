@@ -242,8 +242,8 @@ def adamw(
         "hat" to the root of the uncorrected one, as Keras and TensorFlow do.
       kernel: "auto" runs `step` on the CPU in one pass by kernels that are compiled
         from the rules, where that is possible; "native" raises an error where it is
-        not; "xla" uses none. None: "xla", or "auto" with OPTADAMW_NATIVE=1. See
-        `with_kernels`.
+        not; "xla" uses none. None: "auto" on one x86-64 CPU with a C compiler, else
+        "xla". See `with_kernels`.
 
     Returns:
       A transformation. Its state is one `State` with `step`, `mu`, `nu`, and the

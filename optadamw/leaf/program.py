@@ -57,6 +57,15 @@ class Program:
         return tuple(name for name in lossy if name in moved)
 
     @property
+    def foreign(self) -> tuple[Rule, ...]:
+        """The rules that are not from this library, whose kernels are not tested."""
+        return tuple(
+            rule
+            for rule in self.rules
+            if type(rule).__module__.partition(".")[0] != "optadamw"
+        )
+
+    @property
     def draws(self) -> bool:
         """Whether the function draws random bits and needs a `Site`."""
         return self.commit.draws or any(slot.store.draws for slot in self.slots)

@@ -8,8 +8,10 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from optadamw.commit.commit import Nearest
 from optadamw.leaf.program import Program
 from optadamw.store.blockwise import BlockStore
+from optadamw.store.dense import Dense
 
 
 class Blocks(NamedTuple):
@@ -40,3 +42,9 @@ def in_rows(program: Program, size: int) -> Program:
         for slot in program.slots
     )
     return replace(program, slots=slots)
+
+
+def rules_alone(program: Program) -> Program:
+    """Return the program with the same rules, and with nothing rounded or encoded."""
+    slots = tuple(slot._replace(store=Dense()) for slot in program.slots)
+    return replace(program, slots=slots, commit=Nearest(), is_tiled=True)

@@ -1,9 +1,9 @@
-"""Call a kernel on many leaves, or run XLA's code for them where no kernel can run.
+"""Call kernels on many leaves, or run XLA's code for them where no kernel can run.
 
-The call is a primitive of JAX. On one CPU it is lowered to a call of the kernel. Its
-other forms are those of XLA's own code for the same leaves, which is traced only if it
-is needed: under `vmap` and derivatives, on other devices, in an exported module, and
-where XLA divides the arrays over devices.
+All calls of a pass are one primitive of JAX. On one CPU it is lowered to the calls of
+kernels. Its other forms are those of XLA's own code for the same pass, which is traced
+only if it is needed: under `vmap` and derivatives, on other devices, in an exported
+module, and where XLA divides the arrays over devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,65 +21,74 @@ Plain = Callable[..., Sequence[Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """The static part of a call: which kernel, for which leaves."""
+    """One call: which kernel, for which leaves."""
 
     target: str
+    operands: tuple[int, ...]
+    """The operands of the pass that the call has: whether the leaves are changed at
+    all, a bool; scalars; arrays that are only computed before the call; the gradients,
+    the parameters, and each buffer of its leaves."""
     leaves: int
     held: int
     """Arrays of each leaf that are overwritten: the parameter and its buffers."""
     scalars: tuple[int, ...]
-    """For each leaf the operands that are its scalars."""
+    """For each leaf the operands of the call that are its scalars."""
     positions: tuple[int, ...]
     """The position of each leaf in its tree."""
     inner: tuple[int, ...]
     """The elements of each leaf between two neighbours in a block; 1 without blocks."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The static part of a pass by kernels."""
+
+    calls: tuple[Call, ...]
+    held: int
+    """How many of the last operands are overwritten: those of all calls."""
     plain: Plain
     """XLA's code: takes the same operands and returns the same results. It compares
     and hashes by value."""
     is_forced: bool = False
-    """Whether a module in which the kernel cannot run is refused."""
+    """Whether a module in which no kernel can run is refused."""
 
 
 @partial(jax.jit, static_argnums=0)
-def run(call: Call, operands: Sequence[Any]) -> list[Any]:
-    """Return the new parameters and buffers of the leaves of a call.
+def run(calls: Calls, operands: Sequence[Any]) -> list[Any]:
+    """Return the new parameters and buffers of the leaves of a pass.
 
     Args:
-      call: the static part.
-      operands: whether the leaves are changed at all, a bool; scalars; the gradients,
-        the parameters, and each buffer of all leaves.
+      calls: the static part.
+      operands: whether the leaves are changed at all, a bool; scalars; gradients; and
+        last the arrays that are overwritten, in the order of the results.
     """
-    return _native_step.bind(*operands, call=call)
+    return _native_step.bind(*operands, calls=calls)
 
 
 _native_step = Primitive("optadamw_step")
 _native_step.multiple_results = True
 
 
-def _held(call: Call, operands: Sequence[Any]) -> Sequence[Any]:
-    return operands[len(operands) - call.leaves * call.held :]
-
-
 @_native_step.def_impl
-def _without_jit(*operands: Any, call: Call) -> Sequence[Any]:
+def _without_jit(*operands: Any, calls: Calls) -> Sequence[Any]:
     # `run` is jitted, so that this is called under `jax.disable_jit` alone.
-    return call.plain(*operands)
+    return calls.plain(*operands)
 
 
 @_native_step.def_abstract_eval
-def _results(*avals: Any, call: Call) -> list[Any]:
-    return list(_held(call, avals))
+def _results(*avals: Any, calls: Calls) -> list[Any]:
+    return list(avals[len(avals) - calls.held :])
 
 
 def _batched(
-    operands: Sequence[Any], axes: Sequence[Any], *, call: Call
+    operands: Sequence[Any], axes: Sequence[Any], *, calls: Calls
 ) -> tuple[Sequence[Any], Sequence[int]]:
-    results = jax.vmap(call.plain, in_axes=tuple(axes))(*operands)
+    results = jax.vmap(calls.plain, in_axes=tuple(axes))(*operands)
     return results, [0] * len(results)
 
 
 def _differentiated(
-    primals: Sequence[Any], tangents: Sequence[Any], *, call: Call
+    primals: Sequence[Any], tangents: Sequence[Any], *, calls: Calls
 ) -> tuple[Any, Any]:
     moving = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
 
@@ -87,7 +96,7 @@ def _differentiated(
         operands = list(primals)
         for i, value in zip(moving, values, strict=True):
             operands[i] = value
-        return call.plain(*operands)
+        return calls.plain(*operands)
 
     return jax.jvp(
         of_moving, [primals[i] for i in moving], [tangents[i] for i in moving]
@@ -98,35 +107,53 @@ batching.primitive_batchers[_native_step] = _batched
 ad.primitive_jvps[_native_step] = _differentiated
 
 
-def _lowered(context: Any, *operands: Any, call: Call) -> Any:
+def _lowered(context: Any, *operands: Any, calls: Calls) -> Any:
     """Lower to XLA's own code, for other devices than CPUs.
 
     Raises:
-      ValueError: the call must be a kernel.
+      ValueError: kernels were asked for.
     """
-    if call.is_forced and not _is_exported(context.module_context):
+    if calls.is_forced and not _is_exported(context.module_context):
         platforms = "/".join(context.module_context.platforms)
         raise _refused(f"it is compiled for {platforms}")
-    return mlir.lower_fun(call.plain)(context, *operands)
+    return mlir.lower_fun(calls.plain)(context, *operands)
 
 
-def _lowered_for_cpu(context: Any, *operands: Any, call: Call) -> Any:
-    """Lower to a call of the kernel, unless the module is exported or divided.
+def _lowered_for_cpu(context: Any, *operands: Any, calls: Calls) -> Any:
+    """Lower to calls of kernels, unless the module is exported or divided.
 
     Raises:
-      ValueError: the call must be a kernel, and XLA divides its arrays over devices.
+      ValueError: kernels were asked for, and XLA divides the arrays over devices.
     """
     module = context.module_context
     if _is_exported(module) or not _is_of_one_device(module.axis_context):
-        if call.is_forced and not _is_exported(module):
+        if calls.is_forced and not _is_exported(module):
             raise _refused("XLA divides its arrays over devices")
-        return mlir.lower_fun(call.plain)(context, *operands)
-    first = len(operands) - call.leaves * call.held
-    aliases = {first + i: i for i in range(call.leaves * call.held)}
+        return mlir.lower_fun(calls.plain)(context, *operands)
+    first = len(operands) - calls.held
+    results: list[Any] = [None] * calls.held
+    for call in calls.calls:
+        places = call.operands[len(call.operands) - call.leaves * call.held :]
+        made = _call_of(context, call, [i - first for i in places], operands)
+        for i, value in zip(places, made, strict=True):
+            results[i - first] = value
+    return results
+
+
+def _call_of(
+    context: Any, call: Call, results: Sequence[int], operands: Sequence[Any]
+) -> Any:
+    """Return the results of one call, which take the place of its last operands."""
+    own = context.replace(
+        avals_in=[context.avals_in[i] for i in call.operands],
+        avals_out=[context.avals_out[i] for i in results],
+    )
+    first = len(call.operands) - len(results)
+    aliases = {first + i: i for i in range(len(results))}
     lowering = jax.ffi.ffi_lowering(call.target, operand_output_aliases=aliases)
     return lowering(
-        context,
-        *operands,
+        own,
+        *[operands[i] for i in call.operands],
         scalars=np.asarray(call.scalars, np.int64),
         positions=np.asarray(call.positions, np.int64),
         inner=np.asarray(call.inner, np.int64),

@@ -39,6 +39,10 @@ class CompilerError(Exception):
     """No compiler was found, or it made no library; the text says why."""
 
 
+_stuck: dict[tuple[str, tuple[int, int]], str] = {}
+"""Compilers that did not end, by path and stamp: no process waits for one twice."""
+
+
 @dataclass(frozen=True)
 class Compiler:
     """A C compiler and what its libraries depend on."""
@@ -55,7 +59,7 @@ class Compiler:
         name = Path(self.path).name
         try:
             text = _run([self.path, "--version"], timeout=10.0)
-        except CompilerError:
+        except (CompilerError, TimeoutError):
             return name
         found = re.search(r"\b\d+\.\d+(\.\d+)?", text)
         return f"{name} {found[0]}" if found else name
@@ -73,7 +77,11 @@ class Compiler:
           CompilerError: the compiler fails, or does not end.
         """
         command = [self.path, *FLAGS, *self.target, str(source), "-o", str(library)]
-        _run(command, timeout=TIMEOUT)
+        try:
+            _run(command, timeout=TIMEOUT)
+        except TimeoutError as error:
+            _stuck[self.path, self.stamp] = str(error)
+            raise CompilerError(str(error)) from None
         if not library.exists():
             raise CompilerError(f"{Path(self.path).name} ended without a library")
 
@@ -82,16 +90,20 @@ def find_compiler() -> Compiler:
     """Return the compiler that the variable `CC` names (default: `cc`).
 
     Raises:
-      CompilerError: there is none.
+      CompilerError: there is none, or it did not end before.
     """
     name = os.environ.get("CC") or "cc"
     path = shutil.which(name)
     if path is None:
         raise CompilerError(f"no compiler: {name} is not on the PATH")
-    if platform.machine() not in X86 + ARM:
-        raise CompilerError(f"kernels are not made for {platform.machine()}")
+    if os.name != "posix" or platform.machine() not in X86 + ARM:
+        machine = f"{platform.system()} on {platform.machine()}"
+        raise CompilerError(f"kernels are not made for {machine}")
     facts = os.stat(path)
-    return Compiler(path, (facts.st_size, facts.st_mtime_ns), _target())
+    stamp = facts.st_size, facts.st_mtime_ns
+    if (path, stamp) in _stuck:
+        raise CompilerError(_stuck[path, stamp])
+    return Compiler(path, stamp, _target())
 
 
 def _target() -> tuple[str, ...]:
@@ -126,7 +138,8 @@ def _run(command: Sequence[str], timeout: float) -> str:
     """Run a compiler with all processes that it starts, and return what it prints.
 
     Raises:
-      CompilerError: it fails, or does not end.
+      CompilerError: it fails.
+      TimeoutError: it does not end.
     """
     name = Path(command[0]).name
     try:
@@ -146,7 +159,7 @@ def _run(command: Sequence[str], timeout: float) -> str:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        raise CompilerError(f"{name} did not end in {timeout:g} seconds") from None
+        raise TimeoutError(f"{name} did not end in {timeout:g} seconds") from None
     if process.returncode:
         line = next(iter(complaints.strip().splitlines()), "no message")
         raise CompilerError(f"{name} failed: {line}")

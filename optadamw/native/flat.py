@@ -206,7 +206,7 @@ def _inline(
         operands = [read(atom) for atom in equation.invars]
         name, params = equation.primitive.name, equation.params
         if name in CALLS:
-            results = _inline(flat, *_callee(params), operands, block)
+            results = _inline(flat, *callee(params), operands, block)
         elif name in UNCHANGED:
             for atom in (*equation.invars, *equation.outvars):
                 _level(atom.aval, block)
@@ -232,7 +232,8 @@ def _inline(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _callee(params: Mapping[str, Any]) -> tuple[Jaxpr, Sequence[Any]]:
+def callee(params: Mapping[str, Any]) -> tuple[Jaxpr, Sequence[Any]]:
+    """Return the jaxpr and the constants of a call by its parameters."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         if key in params:
             called = params[key]

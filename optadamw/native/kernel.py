@@ -1,6 +1,7 @@
 """The kernel of a leaf function, or the reason why XLA runs it."""
 
 import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,14 +15,16 @@ from optadamw.base.memory import is_on_host
 from optadamw.base.numerics import is_complex
 from optadamw.base.random_bits import Site
 from optadamw.leaf.compute import compute
+from optadamw.leaf.pallas.devices import device_in
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.leaf.rows import Blocks, blocks_of, in_rows
 from optadamw.native.blocks import NO_BLOCKS, Layout
 from optadamw.native.cache import CacheError
-from optadamw.native.compiler import Compiler, CompilerError, find_compiler
+from optadamw.native.compiler import X86, Compiler, CompilerError, find_compiler
 from optadamw.native.flat import LENGTH, Unsupported, flatten
 from optadamw.native.library import Target, load, source_of
 from optadamw.native.loops import Loops, loops_of
+from optadamw.native.shapes import depends_on_shape
 
 SWITCH = "OPTADAMW_NATIVE"
 
@@ -63,7 +66,11 @@ def kernel_of(
     form = form_of(program, given)
     if isinstance(form, Refusal):
         return form
-    return _kernel(form, compiler, jnp.result_type(float))
+    default = jnp.result_type(float)
+    if program.foreign and _depends_on_shape(form, given.like.shape, default):
+        verb = program.foreign[0].verb
+        return Refusal(f"{verb} computes with the shape of a parameter")
+    return _kernel(form, compiler, default)
 
 
 def form_of(program: Program, given: LeafInput) -> Form | Refusal:
@@ -71,6 +78,9 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
     grad, param = given.grad, given.param
     if program.emit != "param" or param is None:
         return Refusal("`update` returns no new parameters")
+    device = device_in(given)
+    if device is not None and device.platform != "cpu":
+        return Refusal(f"it lies on a {device.platform}")
     if program.measures:
         return Refusal('stats="norms" reads all elements')
     for rule in program.rules:
@@ -131,9 +141,22 @@ def scalars_of(given: LeafInput) -> list[Any]:
     return found
 
 
-def is_default() -> bool:
-    """Return whether transformations that do not choose use kernels."""
-    return os.environ.get(SWITCH) == "1"
+def why_not_default() -> str | None:
+    """Return why steps that do not choose use no kernels; None: they use them.
+
+    Kernels are the default where they were measured, and where a step has one device:
+    XLA divides its own code over several, and its passes are one program there.
+    """
+    if os.environ.get(SWITCH) == "1":
+        return None
+    if jax.default_backend() != "cpu":
+        return f"the default device is a {jax.default_backend()}"
+    if jax.device_count() > 1:
+        return f"{jax.device_count()} devices"
+    if platform.machine() not in X86:
+        return f"kernels are on by default on x86-64 only: {platform.machine()}"
+    compiler = usable_compiler()
+    return compiler.reason if isinstance(compiler, Refusal) else None
 
 
 def usable_compiler() -> Compiler | Refusal:
@@ -158,6 +181,22 @@ def _layout(found: Iterable[Blocks]) -> Layout:
         if blocks.size > 1:
             return Layout(blocks.size, is_last=blocks.stride == 1)
     return NO_BLOCKS
+
+
+@cache
+def _depends_on_shape(form: Form, shape: tuple[int, ...], default: np.dtype) -> bool:
+    """Return whether rules compute otherwise for the shape of a leaf than in a kernel.
+
+    Rules of the library do not; tests/native/test_shapes.py holds it.
+    """
+    del default
+    scalars: Any = tuple(
+        {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in row}
+        for row in form.scalars
+    )
+    param = jax.ShapeDtypeStruct(shape, form.param)
+    given = LeafInput(param, param, {}, scalars)
+    return depends_on_shape(form.program, given, (LENGTH, form.layout.block))
 
 
 @cache

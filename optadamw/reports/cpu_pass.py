@@ -15,12 +15,26 @@ from optadamw.walk.native import NoKernelError
 from optadamw.walk.step import advance
 
 
-def pass_line(tx: Transformation, params: PyTree) -> str:
-    """Say what runs `step` on the CPU, and why XLA runs leaves if it does."""
+def pass_line(tx: Transformation, params: PyTree) -> str | None:
+    """Say what runs `step` on the CPU, and why XLA runs leaves if it does.
+
+    Return None where a step runs on other devices and nobody chose for CPUs, and for a
+    step that can be traced only inside a `jax.shard_map`.
+    """
+    composition = tx.recipe.composition
+    if composition.cpu_pass is None:
+        if jax.default_backend() != "cpu":
+            return None
+        if composition.why_xla is not None:
+            return f"pass: XLA ({composition.why_xla})"
+    if composition.cpu_pass == "xla":
+        return 'pass: XLA (kernel="xla")'
     compiler = usable_compiler()
     if isinstance(compiler, Refusal):
         return f"pass: XLA ({compiler.reason})"
-    reasons = reasons_for_xla(tx.recipe.composition, params)
+    if composition.axes:
+        return None
+    reasons = reasons_for_xla(composition, params)
     kernels = f"native ({compiler.version})"
     if not reasons:
         return f"pass: {kernels}"

@@ -203,9 +203,10 @@ def gradient_release(
     layer is used and dropped before the layer below has one, so that a training step
     needs memory for the gradients of one layer in place of all (Pudipeddi et al., arXiv
     2002.05645; Lv et al., LOMO, arXiv 2306.09782, section 3.1). Parameters and state
-    are those of `tx.step` with the same gradients, bit for bit (with 16-bit moments a
-    parameter may differ in its last place). Checkpoints, groups, masks, schedules and
-    random bits are the same, and single steps may be taken either way.
+    are those of `tx.step` with the same gradients, bit for bit (with 16-bit moments,
+    and where `tx.step` runs in kernels on jax 0.12, a parameter may differ in its last
+    place). Checkpoints, groups, masks, schedules and random bits are the same, and
+    single steps may be taken either way.
 
     What needs all gradients is refused: `clip_by_global_norm`, `multi_steps`,
     `with_loss_scale`, `skip_spikes`, `with_stats`, also `with_zero1` and

@@ -28,8 +28,9 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     A leaf has a kernel if its rules compute each element by itself; moments in 8 bits
     are computed block by block. `clip_by_norm`, `clip_update_by_rms`, `cautious`,
     `stats="norms"` and complex parameters have none. A rule of your own has none if it
-    calls `exp` and its like, since C's functions have other bits, or if it divides by a
-    scalar, a root or a quotient, which XLA computes in one of two ways.
+    calls `exp` and its like, since C's functions have other bits, if it divides by a
+    scalar, a root or a quotient, which XLA computes in one of two ways, or if it
+    computes with the shape of a parameter.
     Norms of gradients are XLA's. `update`, `flush`, `jax.vmap`, derivatives,
     `jax.export`, other devices and arrays that are divided over devices outside
     `jax.shard_map` take XLA's path.
@@ -39,8 +40,10 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     seen with betas and decays that are arrays or schedules, with Nesterov, and in small
     leaves with jax 0.12; docs/guides/native.md has the measurements.
 
-    The variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
-    "auto" the default of every transformation. OPTADAMW_CACHE_DIR is the folder of
+    Without `with_kernels`, a step is run as by "auto" if JAX's default device is an
+    x86-64 CPU, the only device, and there is a C compiler; otherwise as by "xla". The
+    variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
+    "auto" the default on every machine. OPTADAMW_CACHE_DIR is the folder of
     compiled kernels; default: `optadamw` in XDG_CACHE_HOME or `~/.cache`.
 
     Args:

@@ -13,7 +13,7 @@ from optadamw.base.types import PyTree
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
 from optadamw.leaf.program import Kernel
-from optadamw.native.kernel import is_default
+from optadamw.native.kernel import why_not_default
 from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
@@ -56,15 +56,24 @@ class Composition:
     shardings: Shardings | None = None
     """The shardings of the parameters over Auto axes, if the user stated them."""
     cpu_pass: CpuPass | None = None
-    """What runs the leaves on the CPU; None (default): XLA, or "auto" if the
-    environment says so."""
+    """What runs the leaves on the CPU; None (default): "auto" on one CPU with a C
+    compiler."""
 
     @property
     def kernel_choice(self) -> CpuPass:
         """The choice of the pass on the CPU, with the default of this process."""
-        if self.cpu_pass is None and self.kernel is None and is_default():
-            return "auto"
-        return self.cpu_pass or "xla"
+        if self.cpu_pass is not None:
+            return self.cpu_pass
+        return "auto" if self.why_xla is None else "xla"
+
+    @property
+    def why_xla(self) -> str | None:
+        """Why XLA runs all leaves by default on the CPU; None: kernels run them."""
+        if self.kernel is not None:
+            return "with_pallas chooses"
+        if self.zero1 is not None or self.offload:
+            return "its buffers lie elsewhere than its parameters"
+        return why_not_default()
 
     def __post_init__(self) -> None:
         first_values(self.held)  # refuses two of one name

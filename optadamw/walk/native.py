@@ -3,6 +3,11 @@
 XLA's time to compile one call grows with the square of its operands, so a call has few
 leaves. It also has few bytes: in a train step without a norm XLA computes each gradient
 just before it is used, and a call needs all of its gradients at once.
+
+A call writes its parameters in place. The backward pass reads a parameter too, and XLA
+copies it unless it knows that this read comes first. A gradient of an earlier layer is
+computed after the read, because it depends on its result. A call therefore has one such
+gradient among its operands, which the kernel does not read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.random_bits import Site
 from optadamw.base.types import Array
 from optadamw.leaf.program import LeafInput
-from optadamw.native.call import Call, run
+from optadamw.native.call import Call, Calls, run
 from optadamw.native.kernel import (
     Refusal,
     arrays_of,
@@ -29,8 +33,12 @@ from optadamw.native.kernel import (
 from optadamw.walk.conditional import Outcome, Pass, always, if_step
 
 LEAVES = 32
-BYTES = 4 * 2**20
-"""The most leaves of one call, and the bytes of parameters that end a call."""
+"""The most leaves of one call."""
+SHARE = 32
+LEAST_BYTES = 2**18
+BYTES = 2**22
+"""The most bytes of parameters of a call of several leaves: a 32nd of all bytes of the
+tree, within these bounds."""
 
 
 class NoKernelError(ValueError):
@@ -75,137 +83,176 @@ def pass_by_kernels(
       NoKernelError: a leaf has no kernel under "native".
     """
     compiler = usable_compiler()
-    calls: dict[str, list[list[int]]] = {}
+    targets: dict[int, str] = {}
     refused: dict[int, str] = {}
     for number, (program, given) in enumerate(zip(key.programs, leaves, strict=True)):
         target = kernel_of(program, given, compiler)
         if isinstance(target, Refusal):
             refused[number] = target.reason
-            continue
-        batches = calls.setdefault(target.name, [[]])
-        if _is_full([leaves[i] for i in batches[-1]]):
-            batches.append([])
-        batches[-1].append(number)
+        else:
+            targets[number] = target.name
     if refused and choice == "native":
         raise NoKernelError({paths[i]: reason for i, reason in refused.items()})
-    if len(refused) == len(leaves):
+    if not targets:
         return by_xla(key, leaves)
     outcome = Outcome([None] * len(leaves), [{}] * len(leaves), None)
+    taken = list(targets)
+    own = [leaves[i] for i in taken]
+    names = list(targets.values())
+    _fill(outcome, taken, _run(choice, names, key.part(taken), own, bits, go))
     if refused:
-        numbers = list(refused)
-        others = by_xla(key.part(numbers), [leaves[i] for i in numbers])
-        for place, i in enumerate(numbers):
-            outcome.outputs[i] = others.outputs[place]
-            outcome.buffers[i] = others.buffers[place]
-    for name, batches in calls.items():
-        for batch in batches:
-            _run_batch(choice, name, batch, key, leaves, bits, go, outcome)
+        left = list(refused)
+        others = by_xla(key.part(left), [leaves[i] for i in left])
+        _fill(outcome, left, others)
     return outcome
 
 
-def _is_full(leaves: Sequence[LeafInput]) -> bool:
-    sizes = [leaf.like.size * leaf.like.dtype.itemsize for leaf in leaves]
-    return len(leaves) >= LEAVES or sum(sizes) >= BYTES
+def _fill(outcome: Outcome, numbers: Sequence[int], found: Outcome) -> None:
+    """Put the results of some leaves in their places among those of all."""
+    for place, i in enumerate(numbers):
+        outcome.outputs[i] = found.outputs[place]
+        outcome.buffers[i] = found.buffers[place]
 
 
-def _run_batch(
+def _run(
     choice: str,
-    name: str,
-    batch: Sequence[int],
+    targets: Sequence[str],
     key: Pass,
     leaves: Sequence[LeafInput],
     bits: Array,
     go: Array | None,
-    outcome: Outcome,
-) -> None:
-    """Run the leaves of one call, and put their results into `outcome`."""
-    part = key.part(batch)
-    draws = part.programs[0].draws
-    slots = [slot.name for slot in part.programs[0].slots]
-    operands: list[Any] = [jnp.ones((), bool) if go is None else go]
+) -> Outcome:
+    """Run leaves that all have kernels, whose names are `targets`."""
+    operands: list[Any] = [jnp.ones((), bool) if go is None else go, bits]
     known: dict[int, int] = {}
-    indices = []
-    for i in batch:
-        given = leaves[i]
-        if draws:
-            given = given._replace(site=Site(bits, jnp.int32(0)))
-        for scalar in scalars_of(given):
-            if id(scalar) not in known:
-                known[id(scalar)] = len(operands)
-                operands.append(scalar)
-            indices.append(known[id(scalar)])
-    kept = [arrays_of([leaves[i].buffers[slot] for slot in slots]) for i in batch]
-    form: Any = jax.tree.structure([leaves[batch[0]].buffers[slot] for slot in slots])
-    plain = _Plain(
-        key=part,
-        scalars=tuple(indices),
-        names=tuple(tuple(sorted(row)) for row in leaves[batch[0]].scalars),
-        slots=tuple(slots),
-        form=form,
-        has_scale=leaves[batch[0]].scale is not None,
-        is_gated=go is not None,
+
+    def place_of(x: Any) -> int:
+        operands.append(x)
+        return len(operands) - 1
+
+    def place_of_scalar(x: Any) -> int:
+        """Return one place for a scalar that several leaves share."""
+        return known[id(x)] if id(x) in known else known.setdefault(id(x), place_of(x))
+
+    def in_place(leaf: LeafInput, grad: int) -> LeafInput:
+        """Return a leaf with the place of each array; those that are held come last."""
+        held = [leaf.param, leaf.buffers]
+        param, buffers = jax.tree.map(place_of, held)
+        scalars = jax.tree.map(place_of_scalar, leaf.scalars)
+        scale: Any = None if leaf.scale is None else place_of_scalar(leaf.scale)
+        return LeafInput(grad, param, buffers, scalars, scale)
+
+    for leaf in leaves:
+        jax.tree.map(place_of_scalar, (leaf.scalars, leaf.scale))
+    grads = [place_of(leaf.grad) for leaf in leaves]
+    first = len(operands)
+    places = [in_place(*pair) for pair in zip(leaves, grads, strict=True)]
+    sizes = [leaf.like.size * leaf.like.dtype.itemsize for leaf in leaves]
+    ends = np.cumsum(sizes)
+    calls = tuple(
+        _call(
+            name,
+            batch,
+            key,
+            leaves,
+            places,
+            [grads[i] for i in _earlier(batch[0], ends)],
+        )
+        for name, batch in _batches(targets, sizes)
     )
-    operands += [leaves[i].grad for i in batch]
-    operands += [leaves[i].param for i in batch]
-    operands += [x for column in zip(*kept, strict=True) for x in column]
-    count = len(batch)
-    call = Call(
+    flat, form = jax.tree.flatten(places)
+    plain = _Plain(key, tuple(flat), form, is_gated=go is not None)
+    held = len(operands) - first
+    results = run(Calls(calls, held, plain, choice == "native"), operands)
+    made = [
+        jax.tree.map(lambda i: results[i - first], (x.param, x.buffers)) for x in places
+    ]
+    return Outcome([x for x, _ in made], [x for _, x in made], None)
+
+
+def _batches(
+    targets: Sequence[str], sizes: Sequence[int]
+) -> list[tuple[str, list[int]]]:
+    """Return the kernel and the leaves of each call."""
+    most = min(max(sum(sizes) // SHARE, LEAST_BYTES), BYTES)
+    batches: dict[str, list[list[int]]] = {}
+    for number, name in enumerate(targets):
+        own = batches.setdefault(name, [[]])
+        held = [sizes[i] for i in own[-1]]
+        if held and (len(held) == LEAVES or sum(held) + sizes[number] > most):
+            own.append([])
+        own[-1].append(number)
+    return [(name, batch) for name, own in batches.items() for batch in own]
+
+
+def _earlier(number: int, ends: np.ndarray) -> list[int]:
+    """Return a leaf of an earlier layer, or none for the first leaf.
+
+    The leaf lies a 32nd of all bytes before this one, which is mostly in the layer
+    before. In a tree whose order is not that of its layers, parameters are copied.
+
+    Args:
+      number: the place of a leaf.
+      ends: the sums of the bytes of all leaves up to each leaf.
+    """
+    if number == 0:
+        return []
+    place = max(0, ends[number - 1] - ends[-1] // SHARE)
+    return [min(int(np.searchsorted(ends, place, "right")), number - 1)]
+
+
+def _call(
+    name: str,
+    batch: Sequence[int],
+    key: Pass,
+    leaves: Sequence[LeafInput],
+    places: Sequence[LeafInput],
+    after: Sequence[int],
+) -> Call:
+    """Return the call for some leaves, which waits for the operands `after`."""
+    programs = [key.programs[i] for i in batch]
+    own = [places[i] for i in batch]
+    bits = [1] if programs[0].draws else []
+    rows = [[*scalars_of(x), *bits] for x in own]
+    used = list(dict.fromkeys(i for row in rows for i in row))
+    held = [
+        [x.param, *arrays_of([x.buffers[slot.name] for slot in program.slots])]
+        for program, x in zip(programs, own, strict=True)
+    ]
+    columns = [i for column in zip(*held, strict=True) for i in column]
+    return Call(
         target=name,
-        leaves=count,
-        held=1 + form.num_leaves,
-        scalars=tuple(indices),
-        positions=part.positions,
+        operands=(0, *used, *after, *(x.grad for x in own), *columns),
+        leaves=len(batch),
+        held=len(held[0]),
+        scalars=tuple(1 + used.index(i) for row in rows for i in row),
+        positions=tuple(key.positions[i] for i in batch),
         inner=tuple(
             stride_of(program, leaves[i].param)
-            for program, i in zip(part.programs, batch, strict=True)
+            for program, i in zip(programs, batch, strict=True)
         ),
-        plain=plain,
-        is_forced=choice == "native",
     )
-    results = run(call, operands)
-    for place, i in enumerate(batch):
-        made = results[place::count]
-        outcome.outputs[i] = made[0]
-        outcome.buffers[i] = dict(zip(slots, form.unflatten(made[1:]), strict=True))
 
 
 @dataclass(frozen=True)
 class _Plain:
-    """XLA's code for the leaves of a call, with the operands of the call."""
+    """XLA's code for a pass by kernels, with the operands of the pass."""
 
     key: Pass
-    scalars: tuple[int, ...]
-    """For each leaf the operands that are its scalars."""
-    names: tuple[tuple[str, ...], ...]
-    """The names of the scalars of each rule; the leaves of a call have the same."""
-    slots: tuple[str, ...]
+    places: tuple[int, ...]
+    """The operands that are the arrays of the leaves."""
     form: Any
-    """The structure of the buffers of a leaf: an array each, or codes and scales."""
-    has_scale: bool
+    """The structure of the leaves."""
     is_gated: bool
 
     def __call__(self, *operands: Any) -> list[Any]:
-        count = len(self.key.programs)
-        first = len(operands) - count * (2 + self.form.num_leaves)
-        grads, params, *buffers = np.arange(first, len(operands)).reshape(-1, count)
-        each = len(self.scalars) // count
-        bits = jnp.zeros((), jnp.uint32)
-        leaves = []
-        for i in range(count):
-            own = [operands[j] for j in self.scalars[i * each : (i + 1) * each]]
-            if self.key.programs[0].draws:
-                bits = own.pop()
-            scale = own.pop() if self.has_scale else None
-            numbers = iter(own)
-            rows = tuple({name: next(numbers) for name in row} for row in self.names)
-            arrays = [operands[places[i]] for places in buffers]
-            held = dict(zip(self.slots, self.form.unflatten(arrays), strict=True))
-            grad, param = operands[grads[i]], operands[params[i]]
-            leaves.append(LeafInput(grad, param, held, rows, scale))
+        leaves = self.form.unflatten([operands[i] for i in self.places])
+        go, bits = operands[:2]
         if self.is_gated:
-            made = if_step(self.key, leaves, bits, None, operands[0], None)
+            made = if_step(self.key, leaves, bits, None, go, None)
         else:
             made = always(self.key, leaves, bits)
-        kept = [arrays_of([row[slot] for slot in self.slots]) for row in made.buffers]
-        columns = zip(*kept, strict=True)
-        return [x for column in (made.outputs, *columns) for x in column]
+        places = [(x.param, x.buffers) for x in self.form.unflatten(self.places)]
+        made = list(zip(made.outputs, made.buffers, strict=True))
+        pairs = zip(jax.tree.leaves(places), jax.tree.leaves(made), strict=True)
+        return [x for _, x in sorted(pairs, key=lambda pair: pair[0])]

@@ -100,7 +100,7 @@ def test_an_unknown_argument_is_one_line(argument, capsys):
 
 def test_kernels_and_why_there_are_none(monkeypatch):
     for value, text in (
-        ("", "possible: native ("),
+        ("", "on: native ("),
         ("1", "on: native ("),
         ("0", "off: XLA (OPTADAMW_NATIVE=0)"),
     ):

@@ -65,6 +65,15 @@ def test_divided_arrays_are_stepped_by_xla(kind, inside):
             jax.jit(step_of("native")[1]).lower(params, state, params)
 
 
+def test_by_default_steps_are_those_of_xla():
+    """Also those of one device: how arrays lie is not known when a step is traced."""
+    tx, plain = step_of(None)
+    params = {"w": jnp.ones((16, 12))}
+    made = compiled(plain, params, tx.init(params), params)
+    assert "optadamw_" not in made.as_text()
+    assert optadamw.describe(tx, params).endswith("\npass: XLA (8 devices)")
+
+
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_kernels_run_inside_shard_map(kind):
     mesh, params = sharded(kind)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from optadamw.adamw import adamw
 from optadamw.base.version import __version__
-from optadamw.native.kernel import is_default
+from optadamw.native.kernel import why_not_default
 from optadamw.reports.describe import describe
 
 Line = tuple[str, str]
@@ -97,9 +97,10 @@ def _kernels() -> str:
     runs = line.removeprefix("pass: ")
     if not runs.startswith("native"):
         return f"off: {runs}"
-    if is_default():
+    reason = why_not_default()
+    if reason is None:
         return f"on: {runs}, by default"
-    return f"possible: {runs}, where the option kernel asks for it"
+    return f"possible: {runs}, where the option kernel asks for it ({reason})"
 
 
 def _in_place() -> str:

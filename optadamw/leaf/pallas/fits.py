@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from optadamw.base.numerics import compute_dtype, is_complex
 from optadamw.leaf.pallas.tiles import THREADS, Target
 from optadamw.leaf.program import Program
-from optadamw.rules.rule import Rule
 from optadamw.store.block_code import ROWS
 from optadamw.store.blockwise import BlockStore
 
@@ -27,7 +26,7 @@ def why_whole(target: Target, program: Program, param: Any) -> str | None:
         return "with_pallas(enabled=False)"
     if program.kernel is None and not gains(target, program):
         return "XLA reads and writes its bytes once"
-    foreign = [rule for rule in program.rules if not _is_own(rule)]
+    foreign = program.foreign
     if program.kernel is None and foreign:
         return f"{foreign[0].verb} is no rule of this library: use with_pallas"
     return _why_none(program, param) or _why_not(target, program, param)
@@ -89,8 +88,3 @@ def gains(target: Target, program: Program) -> bool:
         return True
     draws = any(store.draws and store.is_lossy for store in stores)
     return target == "tpu" and (draws or bool(program.commit.slots))
-
-
-def _is_own(rule: Rule) -> bool:
-    """Return whether a rule is from this library, whose kernels are tested."""
-    return type(rule).__module__.partition(".")[0] == "optadamw"

@@ -1,8 +1,8 @@
 /* The handler of one kernel. It runs the kernel on many leaves, in place, in chunks on
    the threads of XLA's own pool.
 
-   Arguments: `go`; scalars; the gradients of the n leaves; their parameters; each of
-   their buffers, n at a time. Results: all but the first, in their place. Attributes:
+   Arguments: `go`; scalars; arrays that no kernel reads; the gradients of the n leaves;
+   their parameters; each of their buffers, n at a time. Results: all but the first, in their place. Attributes:
    `scalars`, for each leaf the arguments that are its scalars; `positions`, the place
    of each leaf in its tree; `inner`, the elements of each leaf between two neighbours
    in a block.

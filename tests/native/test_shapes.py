@@ -1,0 +1,75 @@
+"""A rule that computes with the shape of a parameter is left to XLA."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import optadamw
+from optadamw import custom
+from optadamw.leaf.program import Program
+from optadamw.reports.cpu_pass import reasons_for_xla
+from tests.native import running
+from tests.support import trajectories, trees
+from tests.support.transformations import ROWS, over
+
+pytestmark = running.needs_compiler
+
+
+@dataclass(frozen=True)
+class OfShape(custom.Rule):
+    """A rule that multiplies the update by a number that `choose` makes of a shape."""
+
+    stage: ClassVar[custom.Stage] = custom.Stage.CAUTION
+    verb: ClassVar[str] = "scale_by_shape"
+    kind: str
+
+    def apply(self, leaf, scalars):
+        x = leaf.value()
+        made = {
+            "rank": lambda: x if x.ndim < 2 else x * 2,
+            "length": lambda: x * (1 / x.shape[0]),
+            "elements": lambda: x if x.size % 2 else -x,
+            "operand": lambda: x * (leaf.param if x.shape[0] == 3 else leaf.gradient),
+            "error": lambda: x.reshape(3, 4) if x.size == 12 else x.reshape(7),
+            "alike": lambda: jnp.where(x > 0, jnp.reshape(x, x.shape), -x),
+        }[self.kind]()
+        return leaf._replace(numerator=made.reshape(x.shape), denominator=None)
+
+
+def chain(kind, kernel):
+    rate = optadamw.scale_by_learning_rate(1e-2)
+    made = optadamw.chain(custom.atom(OfShape(kind)), rate)
+    return optadamw.with_kernels(made, kernel)
+
+
+@pytest.mark.parametrize("kind", ["rank", "length", "elements", "operand", "error"])
+def test_it_is_not_run_by_a_kernel_of_another_shape(kind):
+    shape = (12,) if kind == "rank" else (3, 4)
+    params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(shape)}
+    auto, xla, native = (chain(kind, k) for k in ("auto", "xla", "native"))
+    state = xla.init(params)
+    ends = [jax.jit(tx.step)(params, state, params) for tx in (auto, xla)]
+    trees.assert_same_bits(*ends)
+    with pytest.raises(ValueError, match="scale_by_shape computes with the shape of"):
+        native.step(params, state, params)
+
+
+def test_other_rules_of_a_user_are():
+    shapes = {"s": (), "one": (1,), "row": (1, 7), "cube": (3, 2, 2)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    native = chain("alike", "native")
+    ends = native.step(params, native.init(params), params)
+    assert jax.tree.all(jax.tree.map(lambda x: bool((x < 1).all()), ends[0]))
+
+
+@over(ROWS)
+def test_rules_of_the_library_compute_alike_for_every_shape(row, monkeypatch):
+    """Each row has the kernels that it would have if its rules were a user's own."""
+    composition = row.make().recipe.composition
+    params = trees.normal(trajectories.kinds_of(row), seed=0)
+    reasons = [reasons_for_xla(composition, params)]
+    monkeypatch.setattr(Program, "foreign", property(lambda program: program.rules))
+    assert reasons_for_xla(composition, params) == reasons[0]
