@@ -72,8 +72,7 @@ def _transformation(config: Config, options: Mapping[str, Any]) -> Any:
         ema_decay=config.ema_decay,
         accumulate_steps=config.accumulate_steps,
         skip_nonfinite=config.guard or None,
-        # XLA's own code, one program on all devices, unless kernels are asked for.
-        **({"kernel": "xla"} | dict(options)),
+        **options,
     )
 
 
