@@ -16,6 +16,7 @@ from benchmarks.compiled import PHASES
 from benchmarks.picture import NAMES
 from benchmarks.precision.report import table
 from benchmarks.ratios import Spread, per_round, spread
+from benchmarks.topology import table as topology
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -40,6 +41,18 @@ _FORMS = {
     '`precision="compact"`': ("optadamw+compact+native", "optadamw+compact+xla"),
 }
 
+_PRECISIONS = {
+    '`"full"`': ("float32", 4, "optadamw", "adamw"),
+    '`"mixed"`': ("bfloat16", 2, "optadamw+mixed", "mixed"),
+    '`"compact"`': ("bfloat16", 2, "optadamw+compact", "compact"),
+    "`optax.adamw`": ("bfloat16", 2, None, "bfloat16, Optax"),
+}
+"""For each form: dtype and bytes of parameters, and who has it on CPU and elsewhere."""
+_DEVICES = {
+    f"{kind}:{shape}, jax 0.10.2": kind
+    for kind, shape in (("v5e", "1x1"), ("v6e", "1x1"), ("h100", "1x1x1"))
+}
+
 Report = Mapping[str, Any]
 
 
@@ -57,6 +70,30 @@ def compared(large: Report) -> str:
     label = "temporaries with clip, relative to the parameters' bytes"
     rows.append((label, *(_temporaries(clip, name) for name in names)))
     return table(("", *(NAMES[name] for name in names)), rows)
+
+
+def memory(precision: Report) -> str:
+    """Sets bytes per parameter: kept, at the peak of a step, and moved by a step."""
+    (case,) = precision["cases"]
+    elsewhere = topology.read()
+    rows = []
+    for label, (dtype, width, here, there) in _PRECISIONS.items():
+        found = {kind: elsewhere[name][there] for name, kind in _DEVICES.items()}
+        kept = {f"{one['argument_bytes'] - width:.2f}" for one in found.values()}
+        (text,) = kept  # the arrays of a step are those of every backend
+        peaks = [one["argument_bytes"] + one["temporaries"] for one in found.values()]
+        on_cpu = "-"
+        if here is not None:
+            ours = case["contenders"][here]
+            taken = ours["donated_bytes"] + ours["temporary_bytes"]
+            on_cpu = f"{width + taken / case['parameters']:.1f}"
+        cells = [f"{peak:.1f}" for peak in peaks]
+        cells += [f"{one['bytes']:.1f}" for one in found.values()]
+        rows.append((label, dtype, text, on_cpu, *cells))
+    kinds = [kind.replace("h", "H") for kind in _DEVICES.values()]
+    peaks = [f"peak: {kind}" for kind in ("CPU", *kinds)]
+    moved = [f"moved: {kind}" for kind in kinds]
+    return table(("`precision=`", "parameters", "kept", *peaks, *moved), rows)
 
 
 def steps(native: Report) -> str:
@@ -115,6 +152,7 @@ def building(compiled: Report) -> str:
 
 TABLES: dict[tuple[str, str], tuple[Callable[[Report], str], str]] = {
     ("README.md", "compared"): (compared, "cpu-large"),
+    ("README.md", "memory"): (memory, "cpu-precision"),
     ("docs/guides/native.md", "steps"): (steps, "cpu-native"),
     ("docs/guides/native.md", "windows"): (windows, "cpu-native-apply"),
     ("docs/guides/native.md", "forms"): (forms, "cpu-native-precision"),

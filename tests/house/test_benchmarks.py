@@ -243,7 +243,6 @@ def test_memory_is_that_of_jit_step() -> None:
         weight_decay=config.weight_decay,
         skip_nonfinite=True,
         stats=True,
-        kernel="xla",
     )
     state = jax.eval_shape(tx.init, _TREE)
     memory = tx.jit_step.lower(_TREE, state, _TREE).compile().memory_analysis()
