@@ -4,6 +4,7 @@
 its `state.py`.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -276,6 +277,19 @@ def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:
         maximize=bare.negated or None,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def unstated(plan: Plan) -> dict[str, float]:
+    """Return the options that TO holds and nobody stated: the defaults of `adamw`."""
+    form = FORMS.get(plan.target)
+    if form is None or not form.is_state_dict:
+        return {}
+    defaults = inspect.signature(adamw).parameters
+    return {
+        name: defaults[name].default
+        for name in ("b1", "b2", "eps", "weight_decay")
+        if getattr(plan, name) is None
+    }
 
 
 def summary(bare: Bare) -> list[tuple[str, str, str]]:

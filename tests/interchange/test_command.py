@@ -106,6 +106,20 @@ def test_to_our_checkpoint_and_from_it(target, tmp_path, capsys):
         trees.assert_same_bits(back, state)
 
 
+def test_options_that_nobody_stated_are_reported(tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    checkpoint.save(tmp_path / "own.npz", tx, state, params)
+    words = ("optadamw", tmp_path / "own.npz", "--to", "torch", "--force")
+    words += ("--to-names", tmp_path / "names.json", "--learning-rate", 0.5)
+    words += ("--params", tmp_path / "own.npz", "--out", tmp_path / "x.npz")
+    assert convert(*words, "--b1", 0.8) == 0
+    told = "not in FROM, so as by default: --b2 0.999, --eps 1e-08, --weight-decay"
+    assert told in capsys.readouterr().out
+    numbers = ("--b1", 0.8, "--b2", 0.9, "--eps", 1e-6, "--weight-decay", 0.1)
+    assert convert(*words, *numbers) == 0
+    assert "by default" not in capsys.readouterr().out
+
+
 def test_our_checkpoint_of_the_other_maximum(tmp_path, capsys):
     tx, params, state = prepared(tmp_path, amsgrad="corrected")
     checkpoint.save(tmp_path / "own.npz", tx, state, params)

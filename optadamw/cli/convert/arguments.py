@@ -120,7 +120,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--weight-decay", "which groups of PyTorch hold"),
     ):
         parser.add_argument(
-            name, type=float, metavar="X", help=f"{text} (default: as in FROM)"
+            name,
+            type=float,
+            metavar="X",
+            help=f"{text} (default: as in FROM, or as in adamw)",
         )
     parser.add_argument(
         "--no-limit",

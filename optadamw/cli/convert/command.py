@@ -17,6 +17,7 @@ from optadamw.dialects.conversion import (
     open_state,
     read_state,
     summary,
+    unstated,
     with_numbers,
     write_state,
 )
@@ -99,6 +100,9 @@ def _table(
         lines.append(f"  found under '{found_at}', the only state dict in the file")
     if ordered_by is not None:
         lines.append(f"  order of the parameters by {ordered_by}")
+    if taken := unstated(plan):
+        options = (f"--{name.replace('_', '-')} {x:g}" for name, x in taken.items())
+        lines.append(f"  not in FROM, so as by default: {', '.join(options)}")
     for name, count, size in rows:
         line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
         lines.append(line.rstrip())

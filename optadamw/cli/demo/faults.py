@@ -24,7 +24,8 @@ from optadamw.cli.demo.training import Epoch, Place, epochs, start
 OPTAX, GUARDED = "optax.adamw", "optadamw.adamw(skip_nonfinite=True)"
 
 _QUESTION = (
-    "In the middle of two equal trainings one element of one gradient becomes NaN. "
+    "Two trainings see the same batches, one with optax.adamw, one with a guard, a "
+    "clip and an average. Halfway, one element of one gradient becomes NaN in both. "
     "Then the guarded training runs once more in a process of its own, which is killed "
     "in the middle of an epoch. A new process continues it from its last checkpoint."
 )
