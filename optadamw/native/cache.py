@@ -64,7 +64,9 @@ def _folders() -> Iterator[Path]:
     elif os.environ.get("XDG_CACHE_HOME"):
         yield Path(os.environ["XDG_CACHE_HOME"]) / "optadamw"
     else:
-        yield Path(os.path.expanduser("~")) / ".cache" / "optadamw"
+        home = Path(os.path.expanduser("~"))
+        if home.is_absolute():  # otherwise this user has none
+            yield home / ".cache" / "optadamw"
     yield _folder_of_this_process()
 
 

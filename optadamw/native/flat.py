@@ -255,7 +255,10 @@ def _constant(value: Any) -> Constant:
 
 
 def _dtype(aval: Any) -> np.dtype:
-    return np.dtype(aval.dtype)
+    try:
+        return np.dtype(aval.dtype)
+    except TypeError:  # a key of jax.random
+        raise Unsupported(f"a rule computes with {aval.dtype}") from None
 
 
 def _check(name: str, aval: Any, block: int) -> None:

@@ -2,7 +2,9 @@
 
 A kernel in C is traced once, for one shape, and runs leaves of every shape. A rule of a
 user may compute with the shape: `1 / leaf.param.shape[0]`, or `if leaf.param.ndim > 1`.
-Its operations then differ between the two shapes.
+Its operations then differ between the two shapes. It may also count the elements of an
+axis (`jnp.tril`, `jnp.arange`) or reduce an axis: these operations look alike for every
+shape, and no rule with them has a kernel.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,11 @@ def depends_on_shape(
         own, other = (_operations(program, given, x) for x in (given.like.shape, shape))
     except Exception:  # a rule may raise any; XLA's path raises it again
         return True
-    return own != other
+    return own != other or any(_is_along_an_axis(name) for name, *_ in own[0])
+
+
+def _is_along_an_axis(name: str) -> bool:
+    return name == "iota" or (name.startswith("reduce_") and name != "reduce_precision")
 
 
 def _operations(

@@ -33,6 +33,10 @@ class OfShape(custom.Rule):
             "length": lambda: x * (1 / x.shape[0]),
             "elements": lambda: x if x.size % 2 else -x,
             "operand": lambda: x * (leaf.param if x.shape[0] == 3 else leaf.gradient),
+            "triangle": lambda: jnp.tril(x),
+            "places": lambda: x * jnp.arange(x.shape[0])[:, None],
+            "rows": lambda: x - jnp.max(x, axis=-1, keepdims=True),
+            "sum": lambda: x - jnp.sum(x, axis=0, keepdims=True),
             "error": lambda: x.reshape(3, 4) if x.size == 12 else x.reshape(7),
             "alike": lambda: jnp.where(x > 0, jnp.reshape(x, x.shape), -x),
         }[self.kind]()
@@ -45,7 +49,11 @@ def chain(kind, kernel):
     return optadamw.with_kernels(made, kernel)
 
 
-@pytest.mark.parametrize("kind", ["rank", "length", "elements", "operand", "error"])
+KINDS = ["rank", "length", "elements", "operand", "error"]
+KINDS += ["triangle", "places", "rows", "sum"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_is_not_run_by_a_kernel_of_another_shape(kind):
     shape = (12,) if kind == "rank" else (3, 4)
     params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(shape)}
@@ -55,6 +63,25 @@ def test_it_is_not_run_by_a_kernel_of_another_shape(kind):
     trees.assert_same_bits(*ends)
     with pytest.raises(ValueError, match="scale_by_shape computes with the shape of"):
         native.step(params, state, params)
+
+
+def test_random_keys_are_left_to_xla():
+    @dataclass(frozen=True)
+    class Noise(custom.Rule):
+        stage: ClassVar[custom.Stage] = custom.Stage.CAUTION
+        verb: ClassVar[str] = "add_noise"
+
+        def apply(self, leaf, scalars):
+            x = leaf.value()
+            noise = jax.random.normal(jax.random.key(0), x.shape, x.dtype)
+            return leaf._replace(numerator=x + noise, denominator=None)
+
+    rate = optadamw.scale_by_learning_rate(1e-2)
+    plain = optadamw.chain(custom.atom(Noise()), rate)
+    params = {"w": jnp.ones((3, 4))}
+    auto, xla = (optadamw.with_kernels(plain, kernel) for kernel in ("auto", "xla"))
+    ends = [jax.jit(tx.step)(params, tx.init(params), params) for tx in (auto, xla)]
+    trees.assert_same_bits(*ends)
 
 
 def test_other_rules_of_a_user_are():
