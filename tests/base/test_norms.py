@@ -93,7 +93,7 @@ def test_two_sums_in_one_pass_except_on_the_cpu():
 
 def test_the_cpu_reads_a_leaf_once():
     """The compiled module has two reductions of a leaf: one in the rare branch."""
-    tx = optadamw.adamw(1e-3, clip_global_norm=1.0)
+    tx = optadamw.adamw(1e-3, clip_global_norm=1.0, kernel="xla")
     params = {"w": jnp.ones((64, 128))}
     compiled = tx.jit_step.lower(params, tx.init(params), params).compile()
     branches, _, entry = compiled.as_text().partition("\nENTRY ")

@@ -116,7 +116,9 @@ def test_every_configuration_is_measured_as_planned(config: str) -> None:
         assert not {"absent", "refused"} & set(figures), (name, figures)
         assert ("step_s" in figures) == ("steps" in plan.parts)
         assert ("trace_s" in figures) == ("compilation" in plan.parts)
-        assert figures["aliased_bytes"] == figures["donated_bytes"]
+        # The flag of apply_if_finite does not take the place of the old one.
+        flag = name == "optax" and config == "clip-ema-guard"
+        assert figures["aliased_bytes"] == figures["donated_bytes"] - flag
         is_checked = "steps" in plan.parts and name not in ("add", "read")
         assert ("check" in figures) == is_checked
     text = report.case(case)
