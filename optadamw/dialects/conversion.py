@@ -4,15 +4,11 @@
 its `state.py`.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
 
 from optadamw.adamw import adamw
 from optadamw.base.errors import invalid, near
@@ -277,29 +273,3 @@ def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:
         maximize=bare.negated or None,
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-def unstated(plan: Plan) -> dict[str, float]:
-    """Return the options that TO holds and nobody stated: the defaults of `adamw`."""
-    form = FORMS.get(plan.target)
-    if form is None or not form.is_state_dict:
-        return {}
-    defaults = inspect.signature(adamw).parameters
-    return {
-        name: defaults[name].default
-        for name in ("b1", "b2", "eps", "weight_decay")
-        if getattr(plan, name) is None
-    }
-
-
-def summary(bare: Bare) -> list[tuple[str, str, str]]:
-    """List the contents of a State: field, number of arrays or value, bytes."""
-    rows = [("step", f"{int(jnp.asarray(bare.state.step)):,}", "")]
-    for name, value in zip(State._fields[1:], bare.state[1:], strict=True):
-        if isinstance(value, Mapping):
-            count = f"{len(value)} array{'' if len(value) == 1 else 's'}"
-            size = sum(np.asarray(array).nbytes for array in value.values())
-            rows.append((name, count, f"{size:,} bytes"))
-        elif name in ("micro_step", "loss_scale") and value is not None:
-            rows.append((name, f"{np.asarray(value).item():g}", ""))
-    return rows

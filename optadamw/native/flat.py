@@ -255,10 +255,9 @@ def _constant(value: Any) -> Constant:
 
 
 def _dtype(aval: Any) -> np.dtype:
-    try:
-        return np.dtype(aval.dtype)
-    except TypeError:  # a key of jax.random
-        raise Unsupported(f"a rule computes with {aval.dtype}") from None
+    if not isinstance(aval.dtype, np.dtype):  # a key of jax.random
+        raise Unsupported(f"a rule computes with {aval.dtype}")
+    return np.dtype(aval.dtype)
 
 
 def _check(name: str, aval: Any, block: int) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.cli.convert.arguments import BUFFERS
+from optadamw.cli.convert.table import table
 from optadamw.dialects.conversion import (
     check_patterns,
     open_state,
     read_state,
-    summary,
-    unstated,
     with_numbers,
     write_state,
 )
@@ -55,7 +54,7 @@ def run(options: Namespace) -> int:
         write_state(plan, bare, options.out, params)
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failed(for_command(str(error), is_leaving), 1)
-    print(_table(plan, options.out, bare, opened.found_at, ordered_by))
+    print(table(plan, options.out, bare, opened.found_at, ordered_by))
     return 0
 
 
@@ -88,25 +87,6 @@ def _names(path: Path | None) -> Any:
     if not isinstance(found, list | dict):
         raise ValueError(f"'{path}' must hold a list or a mapping of names.")
     return found
-
-
-def _table(
-    plan: Plan, out: Path, bare: Any, found_at: str | None, ordered_by: str | None
-) -> str:
-    rows = summary(bare)
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    lines = [f"{plan.source} -> {plan.target}"]
-    if found_at is not None:
-        lines.append(f"  found under '{found_at}', the only state dict in the file")
-    if ordered_by is not None:
-        lines.append(f"  order of the parameters by {ordered_by}")
-    if taken := unstated(plan):
-        options = (f"--{name.replace('_', '-')} {x:g}" for name, x in taken.items())
-        lines.append(f"  not in FROM, so as by default: {', '.join(options)}")
-    for name, count, size in rows:
-        line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
-        lines.append(line.rstrip())
-    return "\n".join([*lines, f"Written: {out}"])
 
 
 def _failed(message: str, status: int) -> int:

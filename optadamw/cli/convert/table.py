@@ -1,0 +1,61 @@
+"""The report of `optadamw convert`."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from optadamw.adamw import adamw
+from optadamw.dialects.conversion import FORMS
+from optadamw.dialects.files.checkpoints import Bare
+from optadamw.dialects.states.form import Plan
+from optadamw.store.state import State
+
+
+def table(
+    plan: Plan, out: Path, bare: Any, found_at: str | None, ordered_by: str | None
+) -> str:
+    """Say what was written: the fields of the state, and what nobody stated."""
+    rows = _summary(bare)
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{plan.source} -> {plan.target}"]
+    if found_at is not None:
+        lines.append(f"  found under '{found_at}', the only state dict in the file")
+    if ordered_by is not None:
+        lines.append(f"  order of the parameters by {ordered_by}")
+    if taken := _unstated(plan):
+        options = (f"--{name.replace('_', '-')} {x:g}" for name, x in taken.items())
+        lines.append(f"  not in FROM, so as by default: {', '.join(options)}")
+    for name, count, size in rows:
+        line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
+        lines.append(line.rstrip())
+    return "\n".join([*lines, f"Written: {out}"])
+
+
+def _unstated(plan: Plan) -> dict[str, float]:
+    """Return the options that TO holds and nobody stated: the defaults of `adamw`."""
+    form = FORMS.get(plan.target)
+    if form is None or not form.is_state_dict:
+        return {}
+    defaults = inspect.signature(adamw).parameters
+    return {
+        name: defaults[name].default
+        for name in ("b1", "b2", "eps", "weight_decay")
+        if getattr(plan, name) is None
+    }
+
+
+def _summary(bare: Bare) -> list[tuple[str, str, str]]:
+    """List the contents of a State: field, number of arrays or value, bytes."""
+    rows = [("step", f"{int(jnp.asarray(bare.state.step)):,}", "")]
+    for name, value in zip(State._fields[1:], bare.state[1:], strict=True):
+        if isinstance(value, Mapping):
+            count = f"{len(value)} array{'' if len(value) == 1 else 's'}"
+            size = sum(np.asarray(array).nbytes for array in value.values())
+            rows.append((name, count, f"{size:,} bytes"))
+        elif name in ("micro_step", "loss_scale") and value is not None:
+            rows.append((name, f"{np.asarray(value).item():g}", ""))
+    return rows
