@@ -17,14 +17,18 @@ LABELS: dict[Method, str] = {
 }
 
 _QUESTION = (
-    "The paper that introduced AdamW (Loshchilov and Hutter, arXiv 1711.05101, figures "
-    "1 and 2) draws the test error over a grid of learning rates and weight decays. "
-    "With L2 regularization, Adam divides the decay by the same root as the gradient, "
-    "and both hyperparameters must be searched together. Decoupled decay acts on the "
-    "weight itself. This is that experiment in small: a network whose layers are "
+    "The paper that introduced AdamW (Loshchilov and Hutter, arXiv 1711.05101, "
+    "figures 1 and 2) draws the test error over a grid of learning rates and weight "
+    "decays. With L2 regularization, Adam divides the decay by the same root as the "
+    "gradient, and both hyperparameters must be searched together. Decoupled decay "
+    "acts on the weight itself. With u for Adam's direction, the first map adds decay"
+    " * p to the gradient; the second computes p - rate * u - schedule * decay * p, "
+    "where the schedule falls from 1 to 0; the third computes p - rate * u - rate * "
+    "decay * p. This is that experiment in small: a network whose layers are "
     "normalized, as the paper's are, trained on 200 handwritten digits and tested on "
-    "1,597 others. Each map is one program, in which jax.vmap trains all rates, decays "
-    "and seeds at once; every hyperparameter of optadamw may be a traced array."
+    "1,597 others. Each map is one program, in which jax.vmap trains all rates, "
+    "decays and seeds at once; every hyperparameter of optadamw may be a traced "
+    "array."
 )
 
 
