@@ -8,14 +8,14 @@ again and compares.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compiled import PHASES
-from benchmarks.picture import NAMES
+from benchmarks.picture import NAMES, milliseconds
 from benchmarks.precision.report import table
-from benchmarks.ratios import Spread, per_round, spread
+from benchmarks.ratios import Spread, per_round
 from benchmarks.topology import table as topology
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def compared(large: Report) -> str:
     names = [name for name in NAMES if all(name in c for c in cases.values())]
     rows = []
     for config, contenders in cases.items():
-        times = [1e3 * _median(contenders[name]["step_s"]) for name in names]
+        times = [milliseconds(contenders[name]) for name in names]
         cells = [f"{time:.1f}" for time in times]
         cells[times.index(min(times))] = f"**{cells[times.index(min(times))]}**"
         rows.append((_CONFIGS[config], *cells))
@@ -186,10 +186,6 @@ def main() -> None:
     for page, name in TABLES:
         path = ROOT / page
         path.write_text(replaced(path.read_text(), name, printed(page, name)))
-
-
-def _median(turns: Sequence[Sequence[float]]) -> float:
-    return spread([spread(turn).median for turn in turns]).median
 
 
 def _stepped(figures: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ again and compares every byte.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -113,6 +114,12 @@ def main() -> None:
         (PICTURES / f"compared-{name}.svg").write_text(draw(colors), encoding="utf-8")
 
 
+def milliseconds(contender: Mapping[str, Any]) -> float:
+    """Return the median time of a step in a result: of the medians of all turns."""
+    turns = contender["step_s"]
+    return 1e3 * float(np.median([np.median(turn) for turn in turns]))
+
+
 def _cases(name: str) -> list[dict[str, Any]]:
     return json.loads((RESULTS / f"{name}.json").read_text())["cases"]
 
@@ -122,8 +129,7 @@ def _times(title: str, case: dict[str, Any]) -> Panel:
     for name, label in NAMES.items():
         if name not in case["contenders"]:
             continue
-        turns = case["contenders"][name]["step_s"]
-        value = 1e3 * float(np.median([np.median(turn) for turn in turns]))
+        value = milliseconds(case["contenders"][name])
         bars.append((label, value, f"{value:.1f}", name == "optadamw"))
     return Panel(title, tuple(bars))
 

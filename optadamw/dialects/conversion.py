@@ -118,8 +118,9 @@ def read_state(
         every = plan.accumulate or bare.every
         return bare._replace(state=state, maximum=maximum, every=every)
     _check_order(form, plan.names, saved, params, "--names")
-    if plan.target == "timm":
-        timm.refuse_lost(_groups(saved))
+    target = FORMS.get(plan.target)
+    if target is not None and target.refuses is not None:
+        target.refuses(_groups(saved))
     state = form.reads(
         form.opened(saved),
         params,

@@ -127,6 +127,20 @@ def refuse_varying(name: str, value: Any) -> None:
         )
 
 
+def varying_norms(
+    leaves: Sequence[LeafInput], axes: Sequence[Sequence[str]] | None
+) -> frozenset[str]:
+    """Return the axes over which norms of leaves differ, after their sums over `axes`.
+
+    Args:
+      leaves: the leaves of the norms.
+      axes: the axes over which the norm of each leaf is summed; None: over none.
+    """
+    over = axes or ((),) * len(leaves)
+    left = [varying(leaf) - set(own) for leaf, own in zip(leaves, over, strict=True)]
+    return frozenset().union(*left)
+
+
 def summed(x: Any, axes: Iterable[str]) -> Any:
     """Return the sum of `x` over the devices of these axes."""
     names = tuple(axes)

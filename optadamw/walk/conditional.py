@@ -24,7 +24,7 @@ from optadamw.base.varying import made_varying, varying
 from optadamw.leaf.barrier import materialized
 from optadamw.leaf.pallas.run import run
 from optadamw.leaf.program import LeafInput, Program
-from optadamw.walk.axes import summed
+from optadamw.walk.axes import summed, varying_norms
 from optadamw.walk.offload import on_device, on_host
 from optadamw.walk.zero1 import LeafLayout
 
@@ -197,9 +197,7 @@ def _as_measured(
     """Return the norms that stand for those of a step, of the type of its norms."""
     if measured is None:
         return None
-    over = key.axes or ((),) * len(leaves)
-    left = [varying(leaf) - set(axes) for leaf, axes in zip(leaves, over, strict=True)]
-    return made_varying(measured, varying(go).union(*left))
+    return made_varying(measured, varying(go) | varying_norms(leaves, key.axes))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -23,11 +23,11 @@ from optadamw.base.numerics import (
 )
 from optadamw.base.reproducible import Squares, largest, root_of, squares_of
 from optadamw.base.types import Array
-from optadamw.base.varying import made_varying, varying
+from optadamw.base.varying import made_varying
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.rules.rule import Rule, Stage
-from optadamw.walk.axes import summed
+from optadamw.walk.axes import summed, varying_norms
 from optadamw.walk.inputs import Inputs, Key
 from optadamw.walk.offload import on_device
 from optadamw.walk.plan import LeafPlan
@@ -186,12 +186,10 @@ def _tree_norms(
 
     if is_due is None:
         return measured()
-    reach = axes or ((),) * len(leaves)
-    left = [varying(x) - set(over) for x, over in zip(leaves, reach, strict=True)]
 
     def none() -> Array:
         zeros = jnp.zeros(1 + len(groups), widest)
-        return made_varying(zeros, frozenset().union(*left))
+        return made_varying(zeros, varying_norms(leaves, axes))
 
     return lax.cond(is_due, measured, none)
 

@@ -221,7 +221,7 @@ def _is_spec(node: Any) -> bool:
 
 @dataclass(frozen=True)
 class Family:
-    """What trees share that are compiled to the same programs."""
+    """A set of options and leaf types; all random trees of a family share programs."""
 
     chain: Chain
     is_near: dict[str, bool]

@@ -1,4 +1,4 @@
-"""Where nobody chose, a step runs by kernels, and silently by XLA without them."""
+"""A step runs by kernels by default, or by XLA without a message if there are none."""
 
 import os
 import subprocess

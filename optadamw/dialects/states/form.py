@@ -87,6 +87,8 @@ class Form:
     """The arguments that only this `from_` function has."""
     to_write: Callable[[Plan], Mapping[str, Any]] = nothing
     """The arguments that only this `to_` function has."""
+    refuses: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
+    """Refuses the groups of a state with options that the command would not write."""
 
     @property
     def name(self) -> str:

@@ -90,4 +90,11 @@ def refuse_lost(groups: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-FORM = Form(PEER, from_timm, to_timm, is_state_dict=True, needs_rate=True)
+FORM = Form(
+    PEER,
+    from_timm,
+    to_timm,
+    is_state_dict=True,
+    needs_rate=True,
+    refuses=refuse_lost,
+)

@@ -2,10 +2,10 @@
    the threads of XLA's own pool.
 
    Arguments: `go`; scalars; arrays that no kernel reads; the gradients of the n leaves;
-   their parameters; each of their buffers, n at a time. Results: all but the first, in their place. Attributes:
-   `scalars`, for each leaf the arguments that are its scalars; `positions`, the place
-   of each leaf in its tree; `inner`, the elements of each leaf between two neighbours
-   in a block.
+   their parameters; each of their buffers, n at a time. Results: the parameters and
+   buffers, in their place. Attributes: `scalars`, for each leaf the arguments that are
+   its scalars; `positions`, the place of each leaf in its tree; `inner`, the elements
+   of each leaf between two neighbours in a block.
 
    The source before this file defines `kernel`, BLOCK (the elements of a block; 1
    without blocks), HELD (parameter and buffers), SCALARS (those that are arguments),
