@@ -1,6 +1,6 @@
 """Which parameters run in Pallas kernels, and in words why the others do not."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from jax.sharding import AxisType, NamedSharding
@@ -28,6 +28,7 @@ def kernel_lines(
     There are no lines if nobody asked for kernels and none would move fewer bytes.
     """
     of = Programs(composition, "param").of
+    mixed = _divided_in_several_ways(leaves.arrays)
     rows = [
         (path, array, of(row))
         for path, array, row in zip(leaves.paths, leaves.arrays, plan, strict=True)
@@ -41,7 +42,8 @@ def kernel_lines(
             continue
         reasons: dict[str, list[str]] = {}
         for path, array, program in wanted:
-            why = why_whole(target, program, array) or _why_gathered(program, array)
+            why = why_whole(target, program, array)
+            why = why or _why_gathered(program, array, mixed)
             if why is not None:
                 reasons.setdefault(why, []).append(path or "(the root)")
         count = len(wanted) - sum(map(len, reasons.values()))
@@ -52,18 +54,45 @@ def kernel_lines(
     return lines
 
 
-def _why_gathered(program: Program, array: Any) -> str | None:
+def _why_gathered(
+    program: Program, array: Any, mixed: Collection[tuple[int, ...]]
+) -> str | None:
     """Return why the shards of a parameter have no kernels; None if they have."""
-    sharding = getattr(array, "sharding", None)
-    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+    sharding = _sharding_of(array)
+    if sharding is None:
         return None
     is_auto = AxisType.Auto in sharding.mesh.axis_types
-    if is_auto and program.sharding is None:
-        return "it lies over Auto axes, and with_pallas(tx, shardings=...) is not used"
-    known = program.sharding if is_auto else sharding
-    if known is not None and not divides(layout_of(program, array.shape), known):
-        return f"its sharding {known.spec} cuts blocks, or divides no axis evenly"
+    if is_auto and program.sharding is not None:
+        sharding = program.sharding
+    elif is_auto and array.shape in mixed:
+        return (
+            "over Auto axes, parameters of one shape are divided in several ways, and "
+            "with_pallas(tx, shardings=...) is not used"
+        )
+    if not divides(layout_of(program, array.shape), sharding):
+        return f"its sharding {sharding.spec} cuts blocks, or divides no axis evenly"
     return None
+
+
+def _divided_in_several_ways(arrays: Iterable[Any]) -> set[tuple[int, ...]]:
+    """Return the shapes of which parameters are divided in more than one way."""
+    first: dict[tuple[int, ...], NamedSharding] = {}
+    mixed = set()
+    for array in arrays:
+        sharding = _sharding_of(array)
+        if sharding is None:
+            continue
+        known = first.setdefault(array.shape, sharding)
+        if not sharding.is_equivalent_to(known, len(array.shape)):
+            mixed.add(array.shape)
+    return mixed
+
+
+def _sharding_of(array: Any) -> NamedSharding | None:
+    """Return the sharding of a parameter over several devices; None: it has none."""
+    sharding = getattr(array, "sharding", None)
+    several = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
+    return sharding if several else None
 
 
 def _some(paths: Sequence[str]) -> str:

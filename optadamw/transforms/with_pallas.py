@@ -34,15 +34,18 @@ def with_pallas(
 
     XLA does not divide a kernel over devices. On Explicit axes, and inside
     `jax.shard_map`, each device runs the kernel on its shard. On Auto axes it does so
-    if `shardings` states how the parameters are divided; otherwise XLA runs the
-    parameters, as it does if a sharding cuts blocks.
+    if `shardings` states how the parameters are divided, or if the arguments of the
+    compiled function show it: all that have the shape of a parameter are divided alike,
+    as parameters, gradients and buffers of one shape mostly are. Otherwise XLA runs the
+    parameter, as it does if a sharding cuts blocks.
 
     Args:
       inner: a transformation of this library.
       enabled: whether parameters run as kernels. False: none does, on no device.
         Default: True.
       shardings: the NamedSharding of each parameter over Auto axes, as a tree like the
-        parameters; states and gradients are divided alike. None (default): not known.
+        parameters; states and gradients are divided alike. None (default): as the
+        arguments of the compiled function show.
       interpret: whether to run the kernels in Pallas's interpreter, on any device and
         slowly, for tests. Default: False.
 

@@ -80,13 +80,13 @@ def sharding_of(kind, spec):
     return NamedSharding(mesh, spec)
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", ["Auto", "Auto, stated", "Explicit"])
 @pytest.mark.parametrize("case", CASES)
 def test_shards_have_the_bits_of_the_whole_leaf(target, kind, case):
     shape, spec = CASES[case]
-    sharding = sharding_of(kind, spec)
+    sharding = sharding_of(kind.partition(",")[0], spec)
     tx = TX
-    if kind == "Auto":
+    if "stated" in kind:
         tx = optadamw.with_pallas(TX, shardings={"w": sharding})
     found = two_steps(tx, shape, sharding)
     assert "manual" in found[2]  # shard_map
@@ -96,8 +96,18 @@ def test_shards_have_the_bits_of_the_whole_leaf(target, kind, case):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("target", ["gpu"], indirect=True)
+@pytest.mark.parametrize("spec", [P(), P("data")])
+def test_a_leaf_of_one_axis_has_the_bits_of_the_whole_leaf(target, spec):
+    """Its kernel sees it as one row; a TPU has no kernel for it."""
+    tx = optadamw.adamw(1e-2, mu_dtype=KEPT, nu_dtype=optadamw.stochastic("bfloat16"))
+    found = two_steps(tx, (256,), sharding_of("Auto", spec))
+    assert "manual" in found[2]
+    assert_same(found, two_steps(optadamw.with_pallas(tx, enabled=False), (256,)))
+
+
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_a_sharding_that_cuts_blocks_or_is_not_stated_has_no_kernel(target, kind):
+def test_a_sharding_that_cuts_blocks_has_no_kernel(target, kind):
     shape, spec = CUT
     sharding = sharding_of(kind, spec)
     expected = two_steps(optadamw.with_pallas(TX, enabled=False), shape)
@@ -106,3 +116,67 @@ def test_a_sharding_that_cuts_blocks_or_is_not_stated_has_no_kernel(target, kind
         found = two_steps(tx, shape, sharding)
         assert "manual" not in found[2]
         assert_same(found, expected)
+
+
+ROWS, COLUMNS = P(("data", "model")), P(None, "data")
+
+
+def placed(specs, shape=(256, 32), kind="Auto"):
+    """Shapes of parameters, and of a state that is divided as they are."""
+    params = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding_of(kind, spec))
+        for name, spec in specs.items()
+    }
+    return params, optadamw.state_shapes(TX, params)
+
+
+def lowered(function, *given):
+    return jax.jit(function).lower(*given).as_text()
+
+
+def train_step(params, state, batch):
+    def loss(params):
+        return sum(jnp.sum((batch @ w.T) ** 2) for w in params.values())
+
+    return TX.step(jax.grad(loss)(params), state, params)
+
+
+def several(params, state, batch):
+    def turn(carry, _):
+        return tuple(jax.jit(train_step)(*carry, batch)), None
+
+    return jax.lax.scan(turn, (params, state), length=2)[0]
+
+
+BATCH = jax.ShapeDtypeStruct((8, 32), jnp.float32)
+"""As many numbers as scales, on one device."""
+
+
+def test_a_train_step_finds_how_its_arguments_are_divided(target):
+    """In any function inside; one function has another program for each layout."""
+    for spec, part in ((ROWS, "32x32"), (COLUMNS, "256x8")):
+        text = lowered(several, *placed({"v": spec, "w": spec}), BATCH)
+        assert f"tensor<{part}xui8>" in text  # the codes of a shard
+
+
+def test_which_arguments_of_the_shape_of_a_parameter_count(target):
+    """An array of integers does not; a gradient that lies on one device does."""
+    params, state = placed({"w": ROWS})
+    whole = sharding_of("Auto", P())
+    tokens = jax.ShapeDtypeStruct((256, 32), jnp.int32, sharding=whole)
+
+    def step(grads, state, params, tokens):
+        return TX.step(grads, state, params), tokens
+
+    assert "manual" in lowered(step, params, state, params, tokens)
+    bare = {"w": jax.ShapeDtypeStruct((256, 32), jnp.float32)}
+    assert "manual" not in lowered(TX.step, bare, state, params)
+
+
+def test_arguments_of_one_shape_that_are_divided_otherwise_show_nothing(target):
+    """XLA then runs the leaf, as one whose state is divided further (ZeRO-1)."""
+    params, state = placed({"v": ROWS, "w": COLUMNS})
+    assert "manual" not in lowered(train_step, params, state, BATCH)
+    whole, _ = placed({"v": P(), "w": P()})
+    _, state = placed({"v": COLUMNS, "w": COLUMNS})
+    assert "manual" not in lowered(train_step, whole, state, BATCH)

@@ -204,10 +204,27 @@ def test_what_describe_says_of_kernels():
     assert "Pallas" not in optadamw.describe(optadamw.adamw(1e-3), params)
     wide = NamedSharding(mesh_of(None, size=4), P("data"))
     shapes = {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=wide)}
-    text = optadamw.describe(adamw(), shapes)
-    assert "-  not w: it lies over Auto axes, and with_pallas(tx, shardings=" in text
+    assert "cuts blocks" in optadamw.describe(adamw(), shapes)  # 2 blocks, 4 devices
     tx = optadamw.with_pallas(adamw(), shardings={"w": wide})
-    assert "cuts blocks" in optadamw.describe(tx, shapes)  # 2 blocks, 4 devices
+    assert "cuts blocks" in optadamw.describe(tx, shapes)
+
+
+@pytest.mark.parametrize(
+    ("specs", "kernels"), [((P(), P(None, None)), 2), ((P(), P(None, "data")), 0)]
+)
+def test_what_describe_says_of_kernels_over_auto_axes(specs, kernels):
+    mesh = mesh_of(None, size=4)
+    shardings = dict(zip("vw", (NamedSharding(mesh, s) for s in specs), strict=True))
+    shapes = {
+        name: jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=sharding)
+        for name, sharding in shardings.items()
+    }
+    text = optadamw.describe(adamw(), shapes)
+    assert f"on a TPU: {kernels} of 2 parameters run in Pallas kernels" in text
+    several = "-  not v, w: over Auto axes, parameters of one shape are divided in"
+    assert (several in text) == (kernels == 0)
+    text = optadamw.describe(optadamw.with_pallas(adamw(), shardings=shardings), shapes)
+    assert "on a TPU: 2 of 2 parameters run in Pallas kernels" in text
 
 
 def test_pallas_is_not_imported_for_a_step_on_a_cpu():

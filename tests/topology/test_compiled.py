@@ -114,13 +114,50 @@ def test_sharded_steps_reduce_a_norm_once_and_gather_nothing(name, case, reducti
 
 
 @pytest.mark.parametrize("name", SIXTEEN)
-@pytest.mark.parametrize("case", ["8-bit moments, stated", "compact, stated"])
-def test_stated_shardings_make_kernels_of_the_shards(name, case):
+@pytest.mark.parametrize(
+    "case",
+    [
+        "8-bit moments",
+        "compact",
+        "compact + clip + EMA",  # with a guard, as all in 8 bits
+        "8-bit moments, stated",
+        "compact, stated",
+    ],
+)
+def test_shards_run_as_kernels(name, case):
+    """Over Auto axes, with shardings that the user states or that arguments show."""
     found = compiled(name, case)
     assert found["bytes"] <= 1.01 * found["ideal"]
     assert found["temporaries"] < 0.2
     assert found["collectives"] == {"all-reduce": 1}
     assert found["copies"] == 0 and found["unaliased_bytes"] == 0
+
+
+@pytest.mark.parametrize("name", SIXTEEN)
+def test_kernels_of_shards_ask_for_no_collective_of_their_own(name):
+    """Behind a backward pass, which divides the gradients as it likes."""
+    mesh = mesh_of(name)
+    rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    leaf = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+    params = {"w": leaf((1024, 512), sharding=rows), "b": leaf((512,), sharding=whole)}
+    batch = leaf((4 * mesh.size, 1024), sharding=rows)
+
+    def loss(params, x):
+        return jnp.mean(jnp.square(x @ params["w"] + params["b"]))
+
+    def made(tx):
+        def step(params, state, batch):
+            return tx.step(jax.grad(loss)(params, batch), state, params)
+
+        state = optadamw.state_shapes(tx, params)
+        return measure.module(
+            lambda carry, batch: step(*carry, batch), (params, state), batch, mesh
+        )
+
+    tx = optadamw.adamw(1e-3, precision="compact")
+    found, plain = made(tx), made(optadamw.with_pallas(tx, enabled=False))
+    assert found["collectives"] == plain["collectives"]
+    assert found["copies"] <= plain["copies"]
 
 
 EIGHT = optadamw.blockwise()

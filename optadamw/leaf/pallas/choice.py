@@ -13,10 +13,17 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
-from jax.sharding import AbstractDevice, NamedSharding
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding
 
 from optadamw.leaf.compute import compute
-from optadamw.leaf.pallas.devices import device_in, device_of, is_single, sharding_of
+from optadamw.leaf.pallas.arguments import sharding_by_arguments
+from optadamw.leaf.pallas.devices import (
+    auto_mesh,
+    device_in,
+    device_of,
+    is_single,
+    sharding_of,
+)
 from optadamw.leaf.pallas.kernel import layout_of, run_tiles
 from optadamw.leaf.pallas.layout import Layout
 from optadamw.leaf.pallas.shards import divides, on_shards
@@ -37,10 +44,20 @@ class Kernel:
     """How the arrays of the leaf lie."""
     sharding: NamedSharding | None
     """The sharding of the leaf over devices; None: it is not known, or cuts blocks."""
+    auto: AbstractMesh | None
+    """The mesh of Auto axes over which the leaf is divided in a way that is not known;
+    None: there is none."""
     device: AbstractDevice | None
     """The device for which the step is lowered; None: one of this process."""
     batches: tuple[tuple[Any, ...], ...] = ()
     """The batched axes of the operands, for each `vmap` around the leaf function."""
+
+    def sharding_in(self, context: Any) -> NamedSharding | None:
+        """Return the sharding of the leaf, as far as a lowering shows it."""
+        if self.batches or self.auto is None:
+            return None if self.batches else self.sharding
+        found = sharding_by_arguments(context.module, self.layout, self.auto)
+        return found if found is not None and divides(self.layout, found) else None
 
     def run(
         self,
@@ -72,9 +89,11 @@ def run_by_platform(
     assert given.param is not None
     layout = layout_of(program, given.param.shape)
     sharding = sharding_of(program, given)
+    auto = auto_mesh(given) if sharding is None else None
     if sharding is not None and not divides(layout, sharding):
         sharding = None
-    kernel = Kernel(program, structure, targets, layout, sharding, device_in(given))
+    device = device_in(given)
+    kernel = Kernel(program, structure, targets, layout, sharding, auto, device)
     open_program = replace(program, is_tiled=True)
 
     @jax.custom_jvp
@@ -128,9 +147,8 @@ def _lowered(target: Target) -> Any:
             run = None
         elif is_single(ctx.module_context):
             run = partial(run, None, None)
-        elif kernel.sharding is not None and not kernel.batches:
-            layout, sharding = kernel.layout, kernel.sharding
-            run = partial(on_shards, run, layout, sharding, plain.out_avals)
+        elif (sharding := kernel.sharding_in(ctx.module_context)) is not None:
+            run = partial(on_shards, run, kernel.layout, sharding, plain.out_avals)
         else:
             run = None
         if run is not None:

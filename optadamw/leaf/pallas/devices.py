@@ -64,16 +64,20 @@ def device_of(target: Target, device: AbstractDevice | None) -> Iterator[bool]:
 def sharding_of(program: Program, given: LeafInput) -> NamedSharding | None:
     """Return the sharding of a leaf; None if it is not known when it is traced.
 
-    Explicit axes have it in the type of the array. XLA chooses it for Auto axes, and
-    only the program can hold what the user stated.
+    Explicit axes have it in the type of the array. For Auto axes the program holds the
+    one that the user stated.
     """
-    mesh = _mesh_of(given)
-    wide = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
-    kinds = {kind for kind, size in wide if size > 1}
+    kinds = _kinds(_mesh_of(given))
     if kinds == {AxisType.Explicit}:
         found: NamedSharding = jax.typeof(given.param).sharding
         return found
     return None if AxisType.Manual in kinds else program.sharding
+
+
+def auto_mesh(given: LeafInput) -> AbstractMesh | None:
+    """Return the mesh of a leaf if all of its axes are Auto."""
+    mesh = _mesh_of(given)
+    return mesh if _kinds(mesh) == {AxisType.Auto} else None
 
 
 def is_single(context: Any) -> bool:
@@ -83,6 +87,12 @@ def is_single(context: Any) -> bool:
     if manual is not None:
         return set(manual) == set(axes.mesh.axis_names)
     return bool(getattr(axes, "num_devices", 1) == 1)
+
+
+def _kinds(mesh: AbstractMesh) -> set[AxisType]:
+    """Return the types of the axes of more than one device."""
+    wide = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
+    return {kind for kind, size in wide if size > 1}
 
 
 def _mesh_of(given: LeafInput) -> AbstractMesh:

@@ -191,8 +191,8 @@ def _in_whole(
 ) -> list[Array]:
     """Return the indices in the whole leaf of the elements of a shard."""
     *front, row, column = places
-    if len(places) < len(whole):
-        # The view has merged all axes but the last into rows.
+    if len(places) != len(whole):
+        # The view has merged all axes but the last into rows, or is one row.
         for size in reversed(shape[1:-1]):
             front.insert(0, row % jnp.uint32(size))
             row = row // jnp.uint32(size)
