@@ -15,7 +15,16 @@ pytest.importorskip("flax")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from optadamw.cli.demo import command, faults, grid, heatmap, page, precision, text
+from optadamw.cli.demo import (
+    command,
+    faults,
+    figures,
+    grid,
+    heatmap,
+    page,
+    precision,
+    text,
+)
 from optadamw.cli.demo.chapter import Chapter
 from optadamw.cli.demo.grid import Grid
 from optadamw.cli.demo.heatmap import Measures
@@ -59,6 +68,7 @@ def test_all_parts_are_in_the_summary_and_in_the_report(quick):
     plots = {path.name for path in folder.glob("*.png")}
     assert plots == {
         "heatmap.png",
+        "heatmap-tall.png",
         "precision.png",
         "faults.png",
         "curves.png",
@@ -150,6 +160,13 @@ def test_the_best_decay_is_the_middle_of_a_flat_place():
     one = _grid((1, 1, 1, 1))
     one.errors[0, 1:3] = [[0.1, 0.1], [0.105, 0.105]]
     assert heatmap.best_decays(one) == pytest.approx([10**-0.5, 0.1, 0.1, 0.1])
+
+
+def test_cells_of_a_logarithmic_axis_have_their_numbers_in_the_middle():
+    # Whole cells at both ends: then maps of the same rates have the same axis.
+    assert figures.edges(np.array([0.01, 0.1, 1.0])) == pytest.approx(
+        [10**-2.5, 10**-1.5, 10**-0.5, 10**0.5]
+    )
 
 
 def test_rates_that_do_not_train_do_not_count():

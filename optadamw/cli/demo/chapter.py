@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 
 class Plot(NamedTuple):
-    """A PNG file of a chapter, and its content in words."""
+    """A PNG file of a chapter, its content in words, and one for narrow screens."""
 
     path: Path
     alternative: str
+    narrow: Path | None = None
 
 
 class Chapter(NamedTuple):

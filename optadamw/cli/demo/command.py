@@ -106,7 +106,8 @@ def _tell(chapter: Chapter, first: bool) -> None:
 def _write(
     chapters: dict[str, Chapter], settings: Settings, seconds: float
 ) -> list[Path]:
-    written = [plot.path for part in chapters.values() for plot in part.plots]
+    plots = [plot for part in chapters.values() for plot in part.plots]
+    written = [path for plot in plots for path in (plot.path, plot.narrow) if path]
     if settings.plots:
         written.append(settings.output / "report.html")
         written[-1].write_text(

@@ -22,7 +22,11 @@ _WORST = 3.0
 
 
 def heatmaps(
-    maps: Mapping[str, Grid], best_decays: Mapping[str, np.ndarray], path: Path
+    maps: Mapping[str, Grid],
+    best_decays: Mapping[str, np.ndarray],
+    path: Path,
+    *,
+    stacked: bool = False,
 ) -> Path:
     """Draw the mean test error of each map, and the best decay of each rate.
 
@@ -30,23 +34,26 @@ def heatmaps(
         maps: For each label the errors of a grid.
         best_decays: For each label the best decay of each rate.
         path: The PNG file to write.
+        stacked: Whether the maps stand one below another, for a narrow screen, instead
+            of side by side. Default: False.
 
     Returns:
         `path`.
     """
     least = min(grid.errors.mean(axis=2).min() for grid in maps.values())
-    figure = Figure(figsize=(3.7 * len(maps), 4.3), layout="constrained")
-    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    down, across = (len(maps), 1) if stacked else (1, len(maps))
+    size = (4.4, 3.4 * down) if stacked else (3.7 * across, 4.3)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
     for axes, (label, grid) in zip(panels, maps.items(), strict=True):
         errors = grid.errors.mean(axis=2)
         image = axes.pcolormesh(
-            grid.decays,
-            grid.rates,
+            edges(grid.decays),
+            edges(grid.rates),
             np.minimum(errors / least, _WORST),
             cmap="viridis_r",
             vmin=1.0,
             vmax=_WORST,
-            shading="nearest",
         )
         trained = errors.min(axis=1) <= 1.5 * errors.min()
         axes.plot(
@@ -58,14 +65,28 @@ def heatmaps(
             markeredgecolor="black",
             linewidth=1.2,
         )
-        axes.set(xscale="log", yscale="log", xlabel="weight decay")
+        axes.set(xscale="log", yscale="log", xlabel="weight decay, in its own unit")
         axes.set_title(label, fontsize=10)
-    panels[0].set_ylabel("learning rate")
-    bar = figure.colorbar(image, ax=list(panels), extend="max", shrink=0.9)
+        if stacked or axes is panels[0]:
+            axes.set_ylabel("learning rate")
+    place = "bottom" if stacked else "right"
+    bar = figure.colorbar(image, ax=panels, extend="max", shrink=0.9, location=place)
     bar.set_label(f"test error / least of all ({least:.1%})")
     figure.supxlabel("dots: the best decay for each rate that trains", fontsize=9)
     figure.savefig(path, dpi=130)
     return path
+
+
+def edges(centers: np.ndarray) -> np.ndarray:
+    """Return the edges of cells around ascending numbers on a logarithmic axis.
+
+    Edges halfway between the numbers themselves, which Matplotlib's "nearest" shading
+    takes, cut the first cell and end the axis of each map elsewhere.
+    """
+    marks = np.log10(centers)
+    inner = (marks[1:] + marks[:-1]) / 2
+    ends = 2 * marks[0] - inner[0], 2 * marks[-1] - inner[-1]
+    return 10.0 ** np.array([ends[0], *inner, ends[1]])
 
 
 def losses(
@@ -84,7 +105,8 @@ def losses(
     Returns:
         `path`.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    # No wider, so that its letters can be read on a phone.
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
     for index, (label, history) in enumerate(histories.items()):
         axes.plot(

@@ -26,9 +26,10 @@ _QUESTION = (
     "where the schedule falls from 1 to 0; the third computes p - rate * u - rate * "
     "decay * p. This is that experiment in small: a network whose layers are "
     "normalized, as the paper's are, trained on 200 handwritten digits and tested on "
-    "1,597 others. Each map is one program, in which jax.vmap trains all rates, "
-    "decays and seeds at once; every hyperparameter of optadamw may be a traced "
-    "array."
+    "1,597 others. Each map has its own decays, because the decay has another unit in "
+    "each formula; the rates are the same. Each map is one program, in which jax.vmap "
+    "trains all rates, decays and seeds at once; every hyperparameter of optadamw may "
+    "be a traced array."
 )
 
 
@@ -68,10 +69,13 @@ def run(settings: Settings, progress: Progress) -> Chapter:
     found = {method: measures(grid) for method, grid in grids.items()}
     plots = []
     if settings.plots:
-        path = settings.output / "heatmap.png"
         maps = {LABELS[method]: grid for method, grid in grids.items()}
         best = {label: best_decays(grid) for label, grid in maps.items()}
-        plots.append(Plot(figures.heatmaps(maps, best, path), _alternative(found)))
+        path = settings.output / "heatmap.png"
+        tall = settings.output / "heatmap-tall.png"
+        figures.heatmaps(maps, best, path)
+        figures.heatmaps(maps, best, tall, stacked=True)
+        plots.append(Plot(path, _alternative(found), tall))
     facts = {
         method: grid._asdict() | found[method]._asdict()
         for method, grid in grids.items()
@@ -174,7 +178,7 @@ def _table(found: dict[Method, Measures], cells: int) -> list[list[str]]:
                 f"{measured.least_error:.2%}",
                 str(measured.near_cells),
                 sign,
-                "-" if measured.slope is None else f"{10**measured.slope:.2f}",
+                "-" if measured.slope is None else f"{10**measured.slope:.2g}",
                 f"10^{measured.spread:.1f}",
                 f"10^{measured.decades:.1f}",
             ]

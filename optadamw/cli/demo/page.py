@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from optadamw.cli.demo.chapter import Chapter, Plot
 
@@ -28,10 +29,6 @@ ul.findings.failed li { border-left-color: #d55e00; }
 figure { margin: 1.2rem 0; background: #fff; border: 1px solid var(--line);
          border-radius: 8px; padding: .6rem; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-@media (max-width: 40rem) {
-  figure { overflow-x: auto; }
-  img { max-width: none; width: 40rem; }
-}
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem;
         font-variant-numeric: tabular-nums; }
@@ -41,6 +38,19 @@ pre { background: var(--card); border-radius: 6px; padding: .8rem 1rem;
       overflow-x: auto; }
 code { font-family: ui-monospace, monospace; font-size: .92em; }
 a { color: var(--accent); }
+@media (max-width: 40rem) {
+  /* A row of a table becomes a card, so that nothing scrolls to the side. */
+  pre { white-space: pre-wrap; }
+  table, tbody, tr, td { display: block; }
+  thead { display: none; }
+  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  td { border: 0; display: flex; gap: 1rem; justify-content: space-between;
+       padding: .1rem 0; }
+  td:first-child { font-weight: 600; }
+  td:not(:first-child)::before { color: var(--soft); content: attr(data-head); }
+  td:not(:first-child) { text-align: right; }
+  td::before { text-align: left; }
+}
 """
 
 _OPENING = """
@@ -113,24 +123,33 @@ def _list(texts: Sequence[str], kind: str) -> str:
 
 
 def _figure(plot: Plot) -> str:
-    encoded = base64.b64encode(plot.path.read_bytes()).decode("ascii")
     alternative = html.escape(plot.alternative, quote=True)
-    return (
-        f'<figure><img src="data:image/png;base64,{encoded}" alt="{alternative}">'
-        "</figure>"
-    )
+    image = f'<img src="{_inline(plot.path)}" alt="{alternative}">'
+    if plot.narrow is not None:
+        source = f'<source media="(max-width: 40rem)" srcset="{_inline(plot.narrow)}">'
+        image = f"<picture>{source}{image}</picture>"
+    return f"<figure>{image}</figure>"
+
+
+def _inline(path: Path) -> str:
+    """Return the address of a PNG file that is written into the page."""
+    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"data:image/png;base64,{encoded}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
-    head, *body = rows
-    heading = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in body
-    )
+    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    heading = "".join(f"<th>{cell}</th>" for cell in head)
+    lines = "".join(f"<tr>{_cells(head, row)}</tr>" for row in body)
     return (
         f'<div class="wide"><table><thead><tr>{heading}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
+
+
+def _cells(head: Sequence[str], row: Sequence[str]) -> str:
+    """Return the cells of a row; narrow screens show the heading beside each."""
+    pairs = zip(head, row, strict=True)
+    return "".join(f'<td data-head="{name}">{cell}</td>' for name, cell in pairs)
