@@ -54,6 +54,7 @@ ALLOWED_SKIPS = {
     ("integrations/test_keras_adjustable.py", "Keras is not installed"),
     ("integrations/test_keras_average.py", "Keras is not installed"),
     ("integrations/test_keras_prose.py", "Keras is not installed"),
+    ("integrations/test_keras_state.py", "Keras is not installed"),
     ("integrations/test_keras.py", "PyTorch is not installed"),
     ("rules/test_schedule_free.py", "PyTorch is not installed"),
     ("rules/test_schedule_free.py", "schedulefree is not installed"),

@@ -126,6 +126,11 @@ class Optimizer(WithAverage, keras.optimizers.Optimizer):
         self._check_built()
         return self._kept.state
 
+    def set_state(self, state: State) -> None:
+        """Go on from a State of `tx`, such as that of `from_keras`, once built."""
+        self._check_built()
+        self._kept.replace(state)
+
     @property
     def iterations(self) -> Array:
         """The number of optimizer steps that were taken."""

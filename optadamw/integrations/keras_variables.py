@@ -1,7 +1,7 @@
 """The State of a transformation as variables of Keras, and back."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.clock import Clock
+from optadamw.base.errors import invalid
 from optadamw.base.held import Held
 from optadamw.base.types import Array
 from optadamw.store.state import State
@@ -101,12 +102,49 @@ class Kept:
         """The parameters by their paths; an OrderedDict keeps the order of Keras."""
         return OrderedDict((k, v.value) for k, v in self.trained.items())
 
+    def replace(self, state: State) -> None:
+        """Assign another State, whose trees are dicts by the paths of the variables.
+
+        Raises:
+          ValueError: it has other buffers, paths, shapes or dtypes than that of `tx`.
+        """
+
+        def is_by_path(node: Any) -> bool:
+            return isinstance(node, Mapping) and node.keys() == self.trained.keys()
+
+        def ordered(node: Any) -> Any:
+            if not is_by_path(node):
+                return node
+            return OrderedDict((path, node[path]) for path in self.trained)
+
+        state = jax.tree.map(ordered, state, is_leaf=is_by_path)
+        new, old = _forms(state), _forms(self.state)
+        for name in {**old, **new}:
+            if new.get(name) != old.get(name):
+                raise invalid(
+                    "state",
+                    f"a State of `tx` with {old.get(name, 'nothing')} at '{name}'",
+                    new.get(name, "nothing"),
+                    "Make it with `tx` and {v.path: v.value for v in model."
+                    "trainable_variables}.",
+                )
+        self.write(self.values(), state)
+
     def write(self, params: Any, state: State) -> None:
         """Assign parameters and State to the variables."""
         for path, variable in self.trained.items():
             variable.assign(params[path])
         for variable, array in zip(self.buffers, jax.tree.leaves(state), strict=True):
             variable.assign(array)
+
+
+def _forms(state: State) -> dict[str, str]:
+    """Return dtype and shape of each array of a State, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        "/".join(_name(key) for key in keys): f"{array.dtype}{list(array.shape)}"
+        for keys, array in leaves
+    }
 
 
 def _given(array: Any) -> Callable[..., Any]:

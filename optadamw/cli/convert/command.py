@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.cli.convert.arguments import BUFFERS
-from optadamw.cli.convert.table import table
+from optadamw.cli.convert.table import on_kernels, table
 from optadamw.dialects.conversion import (
     check_patterns,
     open_state,
@@ -49,12 +50,16 @@ def run(options: Namespace) -> int:
         plan = with_numbers(plan, options.file, opened.saved, len(params))
         places = [options.file, options.params]
         plan, ordered_by = with_found_names(plan, opened.saved, params, places)
-        bare = read_state(plan, options.file, opened.saved, params)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            bare = read_state(plan, options.file, opened.saved, params)
         is_leaving = True
         write_state(plan, bare, options.out, params)
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failed(for_command(str(error), is_leaving), 1)
-    print(table(plan, options.out, bare, opened.found_at, ordered_by))
+    notes = [for_command(str(one.message)) for one in caught]
+    notes += on_kernels(plan, params)
+    print(table(plan, options.out, bare, opened.found_at, ordered_by, notes))
     return 0
 
 
@@ -127,6 +132,10 @@ PHRASES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"missing='zeros'", "--missing zeros"),
     (r"pass layout=lambda path, x: x\.T, where it is", "turn it with `--transpose`"),
     (r"turn it with `layout`", "turn it with `--transpose`"),
+    (
+        r"Transpose it with layout=lambda path, x: x\.T if .* else x",
+        "Transpose it with `--transpose '*kernel'`",
+    ),
     (r"(?:Pass )?betas=\(b1, b2\)(?: or `tx`)?, or step=", "Give --b1 and --b2"),
     (r"Pass betas=\(b1, b2\) as AdamW was given them", "Give --b1 and --b2"),
     (r"Pass betas=\(b1, b2\) or `tx`", "Give --b1 and --b2"),

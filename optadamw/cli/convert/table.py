@@ -1,7 +1,8 @@
 """The report of `optadamw convert`."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from optadamw.store.state import State
 
 
 def table(
-    plan: Plan, out: Path, bare: Any, found_at: str | None, ordered_by: str | None
+    plan: Plan,
+    out: Path,
+    bare: Any,
+    found_at: str | None,
+    ordered_by: str | None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Say what was written: the fields of the state, and what nobody stated."""
     rows = _summary(bare)
@@ -29,10 +35,37 @@ def table(
     if taken := _unstated(plan):
         options = (f"--{name.replace('_', '-')} {x:g}" for name, x in taken.items())
         lines.append(f"  not in FROM, so as by default: {', '.join(options)}")
+    lines += [f"  note: {note}" for note in notes]
     for name, count, size in rows:
         line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"
         lines.append(line.rstrip())
     return "\n".join([*lines, f"Written: {out}"])
+
+
+def on_kernels(plan: Plan, params: Mapping[str, Any]) -> list[str]:
+    """Say which matrices were written in the layout of FROM, if TO has another."""
+    source, target = (FORMS.get(name) for name in (plan.source, plan.target))
+    if source is None or target is None:
+        return []
+    first, then = source.peer.outputs_first, target.peer.outputs_first
+    if None in (first, then) or first == then:
+        return []
+    turned = (*plan.transpose, *plan.to_transpose)
+    kept = [
+        path
+        for path, array in params.items()
+        if np.ndim(array) == 2 and not any(fnmatchcase(path, p) for p in turned)
+    ]
+    if not kept:
+        return []
+    rest = f" and {len(kept) - 1} more matrices were" if len(kept) > 1 else " was"
+    shapes = {True: "(outputs, inputs)", False: "(inputs, outputs)"}
+    return [
+        f"'{kept[0]}'{rest} written as in {source.peer.title}, whose dense layers have "
+        f"{shapes[bool(first)]}; those of {target.peer.title} have "
+        f"{shapes[bool(then)]}. Turn them with --to-transpose PATTERN; embeddings stay "
+        "as they are."
+    ]
 
 
 def _unstated(plan: Plan) -> dict[str, float]:

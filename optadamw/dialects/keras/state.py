@@ -45,6 +45,7 @@ PEER = Peer(
         "loss_scale": "dynamic_scale",
     },
     maximum="raw",
+    outputs_first=False,
 )
 
 

@@ -28,7 +28,12 @@ from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
 
-PEER = Peer(name="mlx", title="MLX", keys={"mu": "m", "nu": "v"})
+PEER = Peer(
+    name="mlx",
+    title="MLX",
+    keys={"mu": "m", "nu": "v"},
+    outputs_first=True,
+)
 
 RESERVED = ("step", "learning_rate")
 

@@ -54,6 +54,20 @@ def windows_in(tree: Any) -> list[Mapping[str, Any]]:
     return [record.fields for record in _records(tree, {"mini_step", "acc_grads"})]
 
 
+def hyperparams_in(tree: Any, adam: Record) -> dict[str, Any]:
+    """Return the numbers that `inject_hyperparams` keeps around a record of Adam.
+
+    Those of schedules are left out: they are the numbers of the last step.
+    """
+    found: dict[str, Any] = {}
+    for record in _records(tree, {"hyperparams", "inner_state"}):
+        if adam.path.startswith(_below(record.path, "inner_state")):
+            scheduled = record.fields.get("hyperparams_states") or {}
+            numbers = record.fields["hyperparams"]
+            found |= {k: v for k, v in numbers.items() if k not in scheduled}
+    return found
+
+
 def adams_in(tree: Any) -> list[Record]:
     """Find the records of Optax's Adam and AMSGrad."""
     return [record for record, is_adam in _alike(tree) if is_adam]

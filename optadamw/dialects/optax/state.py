@@ -25,6 +25,7 @@ from optadamw.dialects.optax.records import (
     Record,
     adams_in,
     foreign_in,
+    hyperparams_in,
     lookalikes_in,
     windows_in,
 )
@@ -123,6 +124,7 @@ def from_optax(
         fields["accumulator"] = windows[0]["acc_grads"]
     trees = {name: _by_path(tree) for name, tree in fields.items()}
     scale = micro_step if use_grad_mean else 1
+    numbers = hyperparams_in(saved, found)
     rows = [
         Row(
             label=f"'{path}'",
@@ -132,6 +134,7 @@ def from_optax(
                 for name, tree in trees.items()
                 if path in tree
             },
+            options=numbers or None,
         )
         for path in trees["mu"]
     ]
@@ -141,6 +144,7 @@ def from_optax(
         micro_step=micro_step,
         accumulates=bool(windows),
         maximum="corrected",
+        hides_masks=True,
     )
     return assembled(request, contents)
 

@@ -43,6 +43,7 @@ PEER = Peer(
     keys={"mu": "exp_avg", "nu": "exp_avg_sq", "kahan_comp": "kahan_comp"},
     has_gaps=True,
     follows=("schedule",),
+    outputs_first=True,
 )
 
 

@@ -10,15 +10,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optadamw.base.errors import at_leaf
-from optadamw.base.hyperparameters import Clock
 from optadamw.base.tree import Leaves, flatten
 from optadamw.checkpoint.fitting import fitted
-from optadamw.control.loss_scale import DynamicLossScale
+from optadamw.dialects.states.agreeing import check_agreement, read_in_window
 from optadamw.dialects.states.contents import Contents
-from optadamw.dialects.states.entering import entered
-from optadamw.dialects.states.peer import DIFFERENCE
+from optadamw.dialects.states.entering import counterparts, entered, square_kernels
+from optadamw.dialects.states.others import warn_of_kernels, warn_of_others
 from optadamw.dialects.states.request import Request
-from optadamw.dialects.states.settings import frozen_leaves, kind_of_maximum
+from optadamw.dialects.states.settings import frozen_leaves
 from optadamw.store.absent import Absent
 from optadamw.store.block_code import Blocks
 from optadamw.store.columns import trees_of
@@ -27,19 +26,6 @@ from optadamw.store.slot import Slot
 from optadamw.store.state import BUFFERS, State, state_of
 from optadamw.transforms.transformation import Transformation
 
-OPTION = {
-    "mu": "scale_by_adam",
-    "nu": "scale_by_adam",
-    "nu_max": "amsgrad",
-    "ema": "ema_decay",
-    "accumulator": "accumulate_steps",
-    "loss_scale": "loss_scale",
-}
-"""The option that makes a transformation keep each buffer."""
-
-AGREED = ("mu", "nu", "nu_max", "ema")
-"""The buffers that `tx` and the saved state must both have, or neither."""
-
 
 def assembled(request: Request, contents: Contents) -> State:
     """Make the State that continues from `contents`.
@@ -47,15 +33,10 @@ def assembled(request: Request, contents: Contents) -> State:
     Raises:
       TypeError, ValueError: the contents do not fit the request; nothing is made.
     """
-    _check_own(request, contents)
     fields = set(contents.fields) - set(request.drop)
-    if request.tx is not None:
-        request.tx.init(request.leaves.treedef.unflatten(request.leaves.arrays))
-        _check_agreed(request, request.tx, fields)
-        _check_meaning(request, request.tx, contents, fields)
-        _check_window(request, request.tx, contents)
-        _check_scale(request, request.tx, contents)
-    columns = entered(request, contents)
+    check_agreement(request, contents, fields)
+    places = counterparts(request, contents)
+    columns = entered(request, contents, places)
     buffers: dict[str, Any] = {}
     for slot in _slots(request.tx, fields).values():
         buffers |= _buffer(request, contents, slot, columns)
@@ -63,7 +44,12 @@ def assembled(request: Request, contents: Contents) -> State:
         name: _small(request.leaves, value)
         for name, value in _counts(request, contents).items()
     }
-    return state_of(buffers | small)
+    state = state_of(buffers | small)
+    # 4: the line that called the `from_` function.
+    warn_of_kernels(request, square_kernels(request, contents, places), stacklevel=4)
+    if request.tx is not None:
+        warn_of_others(request, request.tx, contents, places, stacklevel=4)
+    return state
 
 
 def _slots(tx: Transformation | None, fields: Collection[str]) -> dict[str, Slot]:
@@ -119,7 +105,7 @@ def _start(
     """Return a function that starts a buffer; None if the buffer was saved."""
     name = slot.name
     begins = name == "ema" and contents.averages_later
-    closed = name == "accumulator" and not _filled(request, contents)
+    closed = name == "accumulator" and not read_in_window(request, contents)
     if is_saved and not (begins or closed or name in request.left):
         return None
     if slot.start == "param" or name == "residual":
@@ -168,7 +154,7 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     if request.tx is not None:
         counts = request.tx.recipe.composition.initial_scalars()
     counts["step"] = np.int32(contents.step)
-    filled = _filled(request, contents)
+    filled = read_in_window(request, contents)
     windowed = contents.accumulates and "accumulator" not in request.drop
     if "micro_step" in counts or (control is None and windowed):
         counts["micro_step"] = np.int32(filled)
@@ -180,10 +166,6 @@ def _counts(request: Request, contents: Contents) -> dict[str, Any]:
     return counts
 
 
-def _filled(request: Request, contents: Contents) -> int:
-    return 0 if "accumulator" in request.left else contents.micro_step
-
-
 def _small(leaves: Leaves, value: Any) -> Any:
     """Put a small array on the mesh of the parameters, replicated."""
     if isinstance(value, dict):
@@ -193,106 +175,3 @@ def _small(leaves: Leaves, value: Any) -> Any:
         if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
             return jax.device_put(value, NamedSharding(sharding.mesh, PartitionSpec()))
     return jnp.asarray(value)
-
-
-# --- What has to agree with the transformation ---------------------------------------
-
-
-def _check_own(request: Request, contents: Contents) -> None:
-    for name in contents.own:
-        if name not in request.drop:
-            raise ValueError(
-                f"The saved state holds '{name}', which no State has: what it holds "
-                f"would be lost. Leave it behind with drop=({name!r},)."
-            )
-
-
-def _check_agreed(request: Request, tx: Transformation, fields: set[str]) -> None:
-    kept = {slot.name for slot in tx.recipe.composition.buffers}
-    title = request.peer.title
-    for name in AGREED:
-        key, option = request.peer.key(name), OPTION[name]
-        if name in fields and name not in kept:
-            raise ValueError(
-                f"The saved state holds `{name}` ('{key}' of {title}), which `tx` does "
-                f"not keep: they differ in the option `{option}`. Make tx with it, or "
-                f"leave the buffer behind with drop=({name!r},)."
-            )
-        if name in kept and name not in fields and name not in request.afresh:
-            raise ValueError(
-                f"`tx` keeps `{name}`, and the saved state of {title} does not hold "
-                f"it: they differ in the option `{option}`. Make tx without it, or "
-                f"start the buffer afresh with afresh=({name!r},)."
-            )
-    for name in request.custom:
-        if name not in request.afresh:
-            raise ValueError(
-                f"`tx` keeps `{name}`, a buffer of a rule of your own, which no saved "
-                f"state of {title} holds. Start it afresh with afresh=({name!r},)."
-            )
-
-
-def _check_meaning(
-    request: Request, tx: Transformation, contents: Contents, fields: set[str]
-) -> None:
-    kind = kind_of_maximum(tx)
-    used = "nu_max" in fields and "nu_max" not in request.afresh
-    if used and kind != contents.maximum:
-        raise ValueError(
-            f"`tx` has amsgrad={kind!r}, and {request.peer.title} saved the maximum "
-            f"of the {contents.maximum} second moments: {DIFFERENCE}. Use "
-            f"amsgrad={contents.maximum!r}, or start the maximum afresh with "
-            "afresh=('nu_max',)."
-        )
-
-
-def _check_window(request: Request, tx: Transformation, contents: Contents) -> None:
-    filled = _filled(request, contents)
-    if not filled:
-        return
-    accumulation = tx.recipe.composition.control.accumulation
-    remedy = "Make tx as it was, or lose the window with drop=('accumulator',)."
-    inside = f"The state was saved inside a window, with {filled} gradients in it"
-    if accumulation is None:
-        raise ValueError(
-            f"{inside}, and `tx` does not accumulate: they differ in the option "
-            f"`accumulate_steps`. {remedy}"
-        )
-    if not accumulation.use_grad_mean:
-        raise ValueError(f"{inside}, to be averaged, and `tx` sums them. {remedy}")
-    every = int(accumulation.due(Clock.at(jnp.int32(contents.step))))
-    if filled >= every:
-        raise ValueError(
-            f"{inside}, and a window of `tx` holds {every}: they differ in the option "
-            f"`accumulate_steps`. {remedy}"
-        )
-
-
-def _check_scale(request: Request, tx: Transformation, contents: Contents) -> None:
-    scale = contents.loss_scale
-    dynamic = tx.recipe.composition.control.loss_scale
-    if "loss_scale" in request.left:
-        return
-    if scale is None:
-        is_lacking = "loss_scale" in request.peer.keys
-        if is_lacking and isinstance(dynamic, DynamicLossScale):
-            raise ValueError(
-                "`tx` keeps a dynamic loss scale, and the saved state of "
-                f"{request.peer.title} does not hold one: they differ in the option "
-                "`loss_scale`. Convert the state of the LossScaleOptimizer, or start "
-                "the scale afresh with afresh=('loss_scale',)."
-            )
-        return
-    remedy = "Make tx with it, or leave the scale behind with drop=('loss_scale',)."
-    if not isinstance(dynamic, DynamicLossScale):
-        raise ValueError(
-            f"The saved state holds a dynamic loss scale of {scale!r}, which `tx` does "
-            "not keep: they differ in the option `loss_scale`, a DynamicLossScale. "
-            f"{remedy}"
-        )
-    if not dynamic.minimum <= scale <= dynamic.maximum:
-        raise ValueError(
-            f"The saved loss scale is {scale!r}, and that of `tx` stays in "
-            f"[{dynamic.minimum!r}, {dynamic.maximum!r}]. Widen its bounds, or leave "
-            "the scale behind with drop=('loss_scale',)."
-        )

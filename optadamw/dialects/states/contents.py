@@ -19,6 +19,8 @@ class Row(NamedTuple):
     are called one at a time so that not all are decoded at once; None: no state."""
     negated: bool = False
     """Whether its first moment is that of negated gradients (maximize)."""
+    options: Mapping[str, Any] | None = None
+    """Options of `adamw` that the saved state has for it; None: it has none."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Contents:
     """The buffers that no State has, which `drop` must name."""
     averages_later: bool = False
     """Whether the average has not begun; then it starts as a copy of the parameters."""
+    hides_masks: bool = False
+    """Whether `weight_decay` in the options may not be that of all parameters."""
     orders_maximum: bool = False
     """Whether to refuse a second moment above its maximum, which shows that buffers are
     confused; True if only their positions tell them apart."""

@@ -17,16 +17,26 @@ from optadamw.dialects.states.settings import frozen_leaves, has_maximum, negati
 NEVER_NEGATIVE = ("nu", "nu_max")
 
 
-def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]:
+def counterparts(request: Request, contents: Contents) -> list[int | None]:
+    """Return for each leaf the index of its row in `contents`; None: it has none.
+
+    Raises:
+      TypeError, ValueError: names or numbers of parameters that do not fit.
+    """
+    request.check_complex("Start this parameter afresh, outside of what is converted.")
+    theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
+    return matched(request.names, request.leaves.paths, theirs, request.missing)
+
+
+def entered(
+    request: Request, contents: Contents, places: Sequence[int | None]
+) -> dict[str, list[np.ndarray]]:
     """Return the arrays of each field for every leaf, in the order of the tree.
 
     Raises:
       TypeError, ValueError: an array that does not fit, with its path.
     """
     leaves, peer = request.leaves, request.peer
-    request.check_complex("Start this parameter afresh, outside of what is converted.")
-    theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
-    places = matched(request.names, leaves.paths, theirs, request.missing)
     _check_signs(request, contents, places)
     columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
     frozen = [False] * len(places)
@@ -58,6 +68,40 @@ def entered(request: Request, contents: Contents) -> dict[str, list[np.ndarray]]
         if contents.orders_maximum:
             _check_maximum(request, path, row, columns)
     return columns
+
+
+def square_kernels(
+    request: Request, contents: Contents, places: Sequence[int | None]
+) -> list[str]:
+    """Return the paths of square kernels that `layout` leaves as the peer has them.
+
+    Every other shape tells whether a kernel is transposed on its way from a library
+    whose dense layers have weights of shape (outputs, inputs). One that fits as it was
+    saved shows that the saved model had the layout of `params`: then there are none.
+    """
+    if not request.peer.outputs_first:
+        return []
+    found, others = [], []
+    pairs = zip(request.leaves.paths, request.leaves.arrays, places, strict=True)
+    for path, like, place in pairs:
+        row = None if place is None else contents.rows[place]
+        moment = None if row is None else (row.buffers or {}).get("mu")
+        is_kernel = len(like.shape) == 2 and path.rpartition("/")[2] == "kernel"
+        if moment is None or not is_kernel:
+            continue
+        if like.shape[0] != like.shape[1]:
+            others.append((path, moment, like.shape))
+            continue
+        array = _moment(path, moment).reshape(like.shape)
+        turned = np.asarray(request.turned(path, array))
+        if np.array_equal(turned, array) and not np.array_equal(array, array.T):
+            found.append(path)
+    fits = found and any(_moment(p, one).shape == shape for p, one, shape in others)
+    return [] if fits else found
+
+
+def _moment(path: str, value: Any) -> np.ndarray:
+    return numbers(path, value(path) if callable(value) else value)
 
 
 def _entered(

@@ -1,4 +1,4 @@
-"""The numbers of AdamW in the groups of a state dict."""
+"""The numbers and options of AdamW in the groups of a state dict."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,3 +40,23 @@ def number_in(group: Mapping[str, Any], place: Keys) -> float | None:
             raise mistyped(f"{place.key} of a group", "a pair of numbers", value)
         value = value[place.part]
     return None if value is None else scalar(f"`{place.key}` of a group", value)
+
+
+def options_in(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `adamw` that a group has, without the learning rate.
+
+    Raises:
+      TypeError, ValueError: a value that should be a number is none.
+    """
+    found: dict[str, Any] = {
+        name: number_in(group, place)
+        for name, place in PLACES.items()
+        if name != "learning_rate"
+    }
+    if group.get("corrected_weight_decay"):
+        found["weight_decay_mode"] = "corrected"
+    else:
+        found["weight_decay_mode"] = "schedule" if group.get("decouple_lr") else "lr"
+    for name in ("amsgrad", "caution"):
+        found[name] = bool(group[name]) if name in group else None
+    return {name: value for name, value in found.items() if value is not None}

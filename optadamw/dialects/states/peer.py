@@ -35,6 +35,9 @@ class Peer:
     """Whether a parameter may be without a state."""
     maximizes: bool = False
     """Whether its optimizer can maximize."""
+    outputs_first: bool | None = None
+    """Whether its dense layers have weights of shape (outputs, inputs), instead of
+    (inputs, outputs) as kernels of Flax and Keras are; None: it has no layers."""
     follows: tuple[str, ...] = ()
     """The options beyond PyTorch's AdamW that its groups can express."""
 

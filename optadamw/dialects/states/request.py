@@ -30,7 +30,8 @@ class Request(Call):
 
     Args:
       params: The parameters here, or their shapes (`jax.ShapeDtypeStruct`).
-      tx: The transformation that will continue the run. None (default) returns a
+      tx: The transformation that will continue the run, with its own hyperparameters;
+        a warning names those that were saved and differ. None (default) returns a
         `State` with the buffers that were saved, in float32 (float64 for float64
         parameters).
       names: Paths of `params` in the order in which the peer saved them
@@ -39,7 +40,8 @@ class Request(Call):
         none by the order of `jax.tree.leaves(params)`, which sorts the keys of a dict.
       layout: `(path, array) -> array`, applied to each array that is read, such as
         `lambda path, x: x.T if path.endswith("kernel") else x`. None (default) reads
-        the arrays as they are.
+        the arrays as they are. A shape tells whether a kernel should have been
+        transposed, unless it is square.
       missing: What happens to a parameter without a saved state: "error" (default)
         refuses the conversion, "zeros" starts the parameter from zeros.
       drop: Saved buffers to leave behind, such as ("nu_max",). The default leaves none.
@@ -49,7 +51,7 @@ class Request(Call):
     Raises:
       TypeError, ValueError: `saved` is another kind of state, has other parameters,
         shapes or names, has numbers that are not finite, or differs from `tx` in an
-        option. Nothing is made.
+        option that its buffers depend on. Nothing is made.
     """
 
     missing: Missing = "error"

@@ -1,11 +1,17 @@
 """Read from a transformation the facts that other libraries keep in their states."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from optadamw.base.hyperparameters import Clock, Hyperparameter
+from optadamw.base.hyperparameters import (
+    Clock,
+    Constant,
+    Dynamic,
+    Held,
+    Hyperparameter,
+)
 from optadamw.base.tree import Leaves
 from optadamw.rules.adam import Direction, Moments
 from optadamw.rules.amsgrad import Maximum
@@ -28,7 +34,7 @@ class Settings(NamedTuple):
     b1: float | None = None
     b2: float | None = None
     eps: float | None = None
-    weight_decay: float = 0.0
+    weight_decay: float | None = 0.0
     amsgrad: bool = False
     maximize: bool = False
     caution: bool = False
@@ -59,7 +65,19 @@ class Settings(NamedTuple):
 
 def settings_of(tx: Transformation, leaves: Leaves, clock: Clock) -> list[Settings]:
     """Return for each leaf the settings of the step at this time."""
-    return [_settings(rules, clock) for rules in rules_by_leaf(tx, leaves)]
+
+    def number(value: Hyperparameter) -> float:
+        return _number(value, clock)
+
+    return [_settings(rules, number) for rules in rules_by_leaf(tx, leaves)]
+
+
+def constants_of(tx: Transformation, leaves: Leaves) -> list[Settings]:
+    """Return for each leaf the settings, with None for a number that may change.
+
+    These are the values of schedules, and those of arrays inside a trace.
+    """
+    return [_settings(rules, _constant) for rules in rules_by_leaf(tx, leaves)]
 
 
 def betas_of(tx: Transformation | None, clock: Clock) -> tuple[float, float] | None:
@@ -78,32 +96,34 @@ def learning_rate_of(tx: Transformation | None) -> Hyperparameter | None:
     return None
 
 
-def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
+def _settings(
+    rules: Sequence[Rule], number: Callable[[Hyperparameter], float | None]
+) -> Settings:
     found: dict[str, Any] = {}
     peculiar: list[str] = []
     for rule in rules:
         match rule:
             case Rate():
-                found["learning_rate"] = _number(rule.learning_rate, clock)
+                found["learning_rate"] = number(rule.learning_rate)
             case Moments():
-                found["b1"] = _number(rule.b1, clock)
-                found["b2"] = _number(rule.b2, clock)
+                found["b1"] = number(rule.b1)
+                found["b2"] = number(rule.b2)
                 if rule.bias_correction is not True:
                     peculiar.append(f"bias_correction={rule.bias_correction!r}")
             case Direction():
-                found["eps"] = _number(rule.eps, clock)
-                if _number(rule.eps_root, clock):
+                found["eps"] = number(rule.eps)
+                if number(rule.eps_root):
                     peculiar.append("eps_root")
                 if rule.eps_mode != "outside":
                     peculiar.append(f"eps_mode={rule.eps_mode!r}")
                 found["nesterov"] = rule.nesterov
             case Decay():
-                found["weight_decay"] = _number(rule.weight_decay, clock)
+                found["weight_decay"] = number(rule.weight_decay)
                 found["decay_mode"] = rule.mode
                 if rule.cautious:
                     peculiar.append("cautious_weight_decay=True")
                 if rule.max_learning_rate is not None:
-                    found["peak"] = _number(rule.max_learning_rate, clock)
+                    found["peak"] = number(rule.max_learning_rate)
             case Maximum():
                 found["amsgrad"] = True
             case Maximize():
@@ -115,7 +135,7 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
             case SlowMoment():
                 peculiar.append("b3")
             case ClipUpdate():
-                found["update_limit"] = _number(rule.limit, clock)
+                found["update_limit"] = number(rule.limit)
                 if not rule.keeps_decay and found.get("weight_decay"):
                     peculiar.append("clip_update_rms without clip_update_keeps_decay")
             case _:
@@ -126,6 +146,16 @@ def _settings(rules: Sequence[Rule], clock: Clock) -> Settings:
 def _number(value: Hyperparameter, clock: Clock) -> float:
     found = value.at(clock)
     return found if isinstance(found, float) else float(jax.device_get(found))
+
+
+def _constant(value: Hyperparameter) -> float | None:
+    if isinstance(value, Constant):
+        return value.value
+    if isinstance(value, Held) and value.schedule is None:
+        return value.value * value.factor
+    if isinstance(value, Dynamic) and not value.is_traced:
+        return float(jax.device_get(value.value))
+    return None
 
 
 def kind_of_maximum(tx: Transformation) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.dialects.states.arrays import scalar, whole
 from optadamw.dialects.states.contents import Contents, Row, unquoted
+from optadamw.dialects.states.group_numbers import options_in
 from optadamw.dialects.states.grouping import Group
 from optadamw.dialects.states.leaving import Departure
 from optadamw.dialects.states.peer import MOMENTS, Peer
@@ -71,8 +72,7 @@ def contents_of(
       needed: entries that each parameter has besides its two moments.
       beside: entries that a parameter may have besides.
       step_of: the number of steps of a parameter; by default its entry "step".
-      value_of: the value of an entry at the common step, for `Row.buffers`; by default
-        the entry.
+      value_of: an entry at the common step, for `Row.buffers`; by default as saved.
 
     Raises:
       ValueError: the state of another optimizer; parameters at different steps.
@@ -89,7 +89,8 @@ def contents_of(
         keys = {f: peer.keys[f] for f in MOMENTS if peer.keys.get(f) in one.entries}
         buffers = {field: value_of(one, key, step) for field, key in keys.items()}
         negated = bool(one.options.get("maximize", False))
-        rows.append(Row(one.label, one.name, buffers or None, negated))
+        told = options_in(one.options)
+        rows.append(Row(one.label, one.name, buffers or None, negated, told))
     return Contents(rows, step, starts=_starts(found))
 
 

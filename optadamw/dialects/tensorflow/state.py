@@ -32,6 +32,7 @@ PEER = Peer(
     title="tf.keras",
     keys={"mu": "m", "nu": "v", "nu_max": "vhat", "ema": "average"},
     maximum="raw",
+    outputs_first=False,
 )
 
 

@@ -31,6 +31,7 @@ PEER = Peer(
     title="TensorFlow Addons",
     keys={"mu": "m", "nu": "v", "nu_max": "vhat"},
     maximum="raw",
+    outputs_first=False,
 )
 
 

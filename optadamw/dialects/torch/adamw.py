@@ -186,7 +186,8 @@ CALL = PeerCall(
         "exp_avg": "`mu`",
         "exp_avg_sq": "`nu`",
         "max_exp_avg_sq": "`nu_max`",
-        "param_groups": "not read but for `maximize`: the numbers are those of `tx`",
+        "param_groups": "compared with `tx`: a warning names numbers that differ, and "
+        "the training continues with those of `tx`; `maximize` must agree",
     },
     ours=("clip_grad_norm", "clip_grad_value", "grad_scaler"),
     others=(GradScaler,),

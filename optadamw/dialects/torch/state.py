@@ -35,6 +35,7 @@ PEER = Peer(
     is_pairwise=True,
     has_gaps=True,
     maximizes=True,
+    outputs_first=True,
 )
 
 

@@ -1,0 +1,77 @@
+"""The State of an optimizer in `fit` is set from that of Keras's own AdamW."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import numpy as np
+import pytest
+
+from optadamw import adamw, interchange
+from optadamw.dialects import keras as dialect
+
+keras = pytest.importorskip("keras", reason="Keras is not installed")
+from optadamw.integrations.keras import Optimizer  # noqa: E402
+
+X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+Y = np.tanh(X[:, :2])
+OPTIONS = {"learning_rate": 0.01, "weight_decay": 0.1, "amsgrad": True}
+
+
+def compiled(optimizer):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(optimizer=optimizer, loss="mse")
+    return model
+
+
+def fit(model, epochs):
+    model.fit(X, Y, epochs=epochs, batch_size=8, shuffle=False, verbose=0)
+
+
+def test_an_old_file_of_keras_goes_on_in_fit(tmp_path):
+    whole = compiled(keras.optimizers.AdamW(**OPTIONS))
+    fit(whole, 4)
+    model = compiled(keras.optimizers.AdamW(**OPTIONS))
+    fit(model, 2)
+    model.save(tmp_path / "old.keras")
+
+    model = keras.models.load_model(tmp_path / "old.keras")
+    tx = dialect.AdamW(**OPTIONS)
+    params = {v.path: v.value for v in model.trainable_variables}
+    state = interchange.from_keras(model.optimizer.variables, params, tx=tx)
+    model.compile(optimizer=Optimizer(tx), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.set_state(state)
+    assert int(model.optimizer.iterations) == 6
+    fit(model, 2)
+    assert int(model.optimizer.iterations) == 12
+    # Keras forms 1 - 0.999^t in float32, where 0.999 is wrong by 1.3e-8: half of that
+    # relative error of 1.3e-5, in six steps of at most the rate; and 3 ulp of the leaf.
+    rounding = 6 * OPTIONS["learning_rate"] * 1.3e-5 / 2
+    for ours, theirs in zip(model.get_weights(), whole.get_weights(), strict=True):
+        ulp = np.spacing(np.abs(theirs).max())
+        assert np.abs(ours - theirs).max() <= rounding + 3 * ulp
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    tx = adamw(0.01)
+    model = compiled(Optimizer(tx))
+    params = {v.path: v.value for v in model.trainable_variables}
+    with pytest.raises(ValueError, match="has no state yet"):
+        model.optimizer.set_state(tx.init(params))
+    model.optimizer.build(model.trainable_variables)
+    first = model.optimizer.state
+    model.optimizer.set_state(tx.init(params))
+    other = adamw(0.01, amsgrad=True).init(params)
+    with pytest.raises(ValueError, match=r"a State of `tx` with nothing at 'nu_max/"):
+        model.optimizer.set_state(other)
+    with pytest.raises(ValueError, match=r"with float32\[3, 3\] at 'mu/.*float32\[2\]"):
+        model.optimizer.set_state(
+            tx.init(dict.fromkeys(params, np.zeros(2, np.float32)))
+        )
+    with pytest.raises(ValueError, match="Make it with `tx` and"):
+        model.optimizer.set_state(tx.init({"other": np.zeros(2, np.float32)}))
+    assert model.optimizer.state.mu.keys() == first.mu.keys()
