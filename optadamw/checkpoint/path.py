@@ -1,4 +1,4 @@
-"""The argument `path` of the functions that read and write files."""
+"""The argument `path` of the functions that read and write files, and its folder."""
 
 import os
 from pathlib import Path
@@ -23,3 +23,20 @@ def path_of(path: Any) -> Path:
         path,
         'The path stands first, for example "run.npz".',
     )
+
+
+def check_folder(path: Path, name: str = "path") -> None:
+    """Refuse the path of a file in a folder that does not exist.
+
+    Args:
+      path: the file that is to be written.
+      name: the argument that gave it, for the error. Default: "path".
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"`{name}`: there is no folder '{path.parent}' for the file '{path.name}'. "
+            "Make it first, with os.makedirs."
+        )

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from optadamw.checkpoint.path import check_folder
+
 # Windows has no fcntl, and does not remove a file that a writer has open.
 fcntl: Any = None
 with contextlib.suppress(ImportError):
@@ -33,11 +35,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
       IsADirectoryError: `target` is a folder.
       OSError: the file cannot be written.
     """
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder '{target.parent}' for the file '{target.name}'. "
-            "Make it first, with os.makedirs."
-        )
+    check_folder(target)
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder. Give the path of a file.")
     _sweep(target)

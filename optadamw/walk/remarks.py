@@ -4,6 +4,7 @@
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from optadamw.base.masks import OfTree, Predicate, Selector
 from optadamw.base.numerics import is_narrow, is_tiny
 from optadamw.base.tree import Leaves, hidden
 from optadamw.base.types import PyTree
+from optadamw.rules.decay import Decay
 from optadamw.rules.rule import Stage
 from optadamw.store.blockwise import BlockStorage
 from optadamw.walk.composition import Composition
@@ -32,6 +34,8 @@ def remarks_of(
     found = [
         *_on_rounding(composition, leaves, tree),
         *_on_choices(composition, leaves, tree),
+        *_on_decay(composition),
+        *_on_paths(leaves),
     ]
     return tuple(dict.fromkeys(found))
 
@@ -63,13 +67,20 @@ def _on_rounding(
     if not rounds or not narrow:
         return
     path, dtype = narrow[0]
-    others = f" ({len(narrow) - 1} more are 16-bit too)" if len(narrow) > 1 else ""
+    rest = len(narrow) - 1
+    others = f" ({rest} more {'is' if rest == 1 else 'are'} 16-bit too)" if rest else ""
+    compact = (
+        ", or precision='compact', which keeps the moments in 8 bits too,"
+        if dtype == jnp.bfloat16
+        else ""
+    )
     yield (
         f"Parameter '{path}' is {dtype}{others} and is rounded to nearest, which loses "
         "every update below half a unit in its last place"
-        f"{_size_that_stalls(composition, dtype)}. Pass commit='stochastic' to adamw, "
-        "or put with_commit(tx, 'stochastic') around another chain; 'kahan' and "
-        "'master' keep more bits, and 'nearest' keeps this rounding without a warning."
+        f"{_size_that_stalls(composition, dtype)}. Pass commit='stochastic'{compact} "
+        "to adamw, or put with_commit(tx, 'stochastic') around another chain; 'kahan' "
+        "and 'master' keep more bits, and 'nearest' keeps this rounding without a "
+        "warning."
     )
 
 
@@ -118,6 +129,33 @@ def _on_choices(
                 f"with paths such as '{leaves.paths[0]}'; describe(tx, params) lists "
                 "them all."
             )
+
+
+def _on_decay(composition: Composition) -> Iterator[str]:
+    decays = [
+        rule
+        for rules in composition.variants
+        for rule in rules
+        if isinstance(rule, Decay)
+    ]
+    is_cautious = any(rule.cautious for rule in decays)
+    if is_cautious and all(rule.weight_decay == Constant(0.0) for rule in decays):
+        yield (
+            "`cautious_weight_decay` has no effect, because `weight_decay` is 0. Give "
+            "a weight decay, or leave it out."
+        )
+
+
+def _on_paths(leaves: Leaves) -> Iterator[str]:
+    counts = Counter(leaves.paths)
+    twice = [path for path, count in counts.items() if count > 1]
+    if twice:
+        yield (
+            f"{counts[twice[0]]} parameters are called '{twice[0]}': a key with a '/' "
+            "in it looks like a subtree. They train, but a pattern chooses all of "
+            "them, and checkpoint.save and the saved states of other libraries refuse "
+            "them. Rename one of them."
+        )
 
 
 def _choices(composition: Composition) -> Iterator[tuple[str, Selector]]:

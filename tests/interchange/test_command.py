@@ -216,7 +216,7 @@ def test_what_the_command_refuses(tmp_path, capsys):
     out = ("--out", tmp_path / "out.npz")
     for words, status, text in (
         ((*shared, *names, "--out", tmp_path / "there.npz"), 2, "exists"),
-        ((*shared, *names, "--out", tmp_path / "no" / "x.npz"), 2, "no folder"),
+        ((*shared, *names, "--out", tmp_path / "no" / "x.npz"), 2, "with mkdir -p"),
         ((*shared, *out, "--names", tmp_path / "bad.json"), 2, "is no JSON"),
         ((*shared, *out, "--names", tmp_path / "three.json"), 2, "a list or a mapping"),
         ((*shared, *out, "--names", tmp_path / "gone.json"), 2, "error: There is no"),

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import optadamw
-from optadamw import adamw, describe, schedules
+from optadamw import adamw, describe, interchange, schedules
 from optadamw.dialects import torch
 
 HALF = {"w": jnp.ones((4, 4), jnp.bfloat16), "b": jnp.ones(4)}
@@ -68,6 +68,7 @@ def test_16_bit_parameters_that_are_rounded_to_nearest_are_named(case):
     assert "'w' is bfloat16 and is rounded to nearest" in text
     assert "0.0006, moves no weight larger than 0.25" in text
     assert "commit='stochastic'" in text and "with_commit(tx, 'stochastic')" in text
+    assert "or precision='compact'" in text
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -103,6 +104,28 @@ def test_parameters_of_8_bits_are_named_whatever_the_commit(dtype):
     assert len(warned(adamw(2.0**-5, commit="master", groups=frozen), params)) == 0
 
 
+def test_a_cautious_decay_of_zero_is_named():
+    tx = adamw(0.1, weight_decay=0.0, cautious_weight_decay=True)
+    (text,) = warned(tx, FULL)
+    assert "`cautious_weight_decay` has no effect, because `weight_decay` is 0" in text
+    assert text in describe(tx, FULL).replace("\n", " ")
+    groups = {"kernel": {"weight_decay": 0.1}}
+    for options in ({"groups": groups}, {"weight_decay": lambda step: 0.0 * step}):
+        options = {"weight_decay": 0.0, **options}
+        assert not warned(adamw(0.1, cautious_weight_decay=True, **options), FULL)
+
+
+def test_two_parameters_of_one_path_train_and_are_named():
+    params = {"a": {"b": jnp.ones(2)}, "a/b": jnp.ones(3)}
+    tx = adamw(0.1, mask="a/b")
+    (text,) = warned(tx, params)
+    assert "2 parameters are called 'a/b'" in text and "Rename one" in text
+    after, _ = tx.step(params, tx.init(params), params)
+    assert all((x < 1).all() for x in jax.tree.leaves(after))
+    with pytest.raises(ValueError, match=r"has two leaves called 'a/b'.* Rename"):
+        interchange.to_torch(tx.init(params), params, tx=tx)
+
+
 def test_a_training_without_a_parameter_that_trains_is_named():
     (text,) = warned(adamw(0.1, groups={"*": {"freeze": True}}), FULL)
     assert "freezes all of the 2 parameters, so nothing trains" in text
@@ -113,7 +136,8 @@ def test_a_training_without_a_parameter_that_trains_is_named():
 def test_schedules_and_several_parameters():
     params = {"v": HALF["w"].astype(jnp.float16), "w": HALF["w"]}
     (text,) = warned(adamw(schedules.constant_schedule(0.1)), params)
-    assert "'v' is float16 (1 more are 16-bit too) and" in text
+    assert "'v' is float16 (1 more is 16-bit too) and" in text
+    assert "compact" not in text  # which bfloat16 alone has
     assert "in its last place. Pass commit=" in text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import check_regular
+from optadamw.checkpoint.path import check_folder
 from optadamw.cli.convert.arguments import BUFFERS
 from optadamw.cli.convert.table import on_kernels, table
 from optadamw.dialects.conversion import (
@@ -35,13 +36,12 @@ def run(options: Namespace) -> int:
     """
     if options.out.exists() and not options.force:
         return _failed(f"'{options.out}' exists. Replace it with --force.", 2)
-    if not options.out.parent.is_dir():
-        return _failed(f"`--out`: there is no folder '{options.out.parent}'.", 2)
     try:
+        check_folder(options.out, "--out")
         check_writable(options.out)
         plan = _plan(options)
     except (OSError, ValueError) as error:
-        return _failed(str(error), 2)
+        return _failed(for_command(str(error)), 2)
     is_leaving = False
     try:
         params = params_for(plan, options.file, options.params)
@@ -111,6 +111,7 @@ _FLAGS: dict[str, str] = {
 }
 
 PHRASES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"with os\.makedirs", "with mkdir -p"),
     (r"; with a `tx` that keeps a maximum also afresh=\('nu_max',\)", ""),
     (
         r"Go on with the same one, tx=adamw\(.*?\) \(or amsgrad='corrected' where "

@@ -126,7 +126,10 @@ def shapes_of(params: PyTree) -> Leaves:
     paths = leaves.paths
     for path, count in Counter(paths).items():
         if count > 1:
-            raise invalid("params", f"without two leaves called '{path}'", "two")
+            raise ValueError(
+                f"`params` has two leaves called '{path}': a key with a '/' in it "
+                "looks like a subtree. Rename one of them."
+            )
     pairs = zip(paths, leaves.arrays, strict=True)
     return leaves._replace(arrays=tuple(_shape(path, array) for path, array in pairs))
 

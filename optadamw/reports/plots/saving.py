@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.checkpoint.path import check_folder
 
 
 def saved(figure: Figure, path: Any) -> Path:
@@ -24,10 +25,6 @@ def saved(figure: Figure, path: Any) -> Path:
     if place.suffix[1:].lower() not in formats:
         endings = ", ".join(f".{ending}" for ending in sorted(formats))
         raise invalid("path", f"a file whose ending is one of {endings}", str(place))
-    if not place.parent.is_dir():
-        raise FileNotFoundError(
-            f"`path`: there is no folder '{place.parent}'. Make it first, with "
-            "pathlib.Path.mkdir(parents=True)."
-        )
+    check_folder(place)
     figure.savefig(place, dpi=150)
     return place
