@@ -170,16 +170,27 @@ def _check_order(
     groups = _groups(saved)
     if groups and all(group.get("param_names") is not None for group in groups):
         return
+    model = (
+        "A model in a file .pt or .keras has the order too: give it with `--params`."
+    )
+    if len(groups) > 1:
+        sizes = " and ".join(str(len(group["params"])) for group in groups)
+        model = (
+            f"The order of a model does not tell: its {len(groups)} groups, of {sizes} "
+            "parameters, are one after another."
+        )
     raise ValueError(
         f"A state of {form.name} has its parameters in an order. Say which is which "
         f"with `{flag} FILE.json`: a list of the names in the file of parameters, in "
-        "that order, or a mapping from them to names or indices. A model in a file .pt "
-        "or .keras has the order too: give it with `--params`."
+        f"that order, or a mapping from them to names or indices. {model}"
     )
 
 
 def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
     """Fill in the numbers that were not given and that the source holds.
+
+    Groups must agree on a number only if the target holds it: a checkpoint of optadamw
+    has none, as they are those of `tx`.
 
     Args:
       plan: the arguments of the conversion.
@@ -197,9 +208,13 @@ def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
         rate = form.rate(saved, count) if plan.learning_rate is None else None
         return plan if rate is None else replace(plan, learning_rate=rate)
     groups = groups_in(form.peer.title, saved)
+    target = FORMS.get(plan.target)
+    held: tuple[str, ...] = ()
+    if target is not None:
+        held = tuple(PLACES) if target.is_state_dict else ("learning_rate", "b1", "b2")
     found: dict[str, float] = {}
-    for field, place in PLACES.items():
-        values = {number_in(group, place) for group in groups} - {None}
+    for field in held:
+        values = {number_in(group, PLACES[field]) for group in groups} - {None}
         if getattr(plan, field) is None and len(values) > 1:
             raise ValueError(
                 f"The groups of '{path}' have different numbers for `{field}` "

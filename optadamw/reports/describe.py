@@ -42,7 +42,7 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
       nearest, a function that chooses no parameter, a schedule that ends, layers
-      stacked in one array. If Pallas kernels may run parameters, the text lists for
+      stacked in one array, parameters too small for 8 bits. If Pallas kernels may run parameters, the text lists for
       TPUs and NVIDIA GPUs which they run, and why not the others. The bytes are those
       of the state that `tx.init(params)` returns. If the parameters are on a mesh, also
       the layout of the buffers, and their bytes on each device. On a CPU, a

@@ -10,13 +10,18 @@ from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Rule, Stage
+from optadamw.store.blockwise import BlockStorage
 from optadamw.walk.composition import Composition
 from optadamw.walk.remarks import remarks_of
 
 
 def notes_on(composition: Composition, leaves: Leaves, params: PyTree) -> list[str]:
     """The remarks of `init`, and where the learning rate's schedules end: a section."""
-    notes = [*remarks_of(composition, leaves, params), *_on_stacks(composition, leaves)]
+    notes = [
+        *remarks_of(composition, leaves, params),
+        *_on_stacks(composition, leaves),
+        *_on_small_leaves(composition, leaves),
+    ]
     for rules in composition.variants:
         rate = getattr(rate_of(rules), "learning_rate", None)
         end = getattr(rate, "horizon", None)
@@ -49,6 +54,21 @@ def _on_stacks(composition: Composition, leaves: Leaves) -> Iterator[str]:
         yield (
             f"'{'/'.join(flat[0])}' has two axes and looks like a stack of vectors: a "
             "function that chooses by the number of axes takes it for a matrix"
+        )
+
+
+def _on_small_leaves(composition: Composition, leaves: Leaves) -> Iterator[str]:
+    """Say that nothing is kept in 8 bits if all parameters are too small for it."""
+    largest = max((array.size for array in leaves.arrays), default=0)
+    sizes = {
+        slot.name: slot.store.how.min_size
+        for slot in composition.slots
+        if isinstance(slot.store, BlockStorage)
+    }
+    if sizes and largest < min(sizes.values()):
+        yield (
+            f"{' and '.join(sizes)} stay in float32 instead of 8 bits: each parameter "
+            f"has fewer than {min(sizes.values()):,} numbers (`min_size` of blockwise)"
         )
 
 

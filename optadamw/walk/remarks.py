@@ -69,11 +69,9 @@ def _on_rounding(
     path, dtype = narrow[0]
     rest = len(narrow) - 1
     others = f" ({rest} more {'is' if rest == 1 else 'are'} 16-bit too)" if rest else ""
-    compact = (
-        ", or precision='compact', which keeps the moments in 8 bits too,"
-        if dtype == jnp.bfloat16
-        else ""
-    )
+    compact = ""
+    if dtype == jnp.bfloat16:
+        compact = " or, to keep the moments in 8 bits too, precision='compact'"
     yield (
         f"Parameter '{path}' is {dtype}{others} and is rounded to nearest, which loses "
         "every update below half a unit in its last place"

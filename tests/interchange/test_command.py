@@ -262,6 +262,11 @@ def test_groups_that_do_not_agree(tmp_path, capsys):
     assert convert(*words, "--weight-decay", "0.5") == 0
     group = files.read(tmp_path / "out.npz")["param_groups"][0]
     assert group["weight_decay"] == 0.5 and group["lr"] == cases.RATE
+    # Files of these hold no weight decay, so nobody has to choose one.
+    place = words.index("optimi")
+    for target in ("optadamw", "keras"):
+        others = (*words[:place], target, *words[place + 1 :], "--force")
+        assert convert(*others) == 0
     assert group["beta1"] == cases.B1
 
 

@@ -218,7 +218,9 @@ def test_the_order_of_several_groups_is_not_guessed(tmp_path, capsys):
         *("torch", tmp_path / "checkpoint.pt", "--to", "optadamw"),
         *("--out", tmp_path / "ours.npz"),
     )
-    assert status == 1 and "`--names FILE.json`" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert status == 1 and "`--names FILE.json`" in told
+    assert "its 2 groups, of 3 and 3 parameters, are one after another" in told
 
 
 @needs_torch

@@ -361,3 +361,11 @@ def test_layers_stacked_for_a_scan_are_told_where_they_count_as_one():
     assert "!  " not in optadamw.describe(optadamw.adamw(0.1), stacked)
     named = optadamw.adamw(0.1, mask="*/kernel")
     assert "!  " not in optadamw.describe(named, stacked)
+
+
+def test_parameters_too_small_for_8_bits_are_told():
+    tx = optadamw.adamw(0.1, precision="compact")
+    text = "mu and nu stay in float32 instead of 8 bits: each parameter has fewer than "
+    for shape, is_told in (((63, 65), True), ((64, 64), False)):
+        params = {"w": jnp.zeros(shape, jnp.bfloat16), "b": jnp.zeros(2)}
+        assert (f"!  {text}4,096 numbers" in optadamw.describe(tx, params)) == is_told

@@ -68,7 +68,7 @@ def test_16_bit_parameters_that_are_rounded_to_nearest_are_named(case):
     assert "'w' is bfloat16 and is rounded to nearest" in text
     assert "0.0006, moves no weight larger than 0.25" in text
     assert "commit='stochastic'" in text and "with_commit(tx, 'stochastic')" in text
-    assert "or precision='compact'" in text
+    assert "precision='compact' to adamw" in text
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
