@@ -42,12 +42,12 @@ def describe(tx: optax.GradientTransformation, params: PyTree) -> str:
       buffers with their dtypes, bytes of the buffers; and the totals. Lines that begin
       with "!" say what can stall the training: 16-bit parameters that are rounded to
       nearest, a function that chooses no parameter, a schedule that ends, layers
-      stacked in one array, parameters too small for 8 bits. If Pallas kernels may run parameters, the text lists for
-      TPUs and NVIDIA GPUs which they run, and why not the others. The bytes are those
-      of the state that `tx.init(params)` returns. If the parameters are on a mesh, also
-      the layout of the buffers, and their bytes on each device. On a CPU, a
-      last line says what runs `step`, such as "pass: native (cc 12.2.0)" or "pass: XLA
-      (no compiler: cc is not on the PATH)".
+      stacked in one array, parameters too small for 8 bits. If Pallas kernels may run
+      parameters, the text lists for TPUs and NVIDIA GPUs which they run, and why not
+      the others. The bytes are those of the state that `tx.init(params)` returns. If
+      the parameters are on a mesh, also the layout of the buffers, and their bytes on
+      each device. On a CPU, a last line says what runs `step`, such as "pass: native
+      (cc 12.2.0)" or "pass: XLA (no compiler: cc is not on the PATH)".
 
     Raises:
       TypeError: `tx` is not from this library, or a parameter is no array.
