@@ -113,7 +113,7 @@ def _lowered(context: Any, *operands: Any, calls: Calls) -> Any:
     Raises:
       ValueError: kernels were asked for.
     """
-    if calls.is_forced and not _is_exported(context.module_context):
+    if calls.is_forced and not is_exported(context.module_context):
         platforms = "/".join(context.module_context.platforms)
         raise _refused(f"it is compiled for {platforms}")
     return mlir.lower_fun(calls.plain)(context, *operands)
@@ -126,8 +126,8 @@ def _lowered_for_cpu(context: Any, *operands: Any, calls: Calls) -> Any:
       ValueError: kernels were asked for, and XLA divides the arrays over devices.
     """
     module = context.module_context
-    if _is_exported(module) or not _is_of_one_device(module.axis_context):
-        if calls.is_forced and not _is_exported(module):
+    if is_exported(module) or not divides_no_array(module.axis_context):
+        if calls.is_forced and not is_exported(module):
             raise _refused("XLA divides its arrays over devices")
         return mlir.lower_fun(calls.plain)(context, *operands)
     first = len(operands) - calls.held
@@ -167,11 +167,12 @@ def _refused(what: str) -> ValueError:
     )
 
 
-def _is_exported(module: Any) -> bool:
+def is_exported(module: Any) -> bool:
+    """Return whether a module leaves the process, which knows the kernels."""
     return bool(module.lowering_parameters.for_export)
 
 
-def _is_of_one_device(axes: Any) -> bool:
+def divides_no_array(axes: Any) -> bool:
     """Return whether the arrays of a module are whole.
 
     Inside `jax.shard_map` over all axes, a module has the arrays of one device.

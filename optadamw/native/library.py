@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -26,13 +27,10 @@ class Target:
     name: str
 
 
-@lru_cache(maxsize=1)
-def _parts() -> tuple[str, ...]:
-    """Return the source around each kernel."""
-    folder = files("optadamw.native") / "c"
-    return tuple(
-        (folder / f"{name}.h").read_text() for name in ("numbers", "ffi", "runtime")
-    )
+@lru_cache
+def _part(name: str) -> str:
+    """Return a file of the source around each kernel."""
+    return (files("optadamw.native") / "c" / f"{name}.h").read_text()
 
 
 def source_of(loops: Loops, scalars: int) -> str:
@@ -42,21 +40,42 @@ def source_of(loops: Loops, scalars: int) -> str:
       loops: the loops of the kernel.
       scalars: how many of its scalars are operands; one more is the leaf's position.
     """
-    numbers, ffi, runtime = _parts()
     sizes = f"enum {{ HELD = {len(loops.outputs)}, SCALARS = {scalars} }};"
+    return _source([sizes, loops.source], "step")
+
+
+def source_of_norm(has_float16: bool) -> str:
+    """Return the C source of the norm of gradients without its digest.
+
+    Args:
+      has_float16: whether gradients may be float16, which not every compiler knows.
+    """
+    lines = ["enum { BLOCK = 1 };"]
+    if has_float16:
+        lines.append("#define WITH_FLOAT16")
+    return _source(lines, "norm")
+
+
+def _source(own: Sequence[str], handler: str) -> str:
     version = f"/* jaxlib {jaxlib.__version__} */"
-    return "\n".join([version, numbers, ffi, sizes, loops.source, runtime])
+    before = [version, _part("numbers"), _part("ffi")]
+    return "\n".join([*before, *own, _part("pool"), _part(handler)])
 
 
-def load(source: str, compiler: Compiler) -> Target:
-    """Compile a kernel, or find it compiled, and make it known to XLA.
+def load(source: str, compiler: Compiler, kind: str = "step") -> Target:
+    """Compile a handler, or find it compiled, and make it known to XLA.
+
+    Args:
+      source: its C source without the digest.
+      compiler: what compiles it.
+      kind: "step" or "norm", a part of the name by which XLA knows it.
 
     Raises:
       CompilerError: the compiler makes no library, or none that can be loaded.
       CacheError: no folder can hold the library.
     """
     key = compiler.key(source)
-    name = f"optadamw_{key}"
+    name = f"optadamw_{kind}_{key}"
     with _lock:
         if name not in _targets:
             _targets[name] = _loaded(key, name, source, compiler)

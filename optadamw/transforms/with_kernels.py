@@ -31,12 +31,14 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     calls `exp` and its like, since C's functions have other bits, if it divides by a
     scalar, a root or a quotient, which XLA computes in one of two ways, or if it
     computes with the shape of a parameter.
-    Norms of gradients are XLA's. `update`, `flush`, `jax.vmap`, derivatives,
-    `jax.export`, other devices and arrays that are divided over devices outside
-    `jax.shard_map` take XLA's path.
+    The norm of all gradients is formed in C too, in double, also for `update` and under
+    `jax.vmap`. Otherwise `update`, `flush`, `jax.vmap`, derivatives, `jax.export`,
+    other devices and arrays that are divided over devices outside `jax.shard_map` take
+    XLA's path.
 
-    A kernel has the bits of XLA's path, except where XLA contracts the other one of two
-    products into a fused multiply-add. Then numbers differ in the last place. This was
+    A kernel has the bits of XLA's path, except for the rounding of a global norm, and
+    where XLA contracts the other one of two products into a fused multiply-add. Then
+    numbers differ in the last place. The latter was
     seen with betas and decays that are arrays or schedules, with Nesterov, and in small
     leaves with jax 0.12; docs/guides/native.md has the measurements.
 

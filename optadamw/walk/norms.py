@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType
 
 from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import real_scalar
@@ -26,6 +27,9 @@ from optadamw.base.types import Array
 from optadamw.base.varying import made_varying
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
+from optadamw.native.kernel import Refusal, usable_compiler
+from optadamw.native.library import Target
+from optadamw.native.norm import Measure, norm_target, norms_of
 from optadamw.rules.rule import Rule, Stage
 from optadamw.walk.axes import summed, varying_norms
 from optadamw.walk.inputs import Inputs, Key
@@ -127,22 +131,73 @@ class Norms:
         widest = np.result_type(*(inputs.dtypes[i] for i in inputs.moving))
         members = inputs.places_of(groups)
         axes = inputs.summed_axes("a norm of all gradients or updates")
-        return _tree_norms(
-            tuple(programs), widest, members, self.rescued, axes, self.is_due, leaves
-        )
+        how = _Way(tuple(programs), widest, members, self.rescued, axes)
+        grads = [leaf.grad for leaf in leaves]
+        if index == 0 and scale is None and widest == np.float32 and not axes:
+            target = self._target(grads)
+            if isinstance(target, Target):
+                how = replace(how, target=target.name)
+                leaves = [_gradient(x) for x in grads]
+        return _tree_norms(how, self.is_due, leaves)
+
+    def _target(self, grads: Sequence[Array]) -> Target | Refusal:
+        """Return the function in C that measures gradients, or why XLA does."""
+        composition = self.inputs.plan.composition
+        if composition.kernel_choice == "xla":
+            return Refusal("kernels are off")
+        if composition.has_reproducible_norms or self.inputs.layouts is not None:
+            return Refusal("the norm is of arrays that are divided")
+        for grad in grads:
+            if AxisType.Explicit in jax.typeof(grad).sharding.mesh.axis_types:
+                return Refusal("the gradients are of an explicit mesh")
+        return norm_target([np.dtype(x.dtype) for x in grads], usable_compiler())
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _tree_norms(
-    programs: tuple[Program, ...],
-    widest: np.dtype,
-    groups: tuple[tuple[int, ...], ...],
-    rescued: bool,
-    axes: tuple[tuple[str, ...], ...],
-    is_due: Array | None,
-    leaves: list[LeafInput],
-) -> Array:
+@dataclass(frozen=True)
+class _Way:
+    """How norms are measured: the static part."""
+
+    programs: tuple[Program, ...]
+    widest: np.dtype
+    groups: tuple[tuple[int, ...], ...]
+    rescued: bool
+    axes: tuple[tuple[str, ...], ...]
+    target: str | None = None
+    """The function in C that measures gradients; None (default): XLA's code."""
+
+    def __call__(self, *grads: Array) -> Array:
+        """Measure gradients by XLA's code."""
+        return _by_xla(self, [_gradient(x) for x in grads])
+
+
+@partial(jax.jit, static_argnums=0)
+def _tree_norms(how: _Way, is_due: Array | None, leaves: list[LeafInput]) -> Array:
     """Measure the norm of all leaves, and of groups, in one compiled function."""
+
+    def measured() -> Array:
+        if how.target is None:
+            return _by_xla(how, leaves)
+        by_xla = replace(how, target=None)
+        found = Measure(how.target, how.groups, not how.rescued, by_xla)
+        return norms_of(found, [leaf.grad for leaf in leaves])
+
+    if is_due is None:
+        return measured()
+
+    def none() -> Array:
+        zeros = jnp.zeros(1 + len(how.groups), how.widest)
+        return made_varying(zeros, varying_norms(leaves, how.axes))
+
+    return lax.cond(is_due, measured, none)
+
+
+def _gradient(x: Array) -> LeafInput:
+    return LeafInput(grad=x, param=None, buffers={})
+
+
+def _by_xla(how: _Way, leaves: Sequence[LeafInput]) -> Array:
+    """Measure the norm of all leaves, and of groups, by XLA's code."""
+    programs, widest, groups, axes = how.programs, how.widest, how.groups, how.axes
 
     def of_leaves(measure: Callable[..., Any], *columns: Sequence[Array]) -> list[Any]:
         """Measure each leaf, with its entry of each column, over all devices."""
@@ -168,30 +223,20 @@ def _tree_norms(
     def again(sums: Sequence[Array]) -> list[Array]:
         return [widened(x, widest) for x in of_leaves(rescaled_squares, sums)]
 
-    def measured() -> Array:
-        if programs[0].is_reproducible:
-            return reproducible()
-        if rescued:
-            pairs = [
-                (plain.astype(widest), widened(scaled, widest))
-                for plain, scaled in of_leaves(squares_in_one_pass)
-            ]
-            whole = total_norm(pairs, again)
-            squares = [plain for plain, _ in pairs]
-        else:
-            squares = [x.astype(widest) for x in of_leaves(sum_of_squares)]
-            whole = _root(squares)
-        parts = [_root([squares[i] for i in group]) for group in groups]
-        return jnp.stack([whole, *(part.astype(widest) for part in parts)])
-
-    if is_due is None:
-        return measured()
-
-    def none() -> Array:
-        zeros = jnp.zeros(1 + len(groups), widest)
-        return made_varying(zeros, varying_norms(leaves, axes))
-
-    return lax.cond(is_due, measured, none)
+    if programs[0].is_reproducible:
+        return reproducible()
+    if how.rescued:
+        pairs = [
+            (plain.astype(widest), widened(scaled, widest))
+            for plain, scaled in of_leaves(squares_in_one_pass)
+        ]
+        whole = total_norm(pairs, again)
+        squares = [plain for plain, _ in pairs]
+    else:
+        squares = [x.astype(widest) for x in of_leaves(sum_of_squares)]
+        whole = _root(squares)
+    parts = [_root([squares[i] for i in group]) for group in groups]
+    return jnp.stack([whole, *(part.astype(widest) for part in parts)])
 
 
 def _squares(program: Program, given: LeafInput, axes: tuple[str, ...]) -> Squares:

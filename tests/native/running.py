@@ -109,4 +109,4 @@ def assert_calls_in_place(tx: Any, params: Any, calls: int) -> None:
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, state)))
     assert memory.alias_size_in_bytes == held
     assert memory.temp_size_in_bytes < 2**14
-    assert compiled.as_text().count('custom_call_target="optadamw_') == calls
+    assert compiled.as_text().count('custom_call_target="optadamw_step_') == calls

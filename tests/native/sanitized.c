@@ -1,59 +1,19 @@
 /* Calls a handler as XLA does, in a program of its own that sanitizers watch: leaves of
-   many sizes, each array in a block of exactly its bytes, tasks on threads that may run
-   after the call has ended. The kernel's source stands before this file. */
-#include <pthread.h>
-#include <stdio.h>
-
+   many sizes, each array in a block of exactly its bytes. The kernel's source and
+   `sanitized_pool.c` stand before this file. */
 /* The last axis of a block, the elements that a leaf can have, and the bytes of array j
    of a leaf of n elements; the gradient is array 0. */
 #ifndef INNER
 #define INNER 1
 #define BYTES(j, n) ((n) * sizeof(float))
 #endif
-enum { LEAVES = 6, MOST_THREADS = 64, UNIT = BLOCK * INNER };
-static pthread_t started[MOST_THREADS];
-static int running = 0, failing = 0, errors = 0;
-
-typedef struct {
-  void (*task)(void *);
-  void *data;
-} Work;
-
-static void *begin(void *given) {
-  Work work = *(Work *)given;
-  free(given);
-  work.task(work.data);
-  return NULL;
-}
-
-static Error *schedule(Schedule *s) {
-  if (failing || running == MOST_THREADS) return (Error *)&errors;
-  Work *work = malloc(sizeof *work);
-  work->task = s->task;
-  work->data = s->data;
-  pthread_create(&started[running++], NULL, begin, work);
-  return NULL;
-}
-static Error *count_threads(CountThreads *c) {
-  *c->count = 4;
-  return NULL;
-}
-static Error *create(ErrorCreate *e) {
-  (void)e;
-  ++errors;
-  return (Error *)&errors;
-}
-static void destroy(ErrorDestroy *e) { (void)e; }
+enum { LEAVES = 6, UNIT = BLOCK * INNER };
 
 #define WHOLE(n) ((n) / UNIT * UNIT)
 static const int64_t sizes[LEAVES] = {
     0, UNIT, 17 * UNIT, WHOLE(65536 + UNIT - 1), WHOLE(65537), WHOLE(300001)};
 
 int main(void) {
-  Api api = {.error_create = create,
-             .error_destroy = destroy,
-             .schedule = schedule,
-             .count_threads = count_threads};
   float scalar = 0.5f;
   uint8_t go = 1;
   enum { ARRAYS = LEAVES * (1 + HELD), ARGUMENTS = 2 + ARRAYS };
@@ -94,7 +54,7 @@ int main(void) {
   const int is_changed = param[0] != 0.25f && param[0] == param[sizes[LEAVES - 1] - 1];
   frame.arguments.size = 1; /* the operands of another kernel */
   if (!HANDLER(&frame) || errors != 1) return 2;
-  for (int i = 0; i < running; ++i) pthread_join(started[i], NULL);
+  join();
   for (int i = 0; i < ARRAYS; ++i) free(buffers[2 + i].data);
   puts(is_changed ? "done" : "unchanged");
   return 0;

@@ -45,7 +45,7 @@ def pair(**options):
 def calls(function, *arguments):
     """How many calls of kernels a compiled function has."""
     text = jax.jit(function).lower(*arguments).compile().as_text()
-    return text.count('custom_call_target="optadamw_')
+    return text.count('custom_call_target="optadamw_step_')
 
 
 def steps(tx, params, count=4, **extra):
@@ -95,7 +95,9 @@ def compared(tree):
 @pytest.mark.parametrize("name", CASES)
 def test_steps_are_the_same(name):
     xla, native = pair(**CASES[name])
-    assert_same(steps(native, tree()), steps(xla, tree()))
+    # Kernels and XLA round the norm in two ways (tests/native/test_norm.py).
+    given = {"grad_norm": 3.0} if "clip_global_norm" in CASES[name] else {}
+    assert_same(steps(native, tree(), **given), steps(xla, tree(), **given))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

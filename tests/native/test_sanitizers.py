@@ -14,7 +14,6 @@ from tests.native import running
 pytestmark = running.needs_compiler
 
 SANITIZERS = ("address,undefined", "thread")
-HARNESS = "sanitized.c"
 
 
 BLOCKS = {
@@ -76,9 +75,22 @@ def test_a_fault_is_found(monkeypatch, tmp_path):
     assert "heap-buffer-overflow" in run.stderr
 
 
-def sanitized(source, sanitizer, folder, *macros):
-    """Compile a kernel with the harness, and run it."""
-    harness = (running.FOLDER / HARNESS).read_text()
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_nothing_is_found_in_the_norm(sanitizer, tmp_path):
+    source = library.source_of_norm(True)
+    run = sanitized(source, sanitizer, tmp_path, calls="sanitized_norm.c")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.strip() == "done" and not run.stderr
+    fault = source.replace("i + LANES <= n", "i < n")
+    assert fault != source
+    run = sanitized(fault, "address", tmp_path, calls="sanitized_norm.c")
+    assert "heap-buffer-overflow" in run.stderr
+
+
+def sanitized(source, sanitizer, folder, *macros, calls="sanitized.c"):
+    """Compile a handler with a program that calls it, and run it."""
+    parts = [running.FOLDER / name for name in ("sanitized_pool.c", calls)]
+    harness = "\n".join(part.read_text() for part in parts)
     head = '#define HANDLER handler\n#define SOURCE "source"\n'
     (folder / "kernel.c").write_text(head + source + harness)
     command = [find_compiler().path, "-std=gnu11", "-O1", "-g", "-w", "-pthread"]

@@ -1,15 +1,7 @@
-/* The handler of one kernel. It runs the kernel on many leaves, in place, in chunks on
-   the threads of XLA's own pool.
+/* The pieces of some leaves, worked on by the threads of XLA's own pool.
 
-   Arguments: `go`; scalars; arrays that no kernel reads; the gradients of the n leaves;
-   their parameters; each of their buffers, n at a time. Results: the parameters and
-   buffers, in their place. Attributes: `scalars`, for each leaf the arguments that are
-   its scalars; `positions`, the place of each leaf in its tree; `inner`, the elements
-   of each leaf between two neighbours in a block.
-
-   The source before this file defines `kernel`, BLOCK (the elements of a block; 1
-   without blocks), HELD (parameter and buffers), SCALARS (those that are arguments),
-   HANDLER and SOURCE (a digest). */
+   The source after this file defines `blocks_in`, the blocks of a leaf, and `run_piece`.
+   Before it BLOCK is defined: the elements of a block, 1 without blocks. */
 #include <limits.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -81,6 +73,7 @@ static const Array *attribute(const CallFrame *frame, const char *name) {
 
 typedef struct {
   int64_t leaf, begin, count;
+  double sum; /* of the piece, if the call forms sums */
 } Piece;
 
 /* One call. The threads of the pool and the caller take chunks until none is left; the
@@ -91,10 +84,13 @@ typedef struct {
   int64_t chunks;
   const CallFrame *frame;
   int64_t leaves;
-  const int64_t *scalars, *positions, *inner;
-  Piece *pieces;  /* leaves cut at `CHUNK` blocks; small ones share a chunk */
+  const void *call; /* what `run_piece` reads */
+  Piece *pieces;  /* leaves cut at multiples of `CHUNK` blocks; small ones share a chunk */
   int64_t *first; /* the first piece of each chunk, and the end */
 } Job;
+
+static int64_t blocks_in(const Job *job, int64_t leaf);
+static void run_piece(const Job *job, Piece *piece);
 
 static void let_go(Job *job) {
   if (atomic_fetch_sub_explicit(&job->holders, 1, memory_order_acq_rel) == 1) {
@@ -102,20 +98,6 @@ static void let_go(Job *job) {
     free(job->first);
     free(job);
   }
-}
-
-static void run_piece(const Job *job, const Piece *piece) {
-  const CallFrame *frame = job->frame;
-  const int64_t n = job->leaves, leaf = piece->leaf;
-  const int64_t arrays = frame->arguments.size - n * (1 + HELD);
-  const void *s[SCALARS + 1];
-  void *x[1 + HELD];
-  for (int64_t j = 0; j < SCALARS; ++j)
-    s[j] = argument(frame, job->scalars[leaf * SCALARS + j])->data;
-  const int32_t position = (int32_t)job->positions[leaf];
-  s[SCALARS] = &position;
-  for (int64_t j = 0; j <= HELD; ++j) x[j] = argument(frame, arrays + j * n + leaf)->data;
-  kernel(s, x, piece->begin, piece->count, job->inner[leaf]);
 }
 
 static void work(Job *job) {
@@ -138,29 +120,39 @@ static void task(void *data) {
 
 /* Cuts the leaves into chunks; false without memory. */
 static bool cut(Job *job) {
-  const CallFrame *frame = job->frame;
   int64_t most = 0;
-  for (int64_t i = 0; i < job->leaves; ++i)
-    most += 2 + count(result(frame, i)) / BLOCK / CHUNK;
+  for (int64_t i = 0; i < job->leaves; ++i) most += 1 + blocks_in(job, i) / CHUNK;
   job->pieces = malloc((size_t)(most + 1) * sizeof(Piece));
   job->first = malloc((size_t)(most + 1) * sizeof(int64_t));
   if (!job->pieces || !job->first) return false;
   int64_t pieces = 0, room = 0;
   for (int64_t leaf = 0; leaf < job->leaves; ++leaf) {
-    const int64_t size = count(result(frame, leaf)) / BLOCK;
-    for (int64_t begin = 0; begin < size;) {
-      if (room == 0) {
+    const int64_t size = blocks_in(job, leaf);
+    for (int64_t begin = 0; begin < size; begin += CHUNK) {
+      if (room <= 0) {
         job->first[job->chunks++] = pieces;
         room = CHUNK;
       }
-      const int64_t taken = size - begin < room ? size - begin : room;
-      job->pieces[pieces++] = (Piece){leaf, begin, taken};
-      begin += taken;
+      const int64_t taken = size - begin < CHUNK ? size - begin : CHUNK;
+      job->pieces[pieces++] = (Piece){leaf, begin, taken, 0.0};
       room -= taken;
     }
   }
   job->first[job->chunks] = pieces;
   return true;
+}
+
+/* A job that is to be let go of; NULL without memory. */
+static Job *job_of(const CallFrame *frame, int64_t leaves, const void *call) {
+  Job *job = calloc(1, sizeof(Job));
+  if (!job) return NULL;
+  atomic_init(&job->holders, 1);
+  job->frame = frame;
+  job->leaves = leaves;
+  job->call = call;
+  if (cut(job)) return job;
+  let_go(job);
+  return NULL;
 }
 
 static int64_t threads(const CallFrame *frame) {
@@ -195,45 +187,19 @@ static void run(Job *job) {
   while (atomic_load_explicit(&job->done, memory_order_acquire) < chunks) sched_yield();
 }
 
-static const char *checked(const CallFrame *frame) {
-  const int64_t n = frame->results.size / HELD;
-  const int64_t arrays = frame->arguments.size - n * (1 + HELD);
-  const Array *scalars = attribute(frame, "scalars");
-  const Array *positions = attribute(frame, "positions");
-  const Array *inner = attribute(frame, "inner");
-  if (arrays < 1 || frame->results.size != n * HELD || !scalars || !positions ||
-      !inner || positions->size != (size_t)n || inner->size != (size_t)n || scalars->size < (size_t)(n * SCALARS))
-    return "optadamw: a kernel was called with the operands of another one";
-  for (int64_t i = 0; i < n * HELD; ++i)
-    if (argument(frame, arrays + n + i)->data != result(frame, i)->data &&
-        count(result(frame, i)))
-      return "optadamw: XLA did not put the results in the place of their arguments";
-  return NULL;
-}
-
-EXPORTED Error *HANDLER(CallFrame *frame) {
+/* Answers XLA's question for the version; false if the frame is a call. */
+static bool answered(const CallFrame *frame) {
   for (Extension *e = frame->extensions; e; e = e->next)
     if (e->type == 1) {
       Metadata *metadata = ((MetadataExtension *)e)->metadata;
       metadata->version.major = 0;
       metadata->version.minor = 3;
       metadata->traits = 0;
-      return NULL;
+      return true;
     }
-  if (frame->stage != EXECUTE) return NULL;
-  const char *wrong = checked(frame);
-  if (wrong) return error(frame, INVALID_ARGUMENT, wrong);
-  if (!*(const uint8_t *)argument(frame, 0)->data) return NULL;
-  Job *job = calloc(1, sizeof(Job));
-  if (!job) return error(frame, RESOURCE_EXHAUSTED, "optadamw: no memory");
-  atomic_init(&job->holders, 1);
-  job->frame = frame;
-  job->leaves = frame->results.size / HELD;
-  job->scalars = (const int64_t *)attribute(frame, "scalars")->data;
-  job->positions = (const int64_t *)attribute(frame, "positions")->data;
-  job->inner = (const int64_t *)attribute(frame, "inner")->data;
-  const bool ready = cut(job);
-  if (ready && job->chunks) run(job);
-  let_go(job);
-  return ready ? NULL : error(frame, RESOURCE_EXHAUSTED, "optadamw: no memory");
+  return frame->stage != EXECUTE;
+}
+
+static Error *no_memory(const CallFrame *frame) {
+  return error(frame, RESOURCE_EXHAUSTED, "optadamw: no memory");
 }
