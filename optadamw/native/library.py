@@ -57,7 +57,8 @@ def source_of_norm(has_float16: bool) -> str:
 
 
 def _source(own: Sequence[str], handler: str) -> str:
-    version = f"/* jaxlib {jaxlib.__version__} */"
+    # The digest of the source names the library: two libraries have two sources.
+    version = f"/* optadamw_{handler} for jaxlib {jaxlib.__version__} */"
     before = [version, _part("numbers"), _part("ffi")]
     return "\n".join([*before, *own, _part("pool"), _part(handler)])
 
