@@ -66,8 +66,8 @@ def _why_gathered(
         sharding = program.sharding
     elif is_auto and array.shape in mixed:
         return (
-            "over Auto axes, parameters of one shape are divided in several ways, and "
-            "with_pallas(tx, shardings=...) is not used"
+            "over Auto axes, parameters of one shape are divided in several ways; call "
+            "tx.jit_step, or state them in with_pallas(tx, shardings=...)"
         )
     if not divides(layout_of(program, array.shape), sharding):
         return f"its sharding {sharding.spec} cuts blocks, or divides no axis evenly"

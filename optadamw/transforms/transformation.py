@@ -22,7 +22,8 @@ from optadamw.rules.rule import Rule
 from optadamw.store.state import State
 from optadamw.transforms.adjusting import Adjusting
 from optadamw.transforms.call import Call
-from optadamw.walk.composition import Composition, at_home
+from optadamw.walk.composition import Composition
+from optadamw.walk.homes import Homes
 from optadamw.walk.init import init
 from optadamw.walk.step import advance, flush
 
@@ -101,13 +102,15 @@ class JitStep:
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
-        return self.programs.at(params).in_place(params, state, grads, extra)
+        return self.programs.at(params, state).in_place(params, state, grads, extra)
 
     def lower(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> jax.stages.Lowered:
         """Lower the step as `jax.jit(...).lower` does, to read the compiled program."""
-        return self.programs.at(params).in_place.lower(params, state, grads, extra)
+        return self.programs.at(params, state).in_place.lower(
+            params, state, grads, extra
+        )
 
 
 def _in_place(
@@ -135,18 +138,15 @@ class Programs:
     def __init__(self, composition: Composition) -> None:
         self.composition = composition
         self.step = Step(composition)
+        self._homes = Homes(composition)
         self._elsewhere: dict[Composition, Programs] = {}
         self.in_place = jax.jit(
             functools.partial(_in_place, composition), donate_argnums=(0, 1)
         )
 
-    def at(self, params: PyTree) -> "Programs":
-        """Return the functions for the layout of these parameters.
-
-        Only under `with_zero1` they depend on it.
-        """
-        composition = at_home(self.composition, params)
-        if composition is self.composition:
+    def at(self, params: PyTree, state: Any) -> "Programs":
+        """Return the functions for the layout of these parameters."""
+        if (composition := self._homes.of(params, state)) is self.composition:
             return self
         if composition not in self._elsewhere:
             self._elsewhere[composition] = Programs(composition)

@@ -34,10 +34,10 @@ def with_pallas(
 
     XLA does not divide a kernel over devices. On Explicit axes, and inside
     `jax.shard_map`, each device runs the kernel on its shard. On Auto axes it does so
-    if `shardings` states how the parameters are divided, or if the arguments of the
-    compiled function show it: all that have the shape of a parameter are divided alike,
-    as parameters, gradients and buffers of one shape mostly are. Otherwise XLA runs the
-    parameter, as it does if a sharding cuts blocks.
+    if `shardings` states how the parameters are divided, in `tx.jit_step`, which sees
+    it, and if the arguments of the compiled function show it: all that have the shape
+    of a parameter are divided alike, as parameters, gradients and buffers of one shape
+    mostly are. Otherwise XLA runs the parameter, as it does if a sharding cuts blocks.
 
     Args:
       inner: a transformation of this library.

@@ -3,13 +3,11 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from optadamw.base.held import Held, first_values
 from optadamw.base.hyperparameters import Constant, Dynamic
 from optadamw.base.masks import Selector
-from optadamw.base.types import PyTree
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.control.control import Control
 from optadamw.leaf.program import Kernel
@@ -18,7 +16,7 @@ from optadamw.rules.groups import Group, Variant
 from optadamw.rules.rule import Rule, Stage
 from optadamw.store.slot import Slot
 from optadamw.walk.shardings import Shardings
-from optadamw.walk.zero1 import Zero1, homes_of
+from optadamw.walk.zero1 import Zero1
 
 CpuPass = Literal["auto", "native", "xla"]
 """What runs the leaves on the CPU: kernels where there are some, kernels only, XLA."""
@@ -179,15 +177,3 @@ class Composition:
                 "not finite spoils its whole block, and no guard refuses such "
                 "gradients. Put skip_nonfinite(...) around the chain, as adamw does."
             )
-
-
-def at_home(composition: Composition, params: PyTree) -> Composition:
-    """Return a composition that knows the layout of these parameters, for ZeRO-1.
-
-    Inside jit on automatic axes the layout is not known, and outside it is.
-    """
-    zero1 = composition.zero1
-    if zero1 is None or zero1.homes is not None:
-        return composition
-    homes = homes_of(jax.tree.leaves(params))
-    return replace(composition, zero1=replace(zero1, homes=homes))

@@ -104,6 +104,7 @@ def each_leaf(
             outputs[-1], grad = materialized((outputs[-1], given.grad))
             given = given._replace(grad=grad)
         if key.layouts:
+            program = replace(program, sharding=key.layouts[i].away)
             given = key.layouts[i].entered(given)
         given = given._replace(buffers=on_device(given.buffers, key.offload))
         if program.draws and given.site is None:

@@ -13,12 +13,13 @@ class Shardings:
     """The sharding of each parameter, by its path."""
 
     paths: tuple[str, ...]
-    shardings: tuple[NamedSharding, ...]
+    shardings: tuple[NamedSharding | None, ...]
+    """None: that of a parameter is not stated."""
 
     def __repr__(self) -> str:
         return f"<shardings of {len(self.paths)} parameters>"
 
-    def resolved(self, leaves: Leaves) -> list[NamedSharding]:
+    def resolved(self, leaves: Leaves) -> list[NamedSharding | None]:
         """Return the sharding of each leaf.
 
         Raises:
@@ -34,7 +35,8 @@ class Shardings:
                     "Pass a tree like the parameters, such as "
                     "jax.tree.map(lambda x: x.sharding, params).",
                 )
-            spec = known[path].spec
+            sharding = known[path]
+            spec = () if sharding is None else sharding.spec
             if array is not None and len(spec) > len(array.shape):
                 raise at_leaf(
                     path,
@@ -42,5 +44,5 @@ class Shardings:
                     f"{list(array.shape)}.",
                     "Pass the sharding that the parameter has.",
                 )
-            found.append(known[path])
+            found.append(sharding)
         return found

@@ -180,3 +180,65 @@ def test_arguments_of_one_shape_that_are_divided_otherwise_show_nothing(target):
     whole, _ = placed({"v": P(), "w": P()})
     _, state = placed({"v": COLUMNS, "w": COLUMNS})
     assert "manual" not in lowered(train_step, whole, state, BATCH)
+
+
+SPECS = {"v": ROWS, "w": COLUMNS}
+"""Two parameters of one shape, of which arguments do not show how each is divided."""
+
+
+def arrays(place=lambda name, x: x, shape=(256, 32)):
+    return {name: place(name, normal(shape, seed)) for seed, name in enumerate(SPECS)}
+
+
+def there(name, x):
+    return jax.device_put(x, sharding_of("Auto", SPECS[name]))
+
+
+def test_jit_step_states_the_shardings_of_its_arguments(target):
+    """In one program for all calls, in place, with the bits of whole leaves."""
+    del target
+    params, grads = arrays(there), arrays(there)
+    tx = optadamw.with_seed(TX, 3)  # whose programs nobody else has
+    state = tx.init(params)
+    assert "manual" in tx.jit_step.lower(grads, state, params).as_text()
+    old = params
+    for _ in range(2):
+        params, state = tx.jit_step(grads, state, params)
+    assert all(x.is_deleted() for x in old.values())
+    programs = tx.jit_step.programs.at(params, state)
+    assert programs is not tx.jit_step.programs
+    assert programs.in_place._cache_size() == 1
+    plain = optadamw.with_pallas(tx, enabled=False)
+    whole, expected = arrays(), plain.init(arrays())
+    for _ in range(2):
+        whole, expected = jax.jit(plain.step)(arrays(), expected, whole)
+    trees.assert_same_bits(state, expected)
+    for name, x in params.items():
+        np.testing.assert_allclose(x, whole[name], rtol=2e-6, atol=1e-7)
+
+
+def test_jit_step_does_not_move_a_state_that_is_divided_further(target):
+    del target
+    whole = {name: sharding_of("Auto", P()) for name in SPECS}
+    params = jax.device_put(arrays(), whole)
+    state = TX.init(arrays(there))
+    assert "manual" not in TX.jit_step.lower(params, state, params).as_text()
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_zero1_runs_kernels_of_the_parts_of_its_state(target, kind):
+    del target
+    home = sharding_of(kind, P(None, "model") if kind == "Explicit" else P())
+    params = jax.device_put(arrays(), home)
+    tx = optadamw.with_zero1(TX, "data", layout=dict.fromkeys(params, home))
+    state = tx.init(params)
+    assert state.mu["w"].sharding.shard_shape((256, 32))[0] == 64
+    step = jax.jit(tx.step)
+    assert "manual" in step.lower(params, state, params).as_text()
+    found = step(params, state, params)
+    plain = optadamw.with_pallas(TX, enabled=False)
+    expected = jax.jit(plain.step)(arrays(), plain.init(arrays()), arrays())
+    trees.assert_same_bits(found[1], expected[1])
+    for name, x in found[0].items():
+        assert x.sharding.is_equivalent_to(home, 2)
+        np.testing.assert_allclose(x, expected[0][name], rtol=2e-6, atol=1e-7)

@@ -11,6 +11,7 @@ from jax.sharding import (
     AbstractDevice,
     AbstractMesh,
     AxisType,
+    Mesh,
     NamedSharding,
     use_abstract_mesh,
 )
@@ -67,7 +68,7 @@ def sharding_of(program: Program, given: LeafInput) -> NamedSharding | None:
     Explicit axes have it in the type of the array. For Auto axes the program holds the
     one that the user stated.
     """
-    kinds = _kinds(_mesh_of(given))
+    kinds = kinds_of(_mesh_of(given))
     if kinds == {AxisType.Explicit}:
         found: NamedSharding = jax.typeof(given.param).sharding
         return found
@@ -77,7 +78,7 @@ def sharding_of(program: Program, given: LeafInput) -> NamedSharding | None:
 def auto_mesh(given: LeafInput) -> AbstractMesh | None:
     """Return the mesh of a leaf if all of its axes are Auto."""
     mesh = _mesh_of(given)
-    return mesh if _kinds(mesh) == {AxisType.Auto} else None
+    return mesh if kinds_of(mesh) == {AxisType.Auto} else None
 
 
 def is_single(context: Any) -> bool:
@@ -89,7 +90,7 @@ def is_single(context: Any) -> bool:
     return bool(getattr(axes, "num_devices", 1) == 1)
 
 
-def _kinds(mesh: AbstractMesh) -> set[AxisType]:
+def kinds_of(mesh: Mesh | AbstractMesh) -> set[AxisType]:
     """Return the types of the axes of more than one device."""
     wide = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
     return {kind for kind, size in wide if size > 1}
