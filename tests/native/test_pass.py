@@ -199,6 +199,20 @@ def test_a_train_step_copies_no_parameter(layers):
     assert taken[1] <= taken[0] + layers * 256 * 256 * 4 / 16
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_global_norm": 1.0}])
+def test_a_step_of_many_elements_is_computed_while_its_caller_goes_on(options):
+    """XLA starts no thread for a program in which it counts less than 1,000."""
+    tx = optadamw.adamw(1e-2, kernel="native", **options)
+
+    def counted(size):
+        params = {"w": jax.ShapeDtypeStruct((size,), jnp.float32)}
+        state = jax.eval_shape(tx.init, params)
+        return tx.jit_step.lower(params, state, params).compile().cost_analysis()
+
+    size = walk_native.ASYNCHRONOUS
+    assert counted(size - 1)["flops"] < 1000 <= counted(size)["flops"]
+
+
 def test_leaves_are_split_into_calls():
     _, native = pair()
     small = {str(i): jnp.ones(8) for i in range(walk_native.LEAVES + 1)}

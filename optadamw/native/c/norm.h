@@ -63,6 +63,10 @@ static void run_piece(const Job *job, Piece *piece) {
 #endif
 }
 
+static void run_pieces(const Job *job, Piece *pieces, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) run_piece(job, &pieces[i]);
+}
+
 static bool is_known(int dtype) {
 #ifdef WITH_FLOAT16
   if (dtype == FLOAT16) return true;

@@ -18,7 +18,7 @@ static int64_t blocks_in(const Job *job, int64_t leaf) {
   return count(result(job->frame, leaf)) / BLOCK;
 }
 
-static void run_piece(const Job *job, Piece *piece) {
+static void run_piece(const Job *job, const Piece *piece) {
   const CallFrame *frame = job->frame;
   const Step *step = job->call;
   const int64_t n = job->leaves, leaf = piece->leaf;
@@ -31,6 +31,15 @@ static void run_piece(const Job *job, Piece *piece) {
   s[SCALARS] = &position;
   for (int64_t j = 0; j <= HELD; ++j) x[j] = argument(frame, arrays + j * n + leaf)->data;
   kernel(s, x, piece->begin, piece->count, step->inner[leaf]);
+}
+
+/* Neighbours in a leaf are one piece. */
+static void run_pieces(const Job *job, Piece *pieces, int64_t n) {
+  for (int64_t i = 0; i < n;) {
+    Piece piece = pieces[i];
+    while (++i < n && pieces[i].leaf == piece.leaf) piece.count += pieces[i].count;
+    run_piece(job, &piece);
+  }
 }
 
 static const char *checked(const CallFrame *frame) {
