@@ -72,7 +72,9 @@ def test_all_parts_are_in_the_summary_and_in_the_report(quick):
         "precision.png",
         "faults.png",
         "curves.png",
+        "curves-tall.png",
         "update_to_weight.png",
+        "update_to_weight-tall.png",
     }
     assert report.count("data:image/png;base64,") == len(plots)
     # No network: nothing is loaded but what the file holds.

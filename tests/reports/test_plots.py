@@ -11,6 +11,7 @@ from optadamw.reports.plots.memory import parts_of
 from optadamw.tuning.range_test import RangeTest
 
 STEPS = [{"step": i, "loss": 0.9**i, "grad_norm": 1.0 + i} for i in range(5)]
+RATIOS = [{"step": i, "update_to_weight": {"w": 1e-3, "b": 1e-2}} for i in range(3)]
 GRID = [
     {"rate": r, "decay": d, "loss": (r - 1) ** 2 + d + 0.1, "live": 1}
     for r in (0.1, 1.0, 10.0)
@@ -68,6 +69,12 @@ DRAWN = {
     ),
     "a range of rates": lambda path: plotting.range_test(FOUND, path),
     "a range without a suggestion": lambda path: plotting.range_test(NOTHING, path),
+    "ratios one below another": lambda path: plotting.update_to_weight(
+        {"a": RATIOS, "b": RATIOS, "c": RATIOS}, path, columns=2
+    ),
+    "curves one below another": lambda path: plotting.curves(
+        {"a": STEPS}, path, columns=1
+    ),
     "flat ratios": lambda path: plotting.update_to_weight(
         {"a": [{"optimizer/step": 1, "optimizer/groups/w/update_to_weight": 1e-3}]},
         path,
@@ -173,6 +180,16 @@ REFUSED = {
         ),
         ValueError,
         r"`histories\['a'\]\[1\]` has no field 'b'",
+    ),
+    "columns that are no number": (
+        lambda path: plotting.curves({"a": STEPS}, path, columns="1"),
+        TypeError,
+        "`columns` must be a whole number >= 1, or None; got '1'",
+    ),
+    "no columns": (
+        lambda path: plotting.update_to_weight({"a": RATIOS}, path, columns=0),
+        ValueError,
+        "`columns` must be a whole number >= 1, or None; got 0",
     ),
     "a map without its number": (
         lambda path: plotting.heatmap(STEPS, path, x="step", y="rate"),

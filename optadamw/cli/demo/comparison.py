@@ -97,19 +97,20 @@ def _draw(runs: dict[str, Run], settings: Settings) -> list[Plot]:
     histories: dict[str, Any] = {
         LABELS[name]: summary.records(run) for name, run in runs.items()
     }
-    ratios = settings.output / "update_to_weight.png"
-    return [
-        Plot(
-            plotting.curves(
-                histories,
-                settings.output / "curves.png",
-                fields=_CURVES,
-                titles=_TITLES,
-            ),
-            "Loss, accuracy, gradient norm and learning rate by epoch.",
-        ),
-        Plot(
-            plotting.update_to_weight(histories, ratios),
-            "Length of the update relative to the weights, by layer and epoch.",
-        ),
-    ]
+    texts = {
+        "curves": "Loss, accuracy, gradient norm and learning rate by epoch.",
+        "update_to_weight": "Length of the update relative to the weights, by layer "
+        "and epoch.",
+    }
+    drawn = []
+    for name, text in texts.items():
+        paths = [settings.output / f"{name}{end}.png" for end in ("", "-tall")]
+        for path, columns in zip(paths, (None, 1), strict=True):
+            if name == "curves":
+                plotting.curves(
+                    histories, path, fields=_CURVES, titles=_TITLES, columns=columns
+                )
+            else:
+                plotting.update_to_weight(histories, path, columns=columns)
+        drawn.append(Plot(paths[0], text, paths[1]))
+    return drawn

@@ -22,6 +22,7 @@ from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import (
     COLORS,
     DOTTED,
+    columns_of,
     finish,
     heights,
     logarithmic,
@@ -43,6 +44,7 @@ def curves(
     fields: Sequence[str] | None = None,
     x: str | None = None,
     titles: Mapping[str, str] | None = None,
+    columns: int | None = None,
 ) -> Path:
     """Draw the recorded numbers of trainings, in one panel for each name.
 
@@ -60,13 +62,15 @@ def curves(
             "step", also after a prefix as in "optimizer/step".
         titles: For some panels ("loss", "learning_rate") a title. None (default): the
             name of the panel.
+        columns: The number of panels side by side; 1 suits a narrow screen. None
+            (default): 1 for one panel, 2 for up to six, else 3.
 
     Returns:
         `path`.
 
     Raises:
         TypeError: `histories` is no mapping of labels to lists of records, or a value
-            is no number.
+            or `columns` is no number.
         ValueError: There is no record, or one lacks a field; the message names it.
         OSError, ValueError: `path` is in no folder, or its ending names no format.
 
@@ -96,13 +100,13 @@ def curves(
         }
         for label, history in checked.items()
     }
-    figure, places = _figure(len(panels))
+    figure, places = _figure(len(panels), columns)
     for axes, (panel, members) in zip(places, panels.items(), strict=True):
         _draw(axes, read, axis, members)
         finish(axes, (titles or {}).get(panel, words(panel)))
         _scale(axes, panel, read, members)
         axes.set_xlabel(words(axis))
-    _legend(figure, places[0], read, panels)
+    _legend(figure, places[0], read, panels, most=2 if columns == 1 else 6)
     return saved(figure, path)
 
 
@@ -116,10 +120,12 @@ def _panel(name: str) -> str:
     return name
 
 
-def _figure(count: int) -> tuple[Figure, list[Axes]]:
-    across = 1 if count == 1 else 2 if count <= 6 else 3
+def _figure(count: int, columns: int | None) -> tuple[Figure, list[Axes]]:
+    across = columns_of(columns, 1 if count == 1 else 2 if count <= 6 else 3)
     down = -(-count // across)
-    size = (5.0 * max(across, 1.4), max(3.5 * down, 4.2))
+    size = (5.0 * across, 3.5 * down + 0.5)
+    if columns is None:
+        size = (5.0 * max(across, 1.4), max(3.5 * down, 4.2))
     figure = Figure(figsize=size, layout="constrained")
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in places[count:]:
@@ -160,7 +166,7 @@ def _scale(axes: Axes, panel: str, read: Any, members: list[str]) -> None:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _legend(figure: Figure, axes: Axes, read: Any, panels: Any) -> None:
+def _legend(figure: Figure, axes: Axes, read: Any, panels: Any, most: int) -> None:
     for index, label in enumerate(read):
         color = COLORS[index % len(COLORS)]
         axes.plot([], [], color=color, linewidth=3, label=label)
@@ -169,5 +175,5 @@ def _legend(figure: Figure, axes: Axes, read: Any, panels: Any) -> None:
         if any(name.startswith(part) for name in names):
             label = part.rstrip("_")
             axes.plot([], [], color="0.35", linestyle=line, label=label)
-    count = min(len(axes.get_legend_handles_labels()[0]), 6)
+    count = min(len(axes.get_legend_handles_labels()[0]), most)
     figure.legend(loc="outside upper center", ncols=count, frameon=False)

@@ -14,13 +14,24 @@ from optadamw.reports.plots.records import (
     listed,
 )
 from optadamw.reports.plots.saving import saved
-from optadamw.reports.plots.style import COLORS, DASHED, MARKERS, finish, words
+from optadamw.reports.plots.style import (
+    COLORS,
+    DASHED,
+    MARKERS,
+    columns_of,
+    finish,
+    words,
+)
 
 FIELD = "update_to_weight"
 
 
 def update_to_weight(
-    histories: Mapping[str, History], path: str | Path, *, x: str | None = None
+    histories: Mapping[str, History],
+    path: str | Path,
+    *,
+    x: str | None = None,
+    columns: int | None = None,
 ) -> Path:
     """Draw the length of each layer's update relative to that of its weights.
 
@@ -35,22 +46,29 @@ def update_to_weight(
         path: The file to write; its ending chooses the format, such as ".png".
         x: The field along which they are drawn. None (default): "epoch", or else
             "step", also after a prefix as in "optimizer/step".
+        columns: The number of panels side by side; 1 suits a narrow screen. None
+            (default): all.
 
     Returns:
         `path`.
 
     Raises:
         TypeError: `histories` is no mapping of labels to lists of records, or a value
-            is no number.
+            or `columns` is no number.
         ValueError: There is no record, or one lacks a ratio; the message names it.
         OSError, ValueError: `path` is in no folder, or its ending names no format.
     """
     checked = checked_histories(histories)
-    figure = Figure(figsize=(max(5 * len(checked), 7), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(checked), sharex=True, sharey=True, squeeze=False)
+    across = min(columns_of(columns, len(checked)), len(checked))
+    down = -(-len(checked) // across)
+    width = 5 * across if columns is not None else max(5 * across, 7)
+    figure = Figure(figsize=(width, 3.5 * down + 1), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axes in panels.flat[len(checked) :]:
+        axes.set_visible(False)
     thumb = "1e-3 (rule of thumb)"
     shown = dict.fromkeys(name for rows in checked.values() for name in _ratios(rows))
-    for axes, (label, history) in zip(panels[0], checked.items(), strict=True):
+    for axes, (label, history) in zip(panels.flat, checked.items(), strict=False):
         axis, name = along(history, x), f"histories[{label!r}]"
         steps = column(name, history, axis, "Record it, or choose another `x`.")
         rows = [_ratios([record]) for record in history]
@@ -68,13 +86,14 @@ def update_to_weight(
         finish(axes, label)
         axes.set_xlabel(words(axis))
         axes.set_yscale("log")
-    panels[0, 0].set_ylabel("|update| / |weight|")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("|update| / |weight|")
     handles, layers = panels[0, 0].get_legend_handles_labels()
     figure.legend(
         handles,
         layers,
         loc="outside upper center",
-        ncols=min(len(layers), 5),
+        ncols=min(len(layers), 5, 2 * across if columns is not None else 5),
         frameon=False,
     )
     return saved(figure, path)

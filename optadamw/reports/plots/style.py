@@ -1,8 +1,12 @@
 """The colors and axes that all plots share."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+
+from optadamw.base.errors import invalid, mistyped
 
 # Okabe and Ito's palette, which every kind of color vision tells apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -42,3 +46,18 @@ def words(name: str) -> str:
     """Return the name of a field as a title: "grad_norm" is "Grad norm"."""
     text = name.replace("_", " ")
     return text[:1].upper() + text[1:]
+
+
+def columns_of(columns: Any, default: int) -> int:
+    """Return a number of panels side by side; None: `default`.
+
+    Raises:
+      TypeError, ValueError: `columns` is no whole number of at least 1.
+    """
+    if columns is None:
+        return default
+    if isinstance(columns, bool) or not isinstance(columns, int | np.integer):
+        raise mistyped("columns", "a whole number >= 1, or None", columns)
+    if columns < 1:
+        raise invalid("columns", "a whole number >= 1, or None", columns)
+    return int(columns)
