@@ -62,7 +62,8 @@ def check_regular(path: Path) -> None:
         raise FileNotFoundError(f"There is no file '{path}'.") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(
-            f"'{path}' is {_kind(mode)}, and no regular file. Copy it to a file first."
+            f"'{path}' is {kind_of(mode)}, and no regular file. Copy it to a file "
+            "first."
         )
 
 
@@ -74,7 +75,8 @@ def nbytes(shape: Sequence[int], itemsize: int) -> int:
     return size
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """Return what a path leads to that is neither a file nor a folder, in words."""
     for is_kind, name in (
         (stat.S_ISFIFO, "a pipe"),
         (stat.S_ISSOCK, "a socket"),

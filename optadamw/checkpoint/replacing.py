@@ -1,6 +1,7 @@
 """Replace a file as a whole or not at all."""
 
 import contextlib
+import hashlib
 import importlib
 import os
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from optadamw.checkpoint.bounds import kind_of
 from optadamw.checkpoint.path import check_folder
 
 # Windows has no fcntl, and does not remove a file that a writer has open.
@@ -20,6 +22,10 @@ with contextlib.suppress(ImportError):
 _ABANDONED = 3600.0
 """Seconds after which a temporary file belongs to a writer that was killed, where the
 file system has no locks."""
+
+_LONG = 200
+"""Bytes of a name; with a longer one a temporary name could pass the 255 bytes that
+most file systems allow."""
 
 
 @contextlib.contextmanager
@@ -33,13 +39,14 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     Raises:
       FileNotFoundError: the folder of `target` does not exist.
       IsADirectoryError: `target` is a folder.
-      OSError: the file cannot be written.
+      OSError: `target` is a pipe, a socket or a device, which a file would replace, or
+        a symbolic link that leads back to itself; or the file cannot be written.
     """
     check_folder(target)
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder. Give the path of a file.")
-    _sweep(target)
     mode = _mode(target)
+    _sweep(target)
     file, temporary = _opened(target, 0o666 if mode is None else mode)
     try:
         with file:
@@ -59,17 +66,37 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 
 
 def _mode(target: Path) -> int | None:
-    """Return the mode of a file; None if there is none."""
+    """Return the mode of a file; None if there is none.
+
+    Raises:
+      OSError: there is something that is no file.
+    """
     try:
-        return stat.S_IMODE(target.stat().st_mode)
+        mode = target.lstat().st_mode
     except OSError:
         return None
+    if stat.S_ISLNK(mode):  # the links before were followed, and this one leads nowhere
+        raise OSError(f"'{target}' is a symbolic link to itself. Remove it first.")
+    if not stat.S_ISREG(mode):
+        raise OSError(
+            f"'{target}' is {kind_of(mode)}, and a file would replace it. Give the "
+            "path of a file."
+        )
+    return stat.S_IMODE(mode)
+
+
+def _stem(target: Path) -> str:
+    """Return the beginning of the names of temporary files of `target`."""
+    name = os.fsencode(target.name)
+    if len(name) <= _LONG:
+        return f".{target.name}."
+    return f".{hashlib.sha256(name).hexdigest()}."
 
 
 def _opened(target: Path, mode: int) -> tuple[BinaryIO, Path]:
     """Create a temporary file and lock it."""
     while True:
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        temporary = target.with_name(f"{_stem(target)}{secrets.token_hex(8)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         file = os.fdopen(os.open(temporary, flags, mode), "wb")
         if _is_locked_here(file, temporary):
@@ -94,7 +121,7 @@ def _is_locked_here(file: BinaryIO, temporary: Path) -> bool:
 
 def _sweep(target: Path) -> None:
     """Remove temporary files that killed writers of `target` left behind."""
-    for path in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
+    for path in target.parent.glob(f"{_literal(_stem(target))}*.tmp"):
         with contextlib.suppress(OSError):  # another writer was faster
             _remove_abandoned(path)
 

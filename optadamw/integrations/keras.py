@@ -233,8 +233,8 @@ class Optimizer(WithAverage, keras.optimizers.Optimizer):
             remedy = "Make `tx` with a schedule: optadamw.adamw(schedule)."
             raise mistyped("learning_rate", "a number", learning_rate, remedy)
         number = float(np.asarray(learning_rate))
-        if not (np.isfinite(number) and number >= 0):
-            raise invalid("learning_rate", "finite and >= 0", number)
+        if not 0 <= number <= float(np.finfo(np.float32).max):
+            raise invalid("learning_rate", "finite and >= 0, also in float32", number)
         if adjustable is None:
             self._learning_rate.assign(number)
         else:

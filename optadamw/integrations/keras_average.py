@@ -97,7 +97,11 @@ class WithAverage:
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Write the average of `tx` into the variables; `fit` calls it at its end."""
         kept = self._kept
-        if not self.built or kept.state.ema is None or int(kept.state.step) == 0:
+        # An error while an epoch is traced leaves Keras's variables without values, and
+        # another error here would hide it.
+        if not self.built or kept.is_freed:
+            return
+        if kept.state.ema is None or int(kept.state.step) == 0:
             return
         averaged = finalize(kept.state, kept.values())
         chosen = {id(variable) for variable in var_list}

@@ -65,6 +65,11 @@ class Kept:
             )
 
     @property
+    def is_freed(self) -> bool:
+        """Whether Keras has freed the values, as it does while `fit` runs an epoch."""
+        return any(getattr(v, "_value", v) is None for v in self.buffers)
+
+    @property
     def state(self) -> State:
         """The State that the variables hold."""
         arrays = [variable.value for variable in self.buffers]

@@ -1,12 +1,15 @@
 """The C compiler of this machine: which it is, and one run of it."""
 
+import contextlib
 import hashlib
 import os
 import platform
 import re
+import selectors
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +17,9 @@ from pathlib import Path
 
 TIMEOUT = 60.0
 """Seconds after which a compiler that does not end is killed; a kernel takes 0.3 s."""
+
+MOST = 1 << 20
+"""Bytes after which a compiler that prints without end is killed."""
 
 FLAGS = (
     *("-std=gnu11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-w"),
@@ -138,7 +144,7 @@ def _run(command: Sequence[str], timeout: float) -> str:
     """Run a compiler with all processes that it starts, and return what it prints.
 
     Raises:
-      CompilerError: it fails.
+      CompilerError: it fails, or prints without end.
       TimeoutError: it does not end.
     """
     name = Path(command[0]).name
@@ -148,19 +154,52 @@ def _run(command: Sequence[str], timeout: float) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
             start_new_session=True,
         )
     except OSError as error:
         raise CompilerError(f"{name} cannot be run: {error.strerror}") from None
-    try:
-        printed, complaints = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise TimeoutError(f"{name} did not end in {timeout:g} seconds") from None
+    with process:
+        try:
+            printed, complaints = _printed(process, name, time.monotonic() + timeout)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                what = f"{name} did not end in {timeout:g} seconds"
+                raise TimeoutError(what) from None
+            raise
     if process.returncode:
         line = next(iter(complaints.strip().splitlines()), "no message")
         raise CompilerError(f"{name} failed: {line}")
     return printed
+
+
+def _printed(
+    process: subprocess.Popen[bytes], name: str, end: float
+) -> tuple[str, str]:
+    """Wait for a process, and return its output and its errors.
+
+    Unlike `communicate`, this keeps no more than `MOST` bytes in memory.
+
+    Raises:
+      CompilerError: it prints more.
+      subprocess.TimeoutExpired: it runs longer than until `end`.
+    """
+    texts = {pipe: bytearray() for pipe in (process.stdout, process.stderr) if pipe}
+    with selectors.DefaultSelector() as open_pipes:
+        for pipe in texts:
+            open_pipes.register(pipe, selectors.EVENT_READ)
+        while open_pipes.get_map():
+            ready = open_pipes.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, 0.0)
+            for key, _ in ready:
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    open_pipes.unregister(key.fileobj)
+                texts[key.fileobj] += data  # type: ignore[index]
+            if sum(map(len, texts.values())) > MOST:
+                raise CompilerError(f"{name} prints without end")
+    process.wait(max(0.0, end - time.monotonic()))
+    printed, complaints = (text.decode(errors="replace") for text in texts.values())
+    return printed, complaints

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optadamw.base.errors import invalid
 from optadamw.base.memory import is_on_host
 from optadamw.base.numerics import is_complex
 from optadamw.base.random_bits import Site
@@ -146,8 +147,11 @@ def why_not_default() -> str | None:
 
     Kernels are the default where they were measured, and where a step has one device:
     XLA divides its own code over several, and its passes are one program there.
+
+    Raises:
+      ValueError: the variable that switches kernels has another value than 0 and 1.
     """
-    if os.environ.get(SWITCH) == "1":
+    if _switch() == "1":
         return None
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
@@ -160,13 +164,30 @@ def why_not_default() -> str | None:
 
 
 def usable_compiler() -> Compiler | Refusal:
-    """Return the compiler of kernels, or why kernels are not compiled."""
-    if os.environ.get(SWITCH) == "0":
+    """Return the compiler of kernels, or why kernels are not compiled.
+
+    Raises:
+      ValueError: the variable that switches kernels has another value than 0 and 1.
+    """
+    if _switch() == "0":
         return Refusal(f"{SWITCH}=0")
     try:
         return find_compiler()
     except CompilerError as error:
         return Refusal(str(error))
+
+
+def _switch() -> str:
+    """Return "0", "1", or "" for a variable that is not set.
+
+    Raises:
+      ValueError: it has another value, such as "off", which must not mean "on".
+    """
+    value = os.environ.get(SWITCH, "")
+    if value not in ("", "0", "1"):
+        remedy = "0 switches all kernels off, 1 switches them on."
+        raise invalid(SWITCH, "0, 1 or not set", value, remedy)
+    return value
 
 
 def forget() -> None:

@@ -45,8 +45,9 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     Without `with_kernels`, a step is run as by "auto" if JAX's default device is an
     x86-64 CPU, the only device, and there is a C compiler; otherwise as by "xla". The
     variable OPTADAMW_NATIVE=0 switches all kernels off, and OPTADAMW_NATIVE=1 makes
-    "auto" the default on every machine. OPTADAMW_CACHE_DIR is the folder of
-    compiled kernels; default: `optadamw` in XDG_CACHE_HOME or `~/.cache`.
+    "auto" the default on every machine; another value raises an error when a step is
+    traced. OPTADAMW_CACHE_DIR is the folder of compiled kernels; default: `optadamw` in
+    XDG_CACHE_HOME or `~/.cache`.
 
     Args:
       inner: a transformation of this library.

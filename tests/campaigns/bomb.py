@@ -159,6 +159,13 @@ def pt(full: bool) -> Made:
     yield "sparse", saved({"w": torch.zeros(4).to_sparse()})
     yield "nested", saved({"w": torch.nested.nested_tensor([one, one])})
     yield "an object", saved({"w": Path("x")})
+    loop: list[Any] = []
+    loop.append(loop)
+    yield "a loop", saved({"w": loop})
+    twice: Any = one
+    for _ in range(60):
+        twice = [twice, twice]
+    yield "2^60 tensors", saved({"w": twice})
     yield "many", saved({str(i): i for i in range(30_000)})
     for data in (b"", b"PK\x05\x06" + bytes(18), pickle.dumps(print), b"\x80\x02" * 99):
         yield f"bytes {data[:8]!r}", data

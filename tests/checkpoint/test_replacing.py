@@ -1,8 +1,11 @@
 """A saved file replaces the one before, keeps its mode, and leaves nothing behind."""
 
 import fcntl
+import hashlib
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -103,3 +106,49 @@ def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
         writer.send_signal(signal.SIGKILL)
     checkpoint.save(path, TX, STATE)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.fspath(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(os.mkfifo, "is a pipe, and a file would replace it"), (_socket, "is a socket")],
+)
+def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch, make, what):
+    """Before, a save to /dev/null replaced the device of the whole machine."""
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    make(Path("state"))
+    kind = stat.S_IFMT(os.lstat("state").st_mode)
+    with pytest.raises(OSError, match=what):
+        checkpoint.save("state", TX, STATE)
+    assert stat.S_IFMT(os.lstat("state").st_mode) == kind
+    assert os.listdir() == ["state"]
+
+
+def test_a_link_to_itself_is_not_replaced(tmp_path):
+    path = tmp_path / "state.npz"
+    path.symlink_to(path)
+    with pytest.raises(OSError, match="a symbolic link to itself"):
+        checkpoint.save(path, TX, STATE)
+    assert path.is_symlink()
+
+
+def test_a_link_to_no_file_yet_is_followed(tmp_path):
+    path = tmp_path / "link.npz"
+    path.symlink_to(tmp_path / "state.npz")
+    checkpoint.save(path, TX, STATE)
+    assert path.is_symlink() and (tmp_path / "state.npz").is_file()
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127], ids=["ascii", "utf-8"])
+def test_the_longest_name_that_a_file_system_takes(tmp_path, name):
+    path = tmp_path / name
+    checkpoint.save(path, TX, STATE)
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    left = tmp_path / f".{digest}.0123456789abcdef.tmp"
+    left.write_bytes(b"half")
+    checkpoint.save(path, TX, STATE)
+    assert os.listdir(tmp_path) == [name]

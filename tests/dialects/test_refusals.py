@@ -270,6 +270,12 @@ REFUSED = {
         ValueError,
         "decay",
     ),
+    "tfa decay beyond float32": refused(
+        lambda: A(0.1, decay=1e39), ValueError, "`decay` must be.*finite in float32"
+    ),
+    "tfa decay beyond float64": refused(
+        lambda: A(0.1, decay=10**400), ValueError, "`decay` must be.*got 1000"
+    ),
     "tfa beta": refused(lambda: A(0.1, beta_1=1.5), ValueError, "`beta_1`"),
     "tf weight_decay": refused(lambda: TF(weight_decay=None), TypeError, "must be a"),
     "tf two clips": refused(

@@ -173,3 +173,11 @@ def test_a_transformation_without_average_is_refused():
     swap = keras.callbacks.SwapEMAWeights()
     with pytest.raises(ValueError, match=r"SwapEMAWeights needs .*ema_decay"):
         trained(Optimizer(adamw(0.01)), [swap])
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}], ids=["plain", "average"])
+def test_an_error_in_a_second_fit_is_not_hidden(options):
+    """Keras frees the values of its variables before it traces an epoch."""
+    model, _ = trained(Optimizer(adamw(0.01, **options)))
+    with pytest.raises(ValueError, match="expected axis -1 of input shape to have"):
+        model.fit(X[:, :3], Y, verbose=0)

@@ -155,6 +155,53 @@ def test_what_is_no_file_is_refused_at_once(option, kind, tmp_path, capsys):
             checkpoint.load(odd)
 
 
+def _in_itself() -> list[Any]:
+    made: list[Any] = []
+    made.append({"w": made})
+    return made
+
+
+def _doubled() -> list[Any]:
+    """2^60 numbers in a file of 2 KB."""
+    made: list[Any] = [1.0]
+    for _ in range(60):
+        made = [made, made]
+    return made
+
+
+def _deep() -> list[Any]:
+    made: list[Any] = [1.0]
+    for _ in range(200):
+        made = [made]
+    return made
+
+
+CONTAINERS = {
+    "a container that holds itself": _in_itself,
+    "containers of more than 10,000,000 objects": _doubled,
+    "containers more than 100 deep": _deep,
+}
+
+
+@pytest.mark.parametrize(("what", "make"), CONTAINERS.items(), ids=CONTAINERS)
+def test_containers_without_end(what, make, tmp_path, capsys):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    path = tmp_path / "x.pt"
+    torch.save({"state": make(), "param_groups": []}, path)
+    with pytest.raises(DamagedFile, match=what):
+        files.read(path)
+    assert convert("torch", path, "--to", "flux", "--out", tmp_path / "o.npz") == 1
+    assert f"error: '{path}' has {what}" in capsys.readouterr().err
+
+
+def test_containers_that_are_shared(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    betas = (0.9, 0.999)
+    saved = {"param_groups": [{"betas": betas} for _ in range(1000)]}
+    torch.save(saved, tmp_path / "x.pt")
+    assert files.read(tmp_path / "x.pt") == saved
+
+
 # --- Numbers in other files -----------------------------------------------------------
 
 

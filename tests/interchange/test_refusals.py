@@ -39,6 +39,17 @@ def test_numbers_that_are_not_finite(name, value, at):
 
 
 @each_peer
+def test_numbers_beyond_the_dtype_here(name):
+    """1e300 is finite there, in float64, and would be another number in float32."""
+    saved, params, tx = saved_by(name)
+    saved = jax.tree.map(
+        lambda x: np.full(np.shape(x), 1e300) if np.size(x) > 1 else x, saved
+    )
+    match = r"Leaf '.*numbers (above 3\.4e\+38|are NaN or infinite)"
+    refused(ValueError, match, cases.PEERS[name].back, saved, params, tx=tx)
+
+
+@each_peer
 def test_a_second_moment_below_zero(name):
     saved, params, tx = saved_by(name)
     if name == "optax":

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -210,6 +211,16 @@ def test_a_compiler_that_hangs_is_killed_with_what_it_started(
         made(tmp_path, monkeypatch, script)
     state = Path(f"/proc/{child.read_text().strip()}/stat")
     assert not state.exists() or " Z " in state.read_text()
+
+
+def test_a_compiler_that_prints_without_end(tmp_path, monkeypatch):
+    """Its output is not collected in memory until the time is over."""
+    start = time.monotonic()
+    with pytest.raises(CompilerError, match="mycc prints without end"):
+        made(tmp_path, monkeypatch, "yes")
+    with pytest.raises(CompilerError, match="mycc prints without end"):
+        made(tmp_path, monkeypatch, "yes >&2")
+    assert time.monotonic() - start < 10.0
 
 
 def test_an_updated_compiler_makes_other_libraries():

@@ -398,6 +398,20 @@ def test_the_environment(monkeypatch):
         native.step(params, state, params)
 
 
+@pytest.mark.parametrize("word", ["off", "false", "2", " 0"])
+def test_the_environment_with_another_word(monkeypatch, word):
+    """Before, "off" left kernels on."""
+    monkeypatch.setenv(kernel.SWITCH, word)
+    params, tx = {"w": jnp.ones(8)}, optadamw.adamw(1e-2)
+    wanted = f"`OPTADAMW_NATIVE` must be 0, 1 or not set; got '{word}'. 0 switches"
+    with pytest.raises(ValueError, match=wanted):
+        tx.step(params, tx.init(params), params)
+    with pytest.raises(ValueError, match=wanted):
+        optadamw.describe(tx, params)
+    xla = optadamw.adamw(1e-2, kernel="xla")
+    assert calls(step_of(xla), params, xla.init(params), params) == 0
+
+
 def test_without_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     params = {"w": jnp.ones(8)}

@@ -13,6 +13,12 @@ from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, refusing
 from optadamw.dialects.states.arrays import to_numpy
 
+DEEPEST = 100
+"""The depth of containers; a state dict in a checkpoint has about six."""
+
+MOST = 10_000_000
+"""The number of objects in all containers, each with what is in it."""
+
 
 def read(path: Path, bounds: Bounds) -> Any:
     """Read a file without running any code that is in it."""
@@ -23,6 +29,7 @@ def read(path: Path, bounds: Bounds) -> Any:
         if zipfile.is_zipfile(path):
             _check_entries(path, bounds)
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    _check_containers(path, saved)
     tensors = list(_tensors(saved, torch.Tensor))
     if any(tensor.is_nested for tensor in tensors):
         raise DamagedFile(
@@ -68,6 +75,39 @@ def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
             return False
         raise
     return True
+
+
+def _check_containers(path: Path, saved: Any) -> None:
+    """Refuse containers without end: in themselves, or each twice in the next.
+
+    A pickle names an object once and refers to it later, so that 60 lists in 200 bytes
+    can hold 2^60 tensors.
+
+    Raises:
+      DamagedFile: a container is in itself, lies deeper than `DEEPEST`, or holds more
+        than `MOST` objects, one counted as often as it is reached.
+    """
+    sizes: dict[int, int | None] = {}
+
+    def size(node: Any, depth: int) -> int:
+        if not isinstance(node, Mapping | list | tuple):
+            return 1
+        if id(node) not in sizes:
+            if depth > DEEPEST:
+                raise DamagedFile(f"{what} more than {DEEPEST} deep. {remedy}")
+            sizes[id(node)] = None
+            below = node.values() if isinstance(node, Mapping) else node
+            sizes[id(node)] = 1 + sum(size(child, depth + 1) for child in below)
+        found = sizes[id(node)]
+        if found is None:
+            raise DamagedFile(f"'{path}' has a container that holds itself. {remedy}")
+        if found > MOST:
+            raise DamagedFile(f"{what} of more than {MOST:,} objects. {remedy}")
+        return found
+
+    what = f"'{path}' has containers"
+    remedy = "Save optimizer.state_dict() alone, of plain tensors."
+    size(saved, 0)
 
 
 def _tensors(node: Any, kind: type) -> Iterator[Any]:

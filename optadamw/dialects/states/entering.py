@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.base.numerics import compute_dtype
 from optadamw.dialects.states.arrays import numbers
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.naming import Theirs, matched
@@ -139,6 +140,15 @@ def _entered(
             path,
             f"'{key}' of {row.label} is {array.dtype}, the parameter {like.dtype}.",
             "Both must be real or both complex.",
+        )
+    most = float(jnp.finfo(compute_dtype(like.dtype)).max)
+    beyond = np.count_nonzero(np.abs(array) > most)
+    if beyond:
+        raise at_leaf(
+            path,
+            f"'{key}' of {row.label} has {beyond} numbers above {most:.2g}, the "
+            "largest of the dtype that its buffer has here.",
+            "The run was broken when it was saved: take an earlier checkpoint.",
         )
     if field in NEVER_NEGATIVE:
         reals = array if not is_complex else np.minimum(array.real, array.imag)

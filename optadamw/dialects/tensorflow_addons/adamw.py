@@ -1,7 +1,8 @@
 """TensorFlow Addons: `tfa.optimizers.AdamW`."""
 
-import math
 from typing import Any
+
+import numpy as np
 
 from optadamw.adamw import adamw
 from optadamw.base.errors import invalid
@@ -104,8 +105,10 @@ def AdamW(
     rate = schedule(learning_rate if lr is None else lr)
     if decay is not None:
         known = isinstance(decay, int | float) and not isinstance(decay, bool)
-        if not known or not 0 <= decay < math.inf:
-            raise invalid("decay", "a finite number >= 0 or None", decay)
+        # 1e39 would be infinity in float32, and infinity times step 0 is NaN.
+        if not known or not 0 <= decay <= float(np.finfo(np.float32).max):
+            wanted = "a number >= 0 that is finite in float32, or None"
+            raise invalid("decay", wanted, decay)
         rate = InverseTime(rate, float(decay))
     return adamw(
         rate,
