@@ -77,6 +77,7 @@ class Optimizer(nnx.Optimizer[_M]):
           TypeError: `model` and `grads` are exchanged.
           ValueError, TypeError: a gradient does not fit its parameter; the message has
             the path.
+          ValueError: `wrt` matches no Variable of the model, so nothing would train.
         """
         # Exchanged arguments would train the gradients with the parameters, unnoticed.
         if isinstance(model, nnx.State) and not isinstance(grads, nnx.State):
@@ -86,6 +87,11 @@ class Optimizer(nnx.Optimizer[_M]):
                 "optimizer.update(model, grads)."
             )
         before = self._pure(model)
+        if not jax.tree.leaves(before):
+            raise ValueError(
+                f"`wrt` matches no Variable of the model; got {self.wrt!r}. Give a "
+                "filter of the Variables that train, such as nnx.Param."
+            )
         after, state = step(
             self.tx,
             self._pure(grads),

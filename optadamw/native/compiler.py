@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import selectors
+import shlex
 import shutil
 import signal
 import subprocess
@@ -58,13 +59,15 @@ class Compiler:
     """Size and time of the file: an update of the compiler changes them."""
     target: tuple[str, ...]
     """The flags that choose the instruction set."""
+    words: tuple[str, ...] = ()
+    """What stands after the path in `CC`, such as the "gcc" of "ccache gcc"."""
 
     @property
     def version(self) -> str:
         """The name and version that the compiler prints, such as "cc 12.2.0"."""
         name = Path(self.path).name
         try:
-            text = _run([self.path, "--version"], timeout=10.0)
+            text = _run([self.path, *self.words, "--version"], timeout=10.0)
         except (CompilerError, TimeoutError):
             return name
         found = re.search(r"\b\d+\.\d+(\.\d+)?", text)
@@ -72,7 +75,8 @@ class Compiler:
 
     def key(self, source: str) -> str:
         """Return the digest of everything on which a library depends."""
-        parts = (source, self.path, *map(str, self.stamp), *self.target, *FLAGS)
+        command = self._command()
+        parts = (source, *command, *map(str, self.stamp))
         text = "\0".join((*parts, features()))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -82,24 +86,37 @@ class Compiler:
         Raises:
           CompilerError: the compiler fails, or does not end.
         """
-        command = [self.path, *FLAGS, *self.target, str(source), "-o", str(library)]
+        command = self._command()
         try:
-            _run(command, timeout=TIMEOUT)
+            _run([*command, str(source), "-o", str(library)], timeout=TIMEOUT)
         except TimeoutError as error:
             _stuck[self.path, self.stamp] = str(error)
             raise CompilerError(str(error)) from None
         if not library.exists():
             raise CompilerError(f"{Path(self.path).name} ended without a library")
 
+    def _command(self) -> tuple[str, ...]:
+        # The flags of a kernel come last, and win.
+        own = (*self.words, "-fno-fast-math") if self.words else ()
+        return self.path, *own, *FLAGS, *self.target
+
 
 def find_compiler() -> Compiler:
     """Return the compiler that the variable `CC` names (default: `cc`).
 
+    As for `make`, words may follow the name: "ccache gcc", "gcc -m64".
+
     Raises:
       CompilerError: there is none, or it did not end before.
     """
-    name = os.environ.get("CC") or "cc"
+    chosen = os.environ.get("CC", "")
+    try:
+        name, *words = shlex.split(chosen) or ["cc"]
+    except ValueError as error:
+        raise CompilerError(f"no compiler: CC is {chosen!r}: {error}") from None
     path = shutil.which(name)
+    if path is None and words:  # a path with spaces
+        name, words, path = chosen, [], shutil.which(chosen)
     if path is None:
         raise CompilerError(f"no compiler: {name} is not on the PATH")
     if os.name != "posix" or platform.machine() not in X86 + ARM:
@@ -109,7 +126,7 @@ def find_compiler() -> Compiler:
     stamp = facts.st_size, facts.st_mtime_ns
     if (path, stamp) in _stuck:
         raise CompilerError(_stuck[path, stamp])
-    return Compiler(path, stamp, _target())
+    return Compiler(path, stamp, _target(), tuple(words))
 
 
 def _target() -> tuple[str, ...]:

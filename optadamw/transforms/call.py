@@ -67,9 +67,9 @@ def prints_as_call(factory: Callable[_P, _T], prefix: str = "") -> Callable[_P, 
         bound = signature.bind(*args, **kwargs).arguments
         positional: tuple[Any, ...] = ()
         for name in starred:
-            positional = bound.pop(name, ())
+            positional = _kept(bound.pop(name, ()))
         named = tuple(
-            (name, value)
+            (name, _kept(value))
             for name, value in bound.items()
             if not _is_default(value, signature.parameters[name].default)
         )
@@ -109,6 +109,15 @@ def _is_default(value: Any, default: Any) -> bool:
     plain = (bool, int, float, str)
     same_type = type(value) is type(default)
     return same_type and isinstance(value, plain) and value == default
+
+
+def _kept(value: Any) -> Any:
+    """Return an argument whose containers the caller cannot change any more."""
+    if type(value) is dict:
+        return {key: _kept(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_kept, value))
+    return value.copy() if type(value) is np.ndarray else value
 
 
 def _shown(value: Any) -> str:

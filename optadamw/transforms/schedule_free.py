@@ -112,9 +112,9 @@ def schedule_free_adamw(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
     *,
-    warmup_steps: int = 0,
-    weight_power: float = 2.0,
-    step_power: float = 0.0,
+    warmup_steps: int | None = None,
+    weight_power: float | None = None,
+    step_power: float | None = None,
     nu_dtype: Stored | None = None,
     z_dtype: Stored | None = None,
     ema_dtype: Stored | None = None,
@@ -140,11 +140,11 @@ def schedule_free_adamw(
       mask: the parameters that decay. None (default): all. See
         `add_decoupled_weight_decay`.
       warmup_steps: number of steps in which the learning rate grows linearly, a whole
-        number from 0 to 100,000. Default: 0.
-      weight_power: the power with which the warm-up weights the average, >= 0. Default:
-        2.
+        number from 0 to 100,000. None (default): 0.
+      weight_power: the power with which the warm-up weights the average, >= 0. None
+        (default): 2.
       step_power: the power with which the number of a step weights it in the average,
-        in [0, 100]; a positive one lets late steps count more. Default: 0.
+        in [0, 100]; a positive one lets late steps count more. None (default): 0.
       nu_dtype: format of the second moment. None (default): float32.
       z_dtype: format of z. None (default): float32.
       ema_dtype: format of the average. None (default): float32.
@@ -170,9 +170,10 @@ def schedule_free_adamw(
         scale_by_learning_rate(learning_rate),
         schedule_free(
             b1,
-            warmup_steps=warmup_steps,
-            weight_power=weight_power,
-            step_power=step_power,
+            # None, so that optax.inject_hyperparams makes no arrays of the defaults.
+            warmup_steps=0 if warmup_steps is None else warmup_steps,
+            weight_power=2.0 if weight_power is None else weight_power,
+            step_power=0.0 if step_power is None else step_power,
             z_dtype=z_dtype,
             ema_dtype=ema_dtype,
         ),

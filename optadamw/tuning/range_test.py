@@ -116,7 +116,9 @@ def lr_range_test(
     Raises:
       TypeError: `train_step` or `tx_of` is no function of the form above; `batches` is
         one array or a mapping.
-      ValueError: a number is out of its range, or `batches` ends before 11 items.
+      ValueError: `tx_of` does not use its rate (of a transformation of another library
+        this is not seen), or keeps it in the state; a number is out of its range, or
+        `batches` ends before 11 items.
 
     Example:
       >>> import itertools, jax, jax.numpy as jnp, optadamw
@@ -133,6 +135,12 @@ def lr_range_test(
     _check(train_step, tx_of, low, high, steps, smoothing)
     _check_batches(batches)
     check_traceable(tx_of, high)
+    if built(tx_of, low) == built(tx_of, high):
+        raise ValueError(
+            "`tx_of` makes the same transformation for every rate, so that the test "
+            "would show no effect of a rate. Pass its argument on: lambda rate: "
+            "optadamw.adamw(rate, weight_decay=0.1)."
+        )
     _refuse_rate_in_state(tx_of, params, low, high)
     rates = np.geomspace(low, high, int(steps))
     losses = _losses(train_step, tx_of, params, batches, rates, smoothing)

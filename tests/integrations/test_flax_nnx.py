@@ -128,6 +128,14 @@ def test_nnx_trains_what_its_filter_names():
     assert set(nnx.as_pure(optimizer.opt_state).mu) == {"second"}
 
 
+def test_nnx_refuses_a_filter_of_nothing():
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = Optimizer(model, optadamw.adamw(0.1), wrt=nnx.BatchStat)
+    grads = nnx.grad(loss_of)(model, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"`wrt` matches no Variable.*BatchStat"):
+        optimizer.update(model, grads)
+
+
 def test_nnx_keeps_sharding_metadata():
     model = Model(nnx.Rngs(0))
     optimizer = Optimizer(model, optadamw.adamw(**OPTIONS["all"]), wrt=nnx.Param)

@@ -131,6 +131,39 @@ def test_masks_compare_by_what_they_say():
     assert one == listed and hash(one) == hash(listed)
 
 
+def test_arguments_that_the_caller_changes_afterwards_change_nothing():
+    rate, mask, spikes = np.array(0.1), {"w": True, "b": False}, {"sigmas": 4.0}
+    groups = {"b": {"weight_decay": 0.0}}
+    given = {"mask": mask, "skip_spikes": spikes, "groups": groups}
+    tx = optadamw.adamw(rate, **given)
+    before, twin = repr(tx), copy.deepcopy(tx)
+    rate[...], mask["w"], spikes["sigmas"] = 1.0, False, 1.0
+    groups["b"]["weight_decay"] = 0.5
+    assert repr(tx) == before and tx == twin
+    assert optadamw.adamw(rate, **given) != tx
+    parts = [["w"], ["b"]]
+    masked = optadamw.adamw(0.1, mask=parts[0])
+    parts[0].append("b")
+    assert repr(masked) == "adamw(0.1, mask=['w'])"
+
+
+def test_another_update_is_not_passed_by():
+    tx = optadamw.adamw(0.1)
+
+    def halved(updates, state, params=None, **extra):
+        updates, state = tx.update(updates, state, params, **extra)
+        return jax.tree.map(lambda u: u / 2, updates), state
+
+    changed = tx._replace(update=halved)
+    assert isinstance(changed, optax.GradientTransformationExtraArgs)
+    assert not hasattr(changed, "step") and changed.init == tx.init
+    params = {"w": jnp.ones(3)}
+    state = tx.init(params)
+    whole, _ = optadamw.step(tx, params, state, params)
+    half, _ = optadamw.step(changed, params, state, params)
+    assert jnp.allclose(1 - half["w"], (1 - whole["w"]) / 2)
+
+
 @each_row
 def test_it_is_what_optax_takes(row):
     tx = row.make()

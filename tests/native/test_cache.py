@@ -252,3 +252,26 @@ def test_which_compiler(monkeypatch, tmp_path):
     assert kernel.usable_compiler() == reason
     monkeypatch.setenv(kernel.SWITCH, "0")
     assert kernel.usable_compiler() == kernel.Refusal("OPTADAMW_NATIVE=0")
+
+
+@running.needs_compiler
+def test_words_after_the_name_of_the_compiler(monkeypatch, tmp_path):
+    plain = find_compiler()
+    monkeypatch.setenv("CC", "cc -m64 '-DWORD=two words'")
+    made = find_compiler()
+    assert made.path == plain.path and made.words == ("-m64", "-DWORD=two words")
+    assert made.version == plain.version and made.key("") != plain.key("")
+    source, library = tmp_path / "a.c", tmp_path / "a.so"
+    source.write_text("#ifndef WORD\n#error no word\n#endif\n#ifdef __FAST_MATH__\n")
+    source.write_text(source.read_text() + "#error fast\n#endif\nint one;\n")
+    monkeypatch.setenv("CC", "cc -ffast-math '-DWORD=two words'")
+    find_compiler().compile(source, library)
+    assert library.exists()
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "cc").symlink_to(plain.path)
+    monkeypatch.setenv("CC", str(folder / "cc"))
+    assert find_compiler().path == str(folder / "cc")
+    monkeypatch.setenv("CC", "cc 'open")
+    with pytest.raises(CompilerError, match="No closing quotation"):
+        find_compiler()

@@ -355,3 +355,13 @@ def test_another_average_is_not_taken_for_that_of_schedule_free():
             checkpoint.restore(tx, params, saved, made_by=made_by)
     restored, _ = checkpoint.restore(new, params, state, made_by=old, afresh=("ema",))
     assert (restored.ema["w"] == params["w"]).all()
+
+
+def test_optax_injects_its_hyperparameters():
+    params, (gradient, *_) = problem()
+    injected = optax.inject_hyperparams(schedule_free_adamw)(0.1, weight_decay=0.1)
+    plain = schedule_free_adamw(*map(jnp.float32, (0.1, 0.9, 0.999, 1e-8, 0.1)))
+    found, _ = injected.update(gradient, injected.init(params), params)
+    wanted, _ = plain.update(gradient, plain.init(params), params)
+    for name in params:
+        np.testing.assert_array_equal(found[name], wanted[name])

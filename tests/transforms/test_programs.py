@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 import optadamw
-from optadamw.transforms import transformation as module
-from optadamw.transforms.transformation import programs_of
+from optadamw.transforms import programs as module
+from optadamw.transforms.programs import programs_of
 
 PARAMS = {"w": jnp.ones(3)}
 MANY = 24

@@ -144,6 +144,11 @@ REFUSED = {
         TypeError,
         "`tx_of` needs the value of a hyperparameter",
     ),
+    "unused": (
+        {"tx_of": lambda r: optadamw.adamw(1e-3)},
+        ValueError,
+        "`tx_of` makes the same transformation for every rate",
+    ),
     "step": (
         {"step": lambda tx, p, s, *b: (p, s)},
         TypeError,
