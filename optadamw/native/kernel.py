@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,10 +20,9 @@ from optadamw.leaf.pallas.devices import device_in
 from optadamw.leaf.program import LeafInput, Program
 from optadamw.leaf.rows import Blocks, blocks_of, in_rows
 from optadamw.native.blocks import NO_BLOCKS, Layout
-from optadamw.native.cache import CacheError
 from optadamw.native.compiler import X86, Compiler, CompilerError, find_compiler
 from optadamw.native.flat import LENGTH, Unsupported, flatten
-from optadamw.native.library import Target, load, source_of
+from optadamw.native.library import Target, load_all, source_of
 from optadamw.native.loops import Loops, loops_of
 from optadamw.native.shapes import depends_on_shape
 
@@ -52,26 +51,58 @@ class Refusal:
     reason: str
 
 
-def kernel_of(
-    program: Program, given: LeafInput, compiler: Compiler | Refusal
-) -> Target | Refusal:
-    """Return the kernel of a leaf, compiled at its first use.
+def kernels_of(
+    programs: Sequence[Program],
+    leaves: Sequence[LeafInput],
+    compiler: Compiler | Refusal,
+) -> list[Target | Refusal]:
+    """Return the kernels of leaves, which are compiled at once at their first use.
 
     Args:
-      program: the leaf function.
-      given: arrays, tracers or shapes; only their dtypes and shapes are read.
+      programs: the leaf function of each leaf.
+      leaves: arrays, tracers or shapes; only their dtypes and shapes are read.
       compiler: from `usable_compiler`.
     """
     if isinstance(compiler, Refusal):
-        return compiler
-    form = form_of(program, given)
-    if isinstance(form, Refusal):
-        return form
+        return [compiler] * len(leaves)
     default = jnp.result_type(float)
-    if program.foreign and _depends_on_shape(form, given.like.shape, default):
-        verb = program.foreign[0].verb
-        return Refusal(f"{verb} computes with the shape of a parameter")
-    return _kernel(form, compiler, default)
+    forms = [_form(*pair, default) for pair in zip(programs, leaves, strict=True)]
+    # The default dtype, from which others follow, is in the key.
+    keys = {x: (x, compiler, default) for x in forms if isinstance(x, Form)}
+    new = [key for key in keys.values() if key not in _kernels]
+    _kernels.update(zip(new, _made(new, compiler), strict=True))
+    return [x if isinstance(x, Refusal) else _kernels[keys[x]] for x in forms]
+
+
+_kernels: dict[tuple[Form, Compiler, np.dtype], Target | Refusal] = {}
+
+
+def _made(
+    keys: Sequence[tuple[Form, Compiler, np.dtype]], compiler: Compiler
+) -> list[Target | Refusal]:
+    """Write the loops of leaf functions, and compile them."""
+    written = [_written(form) for form, *_ in keys]
+    loaded = iter(load_all([x for x in written if isinstance(x, str)], compiler))
+    found = [next(loaded) if isinstance(x, str) else x for x in written]
+    return [x if isinstance(x, Target | Refusal) else Refusal(str(x)) for x in found]
+
+
+def _written(form: Form) -> str | Refusal:
+    try:
+        loops = _loops(form)
+    except Unsupported as error:
+        return Refusal(str(error))
+    return source_of(loops, len(loops.scalars) - form.program.draws)
+
+
+def _form(program: Program, given: LeafInput, default: np.dtype) -> Form | Refusal:
+    """Return the form of a leaf whose rules compute alike for all shapes."""
+    form = form_of(program, given)
+    if not isinstance(form, Refusal) and program.foreign:
+        if _depends_on_shape(form, given.like.shape, default):
+            verb = program.foreign[0].verb
+            return Refusal(f"{verb} computes with the shape of a parameter")
+    return form
 
 
 def form_of(program: Program, given: LeafInput) -> Form | Refusal:
@@ -192,7 +223,7 @@ def _switch() -> str:
 
 def forget() -> None:
     """Forget all kernels, so that each is made anew: for tests."""
-    _kernel.cache_clear()
+    _kernels.clear()
 
 
 def _layout(found: Iterable[Blocks]) -> Layout:
@@ -218,19 +249,6 @@ def _depends_on_shape(form: Form, shape: tuple[int, ...], default: np.dtype) -> 
     param = jax.ShapeDtypeStruct(shape, form.param)
     given = LeafInput(param, param, {}, scalars)
     return depends_on_shape(form.program, given, (LENGTH, form.layout.block))
-
-
-@cache
-def _kernel(form: Form, compiler: Compiler, default: np.dtype) -> Target | Refusal:
-    """Return a kernel; the default dtype, from which others follow, is in the key."""
-    del default
-    try:
-        loops = _loops(form)
-        return load(source_of(loops, len(loops.scalars) - form.program.draws), compiler)
-    except Unsupported as error:
-        return Refusal(str(error))
-    except (CompilerError, CacheError) as error:
-        return Refusal(str(error))
 
 
 def _loops(form: Form) -> Loops:

@@ -1,8 +1,10 @@
 """Compiled kernels as targets that XLA can call."""
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -11,9 +13,11 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from optadamw.native.cache import cached
+from optadamw.native.cache import CacheError, cached
 from optadamw.native.compiler import Compiler, CompilerError
 from optadamw.native.loops import Loops
+
+Failure = CompilerError | CacheError
 
 _lock = threading.Lock()
 _targets: dict[str, ctypes.CDLL] = {}
@@ -75,30 +79,65 @@ def load(source: str, compiler: Compiler, kind: str = "step") -> Target:
       CompilerError: the compiler makes no library, or none that can be loaded.
       CacheError: no folder can hold the library.
     """
-    key = compiler.key(source)
-    name = f"optadamw_{kind}_{key}"
+    (found,) = load_all([source], compiler, kind)
+    if isinstance(found, Target):
+        return found
+    raise found
+
+
+def load_all(
+    sources: Sequence[str], compiler: Compiler, kind: str = "step"
+) -> list[Target | Failure]:
+    """Compile handlers at once, one on each core; return them, or why there is none.
+
+    Arguments and errors are those of `load`.
+    """
+    keys = [compiler.key(source) for source in sources]
+    names = [f"optadamw_{kind}_{key}" for key in keys]
     with _lock:
-        if name not in _targets:
-            _targets[name] = _loaded(key, name, source, compiler)
-    return Target(name)
+        missing = {
+            name: (key, source)
+            for name, key, source in zip(names, keys, sources, strict=True)
+            if name not in _targets
+        }
+
+        def library(name: str) -> Path | Failure:
+            try:
+                return _library(name, *missing[name], compiler)
+            except (CompilerError, CacheError) as error:
+                return error
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            # One handler starts no thread.
+            run = threads.map if len(missing) > 1 else map
+            paths = dict(zip(missing, run(library, missing), strict=True))
+        failures = {name: _add(name, missing[name][0], x) for name, x in paths.items()}
+    return [failures.get(name) or Target(name) for name in names]
 
 
-def _loaded(key: str, name: str, source: str, compiler: Compiler) -> ctypes.CDLL:
+def _library(name: str, key: str, source: str, compiler: Compiler) -> Path:
     def make(path: Path) -> None:
         head = f'#define HANDLER {name}\n#define SOURCE "{key}"\n'
         text = path.with_suffix(".c")
         text.write_text(head + source)
         compiler.compile(text, path)
 
-    path = cached(key, make)
+    return cached(key, make)
+
+
+def _add(name: str, key: str, path: Path | Failure) -> Failure | None:
+    """Make a library known to XLA, or return why it cannot be."""
+    if not isinstance(path, Path):
+        return path
     try:
         library = ctypes.CDLL(str(path))
         stamp = ctypes.c_char.in_dll(library, "optadamw_source")
         made_from = ctypes.string_at(ctypes.addressof(stamp)).decode(errors="replace")
         handler = getattr(library, name)
     except (OSError, ValueError, AttributeError) as error:
-        raise CompilerError(f"the compiled kernel cannot be loaded: {error}") from None
+        return CompilerError(f"the compiled kernel cannot be loaded: {error}")
     if made_from != key:
-        raise CompilerError("the compiled kernel was made from another source")
+        return CompilerError("the compiled kernel was made from another source")
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-    return library
+    _targets[name] = library
+    return None

@@ -27,7 +27,7 @@ from optadamw.native.call import Call, Calls, run
 from optadamw.native.kernel import (
     Refusal,
     arrays_of,
-    kernel_of,
+    kernels_of,
     scalars_of,
     stride_of,
     usable_compiler,
@@ -90,8 +90,7 @@ def pass_by_kernels(
     compiler = usable_compiler()
     targets: dict[int, str] = {}
     refused: dict[int, str] = {}
-    for number, (program, given) in enumerate(zip(key.programs, leaves, strict=True)):
-        target = kernel_of(program, given, compiler)
+    for number, target in enumerate(kernels_of(key.programs, leaves, compiler)):
         if isinstance(target, Refusal):
             refused[number] = target.reason
         else:

@@ -1,6 +1,7 @@
 """The folder of compiled kernels, and compilers that do not do what they should."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -177,6 +178,10 @@ def test_a_real_compiler_makes_a_kernel_once(folder, monkeypatch):
     ("script", "reason"),
     [
         ("echo 'no such flag' >&2; exit 3", "mycc failed: no such flag"),
+        (
+            "(echo 'In f:'; echo '3:1: error: no') >&2; exit 1",
+            "mycc failed: 3:1: error",
+        ),
         ("exit 1", "mycc failed: no message"),
         ("exit 0", "mycc ended without a library"),
         ('for last; do :; done; echo junk > "$last"', "cannot be loaded: .*"),
@@ -221,6 +226,50 @@ def test_a_compiler_that_prints_without_end(tmp_path, monkeypatch):
     with pytest.raises(CompilerError, match="mycc prints without end"):
         made(tmp_path, monkeypatch, "yes >&2")
     assert time.monotonic() - start < 10.0
+
+
+def treble(x, y):
+    return (x + y + y + y,)
+
+
+def both(tmp_path, monkeypatch, script):
+    """Compile two kernels with a script that then becomes the real compiler."""
+    path = tmp_path / "mycc"
+    path.write_text(f'#!/bin/sh\n{script}\nexec {find_compiler().path} "$@"')
+    path.chmod(0o755)
+    monkeypatch.setenv("CC", str(path))
+    loops = [running.loops(function, (), X) for function in (double, treble)]
+    return library.load_all([library.source_of(x, 0) for x in loops], find_compiler())
+
+
+@running.needs_compiler
+def test_kernels_are_compiled_at_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    started = tmp_path / "started"
+    started.mkdir()
+    script = f"""
+    touch {started}/$$
+    for i in $(seq 300); do [ $(ls {started} | wc -l) = 2 ] && break; sleep 0.1; done
+    [ $(ls {started} | wc -l) = 2 ] || exit 1
+    """
+    one, other = both(tmp_path, monkeypatch, script)
+    assert {type(one), type(other)} == {library.Target} and one != other
+    assert len(list(folder.iterdir())) == 2
+
+
+@running.needs_compiler
+def test_one_of_two_kernels_fails(folder, tmp_path, monkeypatch):
+    script = f"mkdir {tmp_path}/first || exit 1"
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    one, other = both(tmp_path, monkeypatch, script)
+    assert isinstance(one, library.Target)
+    assert isinstance(other, CompilerError) and "mycc failed" in str(other)
+
+
+@running.needs_compiler
+def test_a_compiler_of_cpp_compiles_c(folder, monkeypatch):
+    monkeypatch.setenv("CC", shutil.which("g++") or "cc")
+    assert running.kernel(double, (), X)[0].tolist() == [2.0, 3.0, 4.0, 5.0]
 
 
 def test_an_updated_compiler_makes_other_libraries():

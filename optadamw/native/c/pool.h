@@ -7,9 +7,6 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #define EXPORTED __attribute__((visibility("default")))
 EXPORTED const char optadamw_source[] = SOURCE;
@@ -18,15 +15,16 @@ EXPORTED const char optadamw_source[] = SOURCE;
    one thread that computes next to another fetches lines ahead that the other writes. */
 enum { CHUNK = 8192 / BLOCK, MOST = 8 };
 
-/* XLA's threads treat denormals as zero, in and out. */
+/* XLA's threads treat denormals as zero, in and out. immintrin.h has names for the two
+   functions of x86, but gcc 12 takes longer to read it than to compile a loop. */
 #if defined(__x86_64__)
 typedef unsigned Mode;
 static Mode flush_denormals(void) {
-  const Mode old = _mm_getcsr();
-  _mm_setcsr(old | 0x8040u);
+  const Mode old = __builtin_ia32_stmxcsr();
+  __builtin_ia32_ldmxcsr(old | 0x8040u);
   return old;
 }
-static void restore(Mode old) { _mm_setcsr(old); }
+static void restore(Mode old) { __builtin_ia32_ldmxcsr(old); }
 #elif defined(__aarch64__)
 typedef uint64_t Mode;
 static Mode flush_denormals(void) {
