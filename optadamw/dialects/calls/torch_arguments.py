@@ -22,6 +22,12 @@ PHRASES = {
 }
 """PyTorch's words, which timm has too."""
 
+STATE_OF_GROUPS = (
+    "compared with `tx`: a warning names numbers that differ, and the training "
+    "continues with those of `tx`"
+)
+"""What is done with `param_groups` of a saved state, for the pages."""
+
 
 def rate(name: str, value: Any) -> Any:
     """Check a learning rate: a number, an array of one element, or a schedule."""

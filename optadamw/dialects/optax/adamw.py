@@ -152,6 +152,8 @@ CALL = PeerCall(
         "ScaleByAmsgradState.nu_max": "`nu_max`, of the corrected moments",
         "MultiStepsState.acc_grads": "`accumulator`, times the micro-steps",
         "MultiStepsState.mini_step": "`micro_step`, `weight`",
+        "InjectStatefulHyperparamsState.hyperparams": "compared with `tx`: a warning "
+        "names numbers that differ, but for the learning rate and schedules",
     },
     others=(nadamw, amsgrad),
 )

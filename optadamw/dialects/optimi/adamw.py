@@ -11,6 +11,7 @@ from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.phrases import Phrase
 from optadamw.dialects.calls.torch_arguments import (
+    STATE_OF_GROUPS,
     b1_and_b2,
     clipped,
     grouped,
@@ -126,6 +127,7 @@ CALL = PeerCall(
         "step": "`step`",
         "exp_avg": "`mu`, times 1 - b1^t",
         "exp_avg_sq": "`nu`, times 1 - b2^t",
+        "param_groups": STATE_OF_GROUPS,
     },
     ours=("clip_grad_norm",),
 )

@@ -9,6 +9,7 @@ from optadamw.dialects.calls.call import PeerCall, call
 from optadamw.dialects.calls.checks import flag, flags
 from optadamw.dialects.calls.torch_arguments import (
     PHRASES,
+    STATE_OF_GROUPS,
     b1_and_b2,
     clipped,
     grouped,
@@ -171,6 +172,7 @@ CALL = PeerCall(
         "exp_avg": "`mu`",
         "exp_avg_sq": "`nu`",
         "max_exp_avg_sq": "`nu_max`",
+        "param_groups": f"{STATE_OF_GROUPS}; `maximize` must agree",
     },
     ours=("max_lr", "clip_grad_norm"),
     others=(NAdamW,),

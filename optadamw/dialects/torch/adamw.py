@@ -11,6 +11,7 @@ from optadamw.dialects.calls.checks import flag, flags, whole
 from optadamw.dialects.calls.phrases import Phrase, ValueAndRuntimeError
 from optadamw.dialects.calls.torch_arguments import (
     PHRASES,
+    STATE_OF_GROUPS,
     b1_and_b2,
     clipped,
     grouped,
@@ -186,8 +187,7 @@ CALL = PeerCall(
         "exp_avg": "`mu`",
         "exp_avg_sq": "`nu`",
         "max_exp_avg_sq": "`nu_max`",
-        "param_groups": "compared with `tx`: a warning names numbers that differ, and "
-        "the training continues with those of `tx`; `maximize` must agree",
+        "param_groups": f"{STATE_OF_GROUPS}; `maximize` must agree",
     },
     ours=("clip_grad_norm", "clip_grad_value", "grad_scaler"),
     others=(GradScaler,),
