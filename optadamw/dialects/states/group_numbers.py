@@ -36,7 +36,8 @@ def number_in(group: Mapping[str, Any], place: Keys) -> float | None:
     """
     value = group.get(place.key, group.get(place.optimi))
     if value is not None and place.part is not None and place.key in group:
-        if not isinstance(value, Sequence) or len(value) != 2:
+        is_listed = isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1
+        if isinstance(value, str) or not is_listed or len(value) != 2:
             raise mistyped(f"{place.key} of a group", "a pair of numbers", value)
         value = value[place.part]
     return None if value is None else scalar(f"`{place.key}` of a group", value)
