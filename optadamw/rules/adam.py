@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from optadamw.base.bounded import bounded
+from optadamw.base.floors import floor_form
 from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.means import mean_form, running_mean
 from optadamw.base.numerics import one_minus_power, sqrt
@@ -88,6 +89,7 @@ class Direction(Rule):
     bias_correction: Corrected
 
     stage: ClassVar[Stage] = Stage.DIRECTION
+    floors: ClassVar[tuple[str, ...]] = ("eps",)
     verb: ClassVar[str] = "scale_by_adam"
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
@@ -124,4 +126,7 @@ class Direction(Rule):
         if not leaf.second_is_corrected:
             second = second * scalars["nu_scale"]
         denominator = sqrt(second + scalars["eps_root"]) + scalars["eps"]
-        return leaf._replace(numerator=numerator, denominator=denominator)
+        nonzero = denominator if floor_form(self.eps) == "positive" else None
+        return leaf._replace(
+            numerator=numerator, denominator=denominator, nonzero=nonzero
+        )

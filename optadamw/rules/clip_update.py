@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optadamw.base.errors import misplaced
 from optadamw.base.hyperparameters import Clock, Hyperparameter
-from optadamw.base.numerics import quotient, sqrt
+from optadamw.base.numerics import sqrt
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Rule, Scalar, Shared, Stage
@@ -59,7 +59,7 @@ class ClipUpdate(Rule):
                 f"Put {self.verb} before that part.",
             )
         # At most sqrt(1 / (1 - b2)), so that no square overflows: v >= (1 - b2) g^2.
-        ratio = quotient(leaf.gradient, leaf.denominator)
+        ratio = leaf.over_denominator(leaf.gradient)
         rms = sqrt(leaf.reductions.mean_of_squares(ratio))
         # A gradient that is not finite spoils its own element and clips no other.
         rms = jnp.where(jnp.isfinite(rms), rms, 0)

@@ -32,6 +32,8 @@ class Leaf(NamedTuple):
       is_bounded: whether a guard ensures that the squares of the gradient are finite.
       reductions: the functions by which a rule sums over all elements: those of
         `with_reproducible_norms`, or plain ones (default).
+      nonzero: the denominator, if no element of it counts as 0. A rule that replaces
+        the denominator need not know: another array in this place has no effect.
     """
 
     numerator: Array
@@ -44,13 +46,21 @@ class Leaf(NamedTuple):
     buffers: Mapping[str, Array]
     is_bounded: bool = False
     reductions: Reductions = PLAIN
+    nonzero: Array | None = None
 
     def value(self) -> Array:
         """Return the update with the quotient carried out."""
         update = self.numerator
         if self.denominator is not None:
-            update = quotient(update, self.denominator)
+            update = self.over_denominator(update)
         return update if self.drift is None else update + self.drift
+
+    def over_denominator(self, numerator: Array) -> Array:
+        """Return the quotient of an array and the denominator."""
+        assert self.denominator is not None
+        if self.denominator is self.nonzero:
+            return numerator / self.denominator
+        return quotient(numerator, self.denominator)
 
     def settled(self) -> Self:
         """Return this leaf with the quotient carried out and the drift added."""

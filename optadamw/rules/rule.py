@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+from optadamw.base.floors import floor_form
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Held, Scheduled
 from optadamw.base.masks import Selector
 from optadamw.base.means import mean_form
@@ -71,6 +72,8 @@ class Rule:
         False.
       weights: the hyperparameters that are weights of a running mean; default: none.
         `mean_form` chooses how the mean is computed, once for all such numbers.
+      floors: the hyperparameters that are added to a root in a denominator; default:
+        none. `floor_form` says whether this denominator can count as 0.
     """
 
     stage: ClassVar[Stage]
@@ -83,6 +86,7 @@ class Rule:
     shrinks: ClassVar[bool] = False
     keeps_norm: ClassVar[bool] = False
     weights: ClassVar[tuple[str, ...]] = ()
+    floors: ClassVar[tuple[str, ...]] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -214,13 +218,18 @@ class Rule:
 
         Leaf functions are compiled for a skeleton and take all numbers as arguments, so
         that one compiled leaf serves every learning rate. Of the weights of a running
-        mean the skeleton has the form of the mean.
+        mean the skeleton has the form of the mean, and of an epsilon whether a
+        denominator with it can count as 0.
         """
-        fields = {
-            f.name: mean_form(getattr(self, f.name)) if f.name in self.weights else ...
-            for f in dataclasses.fields(self)
-            if isinstance(getattr(self, f.name), Constant | Dynamic | Scheduled | Held)
-        }
+        fields: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Constant | Dynamic | Scheduled | Held):
+                fields[f.name] = ...
+                if f.name in self.weights:
+                    fields[f.name] = mean_form(value)
+                elif f.name in self.floors:
+                    fields[f.name] = floor_form(value)
         return dataclasses.replace(self, **fields)
 
 
