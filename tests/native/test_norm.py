@@ -92,6 +92,15 @@ def test_squares_below_the_normal_numbers_of_float32_count():
     assert np.asarray(norm_of([jnp.full(4, 1e-40)])) == 0.0
 
 
+def test_xla_counts_squares_below_the_normal_numbers_as_zero():
+    """As docs/ideas/numerics.md says; two other norms are right."""
+    grads = {"w": jnp.full(100, 1e-20)}
+    assert measured(measuring("xla"), grads).grad_norm == 0.0
+    right = [measuring(), optadamw.with_reproducible_norms(measuring("xla"))]
+    for tx in right:
+        assert abs(measured(tx, grads).grad_norm / 1e-19 - 1) < 1e-6
+
+
 def test_groups_have_norms_of_their_own():
     grads = {"a": gradients(sizes=(70,))[0], "b": gradients(sizes=(300,), seed=1)[0]}
     groups = measured(measuring(groups={"a": "a", "b": "b"}), grads).groups
