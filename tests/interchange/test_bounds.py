@@ -202,6 +202,43 @@ def test_containers_that_are_shared(tmp_path):
     assert files.read(tmp_path / "x.pt") == saved
 
 
+def _to_pipe(entry: Path) -> None:
+    entry.unlink()
+    os.mkfifo(entry)
+
+
+def _to_device(entry: Path) -> None:
+    entry.unlink()
+    entry.symlink_to("/dev/zero")
+
+
+def _to_other_file(entry: Path) -> None:
+    entry.symlink_to(entry.replace(entry.parent.with_name(entry.name)))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (_to_pipe, "is a pipe, and no regular file"),
+        (_to_device, "is a link to what is not in the folder"),
+        (_to_other_file, "is a link to what is not in the folder"),
+    ],
+)
+def test_a_folder_of_orbax_holds_its_files(change, what, tmp_path, capsys):
+    """Before, Orbax waited for a pipe for ever."""
+    pytest.importorskip("orbax.checkpoint")
+    folder = tmp_path / "folder"
+    files.write(folder, {"w": np.ones(3, np.float32)})
+    assert files.read(folder)["w"].tolist() == [1.0, 1.0, 1.0]
+    entry = folder / "_METADATA"
+    change(entry)
+    params = tmp_path / "p.npz"
+    np.savez(params, w=np.ones(3, np.float32))
+    words = ("optax", folder, "--to", "flux", "--out", tmp_path / "o.npz")
+    assert convert(*words, "--params", params) == 1
+    assert f"'{entry}' {what}" in capsys.readouterr().err
+
+
 # --- Numbers in other files -----------------------------------------------------------
 
 

@@ -1,19 +1,21 @@
 """Read and write checkpoints of Orbax, which are folders, if it is installed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from optadamw.checkpoint.bounds import Bounds, nbytes
+from optadamw.checkpoint.bounds import Bounds, check_regular, nbytes
 from optadamw.dialects.files.packages import needed
-from optadamw.dialects.files.refusing import refusing
+from optadamw.dialects.files.refusing import DamagedFile, refusing
 
 
 def read(path: Path, bounds: Bounds) -> Any:
     """Read a whole checkpoint as nested dicts and lists."""
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Reading the folder '{path}'")
+    _check_entries(path)
     what = f"'{path}' is no whole checkpoint of Orbax"
     with refusing(what), ocp.PyTreeCheckpointer() as keeper:
         bounds.check(_announced(keeper.metadata(path.absolute())))
@@ -21,6 +23,25 @@ def read(path: Path, bounds: Bounds) -> Any:
             return keeper.restore(path.absolute())
         except OSError as error:  # a part of the folder is missing
             raise ValueError(str(error)) from error
+
+
+def _check_entries(path: Path) -> None:
+    """Refuse pipes and devices, which Orbax would wait for, and links to other folders.
+
+    Raises:
+      DamagedFile: a link to what is not in the folder.
+      OSError: a pipe, a socket or a device; or a folder that cannot be read.
+    """
+    root = path.resolve()
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            entry = Path(folder, name)
+            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+                raise DamagedFile(
+                    f"'{entry}' is a link to what is not in the folder '{path}'. Only "
+                    "folders that hold all of their arrays are read."
+                )
+            check_regular(entry)
 
 
 def _announced(metadata: Any) -> int:
