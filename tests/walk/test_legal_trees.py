@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import optadamw
+from optadamw.base.tree import Leaves
 from tests.walk.test_bad_trees import (
     AFTER,
     CALLS,
@@ -48,3 +49,16 @@ def test_gradients_of_another_precision_are_legal(dtype):
 def test_numpy_gradients_states_and_parameters_are_legal():
     host = jax.tree.map(np.asarray, (GRADS, STATE, PARAMS))
     assert bits(CALLS["jit(step)"](*host)) == AFTER
+
+
+def test_the_paths_of_many_leaves_are_made_once(monkeypatch):
+    """Made anew for each leaf, they took half of the time to trace 1,000 leaves."""
+    made, whole = [], Leaves.paths.func
+    counted = lambda leaves: made.append(leaves) or whole(leaves)  # noqa: E731
+    monkeypatch.setattr(Leaves.paths, "func", counted)
+    tx = optadamw.adamw(0.1)
+    params = {f"w{i}": jax.ShapeDtypeStruct((2,), jnp.float32) for i in range(60)}
+    state = jax.eval_shape(tx.init, params)
+    made.clear()
+    jax.eval_shape(tx.step, params, state, params)
+    assert 0 < len(made) < 20

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -131,7 +131,7 @@ def shapes_of(params: PyTree) -> Leaves:
                 "looks like a subtree. Rename one of them."
             )
     pairs = zip(paths, leaves.arrays, strict=True)
-    return leaves._replace(arrays=tuple(_shape(path, array) for path, array in pairs))
+    return replace(leaves, arrays=tuple(_shape(*pair) for pair in pairs))
 
 
 def _shape(path: str, array: Any) -> jax.ShapeDtypeStruct:
