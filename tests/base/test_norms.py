@@ -78,7 +78,7 @@ def test_the_derivative_of_a_norm_is_the_direction(way, size):
 
 def test_two_sums_in_one_pass_except_on_the_cpu():
     """A TPU or GPU forms both sums of a leaf at once and has no branch to compile."""
-    tx = optadamw.adamw(1e-3, clip_global_norm=1.0)
+    tx = optadamw.adamw(1e-3, clip_global_norm=1.0, kernel="xla")
     params = {name: jnp.ones((8, 128)) for name in "abc"}
     traced = jax.jit(tx.step).trace(params, tx.init(params), params)
 
