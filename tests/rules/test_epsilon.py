@@ -52,6 +52,17 @@ def test_steps_with_and_without_the_selection_have_equal_bits(eps, options):
     trees.assert_same_bits(steps(eps, **options), steps(jnp.float32(eps), **options))
 
 
+@pytest.mark.parametrize(
+    ("eps", "most"), [(1e-19, 1.0), (1.09e-19, 32.0), (1e-18, 3.5), (3.5e-18, 1.0)]
+)
+def test_a_flushed_second_moment_bounds_the_step(eps, most):
+    """In units of the rate, as docs/ideas/numerics.md says."""
+    grads = jnp.geomspace(1e-20, 1e-10, 256)
+    tx = optadamw.adamw(1.0, eps=eps, weight_decay=0.0)
+    params, _ = jax.jit(tx.step)(grads, tx.init(grads), jnp.zeros(256))
+    assert 0.9 * most <= float(jnp.abs(params).max()) <= most * (1 + 1e-5)
+
+
 def selections(eps):
     tx = optadamw.adamw(0.1, eps=eps, kernel="xla")
     text = str(jax.make_jaxpr(tx.step)(GRADS, tx.init(PARAMS), PARAMS))
