@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import optadamw
 from optadamw import interchange
 from optadamw.cli import main
 from optadamw.dialects.files import files
@@ -49,6 +50,28 @@ def test_a_square_kernel_that_was_not_transposed_is_told():
 )
 def test_what_is_transposed_or_no_kernel_is_not_told(options):
     assert told(interchange.from_torch, state_dict(), **options) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((3, 4), lambda path, x: x[:2, :2]), ((2, 2, 1), lambda path, x: x[:, :, 0].T)],
+)
+def test_a_kernel_of_another_shape_is_that_of_the_layout(shape, layout):
+    """`layout` sees the array as it was saved, and not in the shape of the kernel."""
+    assert told(interchange.from_torch, state_dict(np.ones(shape)), layout=layout) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 3)])
+def test_the_kernel_of_a_frozen_layer_is_not_told(shape):
+    """Its moments are not read. They may be those of a layer of another shape."""
+    params = {"dense": {"kernel": jnp.zeros((2, 2))}, "head": jnp.zeros(2)}
+    tx = optadamw.adamw(0.1, weight_decay=0, groups={"dense/*": {"freeze": True}})
+    saved = state_dict(np.arange(float(np.prod(shape))).reshape(shape))
+    saved["state"][1] = state_dict(np.ones(2))["state"][0]
+    saved["param_groups"][0]["params"].append(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        interchange.from_torch(saved, params, tx=tx)
 
 
 def test_a_model_with_kernels_as_here_is_not_told():

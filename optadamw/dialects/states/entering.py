@@ -40,9 +40,7 @@ def entered(
     leaves, peer = request.leaves, request.peer
     _check_signs(request, contents, places)
     columns: dict[str, list[np.ndarray]] = {field: [] for field in contents.fields}
-    frozen = [False] * len(places)
-    if request.tx is not None:
-        frozen = frozen_leaves(request.tx, leaves)
+    frozen = _frozen(request)
     grows = [True] * len(places)
     if request.tx is not None and "nu_max" in contents.fields:
         grows = has_maximum(request.tx, leaves)
@@ -83,8 +81,9 @@ def square_kernels(
     if not request.peer.outputs_first:
         return []
     found, others = [], []
-    pairs = zip(request.leaves.paths, request.leaves.arrays, places, strict=True)
-    for path, like, place in pairs:
+    leaves, frozen = request.leaves, _frozen(request)
+    for i, (path, place) in enumerate(zip(leaves.paths, places, strict=True)):
+        like = leaves.arrays[i]
         row = None if place is None else contents.rows[place]
         moment = None if row is None else (row.buffers or {}).get("mu")
         is_kernel = len(like.shape) == 2 and path.rpartition("/")[2] == "kernel"
@@ -93,12 +92,24 @@ def square_kernels(
         if like.shape[0] != like.shape[1]:
             others.append((path, moment, like.shape))
             continue
-        array = _moment(path, moment).reshape(like.shape)
+        if frozen[i]:  # its moments are not read, and may have another shape
+            continue
+        array = _moment(path, moment)
+        if request.layout is None:
+            array = array.reshape(like.shape)
+        elif array.shape != like.shape:  # `layout` has changed it
+            continue
         turned = np.asarray(request.turned(path, array))
         if np.array_equal(turned, array) and not np.array_equal(array, array.T):
             found.append(path)
     fits = found and any(_moment(p, one).shape == shape for p, one, shape in others)
     return [] if fits else found
+
+
+def _frozen(request: Request) -> list[bool]:
+    if request.tx is None:
+        return [False] * len(request.leaves.paths)
+    return frozen_leaves(request.tx, request.leaves)
 
 
 def _moment(path: str, value: Any) -> np.ndarray:
