@@ -70,7 +70,7 @@ ALLOWED_SKIPS = {
     *(
         (f"native/test_{name}.py", "no C compiler")
         for name in (
-            *("operations", "cache", "pass", "blocks"),
+            *("operations", "cache", "pass", "blocks", "norm"),
             *("laws", "devices", "sanitizers", "aarch64", "shapes", "default"),
         )
     ),
