@@ -30,7 +30,8 @@ from optadamw.checkpoint.record import (
     Record,
     unpacked,
 )
-from optadamw.store.state import is_scales
+from optadamw.store.state import State, is_scales
+from optadamw.walk.inputs import check_state
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def to_portable(
 
     Raises:
       TypeError: a leaf is no array of numbers.
-      ValueError: `state` holds no State, or an array is sharded over processes.
+      ValueError: `state` holds no State or one of another transformation than `tx`, or
+        an array is sharded over processes.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -147,6 +149,7 @@ class Gathered(NamedTuple):
 def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> Gathered:
     """Gather the arrays of a state, and of parameters if there are any, on the host."""
     saved = described(state, tx, "state")
+    _refuse_another(tx, state)
     if params is not None:
         named = named_params(params)
         names = [str(name) for name in named.names]
@@ -249,6 +252,16 @@ def meanings(
         scope: meaning_of(part, step)
         for part, (scope, step) in zip(found, steps.items(), strict=True)
     }
+
+
+def _refuse_another(tx: optax.GradientTransformation, state: PyTree) -> None:
+    """Refuse a State whose buffers are not those of `tx`: its record would be wrong."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, State))
+    states = [node for node in nodes if isinstance(node, State)]
+    found = transformations_in(tx)
+    if len(found) == len(states):
+        for part, own in zip(found, states, strict=True):
+            check_state(part.recipe.composition, own)
 
 
 def _step(array: np.ndarray) -> int:

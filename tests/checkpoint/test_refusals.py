@@ -29,6 +29,20 @@ def test_the_step_is_checked_and_reported():
         checkpoint.restore(adamw(), params, saved, expect_step=4)
 
 
+def test_a_state_is_saved_with_its_own_transformation(tmp_path):
+    """The record describes the rules that made the state: by them `restore` decides."""
+    params = {"w": jnp.ones(2)}
+    other = optadamw.adamw(1e-3, amsgrad=True)
+    path = tmp_path / "run.npz"
+    for tx in (other, optax.chain(other)):
+        state = optadamw.adamw(1e-3).init(params)
+        state = state if tx is other else (state,)
+        with pytest.raises(ValueError, match="lacks the buffer `nu_max`, which this"):
+            checkpoint.save(path, tx, state, params)
+    assert not path.exists()
+    checkpoint.save(path, other, other.init(params), params)
+
+
 # --- What cannot be read -------------------------------------------------------------
 
 

@@ -111,8 +111,9 @@ def test_every_transformation_survives_and_goes_on(row, tmp_path):
 
 def test_a_restored_state_compiles_nothing_anew():
     """Committed to no device and as weakly typed as the fresh one."""
-    tx = optadamw.adamw(1e-3, ema_decay=0.9)
-    for wrapped in (tx, optax.inject_hyperparams(optadamw.adamw)(1e-3)):
+    own, inner = optadamw.adamw(1e-3, ema_decay=0.9), optadamw.adamw(1e-3)
+    injected = optax.inject_hyperparams(optadamw.adamw)(1e-3)
+    for wrapped, tx in ((own, own), (injected, inner)):
         params = trees.normal(trees.PAIR, seed=0)
         step = jax.jit(partial(optadamw.step, wrapped))
         state = wrapped.init(params)
