@@ -81,6 +81,13 @@ def test_one_warning_names_option_and_both_values(options, text):
     assert "The training continues with those of `tx`" in message
 
 
+def test_a_number_beyond_float32_differs_without_a_word_of_numpy():
+    """NumPy warns of its cast to infinity, in words that name no option."""
+    tx = optadamw.adamw(1e-3, weight_decay=0.1)
+    (text,) = from_torch(saved({"eps": 1e39}), tx)
+    assert "eps=1e+39, where `tx` has 1e-08 for all parameters" in text
+
+
 def test_all_differences_are_in_one_warning():
     tx = optadamw.adamw(1e-3, b1=0.8, eps=1e-5, weight_decay=0.1)
     (message,) = from_torch(saved({"weight_decay": 0.0}, {}), tx)

@@ -111,7 +111,8 @@ def _are_equal(there: Any, here: float) -> bool:
     """Compare two numbers in float32, or in the 16 bits of an array that was saved."""
     saved = to_numpy("a hyperparameter", there)
     kept = saved.dtype if is_narrow(saved.dtype) else np.dtype(np.float32)
-    return bool(np.all(saved.astype(kept) == np.asarray(here).astype(kept)))
+    with np.errstate(over="ignore"):  # infinity, which is another number
+        return bool(np.all(saved.astype(kept) == np.asarray(here).astype(kept)))
 
 
 def _shown(value: Any) -> str:
