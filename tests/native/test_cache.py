@@ -311,9 +311,13 @@ def test_words_after_the_name_of_the_compiler(monkeypatch, tmp_path):
     assert made.path == plain.path and made.words == ("-m64", "-DWORD=two words")
     assert made.version == plain.version and made.key("") != plain.key("")
     source, library = tmp_path / "a.c", tmp_path / "a.so"
-    source.write_text("#ifndef WORD\n#error no word\n#endif\n#ifdef __FAST_MATH__\n")
-    source.write_text(source.read_text() + "#error fast\n#endif\nint one;\n")
-    monkeypatch.setenv("CC", "cc -ffast-math '-DWORD=two words'")
+    lines = ["#ifndef WORD", "#error no word", "#endif"]
+    for macro in ("__FAST_MATH__", "__SANITIZE_ADDRESS__"):
+        lines += [f"#ifdef {macro}", f"#error {macro}", "#endif"]
+    source.write_text("\n".join([*lines, "int one;", ""]))
+    # A library with the sanitizer of addresses ends a process that loads it.
+    words = "-ffast-math -fsanitize=address '-DWORD=two words'"
+    monkeypatch.setenv("CC", f"cc {words}")
     find_compiler().compile(source, library)
     assert library.exists()
     folder = tmp_path / "a folder"
