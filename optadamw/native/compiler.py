@@ -98,8 +98,8 @@ class Compiler:
             raise CompilerError(f"{Path(self.path).name} ended without a library")
 
     def _command(self) -> tuple[str, ...]:
-        # The flags of a kernel come last, and win. Python would end at once if it loaded
-        # a library with the sanitizer of addresses.
+        # The flags of a kernel come last, and win. Python would end at once if it
+        # loaded a library with the sanitizer of addresses.
         undone = ("-fno-fast-math", "-fno-sanitize=all")
         own = (*self.words, *undone) if self.words else ()
         return self.path, *own, *FLAGS, *self.target
