@@ -48,6 +48,9 @@ def _optax(norm: int = 0, dtype: str = "float32", **changes: Any) -> Case:
     return Case(contender, Config(**changes), norm, None)
 
 
+APART = ("clip, reproducible",)
+"""Cases with results of their own, which docs/guides/sharding.md shows."""
+
 _CLIP: dict[str, Any] = {"clip_global_norm": 1.0}
 CASES: dict[str, Case] = {
     "adamw": _ours(),

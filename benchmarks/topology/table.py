@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.precision.report import table
-from benchmarks.topology.cases import CASES
+from benchmarks.topology.cases import APART, CASES
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -26,7 +26,7 @@ def read(folder: Path = RESULTS) -> dict[str, Mapping[str, Any]]:
 def of(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Sets bytes moved and temporaries, both per parameter, as a table in Markdown."""
     rows = []
-    for name in CASES:
+    for name in [name for name in CASES if name not in APART]:
         ideals = [cases[name]["ideal"] for cases in results.values() if name in cases]
         if ideals:
             cells = (_cell(cases.get(name)) for cases in results.values())

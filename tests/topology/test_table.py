@@ -5,12 +5,10 @@ import re
 from pathlib import Path
 
 from benchmarks.topology import table
-from benchmarks.topology.cases import CASES
+from benchmarks.topology.cases import APART, CASES
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 PAGE, SHARDING = GUIDES / "precision.md", GUIDES / "sharding.md"
-APART = ("clip, reproducible",)
-"""Cases with results of their own, which another page shows."""
 
 
 def test_the_page_has_the_table_of_the_results():
