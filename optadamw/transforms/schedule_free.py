@@ -58,8 +58,8 @@ def schedule_free(
     computed from p and z, so that it is exact also for parameters of 16 bits; c follows
     from the number of the step, and not from a sum in the state, which stands still
     after 512 steps of bfloat16 parameters in Optax. It takes one more buffer. The
-    warm-up begins with f = 1 / warmup_steps, as in `schedulefree`; Optax's begins with a
-    learning rate of 0.
+    warm-up begins with f = 1 / warmup_steps, as in `schedulefree`; Optax's begins with
+    a learning rate of 0.
 
     Args:
       b1: the share of the average in the parameters, in [0, 1]. Default: 0.9.
