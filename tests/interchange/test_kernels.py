@@ -10,6 +10,7 @@ import optadamw
 from optadamw import interchange
 from optadamw.cli import main
 from optadamw.dialects.files import files
+from optadamw.dialects.states.form import transposing
 
 KERNEL = np.arange(4.0).reshape(2, 2) + 1
 
@@ -136,3 +137,13 @@ def test_the_command_says_whose_layout_it_wrote(command, moment):
     assert "note" not in turned
     assert "note" not in command("a.weight", "mlx", moment=moment)
     assert "note" not in command("a.bias", "keras", moment=np.ones(3))
+
+
+def test_no_kernel_of_a_convolution_is_transposed():
+    """`x.T` would exchange height and width too, which no square window shows."""
+    layout = transposing(["*kernel"])
+    assert layout("conv/bias", np.ones((3, 3, 3))).shape == (3, 3, 3)
+    assert layout("dense/kernel", np.ones((2, 3))).shape == (3, 2)
+    text = r"Leaf 'conv/kernel': it has 4 axes, .* x\.transpose\(2, 3, 1, 0\)"
+    with pytest.raises(ValueError, match=text):
+        layout("conv/kernel", np.ones((8, 4, 3, 3)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from optadamw.base.errors import at_leaf
 from optadamw.dialects.states.peer import Maximum, Peer
 from optadamw.store.state import State
 
@@ -53,13 +54,26 @@ def unchanged(saved: Any) -> Any:
 
 
 def transposing(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | None:
-    """Return the `layout` that transposes arrays of matching parameters, or None."""
+    """Return the `layout` that transposes arrays of matching parameters, or None.
+
+    The layout refuses an array of more than two axes, such as a kernel of a convolution.
+    """
     if not patterns:
         return None
 
     def layout(path: str, array: np.ndarray) -> np.ndarray:
-        chosen = any(fnmatchcase(path, pattern) for pattern in patterns)
-        return array.T if chosen else array
+        if not any(fnmatchcase(path, pattern) for pattern in patterns):
+            return array
+        if array.ndim > 2:
+            raise at_leaf(
+                path,
+                f"it has {array.ndim} axes, and its transposition would exchange the "
+                "axes of its window too.",
+                "Choose matrices only, and convert kernels of convolutions in Python, "
+                "with layout=lambda path, x: x.transpose(2, 3, 1, 0) for those of "
+                "PyTorch.",
+            )
+        return array.T
 
     return layout
 
