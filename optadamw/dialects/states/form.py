@@ -56,7 +56,7 @@ def unchanged(saved: Any) -> Any:
 def transposing(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | None:
     """Return the `layout` that transposes arrays of matching parameters, or None.
 
-    The layout refuses an array of more than two axes, such as a kernel of a convolution.
+    The layout refuses arrays of more than two axes, such as kernels of convolutions.
     """
     if not patterns:
         return None
