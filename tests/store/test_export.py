@@ -23,7 +23,8 @@ GRADS = trees.normal(trees.FLOATS, seed=1)
     ids=["plain", "average-window", "guard-stats", "blocks"],
 )
 def test_an_exported_step_computes_what_the_step_does(options):
-    tx = optadamw.adamw(0.1, **options)
+    # A module has XLA's own code; kernels round a global norm in another way.
+    tx = optadamw.adamw(0.1, kernel="xla", **options)
     state = tx.init(PARAMS)
     exported = export.export(jax.jit(tx.step))(GRADS, state, PARAMS)
     again = export.deserialize(exported.serialize())
