@@ -155,7 +155,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class _Way:
-    """How norms are measured: the static part."""
+    """The static part of a measurement of norms."""
 
     programs: tuple[Program, ...]
     widest: np.dtype
@@ -166,7 +166,7 @@ class _Way:
     """The function in C that measures gradients; None (default): XLA's code."""
 
     def __call__(self, *grads: Array) -> Array:
-        """Measure gradients by XLA's code."""
+        """Measure gradients by XLA's code, as the `plain` of a `Measure`."""
         return _by_xla(self, [_gradient(x) for x in grads])
 
 
