@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from optadamw.base.hyperparameters import Constant
+from optadamw.base.hyperparameters import form_of_number
 from optadamw.base.numerics import smallest_root
 
 FloorForm = Literal["positive", "any"]
@@ -20,12 +20,11 @@ FloorForm = Literal["positive", "any"]
 def floor_form(eps: Any) -> FloorForm:
     """Return the form of an epsilon that is added to a root, which is 0 or more.
 
-    It is known of a plain number, and "any" for arrays and schedules. A form, as a
-    skeleton has it in the place of the number, is returned.
+    It is known of a plain number, and "any" for arrays and schedules.
     """
-    if isinstance(eps, str):
-        return eps  # type: ignore[return-value]
-    if not isinstance(eps, Constant):
-        return "any"
-    # The root of float64 is smaller.
-    return "positive" if eps.value >= smallest_root(np.dtype("float32")) else "any"
+
+    def of(number: float) -> FloorForm:
+        # The root of float64 is smaller.
+        return "positive" if number >= smallest_root(np.dtype("float32")) else "any"
+
+    return form_of_number(eps, of, "any")

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.held import Held as Held
 from optadamw.base.interval import Interval
 from optadamw.base.types import Array, ScalarOrSchedule
+
+_F = TypeVar("_F", bound=str)
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,19 @@ def _scheduled(
     except ValueError:
         pass  # a builtin without a signature: it is called at trace time
     return Scheduled(value, name, legal)
+
+
+def form_of_number(value: Any, of: Callable[[float], _F], unknown: _F) -> _F:
+    """Return a form that follows from a number, where rules compute in several forms.
+
+    Args:
+      value: the number; or its form, as a skeleton has it in the place of the number.
+      of: returns the form of a plain number.
+      unknown: the form of arrays and schedules, whose numbers are not known.
+    """
+    if isinstance(value, str):
+        return cast(_F, value)
+    return of(value.value) if isinstance(value, Constant) else unknown
 
 
 def whole_steps(name: str, value: Any) -> Constant | Dynamic:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from optadamw.base.hyperparameters import Constant
+from optadamw.base.hyperparameters import form_of_number
 from optadamw.base.types import Array
 
 MeanForm = Literal["one product", "two products", "either"]
@@ -28,14 +28,13 @@ LEAST = 0.5
 def mean_form(keep: Any) -> MeanForm:
     """Return the form of the mean whose old value has the weight `keep`.
 
-    It is known of a plain number, and "either" for arrays and schedules. A form, as a
-    skeleton has it in the place of the number, is returned.
+    It is known of a plain number, and "either" for arrays and schedules.
     """
-    if isinstance(keep, str):
-        return keep  # type: ignore[return-value]
-    if not isinstance(keep, Constant):
-        return "either"
-    return "one product" if keep.value >= LEAST else "two products"
+
+    def of(number: float) -> MeanForm:
+        return "one product" if number >= LEAST else "two products"
+
+    return form_of_number(keep, of, "either")
 
 
 def running_mean(

@@ -7,7 +7,7 @@ bits in every program and on any number of threads.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -107,22 +107,15 @@ def _batched(
         else jnp.moveaxis(x, axis, 0)
         for x, axis in pairs
     ]
-    batch = (size, *measure.batch)
-    wider = Measure(
-        measure.target, measure.groups, measure.refuses_overflow, measure.plain, batch
-    )
-    return norms_of(wider, rows), 0
+    return norms_of(replace(measure, batch=(size, *measure.batch)), rows), 0
 
 
 def _differentiated(
     primals: Sequence[Any], tangents: Sequence[Any], *, measure: Measure
 ) -> tuple[Any, Any]:
     """Differentiate XLA's code; the norm itself keeps its bits."""
-    whole = [
-        jnp.zeros_like(x) if isinstance(t, ad.Zero) else t
-        for x, t in zip(primals, tangents, strict=True)
-    ]
-    _, tangent = jax.jvp(_plain(measure), tuple(primals), tuple(whole))
+    whole = tuple(map(ad.instantiate_zeros, tangents))
+    _, tangent = jax.jvp(_plain(measure), tuple(primals), whole)
     return norms_of(measure, primals), tangent
 
 

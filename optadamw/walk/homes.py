@@ -1,4 +1,8 @@
-"""Where the parameters of a call lie, which a trace does not show over Auto axes."""
+"""The composition of a compiled step that knows the shardings of its parameters.
+
+Over Auto axes a trace does not show shardings. `jit_step` reads them from the arrays
+with which it is called.
+"""
 
 from dataclasses import replace
 from typing import Any

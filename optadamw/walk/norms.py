@@ -27,7 +27,7 @@ from optadamw.base.types import Array
 from optadamw.base.varying import made_varying
 from optadamw.leaf.compute import measure_leaf
 from optadamw.leaf.program import LeafInput, Program
-from optadamw.native.kernel import Refusal, usable_compiler
+from optadamw.native.kernel import usable_compiler
 from optadamw.native.library import Target
 from optadamw.native.norm import Measure, norm_target, norms_of
 from optadamw.rules.rule import Rule, Stage
@@ -132,25 +132,25 @@ class Norms:
         members = inputs.places_of(groups)
         axes = inputs.summed_axes("a norm of all gradients or updates")
         how = _Way(tuple(programs), widest, members, self.rescued, axes)
-        grads = [leaf.grad for leaf in leaves]
         if index == 0 and scale is None and widest == np.float32 and not axes:
-            target = self._target(grads)
-            if isinstance(target, Target):
-                how = replace(how, target=target.name)
-                leaves = [_gradient(x) for x in grads]
+            how = replace(how, target=self._target([leaf.grad for leaf in leaves]))
         return _tree_norms(how, self.is_due, leaves)
 
-    def _target(self, grads: Sequence[Array]) -> Target | Refusal:
-        """Return the function in C that measures gradients, or why XLA does."""
+    def _target(self, grads: Sequence[Array]) -> str | None:
+        """Return the function in C that measures gradients; None: XLA does."""
         composition = self.inputs.plan.composition
-        if composition.kernel_choice == "xla":
-            return Refusal("kernels are off")
-        if composition.has_reproducible_norms or self.inputs.layouts is not None:
-            return Refusal("the norm is of arrays that are divided")
-        for grad in grads:
-            if AxisType.Explicit in jax.typeof(grad).sharding.mesh.axis_types:
-                return Refusal("the gradients are of an explicit mesh")
-        return norm_target([np.dtype(x.dtype) for x in grads], usable_compiler())
+        if (
+            composition.kernel_choice == "xla"
+            or composition.has_reproducible_norms
+            or self.inputs.layouts is not None
+            or any(
+                AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+                for x in grads
+            )
+        ):
+            return None
+        found = norm_target([np.dtype(x.dtype) for x in grads], usable_compiler())
+        return found.name if isinstance(found, Target) else None
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class _Way:
 
     def __call__(self, *grads: Array) -> Array:
         """Measure gradients by XLA's code, as the `plain` of a `Measure`."""
-        return _by_xla(self, [_gradient(x) for x in grads])
+        leaves = [LeafInput(grad=x, param=None, buffers={}) for x in grads]
+        return _by_xla(self, leaves)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -177,8 +178,7 @@ def _tree_norms(how: _Way, is_due: Array | None, leaves: list[LeafInput]) -> Arr
     def measured() -> Array:
         if how.target is None:
             return _by_xla(how, leaves)
-        by_xla = replace(how, target=None)
-        found = Measure(how.target, how.groups, not how.rescued, by_xla)
+        found = Measure(how.target, how.groups, not how.rescued, plain=how)
         return norms_of(found, [leaf.grad for leaf in leaves])
 
     if is_due is None:
@@ -189,10 +189,6 @@ def _tree_norms(how: _Way, is_due: Array | None, leaves: list[LeafInput]) -> Arr
         return made_varying(zeros, varying_norms(leaves, how.axes))
 
     return lax.cond(is_due, measured, none)
-
-
-def _gradient(x: Array) -> LeafInput:
-    return LeafInput(grad=x, param=None, buffers={})
 
 
 def _by_xla(how: _Way, leaves: Sequence[LeafInput]) -> Array:

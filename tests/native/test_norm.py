@@ -93,7 +93,7 @@ def test_squares_below_the_normal_numbers_of_float32_count():
 
 
 def test_xla_counts_squares_below_the_normal_numbers_as_zero():
-    """As docs/ideas/numerics.md says; two other norms are right."""
+    """XLA's norm is 0 then; the norm in C and the reproducible norm are right."""
     grads = {"w": jnp.full(100, 1e-20)}
     assert measured(measuring("xla"), grads).grad_norm == 0.0
     right = [measuring(), optadamw.with_reproducible_norms(measuring("xla"))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optadamw
@@ -97,20 +98,22 @@ def _draw(runs: dict[str, Run], settings: Settings) -> list[Plot]:
     histories: dict[str, Any] = {
         LABELS[name]: summary.records(run) for name, run in runs.items()
     }
-    texts = {
-        "curves": "Loss, accuracy, gradient norm and learning rate by epoch.",
-        "update_to_weight": "Length of the update relative to the weights, by layer "
-        "and epoch.",
-    }
-    drawn = []
-    for name, text in texts.items():
-        paths = [settings.output / f"{name}{end}.png" for end in ("", "-tall")]
-        for path, columns in zip(paths, (None, 1), strict=True):
-            if name == "curves":
-                plotting.curves(
-                    histories, path, fields=_CURVES, titles=_TITLES, columns=columns
-                )
-            else:
-                plotting.update_to_weight(histories, path, columns=columns)
-        drawn.append(Plot(paths[0], text, paths[1]))
-    return drawn
+    curves = partial(plotting.curves, fields=_CURVES, titles=_TITLES)
+
+    def drawn(draw: Callable[..., Path], name: str, text: str) -> Plot:
+        wide = draw(histories, settings.output / f"{name}.png")
+        tall = draw(histories, settings.output / f"{name}-tall.png", columns=1)
+        return Plot(wide, text, tall)
+
+    return [
+        drawn(
+            curves,
+            "curves",
+            "Loss, accuracy, gradient norm and learning rate by epoch.",
+        ),
+        drawn(
+            plotting.update_to_weight,
+            "update_to_weight",
+            "Length of the update relative to the weights, by layer and epoch.",
+        ),
+    ]

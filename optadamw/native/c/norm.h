@@ -49,22 +49,21 @@ static int64_t blocks_in(const Job *job, int64_t leaf) {
   return count(argument(job->frame, 1 + leaf / rows)) / rows;
 }
 
-static void run_piece(const Job *job, Piece *piece) {
-  const int64_t rows = *(const int64_t *)job->call;
-  const Buffer *x = argument(job->frame, 1 + piece->leaf / rows);
-  const int64_t first = piece->leaf % rows * (count(x) / rows) + piece->begin;
-  if (x->dtype == FLOAT32)
-    piece->sum = squares_float32((const float *)x->data + first, piece->count);
-  else if (x->dtype == BFLOAT16)
-    piece->sum = squares_bfloat16((const bf16 *)x->data + first, piece->count);
+static double squares(const Buffer *x, int64_t begin, int64_t n) {
+  if (x->dtype == FLOAT32) return squares_float32((const float *)x->data + begin, n);
 #ifdef WITH_FLOAT16
-  else
-    piece->sum = squares_float16((const _Float16 *)x->data + first, piece->count);
+  if (x->dtype == FLOAT16) return squares_float16((const _Float16 *)x->data + begin, n);
 #endif
+  return squares_bfloat16((const bf16 *)x->data + begin, n);
 }
 
 static void run_pieces(const Job *job, Piece *pieces, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) run_piece(job, &pieces[i]);
+  const int64_t rows = *(const int64_t *)job->call;
+  for (Piece *piece = pieces; piece < pieces + n; ++piece) {
+    const Buffer *x = argument(job->frame, 1 + piece->leaf / rows);
+    const int64_t row = piece->leaf % rows * (count(x) / rows);
+    piece->sum = squares(x, row + piece->begin, piece->count);
+  }
 }
 
 static bool is_known(int dtype) {
