@@ -51,7 +51,7 @@ def tree(dtype, seed):
 
 
 def transformations(case):
-    """XLA's own step, whose norm is that of the kernels here, and the step by kernels."""
+    """XLA's own step, whose norm is that of the kernels here; the step by kernels."""
     dtype, options = CASES[case]
     plain = optadamw.adamw(1e-2, weight_decay=0.1, kernel="xla", **options)
     return dtype, plain, optadamw.with_pallas(plain, interpret=True)
