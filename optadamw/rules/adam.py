@@ -22,7 +22,7 @@ from optadamw.base.means import mean_form, running_mean
 from optadamw.base.numerics import one_minus_power, sqrt
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
-from optadamw.rules.rule import Rule, Scalar, Shared, Stage
+from optadamw.rules.rule import Forms, Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
@@ -43,7 +43,7 @@ class Moments(Rule):
 
     stage: ClassVar[Stage] = Stage.MOMENTS
     publishes: ClassVar[tuple[str, ...]] = ("b1", "remaining_mu", "remaining_nu")
-    weights: ClassVar[tuple[str, ...]] = ("b1", "b2")
+    forms: ClassVar[Forms] = {"b1": mean_form, "b2": mean_form}
     verb: ClassVar[str] = "scale_by_adam"
 
     @property
@@ -89,7 +89,7 @@ class Direction(Rule):
     bias_correction: Corrected
 
     stage: ClassVar[Stage] = Stage.DIRECTION
-    floors: ClassVar[tuple[str, ...]] = ("eps",)
+    forms: ClassVar[Forms] = {"eps": floor_form}
     verb: ClassVar[str] = "scale_by_adam"
 
     def scalars(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:

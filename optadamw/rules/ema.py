@@ -11,7 +11,7 @@ from optadamw.base.means import mean_form, running_mean
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf, Overwrite
-from optadamw.rules.rule import Rule, Scalar, Shared, Stage
+from optadamw.rules.rule import Forms, Rule, Scalar, Shared, Stage
 from optadamw.store.dense import Dense
 from optadamw.store.slot import Slot
 
@@ -31,7 +31,7 @@ class Average(Rule):
 
     stage: ClassVar[Stage] = Stage.COMMITTED
     needs_params: ClassVar[bool] = True
-    weights: ClassVar[tuple[str, ...]] = ("decay",)
+    forms: ClassVar[Forms] = {"decay": mean_form}
     verb: ClassVar[str] = "ema_params"
 
     @property

@@ -8,15 +8,14 @@ all gradients sets `reads_norm` and computes further scalars in `norm_scalars`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from optadamw.base.floors import floor_form
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, Held, Scheduled
 from optadamw.base.masks import Selector
-from optadamw.base.means import mean_form
 from optadamw.base.types import Array
 from optadamw.rules.check_scalars import check_scalars
 from optadamw.rules.leaf import Leaf, Overwrite
@@ -24,6 +23,9 @@ from optadamw.store.slot import Slot
 
 Scalar = float | Array
 """A Python number, computed in host doubles, or a 0-d array."""
+
+Forms = Mapping[str, Callable[[Any], str]]
+"""For hyperparameters, by field, the function that returns the form of one."""
 
 
 class Stage(IntEnum):
@@ -70,10 +72,10 @@ class Rule:
       shrinks: whether `apply` makes no element of the update larger; default: False.
       keeps_norm: whether `apply` leaves the norm of the update unchanged; default:
         False.
-      weights: the hyperparameters that are weights of a running mean; default: none.
-        `mean_form` chooses how the mean is computed, once for all such numbers.
-      floors: the hyperparameters that are added to a root in a denominator; default:
-        none. `floor_form` says whether this denominator can count as 0.
+      forms: the hyperparameters of which `apply` knows more than an array, by field,
+        each with the function that says it; default: none. `mean_form` chooses how a
+        running mean with this weight is computed, and `floor_form` says whether a
+        denominator with this epsilon can count as 0.
     """
 
     stage: ClassVar[Stage]
@@ -85,8 +87,7 @@ class Rule:
     sums_by_reductions: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     keeps_norm: ClassVar[bool] = False
-    weights: ClassVar[tuple[str, ...]] = ()
-    floors: ClassVar[tuple[str, ...]] = ()
+    forms: ClassVar[Forms] = MappingProxyType({})
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -217,19 +218,15 @@ class Rule:
         """Return the rule with an Ellipsis in place of each hyperparameter.
 
         Leaf functions are compiled for a skeleton and take all numbers as arguments, so
-        that one compiled leaf serves every learning rate. Of the weights of a running
-        mean the skeleton has the form of the mean, and of an epsilon whether a
-        denominator with it can count as 0.
+        that one compiled leaf serves every learning rate. A hyperparameter in `forms`
+        is replaced by its form, because the compiled leaf depends on it.
         """
         fields: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Constant | Dynamic | Scheduled | Held):
-                fields[f.name] = ...
-                if f.name in self.weights:
-                    fields[f.name] = mean_form(value)
-                elif f.name in self.floors:
-                    fields[f.name] = floor_form(value)
+                form_of = self.forms.get(f.name)
+                fields[f.name] = ... if form_of is None else form_of(value)
         return dataclasses.replace(self, **fields)
 
 

@@ -10,7 +10,7 @@ from optadamw.base.means import mean_form, running_mean
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
-from optadamw.rules.rule import Rule, Scalar, Shared, Stage
+from optadamw.rules.rule import Forms, Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
@@ -24,7 +24,7 @@ class SecondMoment(Rule):
 
     stage: ClassVar[Stage] = Stage.MOMENTS
     publishes: ClassVar[tuple[str, ...]] = ("remaining_mu", "remaining_nu")
-    weights: ClassVar[tuple[str, ...]] = ("b2",)
+    forms: ClassVar[Forms] = {"b2": mean_form}
     verb: ClassVar[str] = "scale_by_second_moment"
 
     @property

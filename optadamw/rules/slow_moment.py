@@ -15,7 +15,7 @@ from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.means import mean_form, running_mean
 from optadamw.base.types import Array
 from optadamw.rules.leaf import Leaf
-from optadamw.rules.rule import Rule, Scalar, Shared, Stage
+from optadamw.rules.rule import Forms, Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
 from optadamw.store.store import Storage
 
@@ -30,7 +30,7 @@ class SlowMoment(Rule):
 
     stage: ClassVar[Stage] = Stage.CAUTION
     latest: ClassVar[Stage] = Stage.DIRECTION
-    weights: ClassVar[tuple[str, ...]] = ("b3",)
+    forms: ClassVar[Forms] = {"b3": mean_form}
     verb: ClassVar[str] = "add_slow_moment"
 
     @property
