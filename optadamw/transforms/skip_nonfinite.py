@@ -17,10 +17,11 @@ def skip_nonfinite(
     A gradient is finite if its global norm is: no NaN, no infinity, and a norm of at
     most 1.8e19 (float32), beyond which the second moment would overflow. A global clip
     computes this norm anyway. The norm is that of the gradients after a loss scale is
-    undone; with "abort" below, that of the accumulated gradients. A `loss` that is
-    passed to `step` must be finite too. A step is also skipped if a schedule or an
-    array gives a hyperparameter of the rules a value outside its interval, such as a
-    `b2` of 1; `stats_of(state).illegal` counts these steps.
+    undone; with "abort" below, that of the accumulated gradients. Under `multi_steps` a
+    step is also skipped if the norm of the sum of weights times gradients is above
+    1.8e19. A `loss` that is passed to `step` must be finite too. A step is also skipped
+    if a schedule or an array gives a hyperparameter of the rules a value outside its
+    interval, such as a `b2` of 1; `stats_of(state).illegal` counts these steps.
 
     A skipped step leaves every bit of parameters, moments, average and `state.step`
     unchanged. `stats_of(state)` counts the gradients that were not finite, the skipped

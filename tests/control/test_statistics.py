@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import optadamw
 from tests.support import trees
@@ -94,6 +95,23 @@ def test_rates_and_norms_are_those_of_the_last_step_taken():
     refused = [(rate, 1, 0), (rate, 0, 1)]
     assert seen == [*first, *refused, (rate, 1, 1), (half, 0, 1)]
     np.testing.assert_allclose(stats.weight_decay, 0.02, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "xla"])
+def test_a_window_whose_weighted_sum_is_above_the_limit_is_counted_as_skipped(kernel):
+    """Each gradient and their mean are good; equal weights of 1 give the same mean."""
+    tx = optadamw.adamw(0.1, accumulate_steps=2, skip_nonfinite=True, kernel=kernel)
+    take = jax.jit(lambda state, params, w: tx.step(GRADS, state, params, weight=w))
+    params, state = PARAMS, tx.init(PARAMS)
+    for weight in (1e25, 1e25):
+        params, state = take(state, params, jnp.float32(weight))
+    stats = optadamw.stats_of(state)
+    counts = (stats.step, stats.skipped, stats.nonfinite, stats.dropped)
+    assert tuple(map(int, counts)) == (0, 1, 0, 0)
+    for weight in (1.0, 1.0):
+        params, state = take(state, params, jnp.float32(weight))
+    stats = optadamw.stats_of(state)
+    assert (int(stats.step), int(stats.skipped)) == (1, 1)
 
 
 def test_the_share_of_clipped_steps():
