@@ -37,6 +37,10 @@ def with_loss_scale(
     `multi_steps` the scale may change after each micro-batch, or with
     `on_bad_micro_step="abort"` only between two windows.
 
+    A step divides by the scale in the state that it is given. If you build the wrapper
+    anew with another number, its first step divides by the old one, by which
+    `scale_loss` multiplied, and puts the new one into the state for the next loss.
+
     Args:
       inner: a transformation of this library.
       loss_scale: a number or 0-d array in [2**-126, 2**127] (Keras's

@@ -306,6 +306,25 @@ def test_a_window_may_be_scaled_in_several_ways():
     assert params["w"].tolist() == [-3.0, -3.0] and float(state.loss_scale) == 4.0
 
 
+def test_a_static_scale_that_is_built_anew_is_for_the_next_loss():
+    """The gradients of its first step were multiplied by the scale in the state."""
+    rate = optadamw.scale_by_learning_rate(1.0)
+
+    @jax.jit
+    def step(params, state, scale):
+        tx = optadamw.with_loss_scale(rate, scale)
+        loss = functools.partial(optadamw.scale_loss, state)
+        return tx.step(jax.grad(lambda p: loss(jnp.sum(p)))(params), state, params)
+
+    params = jnp.zeros(2)
+    state = optadamw.with_loss_scale(rate, 2.0).init(params)
+    seen = []
+    for scale in (8.0, 8.0, 4.0):
+        params, state = step(params, state, jnp.float32(scale))
+        seen.append((params.tolist(), float(state.loss_scale)))
+    assert seen == [([-1.0] * 2, 8.0), ([-2.0] * 2, 8.0), ([-3.0] * 2, 4.0)]
+
+
 def test_a_spike_does_not_move_it():
     tx = optadamw.adamw(
         0.1, skip_spikes={"window": 4, "min_history": 2}, loss_scale=FOUR
