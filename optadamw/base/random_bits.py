@@ -84,21 +84,23 @@ def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
 
 def rounded(target: Array, noise: Array, dtype: Any) -> Array:
     """Round `target` at random to a 16-bit dtype; the expected value is `target`."""
-    nearest = target.astype(dtype)
     if dtype == jnp.bfloat16:
         bits = jax.lax.bitcast_convert_type(target.astype(jnp.float32), jnp.uint32)
         cut = (bits + (noise >> 16)) & jnp.uint32(0xFFFF0000)
         # Whether it is finite is seen in float32: a TPU's kernels know no other.
-        checked = jax.lax.bitcast_convert_type(cut, jnp.float32)
-        chosen = checked.astype(dtype)
+        chosen = jax.lax.bitcast_convert_type(cut, jnp.float32)
+        # It is rounded below: one conversion is cheaper than a choice between two.
+        nearest = target
     else:
+        nearest = target.astype(dtype)
         wide = nearest.astype(target.dtype)
         other = jnp.nextafter(nearest, jnp.where(target > wide, jnp.inf, -jnp.inf))
         other = jnp.where(target == wide, nearest, other.astype(dtype))
         gap = jnp.abs(other.astype(target.dtype) - wide)
         share = jnp.abs(target - wide) / jnp.where(gap == 0, 1, gap)
         draw = (noise >> 8).astype(target.dtype) * np.float32(2.0**-24)
-        checked = chosen = jnp.where(draw < share, other, nearest)
+        chosen = jnp.where(draw < share, other, nearest)
     # Here the carry could turn a NaN into another NaN, or the largest number into
     # infinity.
-    return jnp.where(jnp.isfinite(checked) & jnp.isfinite(target), chosen, nearest)
+    is_kept = jnp.isfinite(chosen) & jnp.isfinite(target)
+    return jnp.where(is_kept, chosen, nearest).astype(dtype)

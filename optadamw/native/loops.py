@@ -120,6 +120,7 @@ def element_loop(flat: Flat) -> list[str]:
         "(void)inner;",
         "for (int64_t i = 0; i < n; ++i) {",
         "  const int64_t e = at + i;",
+        "  const uint32_t place = (uint32_t)at + (uint32_t)i;",
         *(f"  {line}" for line in (*inside, *stores)),
         "}",
     ]

@@ -101,7 +101,7 @@ def expression(
             raise Unsupported("a selection is not between two values")
         return f"{operands[0]} ? {operands[2]} : {operands[1]}"
     if name == "iota":
-        return f"({c_type(dtype)})e"
+        return f"({c_type(dtype)})place"
     if name in COMPARISONS:
         left, right = map(widened, operands, dtypes)
         return f"{left} {COMPARISONS[name]} {right}"

@@ -137,12 +137,17 @@ def decoded(blocks: Blocks, *, signed: bool) -> Array:
     """Decode blocks to float32 numbers."""
     codes = blocks.codes.astype(jnp.int32)
     exponent = _spread(blocks.scales.astype(jnp.int32), codes, blocks.axis)
-    size = codes & 0x7F if signed else codes
-    bits = (size << _CUT) + ((exponent - _top(signed)) << 23)
-    bits = jnp.where((size == 0) | (bits < 1 << 23), 0, bits)
+    is_nan = exponent == 255
+    size = (codes & 0x7F if signed else codes) << _CUT
+    start = (exponent - _top(signed)) << 23
+    # The smallest code above 0 whose number float32 holds without subnormals; a block
+    # of NaN has none. A kernel computes it once for each block.
+    least = jnp.maximum((1 << 23) - start, 1 << _CUT)
+    least = jnp.where(is_nan, 0x7FFFFFFF, least)
+    other = jnp.where(is_nan, _INFINITY + 1, 0)
+    bits = jnp.where(size >= least, size + start, other)
     if signed:
         bits = bits | ((codes & 0x80) << 24)
-    bits = jnp.where(exponent == 255, _INFINITY + 1, bits)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 

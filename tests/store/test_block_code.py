@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optadamw.base.random_bits import Site, bits_at, step_key
-from optadamw.store.block_code import RELATIVE, block_of, decoded, encoded
+from optadamw.store.block_code import RELATIVE, Blocks, block_of, decoded, encoded
 from tests.store.runs import SMALLEST, assert_within, by_the_formula
 from tests.support import trees
 
@@ -99,6 +99,18 @@ def test_subnormals_and_the_largest(signed):
         assert signed or np.all(found > 0)
         expected = by_the_formula(*map(np.asarray, blocks), signed)
         np.testing.assert_array_equal(found, expected)
+
+
+@each_sign
+def test_every_code_below_every_scale_decodes_by_the_formula(signed):
+    """0 for a number below float32's normal ones, NaN below the last scale."""
+    codes = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    scales = np.arange(256, dtype=np.uint8)[:, None]
+    found = np.asarray(decoded(Blocks(codes, scales), signed=signed))
+    expected = by_the_formula(codes, scales, signed)
+    expected = np.where(np.abs(expected) < SMALLEST, 0.0, expected)
+    np.testing.assert_array_equal(found[:255], expected[:255])
+    assert np.isnan(found[255]).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

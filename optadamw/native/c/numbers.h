@@ -52,7 +52,7 @@ static inline bf16 to_bf16(float x) {
   const uint32_t bits = float32_as_uint32(x);
   const uint32_t even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t nan = (bits >> 16) | 0x40u;
-  return (bf16)((bits & 0x7fffffffu) > 0x7f800000u ? nan : even);
+  return (bf16)(x != x ? nan : even);
 }
 
 /* +0.0 is larger than -0.0, a NaN wins. Against a constant of normal size one

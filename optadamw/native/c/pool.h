@@ -79,7 +79,7 @@ typedef struct {
 /* The chunks that are left of one thread's share: the first, and the end in the upper
    half. It fills a line of the cache. */
 typedef struct {
-  _Alignas(64) atomic_ullong left;
+  _Alignas(64) _Atomic uint64_t left;
 } Share;
 
 static uint64_t packed(uint64_t first, uint64_t end) { return end << 32 | first; }
