@@ -1,8 +1,10 @@
 """Restore a saved state by name, in the same transformation or another one."""
 
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import optax
 
 from optadamw.base.errors import invalid, mistyped
@@ -97,6 +99,7 @@ def restore(
       >>> report.kept, report.fresh
       (('step', 'mu/w', 'nu/w'), ('ema/w',))
     """
+    _check_types(tx, cast, expect_step, made_by)
     check_choice(partial_window)
     source = source_of(saved, made_by)
     _check_step(source, expect_step)
@@ -139,6 +142,29 @@ def restore(
         if beside is not None:
             leaves[beside] = made.scales
     return target.unflatten(leaves), draft.report(new)
+
+
+def _check_types(tx: Any, cast: Any, expect_step: Any, made_by: Any) -> None:
+    """Check arguments whose wrong types would be taken for other values."""
+    if not isinstance(tx, optax.GradientTransformation):
+        raise mistyped("tx", "an Optax gradient transformation", tx)
+    if not isinstance(cast, bool | np.bool_):
+        raise mistyped("cast", "True or False", cast)
+    if expect_step is not None and not _is_whole(expect_step):
+        raise mistyped("expect_step", "a whole number of steps, or None", expect_step)
+    if made_by is not None and not isinstance(made_by, optax.GradientTransformation):
+        text = "the transformation that made the state, or None"
+        raise mistyped("made_by", text, made_by)
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _check_fields(afresh: Any, source: Saved, target: Named) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple, NoReturn
 
+import jax
+
 from optadamw.base.version import __version__
 from optadamw.cli.convert import arguments as convert_arguments
 from optadamw.cli.demo import arguments as demo_arguments
@@ -122,6 +124,31 @@ def _run(name: str, options: argparse.Namespace) -> int:
         return 141
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
-        text = " ".join(f"{where}{error.strerror or error}".split())
-        print(f"optadamw {name}: error: {text}", file=sys.stderr)
-        return 1
+        return _failed(name, f"{where}{error.strerror or error}")
+    except Exception:
+        trouble = _without_device()
+        if trouble is None:
+            raise
+        return _failed(name, trouble)
+
+
+def _failed(name: str, message: str) -> int:
+    text = " ".join(message.split())
+    print(f"optadamw {name}: error: {text}", file=sys.stderr)
+    return 1
+
+
+def _without_device() -> str | None:
+    """Return why JAX finds no device; None if it finds one.
+
+    JAX raises a RuntimeError, or, for JAX_PLATFORMS=cuda without the plugin, an
+    AssertionError without a message.
+    """
+    try:
+        jax.devices()
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        asked = "" if platforms is None else f", with JAX_PLATFORMS={platforms}"
+        said = f": {error}" if str(error) else ""
+        return f"JAX finds no device{asked}{said}. `optadamw doctor` shows more."
+    return None

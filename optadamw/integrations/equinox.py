@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import optax
 
+from optadamw.base.errors import mistyped
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush as flush_arrays
 from optadamw.transforms.step import step as step_arrays
@@ -25,6 +26,9 @@ def init(tx: optax.GradientTransformation, model: PyTree) -> PyTree:
       The state for `step`; its buffers have the structure of the model, with None in
       place of leaves that are not trained.
 
+    Raises:
+      TypeError: `tx` is no transformation.
+
     Example:
       >>> import equinox, jax, optadamw
       >>> from optadamw.integrations.equinox import init
@@ -33,6 +37,8 @@ def init(tx: optax.GradientTransformation, model: PyTree) -> PyTree:
       >>> state.mu.weight.tolist()
       [[0.0, 0.0]]
     """
+    if not callable(getattr(tx, "init", None)):
+        raise mistyped("tx", "an Optax gradient transformation", tx)
     return tx.init(eqx.filter(model, eqx.is_inexact_array))
 
 

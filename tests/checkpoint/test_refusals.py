@@ -29,6 +29,36 @@ def test_the_step_is_checked_and_reported():
         checkpoint.restore(adamw(), params, saved, expect_step=4)
 
 
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"cast": "no"}, "`cast` must be True or False; got 'no' of type str."),
+        ({"cast": None}, "`cast` must be True or False; got None"),
+        ({"expect_step": True}, "`expect_step` must be a whole number of steps, or No"),
+        ({"expect_step": "3"}, "`expect_step` must be a whole number of steps, or Non"),
+        ({"expect_step": 3.0}, "`expect_step` must be a whole number of steps, or Non"),
+        ({"made_by": 5}, "`made_by` must be the transformation that made the state"),
+        ({"tx": 5}, "`tx` must be an Optax gradient transformation; got 5 of type int"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(given, rule):
+    params, state = run(adamw(), 3)
+    saved = checkpoint.to_portable(adamw(), state)
+    with pytest.raises(TypeError) as error:
+        checkpoint.restore(**{"tx": adamw(), "params": params, "saved": saved, **given})
+    assert rule in str(error.value)
+
+
+@pytest.mark.parametrize("step", [3, np.int64(3), jnp.int32(3), np.array(3)])
+def test_a_step_may_be_any_integer(step):
+    params, state = run(adamw(), 3)
+    saved = checkpoint.to_portable(adamw(), state)
+    _, report = checkpoint.restore(
+        adamw(), params, saved, expect_step=step, cast=np.bool_(False)
+    )
+    assert report.is_whole
+
+
 def test_a_state_is_saved_with_its_own_transformation(tmp_path):
     """The record describes the rules that made the state: by them `restore` decides."""
     params = {"w": jnp.ones(2)}

@@ -1,9 +1,11 @@
 """The command line: help, errors of one line, missing packages, exit statuses."""
 
 import importlib
+import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from optadamw.cli.main import COMMANDS, main
@@ -189,3 +191,38 @@ def test_module_is_runnable():
     )
     assert finished.returncode == 2
     assert finished.stderr.startswith("optadamw demo: error: `--epochs` must be")
+
+
+def test_a_platform_without_a_device_is_named():
+    finished = subprocess.run(
+        [sys.executable, "-m", "optadamw", "memory", "--params", "1e6"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "nonsense"},
+    )
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    error = finished.stderr.splitlines()[-1]
+    begin = "optadamw memory: error: JAX finds no device, with JAX_PLATFORMS=nonsense: "
+    assert error.startswith(begin) and error.endswith("`optadamw doctor` shows more.")
+
+
+@pytest.mark.parametrize("has_device", [True, False])
+def test_an_error_without_words_names_the_missing_device(
+    has_device, monkeypatch, capsys
+):
+    def fails(*args):
+        raise AssertionError  # as jax.devices() does with JAX_PLATFORMS=cuda
+
+    runner = importlib.import_module(COMMANDS["memory"].runner)
+    monkeypatch.setattr(runner, "run", fails)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    if has_device:
+        with pytest.raises(AssertionError):
+            main(["memory", "--params", "1e6"])
+        return
+    monkeypatch.setattr(jax, "devices", fails)
+    assert main(["memory", "--params", "1e6"]) == 1
+    assert capsys.readouterr().err == (
+        "optadamw memory: error: JAX finds no device, with JAX_PLATFORMS=cuda. "
+        "`optadamw doctor` shows more.\n"
+    )

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import optadamw
 from optadamw.integrations import equinox as ours
@@ -160,3 +161,8 @@ def test_equinox_flushes_a_partial_window():
     after, state = ours.flush(tx, state, model)
     trees.assert_same_bits((trained(after), state), expected)
     assert int(state.step) == 2 and after.activation is model.activation
+
+
+def test_init_refuses_what_is_no_transformation():
+    with pytest.raises(TypeError, match="`tx` must be an Optax gradient transformatio"):
+        ours.init(5, {"w": jnp.ones(2)})

@@ -1,5 +1,6 @@
 """Files of saved states, in which nested states lie flat."""
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from optadamw import interchange
 from optadamw.dialects.files import files, packing
+from optadamw.dialects.files import torch as torch_files
 from optadamw.dialects.files.packages import MissingPackage
 from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange import cases
@@ -170,6 +172,22 @@ def test_files_of_pytorch(tmp_path):
     torch.save({"x": object()}, tmp_path / "z.pt")
     with pytest.raises(DamagedFile, match="weights_only=True"):
         files.read(tmp_path / "z.pt")
+
+
+class Full(io.RawIOBase):
+    """A file on a disk that is full after some bytes."""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        raise OSError(28, "No space left on device")
+
+
+@needs_torch
+def test_a_full_disk_is_an_error_of_the_disk():
+    with pytest.raises(OSError, match="No space left on device"):
+        torch_files.write(Full(), {"state": {0: {"exp_avg": np.ones(100_000)}}})
 
 
 def test_files_of_keras(tmp_path):

@@ -25,6 +25,7 @@ from optadamw.dialects.conversion import (
 from optadamw.dialects.files.files import check_writable
 from optadamw.dialects.found_names import params_for, with_found_names
 from optadamw.dialects.states.form import Plan
+from optadamw.dialects.used_options import check_accumulates, check_used
 
 
 def run(options: Namespace) -> int:
@@ -40,6 +41,7 @@ def run(options: Namespace) -> int:
         check_folder(options.out, "--out")
         check_writable(options.out)
         plan = _plan(options)
+        check_used(plan)
     except (OSError, ValueError) as error:
         return _failed(for_command(str(error)), 2)
     is_leaving = False
@@ -53,6 +55,7 @@ def run(options: Namespace) -> int:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             bare = read_state(plan, options.file, opened.saved, params)
+        check_accumulates(plan, bare.state)
         is_leaving = True
         write_state(plan, bare, options.out, params)
     except (OSError, ValueError, TypeError, ImportError) as error:

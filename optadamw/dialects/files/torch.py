@@ -145,4 +145,10 @@ def write(file: BinaryIO, saved: Any) -> None:
             return torch.as_tensor(node.view(np.int16).copy()).view(torch.bfloat16)
         return torch.as_tensor(node if node.flags.writeable else node.copy())
 
-    torch.save(tensors(saved), file)
+    try:
+        torch.save(tensors(saved), file)
+    except RuntimeError as error:
+        # After a write that failed, torch.save also fails to close the archive.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

@@ -176,4 +176,6 @@ FORM = Form(
     to_read=lambda plan: (
         {} if plan.b1 is None or plan.b2 is None else {"betas": (plan.b1, plan.b2)}
     ),
+    read_with=("b1", "b2"),
+    written_with=("b1", "b2"),
 )

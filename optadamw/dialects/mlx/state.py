@@ -169,4 +169,12 @@ def _rate(leaving: Departure) -> Any:
     return known.at(leaving.clock)
 
 
-FORM = Form(PEER, from_mlx, to_mlx, has_names=True, needs_rate=True, rate=rate_by_key)
+FORM = Form(
+    PEER,
+    from_mlx,
+    to_mlx,
+    has_names=True,
+    needs_rate=True,
+    rate=rate_by_key,
+    written_with=("learning_rate",),
+)

@@ -288,4 +288,5 @@ FORM = Form(
     has_names=True,
     rate=rate_in_hyperparams,
     to_read=lambda plan: {"amsgrad": plan.amsgrad},
+    read_with=("amsgrad",),
 )

@@ -99,8 +99,12 @@ class Form:
     """Converts the contents of a file to the first argument of `reads`."""
     to_read: Callable[[Plan], Mapping[str, Any]] = nothing
     """The arguments that only this `from_` function has."""
+    read_with: tuple[str, ...] = ()
+    """The options that `to_read` takes from the plan."""
     to_write: Callable[[Plan], Mapping[str, Any]] = nothing
     """The arguments that only this `to_` function has."""
+    written_with: tuple[str, ...] = ()
+    """The numbers that the saved state holds; a state dict holds all of them."""
     refuses: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
     """Refuses the groups of a state with options that the command would not write."""
 

@@ -110,4 +110,5 @@ FORM = Form(
     from_tensorflow,
     to_tensorflow,
     to_read=lambda plan: {"amsgrad": plan.amsgrad == "raw", "use_ema": plan.use_ema},
+    read_with=("amsgrad", "use_ema"),
 )
