@@ -95,7 +95,25 @@ def real_scalar(name: str, value: Any, by: str = "") -> Array:
     if np.shape(value) != ():
         what = f"got an array of shape {np.shape(value)}."
         raise ValueError(f"`{name}`{by} must be {rule}; {what}")
-    return jnp.asarray(value)
+    return jnp.asarray(fitting(value))
+
+
+def fitting(value: Any) -> Any:
+    """Return an integer that int32 cannot hold as a float, everything else as it is.
+
+    Without x64 JAX wraps an int64 of NumPy to int32, so that 3e9 becomes -1.3e9, and
+    raises a bare OverflowError for an integer of Python. Beyond the largest float the
+    result is infinite.
+    """
+    is_array = isinstance(value, np.ndarray) and value.shape == ()
+    if is_array and not isinstance(value, np.ma.MaskedArray):
+        value = value[()]
+    if not isinstance(value, int | np.integer) or -(2**31) <= value < 2**31:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 Hyperparameter = Constant | Dynamic | Scheduled | Held

@@ -14,6 +14,7 @@ from optadamw.base.hyperparameters import (
     Constant,
     Dynamic,
     Scheduled,
+    fitting,
     real_scalar,
 )
 from optadamw.base.types import Array
@@ -63,11 +64,10 @@ def weight_of(extra: Mapping[str, Any]) -> Array | None:
     weight = extra.get("weight")
     if weight is None:
         return None
-    if isinstance(weight, int) and abs(weight) > np.finfo(np.float32).max:
-        weight = np.inf * np.sign(weight)
     array = real_scalar("weight", weight)
     if not isinstance(weight, jax.Array):
-        known = float(np.asarray(weight, np.float32))
+        with np.errstate(over="ignore"):
+            known = float(np.asarray(fitting(weight), np.float32))
         if not (np.isfinite(known) and known >= 0):
             raise invalid(
                 "weight",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from optadamw.base.hyperparameters import fitting
 from optadamw.base.types import PyTree
 from optadamw.store.state import State
 from optadamw.walk.composition import Composition
@@ -38,6 +39,8 @@ class JitStep:
     def __call__(
         self, grads: PyTree, state: State, params: PyTree, **extra: Any
     ) -> tuple[PyTree, State]:
+        # jit would wrap an int64 of NumPy, such as a weight, to int32.
+        extra = {name: fitting(value) for name, value in extra.items()}
         return self.programs.at(params, state).in_place(params, state, grads, extra)
 
     def lower(
