@@ -6,13 +6,14 @@ neighbours. It is computed in stages (`optadamw/native/stages.py`), with a loop 
 each. Numbers that a later stage needs wait in arrays of the size of a tile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from optadamw.native.flat import BLOCK, ELEMENT, Constant, Flat, Unsupported
 from optadamw.native.numbers import c_type, literal
+from optadamw.native.parts import part
 from optadamw.native.stages import Stages
 from optadamw.native.statements import declaration, name_of, operands_of
 
@@ -34,6 +35,13 @@ class Layout(NamedTuple):
     is_last: bool
     """Whether blocks lie along the last axis, where their elements are neighbours."""
 
+    @property
+    def width(self) -> int:
+        """The blocks of a tile; of columns they fill lines, if they are as many."""
+        width = max(1, TILE // self.block)
+        is_cut = not self.is_last and width > LINE
+        return width - width % LINE if is_cut else width
+
 
 NO_BLOCKS = Layout(1, True)
 
@@ -47,11 +55,8 @@ def block_loops(flat: Flat, layout: Layout) -> list[str]:
     if layout.block > LARGEST:
         raise Unsupported(f"blocks of more than {LARGEST} numbers")
     stages = Stages(flat)
-    width = max(1, TILE // layout.block)
-    if not layout.is_last and width > LINE:
-        width -= width % LINE
-    lines = [f"enum {{ WIDTH = {width} }};"]
-    lines += [
+    width = layout.width
+    lines = [
         f"{_kept_type(flat, n)} t{n}[{size}];"
         for numbers, size in (
             (stages.waiting, width * layout.block),
@@ -59,44 +64,55 @@ def block_loops(flat: Flat, layout: Layout) -> list[str]:
         )
         for n in sorted(numbers)
     ]
+    if not layout.is_last:
+        return [*lines, *_tile(stages, layout, "WIDTH")]
     read, written = _bytes_read(flat, stages.depths), _bytes_written(flat)
     places = sorted({*read.values(), *written})
-    lines += [f"int32_t w{place}[WIDTH * BLOCK];" for place in places]
-    lines += [
+    return [
+        f"enum {{ WIDTH = {width} }};",
+        *lines,
+        *(f"int32_t w{place}[WIDTH * BLOCK];" for place in places),
         "for (int64_t done = 0; done < n;) {",
         "  const int64_t first = at + done;",
-        "  const int64_t panel = first / inner, column = first % inner;",
         "  int32_t w = n - done < WIDTH ? n - done : WIDTH;",
+        "  const int64_t base = first / inner * BLOCK;",
+        *(f"  {line}" for line in _tile(stages, layout, "w")),
+        "  done += w;",
+        "}",
     ]
-    if layout.is_last:
-        lines += ["  (void)column;", "  const int64_t base = panel * BLOCK;"]
-        lines += [f"  {line}" for line in _tile(stages, layout, "w")]
-    else:
-        # A loop of known length has no rest, for which gcc takes 1.1 times as long.
-        lines += [
-            "  if (w > inner - column) w = inner - column;",
-            "  const int64_t base = panel * BLOCK * inner + column;",
-            "  const int64_t next =",
-            "      column + w < inner ? base + w : (panel + 1) * BLOCK * inner;",
-            "  if (w == WIDTH) {",
-            *(f"    {line}" for line in _tile(stages, layout, "WIDTH")),
-            "  } else {",
-            *(f"    {line}" for line in _tile(stages, layout, "w")),
-            "  }",
+
+
+def tables(layout: Layout, inputs: Sequence[np.dtype], of_blocks: set[int]) -> str:
+    """Return the constants of `c/tiles.h`, and this file.
+
+    Args:
+      layout: the layout of blocks that are columns.
+      inputs: the dtypes of all arrays.
+      of_blocks: the arrays that have one number for each block.
+    """
+    sizes = [dtype.itemsize for dtype in inputs]
+    flags = [int(i in of_blocks) for i in range(len(inputs))]
+    return "\n".join(
+        [
+            f"enum {{ WIDTH = {layout.width}, ARRAYS = {len(inputs)} }};",
+            f"enum {{ LARGEST_SIZE = {max(sizes)} }};",
+            f"static const int SIZES[] = {{{', '.join(map(str, sizes))}}};",
+            f"static const int IS_OF_BLOCKS[] = {{{', '.join(map(str, flags))}}};",
+            part("tiles"),
         ]
-    return [*lines, "  done += w;", "}"]
+    )
 
 
 def _tile(stages: Stages, layout: Layout, width: str) -> list[str]:
     """Return the loops over a tile of so many blocks."""
     lines = []
     for depth in range(stages.count):
-        lines += _of_blocks(stages, depth, width)
+        lines += _of_blocks(stages, depth, layout, width)
         lines += _of_elements(stages, depth, layout, width)
     return lines
 
 
-def _of_blocks(stages: Stages, depth: int, width: str) -> list[str]:
+def _of_blocks(stages: Stages, depth: int, layout: Layout, width: str) -> list[str]:
     """Return the loop over the blocks of a tile."""
     flat = stages.flat
     own = [
@@ -108,9 +124,10 @@ def _of_blocks(stages: Stages, depth: int, width: str) -> list[str]:
     ]
     waiting = [n for n in operands_of(flat, own) if n in stages.of_blocks - set(own)]
     inside = [_read(flat, n, "i") for n in sorted(waiting)]
-    inside += [declaration(flat, n, "first + i") for n in own]
+    index = "first + i" if layout.is_last else "i"
+    inside += [declaration(flat, n, index) for n in own]
     inside += [f"t{n}[i] = v{n};" for n in own if n in stages.of_blocks]
-    inside += [f"x{i}[first + i] = v{x};" for i, x in stages.outputs(depth, BLOCK)]
+    inside += [f"x{i}[{index}] = v{x};" for i, x in stages.outputs(depth, BLOCK)]
     for n in stages.largest(depth):
         dtype = flat.operations[n].dtype
         least = literal(Constant(np.iinfo(dtype).min, dtype))
@@ -128,7 +145,7 @@ def _of_elements(stages: Stages, depth: int, layout: Layout, width: str) -> list
     kept = sorted(n for n in needed if flat.operations[n].level == ELEMENT)
     largest = stages.largest(depth)
     of_block = [_read(flat, n, "i") for n in blocks]
-    is_widened = width == "w"
+    is_widened = layout.is_last
     narrow = _bytes_read(flat, own) if is_widened else {}
     inside = [
         _read(flat, n, "q")
@@ -166,17 +183,12 @@ def _of_elements(stages: Stages, depth: int, layout: Layout, width: str) -> list
             *(_copied(f"x{x}[base + q] = w{x}[q];") for x in cut),
         ]
     inside += [_larger(flat, n, f"t{n}[i]") for n in largest]
-    # A number of 64 bits would be counted in twice as many registers.
     place = [
-        "const int64_t q = k * WIDTH + i, e = base + k * inner + i;",
-        "const uint32_t place = (uint32_t)(base + k * inner) + (uint32_t)i;",
+        "const int64_t q = k * WIDTH + i, e = k * stride + i;",
+        "const uint32_t place = places[i] + (uint32_t)k * step;",
     ]
-    row = _fetch(flat, own, "next + k * inner", width)
-    for x in narrow.values():
-        row += _loop("i", width, [*place, f"w{x}[q] = x{x}[e];"])
+    row = _fetch(flat, own, "ahead + k * stride", width)
     row += _loop("i", width, [*place, *of_block, *inside])
-    for x in cut:
-        row += _loop("i", width, [*place, f"x{x}[e] = w{x}[q];"])
     return _loop("k", "BLOCK", row)
 
 
@@ -187,11 +199,10 @@ def _copied(statement: str) -> str:
 def _bytes_read(flat: Flat, numbers: Iterable[int]) -> dict[int, int]:
     """Return the arrays of 8 bits among these operations, by their numbers.
 
-    Where blocks are rows, and in the rest of a row of columns, such arrays are copied
-    to numbers of 32 bits and back in loops of their own. In a loop over the 32 elements
-    of a block gcc gives them half a register, and then all other numbers too, which
-    takes 1.6 times as long; a rest of 48 columns takes 2.3 times as long. A whole tile
-    of columns fills the registers, and is 1.1 times as fast without the copies.
+    Where blocks are rows, such arrays are copied to numbers of 32 bits and back in
+    loops of their own. In a loop over the 32 elements of a block gcc gives them half a
+    register, and then all other numbers too, which takes 1.6 times as long. A tile of
+    columns fills the registers, and is 1.1 times as fast without the copies.
     """
     found = {n: flat.operations[n] for n in numbers}
     return {

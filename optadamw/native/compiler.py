@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 TIMEOUT = 60.0
-"""Seconds after which a compiler that does not end is killed; a kernel takes 0.2 to 1.4
+"""Seconds after which a compiler that does not end is killed; a kernel takes 0.2 to 0.6
 seconds."""
 
 MOST = 1 << 20

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 
 import jax
@@ -16,6 +14,7 @@ import jaxlib
 from optadamw.native.cache import CacheError, cached
 from optadamw.native.compiler import Compiler, CompilerError
 from optadamw.native.loops import Loops
+from optadamw.native.parts import part
 
 Failure = CompilerError | CacheError
 
@@ -29,12 +28,6 @@ class Target:
     """A function that XLA calls by its name."""
 
     name: str
-
-
-@lru_cache
-def _part(name: str) -> str:
-    """Return a file of the source around each kernel."""
-    return (files("optadamw.native") / "c" / f"{name}.h").read_text()
 
 
 def source_of(loops: Loops, scalars: int) -> str:
@@ -63,8 +56,8 @@ def source_of_norm(has_float16: bool) -> str:
 def _source(own: Sequence[str], handler: str) -> str:
     # The digest of the source names the library: two libraries have two sources.
     version = f"/* optadamw_{handler} for jaxlib {jaxlib.__version__} */"
-    before = [version, _part("numbers"), _part("ffi")]
-    return "\n".join([*before, *own, _part("pool"), _part(handler)])
+    before = [version, part("numbers"), part("ffi")]
+    return "\n".join([*before, *own, part("pool"), part(handler)])
 
 
 def load(source: str, compiler: Compiler, kind: str = "step") -> Target:

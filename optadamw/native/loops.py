@@ -13,9 +13,17 @@ from typing import NamedTuple
 import numpy as np
 
 from optadamw.native.algebra import simplified
-from optadamw.native.blocks import NO_BLOCKS, Layout, block_loops
+from optadamw.native.blocks import NO_BLOCKS, Layout, block_loops, tables
 from optadamw.native.contraction import contracted
-from optadamw.native.flat import ELEMENT, SCALAR, Constant, Flat, Operand, Operation
+from optadamw.native.flat import (
+    BLOCK,
+    ELEMENT,
+    SCALAR,
+    Constant,
+    Flat,
+    Operand,
+    Operation,
+)
 from optadamw.native.numbers import c_type
 from optadamw.native.order import in_order
 from optadamw.native.statements import dtype_of, name_of, statements
@@ -24,6 +32,11 @@ MOST_CHOICES = 3
 """More scalars than these are tested inside the loop: 2**3 loops are enough source."""
 
 ARGUMENTS = "const void *const *s, void *const *x, int64_t at, int64_t n, int64_t inner"
+OF_TILE = (
+    "const void *const *s, void *const *x, int64_t stride, int64_t ahead, "
+    "const uint32_t *places, uint32_t step"
+)
+"""The arguments of the loops over a tile of columns (`c/tiles.h`)."""
 
 
 class Loops(NamedTuple):
@@ -60,15 +73,19 @@ def loops_of(
     flat = in_order(simplified(flat))
     predicates = _predicates(flat)
     parts, names = [f"enum {{ BLOCK = {layout.block} }};"], []
+    if not layout.is_last:
+        parts.append(tables(layout, inputs, _of_blocks(flat)))
+    arguments = ARGUMENTS if layout.is_last else OF_TILE
     pointers = [_pointer(i, dtype) for i, dtype in enumerate(inputs)]
     for values in itertools.product((False, True), repeat=len(predicates)):
         chosen = dict(zip(predicates, values, strict=True))
         name = "loop" + "".join(str(int(v)) for v in values)
         own = contracted(_chosen(flat, chosen))
         body = element_loop(own) if layout.block == 1 else block_loops(own, layout)
-        parts.append(_function(name, [*pointers, *statements(own, SCALAR), *body]))
+        lines = [*pointers, *statements(own, SCALAR), *body]
+        parts.append(_function(name, lines, arguments))
         names.append(name)
-    parts.append(_kernel(flat, predicates, names))
+    parts.append(_kernel(flat, predicates, names, layout))
     return Loops(
         "\n".join(parts),
         tuple(scalars),
@@ -131,20 +148,32 @@ def _pointer(number: int, dtype: np.dtype) -> str:
     return f"{kind} *restrict x{number} = ({kind} *)x[{number}];"
 
 
-def _function(name: str, lines: Sequence[str]) -> str:
-    head = f"static void {name}({ARGUMENTS}) {{"
+def _function(name: str, lines: Sequence[str], arguments: str = ARGUMENTS) -> str:
+    head = f"static void {name}({arguments}) {{"
     return "\n".join([head, *(f"  {line}" for line in lines), "}"])
 
 
-def _kernel(flat: Flat, predicates: Sequence[int], names: Sequence[str]) -> str:
+def _of_blocks(flat: Flat) -> set[int]:
+    """Return the arrays that have one number for each block."""
+    return {
+        operation.detail
+        for operation in flat.operations
+        if operation.name == "input" and operation.level == BLOCK
+    }
+
+
+def _kernel(
+    flat: Flat, predicates: Sequence[int], names: Sequence[str], layout: Layout
+) -> str:
     """Return the function that picks the loop."""
     tests = Flat(list(flat.operations), list(predicates))
     index = " | ".join(
         f"{name_of(x)} << {len(predicates) - 1 - i}" for i, x in enumerate(predicates)
     )
-    cases = [
-        f"  case {i}: {name}(s, x, at, n, inner); return;"
-        for i, name in enumerate(names)
+    given = "s, x, at, n, inner"
+    calls = [
+        f"{x}({given})" if layout.is_last else f"run_tiles({x}, {given})" for x in names
     ]
+    cases = [f"  case {i}: {call}; return;" for i, call in enumerate(calls)]
     lines = [*statements(tests, SCALAR), f"switch ({index or '0'}) {{", *cases, "}"]
     return _function("kernel", lines)

@@ -25,6 +25,8 @@ LEAVES = {
     "the last axis": (31, 96),
     "a prime axis": (61, 131),
     "odd blocks": (90, 77),
+    "a wide rest": (64, 300),
+    "few columns": (992, 10),
 }
 """Shapes with blocks along either axis, of 32, fewer or one element."""
 
@@ -114,7 +116,7 @@ def test_parameters_are_written_beside_codes(options, is_late, monkeypatch):
     params = {"w": jax.ShapeDtypeStruct((64, 96), jnp.float32)}
     jax.eval_shape(tx.step, params, jax.eval_shape(tx.init, params), params)
     (source,) = sources
-    written, scales = source.index("x1[e] = "), source.index("x3[first + i] = ")
+    written, scales = source.index("x1[e] = "), source.index("x3[i] = ")
     assert (written > scales) == is_late
 
 
@@ -141,10 +143,12 @@ FAULTS = {
     "an element is not looked at": ("one axis", "> m", "> 2 * m"),
     "a block is left out": ("one axis", "i < w;", "i + 1 < w;"),
     "a code is not copied back": ("one axis", "x2[base + q] = w2[q]", "(void)q"),
-    "a code of the rest is not copied back": ("rows", "x2[e] = w2[q]", "(void)q"),
+    "a rest is not copied back": ("a wide rest", "is_back < 2", "is_back < 1"),
+    "a panel is copied from one row": ("few columns", "base + k * inner)", "base)"),
     "a row of a column is left out": ("rows", "k < BLOCK;", "k + 1 < BLOCK;"),
     "a column is left out": ("rows", "i < WIDTH;", "i + 1 < WIDTH;"),
-    "the rest of a row is left out": ("rows", "done += w;", "done += WIDTH;"),
+    "the last columns are left out": ("few columns", "done < n;", "done + WIDTH <= n;"),
+    "a rest has the places of others": ("a wide rest", "+ column + i", "+ column"),
 }
 
 
