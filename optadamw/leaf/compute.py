@@ -28,7 +28,7 @@ from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.rules.check_scalars import check_scalars
 from optadamw.rules.leaf import Leaf
-from optadamw.store.store import Store
+from optadamw.store.dense import Dense
 
 Measured = TypeVar("Measured")
 
@@ -230,7 +230,7 @@ def _like_weak(written: Array, param: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def accumulate_leaf(
-    store: Store,
+    store: Dense,
     accumulator: Any,
     grad: Array,
     like: Array,
@@ -249,4 +249,10 @@ def accumulate_leaf(
     if keep is not None:
         term = jnp.where(keep, term, -0.0)
     before = jnp.where(first, 0.0, store.decode(accumulator, like))
-    return store.encode(before + term, like)
+    total = before + term
+    most = float(jnp.finfo(store.dtype_for(like)).max)
+    if most < 2.0**127:
+        # A store holds float16 at 65,504, so that a moment decays again. A sum held
+        # there would be a wrong mean; an infinite one is seen by a guard.
+        total = jnp.where(jnp.abs(total) > most, jnp.copysign(jnp.inf, total), total)
+    return store.encode(total, like)

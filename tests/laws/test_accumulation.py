@@ -349,6 +349,22 @@ def test_what_an_earlier_window_left_is_gone():
     assert params["w"].tolist() == [-3, -3, -3]
 
 
+@pytest.mark.parametrize("policy", ["drop", "abort"])
+def test_a_float16_sum_beyond_its_range_is_skipped_and_counted(policy):
+    """Held at 65,504 it would be 0.4 of the mean, which is -10 here."""
+    inner = optadamw.skip_nonfinite(mean_of(1), on_bad_micro_step=policy)
+    tx = optadamw.multi_steps(inner, 2, dtype="float16")
+    params, grads = jnp.zeros(2), jnp.asarray([-10.0, 0.0])
+    state = tx.init(params)
+    for weight in (8192.0, 8192.0):
+        params, state = tx.step(grads, state, params, weight=weight)
+    stats = optadamw.stats_of(state)
+    assert (int(stats.step), int(stats.skipped)) == (0, 1)
+    for weight in (1.0, 1.0):
+        params, state = tx.step(grads, state, params, weight=weight)
+    assert params.tolist() == [10.0, 0.0]
+
+
 def test_the_sum_of_16_bit_gradients_does_not_stand_still():
     """In bfloat16 256 + 1 is 256."""
     start = {"w": jnp.zeros(2, jnp.bfloat16)}
