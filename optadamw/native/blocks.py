@@ -6,7 +6,7 @@ neighbours. It is computed in stages (`optadamw/native/stages.py`), with a loop 
 each. Numbers that a later stage needs wait in arrays of the size of a tile.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +82,9 @@ def block_loops(flat: Flat, layout: Layout) -> list[str]:
     ]
 
 
-def tables(layout: Layout, inputs: Sequence[np.dtype], of_blocks: set[int]) -> str:
+def tables(
+    layout: Layout, inputs: Sequence[np.dtype], of_blocks: Collection[int]
+) -> str:
     """Return the constants of `c/tiles.h`, and this file.
 
     Args:

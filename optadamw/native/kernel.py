@@ -292,7 +292,8 @@ def _loops(form: Form) -> Loops:
     closed = jax.make_jaxpr(flat)(*shapes)
     flattened = flatten(closed, block, has_places=True)
     inputs = [dtype for _, dtype in arrays]
-    loops = loops_of(flattened, numbers, inputs, form.layout)
+    scales = [i for i, (shape, _) in enumerate(arrays) if shape == of_blocks]
+    loops = loops_of(flattened, numbers, inputs, form.layout, scales)
     if list(loops.outputs) != inputs[1:]:
         raise Unsupported("a result has another dtype than what it replaces")
     return loops

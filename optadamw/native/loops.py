@@ -7,7 +7,7 @@ contracted depends on it.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +15,7 @@ import numpy as np
 from optadamw.native.algebra import simplified
 from optadamw.native.blocks import NO_BLOCKS, Layout, block_loops, tables
 from optadamw.native.contraction import contracted
-from optadamw.native.flat import (
-    BLOCK,
-    ELEMENT,
-    SCALAR,
-    Constant,
-    Flat,
-    Operand,
-    Operation,
-)
+from optadamw.native.flat import ELEMENT, SCALAR, Constant, Flat, Operand, Operation
 from optadamw.native.numbers import c_type
 from optadamw.native.order import in_order
 from optadamw.native.statements import dtype_of, name_of, statements
@@ -55,6 +47,7 @@ def loops_of(
     scalars: Sequence[np.dtype],
     inputs: Sequence[np.dtype],
     layout: Layout = NO_BLOCKS,
+    of_blocks: Collection[int] = (),
 ) -> Loops:
     """Write the loops of a leaf function.
 
@@ -66,6 +59,8 @@ def loops_of(
       scalars: the dtypes of the scalars.
       inputs: the dtypes of gradient, parameter and buffers.
       layout: how the elements of a leaf lie in blocks; default: they do not.
+      of_blocks: the inputs that have one number for each block, also those that no
+        operation reads.
 
     Raises:
       Unsupported: an operation has no C expression with the bits of XLA.
@@ -74,7 +69,7 @@ def loops_of(
     predicates = _predicates(flat)
     parts, names = [f"enum {{ BLOCK = {layout.block} }};"], []
     if not layout.is_last:
-        parts.append(tables(layout, inputs, _of_blocks(flat)))
+        parts.append(tables(layout, inputs, of_blocks))
     arguments = ARGUMENTS if layout.is_last else OF_TILE
     pointers = [_pointer(i, dtype) for i, dtype in enumerate(inputs)]
     for values in itertools.product((False, True), repeat=len(predicates)):
@@ -151,15 +146,6 @@ def _pointer(number: int, dtype: np.dtype) -> str:
 def _function(name: str, lines: Sequence[str], arguments: str = ARGUMENTS) -> str:
     head = f"static void {name}({arguments}) {{"
     return "\n".join([head, *(f"  {line}" for line in lines), "}"])
-
-
-def _of_blocks(flat: Flat) -> set[int]:
-    """Return the arrays that have one number for each block."""
-    return {
-        operation.detail
-        for operation in flat.operations
-        if operation.name == "input" and operation.level == BLOCK
-    }
 
 
 def _kernel(

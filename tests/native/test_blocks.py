@@ -4,12 +4,16 @@ The largest number of a block is exact in any order, and so are codes: every res
 the bits of XLA's path.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import optadamw
+from optadamw.custom import Rule, Slot, Stage, atom, storage
 from optadamw.native import kernel as kernels
 from optadamw.native import library
 from tests.native import running
@@ -136,6 +140,35 @@ def test_other_blocks_are_left_to_xla(first, second, reason):
         native.step(params, state, params)
     auto, xla = (optadamw.adamw(0.01, kernel=k, **options) for k in ("auto", "xla"))
     ends = [jax.jit(tx.step)(params, state, params) for tx in (auto, xla)]
+    trees.assert_same_bits(*ends)
+
+
+@dataclass(frozen=True)
+class Remember(Rule):
+    """A rule that writes a buffer and never reads it."""
+
+    stage: ClassVar[Stage] = Stage.CAUTION
+
+    @property
+    def slots(self):
+        return (Slot("last", storage("last", EIGHT)),)
+
+    def apply(self, leaf, scalars):
+        return leaf.keeping(last=leaf.value())
+
+
+def test_scales_that_no_operation_reads_are_copied_as_scales():
+    """Narrow columns are copied, and scales are fewer than elements."""
+    params = {"w": numbers((992, 10), 0)}
+    chain = optadamw.chain(
+        optadamw.scale_by_adam(),
+        atom(Remember()),
+        optadamw.scale_by_learning_rate(0.1),
+    )
+    ends = []
+    for choice in ("native", "xla"):
+        tx = optadamw.with_kernels(optadamw.skip_nonfinite(chain), choice)
+        ends.append(jax.jit(tx.step)(params, tx.init(params), params))
     trees.assert_same_bits(*ends)
 
 
