@@ -62,7 +62,7 @@ class Program:
         return tuple(
             rule
             for rule in self.rules
-            if type(rule).__module__.partition(".")[0] != "optadamw"
+            if str(type(rule).__module__).partition(".")[0] != "optadamw"
         )
 
     @property

@@ -243,6 +243,10 @@ def test_what_the_command_refuses(tmp_path, capsys):
         convert(*begin, *shared, *out, "--accumulate", "0")
     assert stop.value.code == 2
     assert "must be a whole number >= 1; got '0'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        convert("torch", "", *begin[2:], *shared, *out)
+    assert stop.value.code == 2
+    assert "must be a path; got ''." in capsys.readouterr().err
     force = (*begin, *shared, *names, "--out", tmp_path / "there.npz", "--force")
     assert convert(*force) == 0
     # With a schedule Keras keeps no learning rate, and MLX needs one.

@@ -174,14 +174,13 @@ def test_files_of_pytorch(tmp_path):
         files.read(tmp_path / "z.pt")
 
 
-class Full(io.RawIOBase):
-    """A file on a disk that is full after some bytes."""
-
-    def writable(self):
-        return True
+class Full(io.BytesIO):
+    """A file on a disk that is full after 1,000 bytes."""
 
     def write(self, data):
-        raise OSError(28, "No space left on device")
+        if self.tell() + len(data) > 1000:
+            raise OSError(28, "No space left on device")
+        return super().write(data)
 
 
 @needs_torch

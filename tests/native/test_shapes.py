@@ -92,6 +92,15 @@ def test_other_rules_of_a_user_are():
     assert jax.tree.all(jax.tree.map(lambda x: bool((x < 1).all()), ends[0]))
 
 
+def test_a_rule_of_a_class_without_a_module_is_a_user_s(monkeypatch):
+    # `exec` of a class leaves its module None if the namespace has no name.
+    monkeypatch.setattr(OfShape, "__module__", None)
+    tx = chain("alike", "native")
+    params = {"w": jnp.ones((5, 3))}
+    params, _ = tx.step(params, tx.init(params), params)
+    assert (params["w"] < 1).all()
+
+
 @over(ROWS)
 def test_rules_of_the_library_compute_alike_for_every_shape(row, monkeypatch):
     """Each row has the kernels that it would have if its rules were a user's own."""

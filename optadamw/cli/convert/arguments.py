@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "file",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="the state: .pt, .safetensors, .npz, .keras, .h5, or a folder of Orbax",
     )
@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         required=True,
         metavar="FILE",
         help="what is written: .pt, .safetensors, .npz, .h5, or a folder for Orbax",
     )
     parser.add_argument(
         "--params",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="the parameters by their names, with the shapes they have here: "
         ".safetensors, .npz, .pt, or a checkpoint of optadamw with parameters "
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--names",
-        type=Path,
+        type=_path,
         metavar="FILE.json",
         help="a list of the parameters' names in the order of FROM, or a mapping from "
         "them to its names or indices (default: the names in FILE, or the order of a "
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to-names",
-        type=Path,
+        type=_path,
         metavar="FILE.json",
         help="a list or mapping as for --names, for TO (default: the order of FROM)",
     )
@@ -135,6 +135,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace a file that exists"
     )
+
+
+def _path(text: str) -> Path:
+    # Path("") is ".", the folder in which the command runs.
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path; got ''.")
+    return Path(text)
 
 
 def _at_least_one(text: str) -> int:
