@@ -214,7 +214,7 @@ def test_without_kernels_it_is_xla_s(monkeypatch):
 FAULTS = {
     "the rest of a piece is left out": ("i + j < n;", "i + j + 1 < n;"),
     "a lane is left out": ("j < width;", "j + 1 < width;"),
-    "sums in float32": ("const double wide", "const float wide"),
+    "sums in float32": ("double sums[LANES]", "float sums[LANES]"),
     "denormals are kept": ("old | 0x8040u", "old & ~0x8040u"),
     "a row is taken for another": ("piece->leaf % rows *", "0 *"),
     "the sums before are dropped": ("sum += more", "sum = more"),

@@ -1,8 +1,9 @@
 /* The norm of many gradients, and norms of groups of them.
 
-   Squares of numbers of up to 32 bits are exact in double. They are added in double in
-   an order that depends on the sizes of the gradients alone, so the norm has equal bits
-   on any number of threads and with any instruction set, and no sum overflows.
+   Squares of numbers of up to 32 bits are exact in double, so a fused multiply-add has
+   the bits of a product and a sum. They are added in double in an order that depends on
+   the sizes of the gradients alone, so the norm has equal bits on any number of threads
+   and with any instruction set, and no sum overflows.
 
    A call adds its gradients to the sums of the calls before it. A gradient may hold
    several trees, one for each row. Arguments: the sums so far, doubles as pairs of
@@ -27,11 +28,11 @@ enum { LANES = 64 };
     for (; i + LANES <= n; i += LANES)                                         \
       for (int j = 0; j < LANES; ++j) {                                        \
         const double wide = read(x[i + j]);                                    \
-        sums[j] += wide * wide;                                                \
+        sums[j] = FMA(wide, wide, sums[j]);                                    \
       }                                                                        \
     for (int j = 0; i + j < n; ++j) {                                          \
       const double wide = read(x[i + j]);                                      \
-      sums[j] += wide * wide;                                                  \
+      sums[j] = FMA(wide, wide, sums[j]);                                      \
     }                                                                          \
     for (int width = LANES / 2; width; width /= 2)                             \
       for (int j = 0; j < width; ++j) sums[j] += sums[j + width];              \
