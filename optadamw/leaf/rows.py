@@ -33,6 +33,11 @@ def blocks_of(program: Program, param: Any) -> set[Blocks]:
     return found
 
 
+def stride_of(program: Program, param: Any) -> int:
+    """Return how far apart neighbours in a block of a leaf are; 1 without blocks."""
+    return max((blocks.stride for blocks in blocks_of(program, param)), default=1)
+
+
 def in_rows(program: Program, size: int) -> Program:
     """Return the program of a leaf of `size` columns, each row of which is a block."""
     slots = tuple(

@@ -1,9 +1,10 @@
 """Call kernels on many leaves, or run XLA's code for them where no kernel can run.
 
 All calls of a pass are one primitive of JAX. On one CPU it is lowered to the calls of
-kernels. Its other forms are those of XLA's own code for the same pass, which is traced
-only if it is needed: under `vmap` and derivatives, on other devices, in an exported
-module, and where XLA divides the arrays over devices.
+kernels, and on several to a `shard_map` with this primitive inside. Its other forms are
+those of XLA's own code for the same pass, which is traced only if it is needed: under
+`vmap` and derivatives, on other devices, in an exported module, and for arrays of which
+it is not known how they are divided over devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 Plain = Callable[..., Sequence[Any]]
+
+OnShards = Callable[[Any], Plain | str]
+"""From a module to the function of a pass whose arrays are divided over devices; or why
+kernels cannot run all of its leaves, if they must."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Call:
     """The position of each leaf in its tree."""
     inner: tuple[int, ...]
     """The elements of each leaf between two neighbours in a block; 1 without blocks."""
+    parts: tuple[int, ...] = ()
+    """How leaves that draw random bits are cut (`shards.as_numbers`); empty (default):
+    they are whole."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class Calls:
     and hashes by value."""
     is_forced: bool = False
     """Whether a module in which no kernel can run is refused."""
+    on_shards: OnShards | None = None
+    """Returns the pass on shards; None (default): the arrays lie on no mesh. It
+    compares and hashes by value."""
 
 
 @partial(jax.jit, static_argnums=0)
@@ -120,16 +131,24 @@ def _lowered(context: Any, *operands: Any, calls: Calls) -> Any:
 
 
 def _lowered_for_cpu(context: Any, *operands: Any, calls: Calls) -> Any:
-    """Lower to calls of kernels, unless the module is exported or divided.
+    """Lower to calls of kernels, unless the module is exported.
 
     Raises:
-      ValueError: kernels were asked for, and XLA divides the arrays over devices.
+      ValueError: kernels were asked for, and it is not known how XLA divides the arrays
+        over devices.
     """
     module = context.module_context
-    if is_exported(module) or not divides_no_array(module.axis_context):
-        if calls.is_forced and not is_exported(module):
-            raise _refused("XLA divides its arrays over devices")
+    if is_exported(module):
         return mlir.lower_fun(calls.plain)(context, *operands)
+    if not divides_no_array(module.axis_context):
+        function: Any = "XLA divides its arrays over devices"
+        if calls.on_shards is not None and not is_partly_manual(module.axis_context):
+            function = calls.on_shards(module.module)
+        if isinstance(function, str):
+            if calls.is_forced:
+                raise _refused(function)
+            function = calls.plain
+        return mlir.lower_fun(function)(context, *operands)
     first = len(operands) - calls.held
     results: list[Any] = [None] * calls.held
     for call in calls.calls:
@@ -157,13 +176,15 @@ def _call_of(
         scalars=np.asarray(call.scalars, np.int64),
         positions=np.asarray(call.positions, np.int64),
         inner=np.asarray(call.inner, np.int64),
+        parts=np.asarray(call.parts, np.int64),
     )
 
 
 def _refused(what: str) -> ValueError:
     return ValueError(
         f'kernel="native" cannot run this step in a kernel: {what}. Use kernel="auto", '
-        "or run the step on one CPU or inside jax.shard_map over all axes."
+        "call tx.jit_step, or run the step on one CPU or inside jax.shard_map over "
+        "all axes."
     )
 
 
@@ -182,6 +203,11 @@ def divides_no_array(axes: Any) -> bool:
     if hasattr(axes, "manual_axes"):
         return axes.mesh.size == 1 or set(axes.manual_axes) == set(axes.mesh.axis_names)
     return False
+
+
+def is_partly_manual(axes: Any) -> bool:
+    """Return whether a module is inside a `jax.shard_map` over some axes alone."""
+    return bool(getattr(axes, "manual_axes", ()))
 
 
 mlir.register_lowering(_native_step, _lowered)

@@ -92,7 +92,7 @@ def _written(form: Form) -> str | Refusal:
         loops = _loops(form)
     except Unsupported as error:
         return Refusal(str(error))
-    return source_of(loops, len(loops.scalars) - form.program.draws)
+    return source_of(loops, len(loops.scalars) - 2 * form.program.draws)
 
 
 def _form(program: Program, given: LeafInput, default: np.dtype) -> Form | Refusal:
@@ -142,6 +142,8 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
         for row in given.scalars
     )
     scale = None if given.scale is None else np.dtype(given.scale.dtype)
+    if program.sharding is not None:
+        program = replace(program, sharding=None)
     return Form(
         program,
         np.dtype(grad.dtype),
@@ -156,11 +158,6 @@ def form_of(program: Program, given: LeafInput) -> Form | Refusal:
 def arrays_of(buffer: Any) -> list[Any]:
     """Return the arrays of a buffer in the order in which a kernel gets them."""
     return jax.tree.leaves(buffer)
-
-
-def stride_of(program: Program, param: Any) -> int:
-    """Return how far apart neighbours in a block of a leaf are; 1 without blocks."""
-    return max((blocks.stride for blocks in blocks_of(program, param)), default=1)
 
 
 def scalars_of(given: LeafInput) -> list[Any]:
@@ -182,7 +179,7 @@ def why_not_default() -> str | None:
     Raises:
       ValueError: the variable that switches kernels has another value than 0 and 1.
     """
-    if _switch() == "1":
+    if switch() == "1":
         return None
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
@@ -200,7 +197,7 @@ def usable_compiler() -> Compiler | Refusal:
     Raises:
       ValueError: the variable that switches kernels has another value than 0 and 1.
     """
-    if _switch() == "0":
+    if switch() == "0":
         return Refusal(f"{SWITCH}=0")
     try:
         return find_compiler()
@@ -208,8 +205,8 @@ def usable_compiler() -> Compiler | Refusal:
         return Refusal(str(error))
 
 
-def _switch() -> str:
-    """Return "0", "1", or "" for a variable that is not set.
+def switch() -> str:
+    """Return "0", "1", or "" for a variable that is not set: kernels on or off.
 
     Raises:
       ValueError: it has another value, such as "off", which must not mean "on".
@@ -257,7 +254,8 @@ def _loops(form: Form) -> Loops:
     if form.scale is not None:
         numbers.append(form.scale)
     if form.program.draws:
-        numbers += [np.dtype(np.uint32), np.dtype(np.int32)]
+        # Key, leaf, and the index of the leaf's first element in one of several parts.
+        numbers += [np.dtype(np.uint32), np.dtype(np.int32), np.dtype(np.uint32)]
     block = form.layout.block
     whole, of_blocks = (LENGTH, block), (LENGTH, 1)
     arrays = [(whole, form.grad), (whole, form.param)]
@@ -271,8 +269,8 @@ def _loops(form: Form) -> Loops:
         scalars, arguments = list(values[: len(numbers)]), values[len(numbers) : -1]
         site = None
         if program.draws:
-            leaf = scalars.pop()
-            site = Site(scalars.pop(), leaf, place=values[-1])
+            first, leaf, key = (scalars.pop() for _ in range(3))
+            site = Site(key, leaf, place=values[-1], first=first)
         scale = None if form.scale is None else scalars.pop()
         rest = iter(scalars)
         rows = tuple({name: next(rest) for name, _ in row} for row in form.scalars)

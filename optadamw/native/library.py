@@ -35,7 +35,7 @@ def source_of(loops: Loops, scalars: int) -> str:
 
     Args:
       loops: the loops of the kernel.
-      scalars: how many of its scalars are operands; one more is the leaf's position.
+      scalars: how many of its scalars are operands; others say which leaf it is.
     """
     sizes = f"enum {{ HELD = {len(loops.outputs)}, SCALARS = {scalars} }};"
     return _source([sizes, loops.source], "step")

@@ -10,6 +10,7 @@ from optadamw.base.types import PyTree
 from optadamw.native.kernel import Refusal, usable_compiler
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
+from optadamw.walk.homes import shardings_of
 from optadamw.walk.init import init
 from optadamw.walk.native import NoKernelError
 from optadamw.walk.step import advance
@@ -51,6 +52,9 @@ def reasons_for_xla(composition: Composition, params: PyTree) -> dict[str, str]:
     A step is traced and not run, and kernels are compiled if they are not in the cache.
     """
     forced = replace(composition, cpu_pass="native")
+    if composition.shardings is None and composition.zero1 is None:
+        # A trace does not show how parameters are divided over Auto axes.
+        forced = replace(forced, shardings=shardings_of(params))
 
     def step(params: PyTree) -> PyTree:
         grads, state = params, init(composition, params)

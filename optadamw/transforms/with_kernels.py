@@ -32,9 +32,14 @@ def with_kernels(inner: Transformation, kernel: Kernel = "auto") -> Transformati
     scalar, a root or a quotient, which XLA computes in one of two ways, or if it
     computes with the shape of a parameter.
     The norm of all gradients is formed in C too, in double, also for `update` and under
-    `jax.vmap`. Otherwise `update`, `flush`, `jax.vmap`, derivatives, `jax.export`,
-    other devices and arrays that are divided over devices outside `jax.shard_map` take
-    XLA's path.
+    `jax.vmap`. Otherwise `update`, `flush`, `jax.vmap`, derivatives, `jax.export` and
+    other devices take XLA's path.
+
+    On several CPU devices each runs the kernels on its part of a parameter, and XLA
+    forms the norm. The part is known on Explicit axes and inside `jax.shard_map`; on
+    Auto axes `tx.jit_step` sees it, or the arguments of the compiled function show it,
+    if all that have the shape of the parameter are divided alike. XLA runs the other
+    parameters, and those whose sharding cuts blocks of 8 bits.
 
     A kernel has the bits of XLA's path, except for the rounding of a global norm, and
     where XLA contracts the other one of two products into a fused multiply-add. Then

@@ -39,6 +39,17 @@ class Outcome(NamedTuple):
     measured: Array | None
     """Norms of updates and parameters, a row for the tree and for each group."""
 
+    @classmethod
+    def of(cls, leaves: int) -> "Outcome":
+        """Return the results of so many leaves, which `fill` puts in their places."""
+        return cls([None] * leaves, [{}] * leaves, None)
+
+    def fill(self, numbers: Sequence[int], found: "Outcome") -> None:
+        """Put the results of some leaves in their places among those of all."""
+        for place, i in enumerate(numbers):
+            self.outputs[i] = found.outputs[place]
+            self.buffers[i] = found.buffers[place]
+
 
 @dataclass(frozen=True)
 class Pass:

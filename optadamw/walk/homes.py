@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from optadamw.base.tree import Leaves, flatten
 from optadamw.base.types import PyTree
 from optadamw.leaf.pallas.devices import kinds_of
+from optadamw.native.kernel import switch
 from optadamw.store.columns import column_of
 from optadamw.store.state import State
 from optadamw.walk.composition import Composition
@@ -62,6 +63,10 @@ def _may_state(composition: Composition) -> bool:
     """Return whether leaves may run in kernels, and nobody stated their shardings."""
     if composition.is_traced or composition.shardings is not None:
         return False
+    if composition.cpu_pass in ("auto", "native"):
+        return True
+    if composition.cpu_pass is None and switch() == "1":
+        return True
     if composition.kernel is not None:
         return composition.kernel != "never"
     stores = [slot.store for slot in composition.slots]
@@ -85,6 +90,12 @@ def _at_home(composition: Composition, params: PyTree, state: Any) -> Compositio
     pairs = zip(shardings, alike, strict=True)
     stated = tuple(sharding if is_alike else None for sharding, is_alike in pairs)
     return replace(composition, shardings=Shardings(leaves.paths, stated))
+
+
+def shardings_of(params: PyTree) -> Shardings:
+    """Return the shardings of parameters, or of shapes, over Auto axes."""
+    leaves = flatten(params)
+    return Shardings(leaves.paths, tuple(map(_over_auto_axes, leaves.arrays)))
 
 
 def _over_auto_axes(array: Any) -> NamedSharding | None:

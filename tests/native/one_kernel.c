@@ -4,14 +4,14 @@
 
 int main(void) {
   int64_t sizes[2]; /* elements; those between two neighbours in a block */
-  uint64_t scalars[SCALARS + 1];
+  uint64_t scalars[SCALARS + 3];
   int64_t bytes[1 + HELD];
-  const void *s[SCALARS + 1];
+  const void *s[SCALARS + 3];
   void *x[1 + HELD];
   bool is_read = fread(sizes, sizeof sizes, 1, stdin) == 1 &&
                  fread(scalars, sizeof scalars, 1, stdin) == 1 &&
                  fread(bytes, sizeof bytes, 1, stdin) == 1;
-  for (int j = 0; j <= SCALARS; ++j) s[j] = &scalars[j];
+  for (int j = 0; j < SCALARS + 3; ++j) s[j] = &scalars[j];
   for (int j = 0; is_read && j <= HELD; ++j) {
     x[j] = malloc((size_t)bytes[j]);
     is_read = x[j] && fread(x[j], (size_t)bytes[j], 1, stdin) == 1;

@@ -69,7 +69,7 @@ def built(source, folder):
 
 def check(commands, operands, scalars, arrays, inner=1):
     """Compare the results of all programs for these numbers."""
-    slots = np.zeros((operands + 1, 8), np.uint8)
+    slots = np.zeros((operands + 3, 8), np.uint8)
     for slot, x in zip(slots, scalars, strict=False):
         slot[: x.dtype.itemsize] = x.reshape(1).view(np.uint8)
     sizes = np.array([arrays[0].size, inner]), np.array([x.nbytes for x in arrays])

@@ -13,7 +13,7 @@ from jax import export, lax
 
 import optadamw
 from optadamw.native import kernel
-from optadamw.walk import native as walk_native
+from optadamw.walk import native_calls
 from tests.native import running
 from tests.support import trees
 from tests.support.compilations import Compilations
@@ -209,15 +209,15 @@ def test_a_step_of_many_elements_is_computed_while_its_caller_goes_on(options):
         state = jax.eval_shape(tx.init, params)
         return tx.jit_step.lower(params, state, params).compile().cost_analysis()
 
-    size = walk_native.ASYNCHRONOUS
+    size = native_calls.ASYNCHRONOUS
     assert counted(size - 1)["flops"] < 1000 <= counted(size)["flops"]
 
 
 def test_leaves_are_split_into_calls():
     _, native = pair()
-    small = {str(i): jnp.ones(8) for i in range(walk_native.LEAVES + 1)}
-    large = {str(i): jnp.ones(walk_native.BYTES // 4) for i in range(3)}
-    least = {str(i): jnp.ones(walk_native.LEAST_BYTES // 8) for i in range(6)}
+    small = {str(i): jnp.ones(8) for i in range(native_calls.LEAVES + 1)}
+    large = {str(i): jnp.ones(native_calls.BYTES // 4) for i in range(3)}
+    least = {str(i): jnp.ones(native_calls.LEAST_BYTES // 8) for i in range(6)}
     for params, count in (
         (small, 2),
         (large, 3),

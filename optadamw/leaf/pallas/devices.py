@@ -33,7 +33,7 @@ TRITON = "jax.experimental.pallas.triton"
 
 def device_in(given: LeafInput) -> AbstractDevice | None:
     """Return the kind of device on which a leaf lies, if its arrays show it."""
-    mesh = _mesh_of(given)
+    mesh = mesh_of(given)
     return None if mesh.empty else mesh.abstract_device
 
 
@@ -68,7 +68,7 @@ def sharding_of(program: Program, given: LeafInput) -> NamedSharding | None:
     Explicit axes have it in the type of the array. For Auto axes the program holds the
     one that the user stated.
     """
-    kinds = kinds_of(_mesh_of(given))
+    kinds = kinds_of(mesh_of(given))
     if kinds == {AxisType.Explicit}:
         found: NamedSharding = jax.typeof(given.param).sharding
         return found
@@ -77,7 +77,7 @@ def sharding_of(program: Program, given: LeafInput) -> NamedSharding | None:
 
 def auto_mesh(given: LeafInput) -> AbstractMesh | None:
     """Return the mesh of a leaf if all of its axes are Auto."""
-    mesh = _mesh_of(given)
+    mesh = mesh_of(given)
     return mesh if kinds_of(mesh) == {AxisType.Auto} else None
 
 
@@ -96,6 +96,7 @@ def kinds_of(mesh: Mesh | AbstractMesh) -> set[AxisType]:
     return {kind for kind, size in wide if size > 1}
 
 
-def _mesh_of(given: LeafInput) -> AbstractMesh:
+def mesh_of(given: LeafInput) -> AbstractMesh:
+    """Return the mesh of a leaf, empty if its arrays lie on none."""
     own, other = (jax.typeof(x).sharding.mesh for x in (given.param, given.grad))
     return other if own.empty else own

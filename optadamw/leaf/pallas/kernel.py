@@ -145,7 +145,8 @@ def layout_of(program: Program, shape: tuple[int, ...]) -> Layout:
     for slot in program.slots:
         if isinstance(slot.store, BlockStore):
             axis, block = slot.store.axis_in(shape), slot.store.block(shape)
-    coarse[axis] //= block
+    if block > 1:
+        coarse[axis] //= block
     return Layout(tuple(shape), tuple(coarse), block, axis)
 
 

@@ -21,7 +21,7 @@ Run = Callable[..., Sequence[Any]]
 
 def divides(layout: Layout, sharding: NamedSharding) -> bool:
     """Return whether a sharding cuts a leaf into equal parts of whole blocks."""
-    parts = _devices(sharding)
+    parts = devices_of(sharding)
     if len(parts) > len(layout.coarse):
         return False
     return all(
@@ -42,7 +42,7 @@ def on_shards(
       kinds: the types of the results.
       operands: the arrays of the leaf, and scalars.
     """
-    parts = _devices(sharding)
+    parts = devices_of(sharding)
 
     def shard(*values: Any) -> list[Any]:
         firsts = [jnp.uint32(0) for _ in layout.shape]
@@ -68,7 +68,7 @@ def on_shards(
     return list(call(*operands))
 
 
-def _devices(sharding: NamedSharding) -> list[tuple[str, ...]]:
+def devices_of(sharding: NamedSharding) -> list[tuple[str, ...]]:
     """Return the axes of the mesh over which each axis of a leaf is divided."""
     spec = sharding.spec
     return [(part,) if isinstance(part, str) else tuple(part or ()) for part in spec]

@@ -9,6 +9,12 @@
 typedef void Tile(const void *const *s, void *const *x, int64_t stride, int64_t ahead,
                   const uint32_t *places, uint32_t step);
 
+/* By how much the index of an element grows along a block: more than in the part of a
+   leaf that a device has, if the leaf is divided along its columns (`skip` of step.h). */
+static uint32_t step_of(const void *const *s, int64_t inner) {
+  return (uint32_t)inner + *(const uint32_t *)s[SCALARS + 2];
+}
+
 /* Panels that are narrower are copied beside each other; the others begin a tile. */
 enum { NARROW = 4 * WIDTH };
 
@@ -39,7 +45,7 @@ static void run_copies(Tile *run, const void *const *s, void *const *x, int64_t 
       for (int32_t i = 0; i < columns; ++i)
         places[to + i] = (uint32_t)(from / inner * BLOCK * inner + column + i);
     }
-    if (!is_back) run(s, tile, WIDTH, 0, places, (uint32_t)inner);
+    if (!is_back) run(s, tile, WIDTH, 0, places, step_of(s, inner));
   }
 }
 
@@ -60,6 +66,6 @@ static void run_tiles(Tile *run, const void *const *s, void *const *x, int64_t a
       tile[a] = (char *)x[a] + (IS_OF_BLOCKS[a] ? first : base) * SIZES[a];
     for (int32_t i = 0; i < WIDTH; ++i) places[i] = (uint32_t)base + (uint32_t)i;
     const int64_t ahead = column + WIDTH < inner ? WIDTH : BLOCK * inner - column;
-    run(s, tile, inner, ahead, places, (uint32_t)inner);
+    run(s, tile, inner, ahead, places, step_of(s, inner));
   }
 }
