@@ -151,6 +151,7 @@ ONE_IN = {
     "sharding/zero1.py::test_with_a_norm_only_the_order_of_its_sum_differs": 3,
     "sharding/layouts.py::test_digests_are_those_of_every_layout": 2,
     "native/test_sanitizers.py::test_nothing_is_found": 0,
+    "native/test_sanitizers.py::test_nothing_is_found_in_parts": 3,
     "transforms/test_programs.py::"
     "test_a_sweep_keeps_the_programs_of_its_last_transformations": 2,
     "store/test_block_code.py::test_a_number_is_within_its_bound": 2,

@@ -68,6 +68,30 @@ def test_nothing_is_found_in_blocks(name, monkeypatch, tmp_path):
     assert "overflow" in sanitized(fault, "address", tmp_path, *macros).stderr
 
 
+PARTS = {
+    **{name: (*BLOCKS[name], EIGHT_BITS) for name in BLOCKS},
+    "no blocks": ((3,), ["-DINNER=1"], "-DBYTES(j,n)=((n)*((j)<3?4:2))"),
+}
+"""As above; and a second moment in bfloat16, which is rounded at random too."""
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_nothing_is_found_in_parts(name, monkeypatch, tmp_path):
+    shape, where, sizes = PARTS[name]
+    store = optadamw.blockwise(min_size=0, block_size=32)
+    options = {"mu_dtype": store, "nu_dtype": store}
+    if name == "no blocks":
+        options = {"nu_dtype": optadamw.stochastic("bfloat16")}
+    (source,) = sources(monkeypatch, shape, **options)
+    macros = [*where, sizes, "-DCUT=1"]
+    run = sanitized(source, SANITIZERS[0], tmp_path, *macros)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.strip() == "done" and not run.stderr
+    fault = source.replace("HEAD + leaf * (2", "HEAD + leaf * (3")
+    assert fault != source
+    assert "overflow" in sanitized(fault, "address", tmp_path, *macros).stderr
+
+
 def test_a_fault_is_found(monkeypatch, tmp_path):
     (source,) = sources(monkeypatch)
     assert "i < n;" in source
