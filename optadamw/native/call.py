@@ -196,12 +196,15 @@ def is_exported(module: Any) -> bool:
 def divides_no_array(axes: Any) -> bool:
     """Return whether the arrays of a module are whole.
 
-    Inside `jax.shard_map` over all axes, a module has the arrays of one device.
+    Inside `jax.shard_map` over all axes of several devices, a module has the arrays of
+    one device. (A kernel of Pallas may run only if `shard_map` names all axes: see
+    `optadamw.leaf.pallas.devices.is_single`.)
     """
     if hasattr(axes, "num_devices"):
         return axes.num_devices == 1
     if hasattr(axes, "manual_axes"):
-        return axes.mesh.size == 1 or set(axes.manual_axes) == set(axes.mesh.axis_names)
+        others = set(axes.mesh.axis_names) - set(axes.manual_axes)
+        return all(axes.mesh.shape[name] == 1 for name in others)
     return False
 
 

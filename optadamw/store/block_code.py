@@ -160,15 +160,17 @@ def in_blocks(x: Array, block: int, axis: int = -1) -> Array:
     """Cut an axis, counted from the end, into blocks: two axes, the block at `axis`."""
     place = x.ndim + axis
     count = x.shape[place] // block
+    shape = (*x.shape[:place], count, block, *x.shape[place + 1 :])
     sharding = _explicit(x)
-    if sharding is not None:
-        # On explicit axes JAX does not choose a sharding for pieces of a shard.
-        spec = spec_of_blocks(sharding, place, count)
-        if spec != list(sharding.spec):
-            x = jax.sharding.reshard(
-                x, NamedSharding(sharding.mesh, PartitionSpec(*spec))
-            )
-    return x.reshape(*x.shape[:place], count, block, *x.shape[place + 1 :])
+    if sharding is None:
+        return x.reshape(shape)
+    # On explicit axes JAX does not choose a sharding for pieces of a shard, and its
+    # choice leaves out axes of one device.
+    mesh, spec = sharding.mesh, spec_of_blocks(sharding, place, count)
+    if spec != list(sharding.spec):
+        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
+    cut = PartitionSpec(*spec[: place + 1], None, *spec[place + 1 :])
+    return jnp.reshape(x, shape, out_sharding=NamedSharding(mesh, cut))
 
 
 def _spread(scales: Array, like: Array, axis: int) -> Array:

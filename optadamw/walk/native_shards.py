@@ -27,6 +27,7 @@ from optadamw.walk.conditional import Outcome, Pass
 from optadamw.walk.native_calls import Plain, run_kernels
 
 CUT = Refusal("its sharding cuts it into unequal parts, or cuts its blocks")
+MIXED = Refusal("its mesh has Auto axes beside Explicit ones")
 UNLIKE = Refusal("its gradient, parameter and buffers are divided in different ways")
 
 
@@ -66,6 +67,8 @@ def home_of(key: Pass, number: int, leaf: LeafInput) -> Home | Refusal:
     else:
         sharding = sharding_of(program, leaf)
     if sharding is None:
+        if kinds_of(mesh_of(leaf)) == {AxisType.Auto, AxisType.Explicit}:
+            return MIXED
         return Home(layout, auto=auto_mesh(leaf))
     if not divides(layout, sharding):
         return CUT

@@ -222,3 +222,16 @@ def test_a_state_is_born_where_it_stays(options, kind, spec, how):
     held = {"mu": state.mu["w"], "accumulator": (state.accumulator or state.mu)["w"]}
     for name, buffer in held.items():
         assert buffer.addressable_shards[0].data.size == 512 * 512 // 8, name
+
+
+def test_scales_keep_an_explicit_axis_of_one_device():
+    """A device has one block, and a reshape would leave out the axis of the mesh."""
+    kinds = (AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=kinds)
+    tx = optadamw.adamw(0.1, mu_dtype=FORM, nu_dtype=FORM, kernel="xla")
+    home = NamedSharding(mesh, P(("data", "model")))
+    params = {"w": jax.device_put(jnp.ones(136), home)}
+    state = tx.init(params)
+    before = jax.tree.map(lambda x: x.sharding, (params, state))
+    made = jax.jit(tx.step)(params, state, params)
+    assert jax.tree.map(lambda x: x.sharding, tuple(made)) == before

@@ -350,3 +350,41 @@ def test_inside_a_shard_map_over_some_axes_xla_runs_the_leaves():
                 jax.jit(mapped).lower(params)
         else:
             assert not calls(jax.jit(mapped).lower(params).compile().as_text())
+
+
+def test_axes_of_one_device_need_no_name_in_a_shard_map():
+    types = (AxisType.Auto,) * 2
+    mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=types)
+    home = NamedSharding(mesh, P("data"))
+    params = {"w": jax.device_put(jnp.sin(jnp.arange(256.0)).reshape(64, 4), home)}
+    ends = []
+    for kernel in ("xla", "native"):
+        tx = optadamw.adamw(1e-2, ema_decay=0.9, kernel=kernel)
+        state = jax.jit(tx.init)(params)
+        places = jax.tree.map(lambda x: x.sharding.spec, state)
+        mapped = jax.shard_map(
+            lambda s, p, tx=tx: tx.step(p, s, p),
+            mesh=mesh,
+            in_specs=(places, P("data")),
+            out_specs=(P("data"), places),
+            axis_names={"data"},
+        )
+        step = jax.jit(mapped).lower(state, params).compile()
+        assert bool(calls(step.as_text())) == (kernel == "native")
+        ends.append(step(state, params))
+    trees.assert_same_bits(*ends)
+
+
+def test_auto_axes_beside_explicit_ones_are_left_to_xla():
+    types = (AxisType.Auto, AxisType.Explicit)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=types)
+    home = NamedSharding(mesh, P("data", "model"))
+    params = {"w": jax.device_put(jnp.ones((64, 8)), home)}
+    auto = optadamw.adamw(1e-2, kernel="auto")
+    native = optadamw.adamw(1e-2, kernel="native")
+    state = auto.init(params)
+    assert not calls(auto.jit_step.lower(params, state, params).compile().as_text())
+    reason = "its mesh has Auto axes beside Explicit ones"
+    assert optadamw.describe(auto, params).endswith(f"\npass: XLA ({reason})")
+    with pytest.raises(ValueError, match=reason):
+        native.jit_step.lower(params, state, params)

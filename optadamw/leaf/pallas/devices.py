@@ -82,7 +82,11 @@ def auto_mesh(given: LeafInput) -> AbstractMesh | None:
 
 
 def is_single(context: Any) -> bool:
-    """Return whether a lowering is for one device, or for one shard of `shard_map`."""
+    """Return whether a lowering is for one device, or for one shard of `shard_map`.
+
+    JAX refuses a kernel for TPUs in a `shard_map` that leaves out an axis of the mesh,
+    also an axis of one device.
+    """
     axes = context.axis_context
     manual = getattr(axes, "manual_axes", None)
     if manual is not None:
