@@ -51,6 +51,7 @@ ONE_IN = {
     "house/test_examples.py::test_a_killed_training_ends_in_the_same_bits": 0,
     "house/test_studies.py::test_the_study_of_losses_runs": 0,
     "house/test_studies.py::test_the_study_of_variants_runs": 0,
+    "house/test_studies.py::test_the_times_on_several_devices_are_measured": 0,
     "integrations/test_equinox.py::test_equinox_takes_the_plain_step": 3,
     "integrations/test_flax_linen.py::test_linen_takes_the_plain_step": 3,
     "integrations/test_flax_nnx.py::test_nnx_takes_the_plain_step": 3,

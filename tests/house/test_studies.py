@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import devices
 from benchmarks.codes import candidates, stress
 from benchmarks.codes.mapped import powers_without_zero
 from benchmarks.codes.minifloat import minifloat
@@ -76,6 +77,25 @@ def test_the_study_of_windows_runs(tmp_path):
     assert root["mean"] == 1.0
     assert root["squares"] / 2 == pytest.approx(root["adama"], rel=0.05)
     assert root["adama"] < 1.0 < root["squares"]
+
+
+def test_the_times_on_several_devices_are_measured(tmp_path):
+    path = tmp_path / "devices.json"
+    command = [sys.executable, "-m", "benchmarks.devices", "--output", str(path)]
+    done = subprocess.run(
+        [*command, "--quick", "--rounds", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())["cases"]
+    assert {case["config"] for case in found} == set(devices.CONFIGS)
+    for case in found:
+        assert case["devices"] == 2
+        for figures in case["contenders"].values():
+            assert all(seconds > 0 for seconds in figures["step_s"][0])
 
 
 def test_the_codes_of_4_bits_are_measured_apart():
