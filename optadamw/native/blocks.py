@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from optadamw.native.flat import BLOCK, ELEMENT, Constant, Flat, Unsupported
+from optadamw.native.headers import header
 from optadamw.native.numbers import c_type, literal
-from optadamw.native.parts import part
 from optadamw.native.stages import Stages
 from optadamw.native.statements import declaration, name_of, operands_of
 
@@ -100,7 +100,7 @@ def tables(
             f"enum {{ LARGEST_SIZE = {max(sizes)} }};",
             f"static const int SIZES[] = {{{', '.join(map(str, sizes))}}};",
             f"static const int IS_OF_BLOCKS[] = {{{', '.join(map(str, flags))}}};",
-            part("tiles"),
+            header("tiles"),
         ]
     )
 

@@ -13,8 +13,8 @@ import jaxlib
 
 from optadamw.native.cache import CacheError, cached
 from optadamw.native.compiler import Compiler, CompilerError
+from optadamw.native.headers import header
 from optadamw.native.loops import Loops
-from optadamw.native.parts import part
 
 Failure = CompilerError | CacheError
 
@@ -56,8 +56,8 @@ def source_of_norm(has_float16: bool) -> str:
 def _source(own: Sequence[str], handler: str) -> str:
     # The digest of the source names the library: two libraries have two sources.
     version = f"/* optadamw_{handler} for jaxlib {jaxlib.__version__} */"
-    before = [version, part("numbers"), part("ffi")]
-    return "\n".join([*before, *own, part("pool"), part(handler)])
+    before = [version, header("numbers"), header("ffi")]
+    return "\n".join([*before, *own, header("pool"), header(handler)])
 
 
 def load(source: str, compiler: Compiler, kind: str = "step") -> Target:

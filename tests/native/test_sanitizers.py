@@ -50,8 +50,7 @@ def test_nothing_is_found(sanitizer, monkeypatch, tmp_path):
     options = {"amsgrad": True, "ema_decay": 0.9, "clip_value": 1.0, "maximize": True}
     (source,) = sources(monkeypatch, **options)
     run = sanitized(source, sanitizer, tmp_path)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.strip() == "done" and not run.stderr
+    assert_nothing_found(run)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -61,8 +60,7 @@ def test_nothing_is_found_in_blocks(name, monkeypatch, tmp_path):
     (source,) = sources(monkeypatch, shape, mu_dtype=eight, nu_dtype=eight)
     macros = [*where, EIGHT_BITS]
     run = sanitized(source, SANITIZERS[0], tmp_path, *macros)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.strip() == "done" and not run.stderr
+    assert_nothing_found(run)
     fault = source.replace("k < BLOCK;", "k <= BLOCK;")
     assert fault != source
     assert "overflow" in sanitized(fault, "address", tmp_path, *macros).stderr
@@ -85,8 +83,7 @@ def test_nothing_is_found_in_parts(name, monkeypatch, tmp_path):
     (source,) = sources(monkeypatch, shape, **options)
     macros = [*where, sizes, "-DCUT=1"]
     run = sanitized(source, SANITIZERS[0], tmp_path, *macros)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.strip() == "done" and not run.stderr
+    assert_nothing_found(run)
     fault = source.replace("HEAD + leaf * (2", "HEAD + leaf * (3")
     assert fault != source
     assert "overflow" in sanitized(fault, "address", tmp_path, *macros).stderr
@@ -103,12 +100,16 @@ def test_a_fault_is_found(monkeypatch, tmp_path):
 def test_nothing_is_found_in_the_norm(sanitizer, tmp_path):
     source = library.source_of_norm(True)
     run = sanitized(source, sanitizer, tmp_path, calls="sanitized_norm.c")
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.strip() == "done" and not run.stderr
+    assert_nothing_found(run)
     fault = source.replace("i + LANES <= n", "i < n")
     assert fault != source
     run = sanitized(fault, "address", tmp_path, calls="sanitized_norm.c")
     assert "heap-buffer-overflow" in run.stderr
+
+
+def assert_nothing_found(run):
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.strip() == "done" and not run.stderr
 
 
 def sanitized(source, sanitizer, folder, *macros, calls="sanitized.c"):

@@ -1,10 +1,10 @@
-"""The files of C around the loops of a kernel."""
+"""The header files of C around the loops of a kernel."""
 
 from functools import lru_cache
 from importlib.resources import files
 
 
 @lru_cache
-def part(name: str) -> str:
+def header(name: str) -> str:
     """Return the text of a file of `c/`, named without its ending."""
     return (files("optadamw.native") / "c" / f"{name}.h").read_text()
