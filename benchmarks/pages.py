@@ -28,6 +28,7 @@ _CONFIGS = {
     "clip-ema": "+ global clip + average of the parameters",
     "amsgrad": "AMSGrad",
     "clip-ema-guard": "+ global clip + average + guard",
+    "8-bit": "moments in 8 bits",
 }
 _TREES = {
     "large": "4 leaves of 8M",
@@ -150,9 +151,25 @@ def building(compiled: Report) -> str:
     return "\n\n".join((table(header, rows), _machine(compiled)))
 
 
+def divided(devices: Report) -> str:
+    """Sets the time of a step on several devices as ratios to XLA's path."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for case in devices["cases"]:
+        column = f"{case['devices']} devices, {case['layout']}"
+        row = found.setdefault((_CONFIGS[case["config"]], case["tree"]), {})
+        row[column] = _cell(_ratio(case, _NATIVE, _XLA))
+    columns = sorted({column for row in found.values() for column in row})
+    rows = [
+        (config, tree, *(row.get(column, "-") for column in columns))
+        for (config, tree), row in found.items()
+    ]
+    return "\n\n".join((table(("", "leaves", *columns), rows), _machine(devices)))
+
+
 TABLES: dict[tuple[str, str], tuple[Callable[[Report], str], str]] = {
     ("README.md", "compared"): (compared, "cpu-large"),
     ("README.md", "memory"): (memory, "cpu-precision"),
+    ("docs/guides/native.md", "divided"): (divided, "cpu-devices"),
     ("docs/guides/native.md", "steps"): (steps, "cpu-native"),
     ("docs/guides/native.md", "windows"): (windows, "cpu-native-apply"),
     ("docs/guides/native.md", "forms"): (forms, "cpu-native-precision"),

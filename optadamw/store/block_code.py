@@ -88,17 +88,6 @@ def axis_of(shape: tuple[int, ...]) -> int:
     return -2 if rows % ROWS == 0 and rows >= block_of(shape, -1) else -1
 
 
-def floor_of(*, signed: bool) -> float:
-    """Return the smallest number besides 0 in a block, relative to its largest number.
-
-    A first moment below this number becomes 0 or this number, whichever is nearer:
-    raised at random, it could be divided by a tiny second moment, which would be a step
-    of any size. A second moment below it becomes this number, so that a moment that is
-    not zero never turns into a division by `eps`.
-    """
-    return 1.2 * 2.0 ** -_top(signed)
-
-
 def encoded(
     value: Array, block: int, noise: Array | None, *, signed: bool, axis: int = -1
 ) -> Blocks:
@@ -106,6 +95,11 @@ def encoded(
 
     Blocks lie along `axis`, counted from the end; default: the last. A block with a
     number that is not finite decodes to NaN as a whole.
+
+    A first moment below the smallest number besides 0 of its block becomes 0 or this
+    number, whichever is nearer: raised at random, it could be divided by a tiny second
+    moment, which would be a step of any size. A second moment below it becomes this
+    number, so that a moment that is not zero never turns into a division by `eps`.
     """
     top = _top(signed)
     bits = jax.lax.bitcast_convert_type(value, jnp.int32)

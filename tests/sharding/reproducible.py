@@ -145,13 +145,7 @@ FLOATS = {
 TP = {"kernel": P(None, "y"), "kernel2": P("y"), "bias": P(), "scale": P()}
 
 
-CONTRACTED = {
-    "custom-momentum-8-bit": "its moment, a product and a sum, is formed twice, and "
-    "XLA contracts it in one of two ways (docs/ideas/numerics.md, equal bits)"
-}
-
-
-@over(SUMMING, CONTRACTED)
+@over(SUMMING)
 def test_a_divided_step_is_the_replicated_one_bit_for_bit(row: Row):
     """Rows that take a norm; `zero1.py` tests rows that take none."""
     plain, auto = row.make(), (AxisType.Auto,) * 2

@@ -9,7 +9,7 @@ import pytest
 
 import optadamw
 from optadamw import blockwise, stochastic
-from optadamw.store.block_code import RELATIVE, floor_of
+from optadamw.store.block_code import RELATIVE
 
 EIGHT = blockwise(min_size=0)
 SIXTEEN = stochastic("bfloat16")
@@ -78,6 +78,15 @@ def by_the_formula(codes, scales, signed):
     return np.where(signed & (codes >= 128), -size, size)
 
 
+def floor_of(*, signed):
+    """How large the smallest number besides 0 is, of the largest in its block, at most.
+
+    It is 1.125 * 2**-top of the power of two below the largest number, or of that above
+    it if rounding may carry the largest number there: beyond 1.875 of the power.
+    """
+    return 1.2 * 2.0 ** -(15 if signed else 31)
+
+
 def assert_within(found, exact, block, rounding, signed):
     """The stated bounds, for every element."""
     found, exact = np.asarray(found, np.float64), np.asarray(exact, np.float64)
@@ -90,8 +99,10 @@ def assert_within(found, exact, block, rounding, signed):
     assert np.all(
         error[size >= least] <= RELATIVE[rounding] * size[size >= least] * slack
     )
-    below = size < least
-    assert np.all(np.abs(found[below]) <= least[below])
+    # The smallest number besides 0 is between half of `least` and `least`. Numbers
+    # between both are rounded as larger ones are.
+    below, above = size < least, size * (1 + RELATIVE[rounding]) * slack
+    assert np.all(np.abs(found[below]) <= np.maximum(least, above)[below])
     assert np.all(found[exact == 0] == 0)
     assert np.all(found * exact >= 0)
     if not signed:

@@ -56,6 +56,19 @@ def test_a_number_is_within_its_bound(rounding, signed, data):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("rounding", RELATIVE)
+def test_a_number_between_the_two_smallest_codes_is_within_its_bound(rounding):
+    """1.03 of the smallest code, below 1.2 * 2**-31 of the largest number: to either."""
+    value = np.array([[0, 10.0**-8.96875, 1.9375, 0]], np.float32)
+    how = {"block": 4, "rounding": rounding, "signed": False}
+    codes = set()
+    for seed in range(4):
+        blocks, found = through(value, np.uint32(seed), **how)
+        assert_within(found, value, 4, rounding, signed=False)
+        codes.add(int(blocks.codes[0, 1]))
+    assert codes == ({1, 2} if rounding == "stochastic" else {1})
+
+
 @each_sign
 @pytest.mark.parametrize("rounding", RELATIVE)
 def test_a_number_that_did_not_change_keeps_its_code(rounding, signed):
