@@ -58,7 +58,7 @@ def test_a_number_is_within_its_bound(rounding, signed, data):
 
 @pytest.mark.parametrize("rounding", RELATIVE)
 def test_a_number_between_the_two_smallest_codes_is_within_its_bound(rounding):
-    """1.03 of the smallest code, below 1.2 * 2**-31 of the largest number: to either."""
+    """1.03 of the smallest code, and below 1.2 * 2**-31 of the largest number."""
     value = np.array([[0, 10.0**-8.96875, 1.9375, 0]], np.float32)
     how = {"block": 4, "rounding": rounding, "signed": False}
     codes = set()
