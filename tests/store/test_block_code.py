@@ -62,7 +62,7 @@ def test_a_number_between_the_two_smallest_codes_is_within_its_bound(rounding):
     value = np.array([[0, 10.0**-8.96875, 1.9375, 0]], np.float32)
     how = {"block": 4, "rounding": rounding, "signed": False}
     codes = set()
-    for seed in range(4):
+    for seed in range(32):
         blocks, found = through(value, np.uint32(seed), **how)
         assert_within(found, value, 4, rounding, signed=False)
         codes.add(int(blocks.codes[0, 1]))
