@@ -138,7 +138,8 @@ def decoded(blocks: Blocks, *, signed: bool) -> Array:
     # of NaN has none. A kernel computes it once for each block.
     least = jnp.maximum((1 << 23) - start, 1 << _CUT)
     least = jnp.where(is_nan, 0x7FFFFFFF, least)
-    other = jnp.where(is_nan, _INFINITY + 1, 0)
+    # Python's numbers alone would be of 64 bits under x64, which a TPU's kernels lack.
+    other = jnp.where(is_nan, jnp.int32(_INFINITY + 1), 0)
     bits = jnp.where(size >= least, size + start, other)
     if signed:
         bits = bits | ((codes & 0x80) << 24)

@@ -1,6 +1,7 @@
 """The code of blocks of 8 bits: errors, bounds, rounding."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,18 @@ def test_a_number_between_the_two_smallest_codes_is_within_its_bound(rounding):
         assert_within(found, value, 4, rounding, signed=False)
         codes.add(int(blocks.codes[0, 1]))
     assert codes == ({1, 2} if rounding == "stochastic" else {1})
+
+
+@each_sign
+@pytest.mark.parametrize("rounding", RELATIVE)
+def test_no_array_has_64_bits_under_x64(rounding, signed):
+    """A kernel of a TPU with one ends the process while it is compiled (jax 0.10)."""
+    how = {"block": 8, "rounding": rounding, "signed": signed}
+    with jax.enable_x64(True):
+        made = jax.make_jaxpr(functools.partial(through, **how))
+        text = str(made(jnp.zeros((2, 8), jnp.float32), jnp.uint32(0)))
+    assert "i32[2,8]" in text
+    assert re.findall(r"\w64\[\d", text) == []
 
 
 @each_sign
