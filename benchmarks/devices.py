@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optadamw
-from benchmarks import environment, interference
+from benchmarks import environment, timing
 
 LAYOUTS = ((8, "divided"), (8, "replicated"), (2, "divided"))
 """How many devices there are, and how parameters lie on them."""
@@ -79,39 +78,37 @@ class Training:
         given = self._params, self._state, self._grads
         self._step = step.lower(*given).compile()
 
-    def timed(self, steps: int) -> list[float]:
-        """Take steps, and return the seconds of each."""
-        seconds = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            found = self._step(self._params, self._state, self._grads)
-            self._params, self._state = jax.block_until_ready(found)
-            seconds.append(time.perf_counter() - start)
-        return seconds
+    def move(self) -> None:
+        """Copy all arrays to new memory."""
+        held = self._params, self._state, self._grads
+        self._params, self._state, self._grads = jax.tree.map(jnp.copy, held)
+
+    def step(self) -> None:
+        """Start one step."""
+        found = self._step(self._params, self._state, self._grads)
+        self._params, self._state = found
+
+    def wait(self) -> None:
+        """Wait for all results."""
+        jax.block_until_ready((self._params, self._state))
 
 
 def case(
     config: str, tree: str, layout: str, rounds: int, *, quick: bool
 ) -> dict[str, Any]:
-    """Time both ways in turn, in random order, round after round."""
+    """Time both ways in turn."""
     shapes = (QUICK if quick else TREES)[tree]
     ways = {
         name: Training(kernel, config, shapes, layout) for name, kernel in WAYS.items()
     }
-    order = np.random.default_rng(0)
-    samples: dict[str, list[list[float]]] = {name: [] for name in ways}
-
-    def play() -> None:
-        for name in order.permutation(list(ways)):
-            # The first step of a turn fills the caches.
-            samples[name].append(ways[name].timed(3)[1:])
-
-    def drop() -> None:
-        for turns in samples.values():
-            turns.pop()
-
-    patience = 0.0 if quick else PATIENCE
-    disturbance = interference.undisturbed(play, drop, rounds, patience)
+    samples, disturbance = timing.alternate(
+        ways,
+        lambda _: True,
+        rounds,
+        burst=2,
+        patience=0.0 if quick else PATIENCE,
+        seed=0,
+    )
     return {
         **{"config": config, "tree": tree, "devices": jax.device_count()},
         "layout": layout,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interference
-from benchmarks.contenders.contender import Session
+from benchmarks.contenders.contender import Timed
 
 
 def alternate(
-    sessions: Mapping[str, Session],
+    sessions: Mapping[str, Timed],
     times: Callable[[int], bool],
     rounds: int,
     burst: int,
@@ -65,7 +65,7 @@ def alternate(
 class _Clock:
     """A session and the calls it has made."""
 
-    def __init__(self, session: Session, times: Callable[[int], bool]) -> None:
+    def __init__(self, session: Timed, times: Callable[[int], bool]) -> None:
         self._session, self._times, self._calls = session, times, 0
 
     def call(self) -> float:

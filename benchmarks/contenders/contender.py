@@ -16,12 +16,8 @@ class UnavailableError(Exception):
     """An installed implementation cannot run here; the message says why."""
 
 
-class Session(Protocol):
-    """Parameters, gradients and optimizer state, resident on the device."""
-
-    def load(self, gradients: Iterable[np.ndarray]) -> None:
-        """Puts the gradients of the following steps on the device."""
-        ...
+class Timed(Protocol):
+    """A step with its arrays, resident on the device."""
 
     def move(self) -> None:
         """Copies everything that a step reads or writes to newly allocated memory."""
@@ -33,6 +29,14 @@ class Session(Protocol):
 
     def wait(self) -> None:
         """Returns when everything that was started has finished."""
+        ...
+
+
+class Session(Timed, Protocol):
+    """Parameters, gradients and optimizer state, resident on the device."""
+
+    def load(self, gradients: Iterable[np.ndarray]) -> None:
+        """Puts the gradients of the following steps on the device."""
         ...
 
     def parameters(self) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.hyperparameters import switch
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.blocks import Form, scales_beside
 from optadamw.checkpoint.decisions import decided
@@ -148,8 +149,7 @@ def _check_types(tx: Any, cast: Any, expect_step: Any, made_by: Any) -> None:
     """Check arguments whose wrong types would be taken for other values."""
     if not isinstance(tx, optax.GradientTransformation):
         raise mistyped("tx", "an Optax gradient transformation", tx)
-    if not isinstance(cast, bool | np.bool_):
-        raise mistyped("cast", "True or False", cast)
+    switch("cast", cast)
     if expect_step is not None and not _is_whole(expect_step):
         raise mistyped("expect_step", "a whole number of steps, or None", expect_step)
     if made_by is not None and not isinstance(made_by, optax.GradientTransformation):

@@ -179,7 +179,7 @@ def why_not_default() -> str | None:
     Raises:
       ValueError: the variable that switches kernels has another value than 0 and 1.
     """
-    if switch() == "1":
+    if kernels_switch() == "1":
         return None
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
@@ -197,7 +197,7 @@ def usable_compiler() -> Compiler | Refusal:
     Raises:
       ValueError: the variable that switches kernels has another value than 0 and 1.
     """
-    if switch() == "0":
+    if kernels_switch() == "0":
         return Refusal(f"{SWITCH}=0")
     try:
         return find_compiler()
@@ -205,7 +205,7 @@ def usable_compiler() -> Compiler | Refusal:
         return Refusal(str(error))
 
 
-def switch() -> str:
+def kernels_switch() -> str:
     """Return "0", "1", or "" for a variable that is not set: kernels on or off.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Where the elements of a part lie in their leaf, of which each device has a part.
+"""The index that an element of a device's part has in the whole parameter.
 
-The random bits of an element depend on its index in the leaf. A kernel knows the index
-of an element in the part, and adds a number that is the same for neighbours: it depends
-on the device, and on the row of the part in which they lie.
+The random bits of an element depend on this index. A kernel knows the index of the
+element in the part, and adds a number that is equal for neighbours: it depends on the
+device, and on the row of the part in which they lie.
 """
 
 import math
@@ -19,7 +19,7 @@ from optadamw.leaf.pallas.shards import devices_of
 
 
 class Part(NamedTuple):
-    """What the parts of a leaf have in common."""
+    """The numbers with which kernels find indices; all parts of a leaf have them."""
 
     inner: int
     """The elements of a part between two neighbours in a block; 1 without blocks."""
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def part_of(layout: Layout, sharding: NamedSharding) -> Part:
-    """Return what the parts of a leaf have in common.
+    """Return the numbers of all parts of a leaf.
 
     Args:
       layout: the shapes of the leaf and of its scales.

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from optadamw.base.tree import Leaves, flatten
 from optadamw.base.types import PyTree
 from optadamw.leaf.pallas.devices import kinds_of
-from optadamw.native.kernel import switch
+from optadamw.native.kernel import kernels_switch
 from optadamw.store.columns import column_of
 from optadamw.store.state import State
 from optadamw.walk.composition import Composition
@@ -65,7 +65,7 @@ def _may_state(composition: Composition) -> bool:
         return False
     if composition.cpu_pass in ("auto", "native"):
         return True
-    if composition.cpu_pass is None and switch() == "1":
+    if composition.cpu_pass is None and kernels_switch() == "1":
         return True
     if composition.kernel is not None:
         return composition.kernel != "never"

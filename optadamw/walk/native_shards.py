@@ -32,7 +32,7 @@ UNLIKE = Refusal("its gradient, parameter and buffers are divided in different w
 
 
 class Home(NamedTuple):
-    """Where the arrays of a leaf lie, as far as it is known when they are traced."""
+    """The sharding of a leaf, or its mesh if a trace does not show the sharding."""
 
     layout: Layout
     sharding: NamedSharding | None = None
