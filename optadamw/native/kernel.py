@@ -22,7 +22,7 @@ from optadamw.leaf.rows import Blocks, blocks_of, in_rows
 from optadamw.native.blocks import NO_BLOCKS, Layout
 from optadamw.native.compiler import X86, Compiler, CompilerError, find_compiler
 from optadamw.native.flat import LENGTH, Unsupported, flatten
-from optadamw.native.library import Target, load_all, source_of
+from optadamw.native.library import Making, Target, begin, source_of
 from optadamw.native.loops import Loops, loops_of
 from optadamw.native.shapes import depends_on_shape
 
@@ -80,19 +80,19 @@ _kernels: dict[tuple[Form, Compiler, np.dtype], Target | Refusal] = {}
 def _made(
     keys: Sequence[tuple[Form, Compiler, np.dtype]], compiler: Compiler
 ) -> list[Target | Refusal]:
-    """Write the loops of leaf functions, and compile them."""
-    written = [_written(form) for form, *_ in keys]
-    loaded = iter(load_all([x for x in written if isinstance(x, str)], compiler))
-    found = [next(loaded) if isinstance(x, str) else x for x in written]
+    """Write the loops of leaf functions; each is compiled while others are written."""
+    begun = [_begun(form, compiler) for form, *_ in keys]
+    found = [x if isinstance(x, Refusal) else x.wait() for x in begun]
     return [x if isinstance(x, Target | Refusal) else Refusal(str(x)) for x in found]
 
 
-def _written(form: Form) -> str | Refusal:
+def _begun(form: Form, compiler: Compiler) -> Making | Refusal:
     try:
         loops = _loops(form)
     except Unsupported as error:
         return Refusal(str(error))
-    return source_of(loops, len(loops.scalars) - 2 * form.program.draws)
+    scalars = len(loops.scalars) - 2 * form.program.draws
+    return begin(source_of(loops, scalars), compiler)
 
 
 def _form(program: Program, given: LeafInput, default: np.dtype) -> Form | Refusal:

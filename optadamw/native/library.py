@@ -3,8 +3,8 @@
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,46 @@ _lock = threading.Lock()
 _targets: dict[str, ctypes.CDLL] = {}
 """The libraries in this process by target; a library is never unloaded."""
 
+_pools: dict[int, ThreadPoolExecutor] = {}
+"""The threads of each process: a child of a fork has none of its parent's."""
+
 
 @dataclass(frozen=True)
 class Target:
     """A function that XLA calls by its name."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Making:
+    """A handler that a thread compiles, or looks for, beside other work.
+
+    Attributes:
+      target: the function, once `wait` has returned it.
+      library: finds or makes the library.
+      path: the result of `library` in the thread.
+      process: the process of the thread.
+    """
+
+    target: Target
+    library: Callable[[], Path | Failure]
+    path: Future[Path | Failure]
+    process: int
+
+    def wait(self) -> Target | Failure:
+        """Make the handler known to XLA, or return why there is none."""
+        if self.path.done() or self.process == os.getpid():
+            path = self.path.result()
+        else:
+            path = self.library()  # a child of a fork does not have the thread
+        with _lock:
+            _makings.pop(self.target.name, None)
+            return _added(self.target, path)
+
+
+_makings: dict[str, Making] = {}
+"""What was begun and not yet waited for, by target."""
 
 
 def source_of(loops: Loops, scalars: int) -> str:
@@ -72,40 +106,54 @@ def load(source: str, compiler: Compiler, kind: str = "step") -> Target:
       CompilerError: the compiler makes no library, or none that can be loaded.
       CacheError: no folder can hold the library.
     """
-    (found,) = load_all([source], compiler, kind)
+    found = begin(source, compiler, kind).wait()
     if isinstance(found, Target):
         return found
     raise found
 
 
-def load_all(
-    sources: Sequence[str], compiler: Compiler, kind: str = "step"
-) -> list[Target | Failure]:
-    """Compile handlers at once, one on each core; return them, or why there is none.
+def begin(source: str, compiler: Compiler, kind: str = "step") -> Making:
+    """Begin to compile a handler in a thread; as many compile at once as cores are.
 
-    Arguments and errors are those of `load`.
+    Arguments are those of `load`.
     """
-    keys = [compiler.key(source) for source in sources]
-    names = [f"optadamw_{kind}_{key}" for key in keys]
+    key = compiler.key(source)
+    target = Target(f"optadamw_{kind}_{key}")
+
+    def library() -> Path | Failure:
+        try:
+            return _library(target.name, key, source, compiler)
+        except (CompilerError, CacheError) as error:
+            return error
+
+    path: Future[Path | Failure] = Future()
+    process, name = os.getpid(), target.name
     with _lock:
-        missing = {
-            name: (key, source)
-            for name, key, source in zip(names, keys, sources, strict=True)
-            if name not in _targets
-        }
+        if name in _makings:
+            return _makings[name]
+        if name in _targets:
+            path.set_result(Path())  # which `wait` does not read
+            return Making(target, library, path, process)
+        if process not in _pools:
+            _pools[process] = ThreadPoolExecutor(os.cpu_count())
+        path = _pools[process].submit(library)
+        _makings[name] = Making(target, library, path, process)
+        return _makings[name]
 
-        def library(name: str) -> Path | Failure:
-            try:
-                return _library(name, *missing[name], compiler)
-            except (CompilerError, CacheError) as error:
-                return error
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            # One handler starts no thread.
-            run = threads.map if len(missing) > 1 else map
-            paths = dict(zip(missing, run(library, missing), strict=True))
-        failures = {name: _add(name, missing[name][0], x) for name, x in paths.items()}
-    return [failures.get(name) or Target(name) for name in names]
+def finish() -> None:
+    """Wait for all that was begun: a process that traces a step knows its kernels."""
+    with _lock:
+        begun = list(_makings.values())
+    for making in begun:
+        making.wait()
+
+
+def is_made(target: str) -> bool:
+    """Whether XLA can call a target; waits if it was begun and has not ended."""
+    with _lock:
+        making = _makings.get(target)
+    return target in _targets if making is None else isinstance(making.wait(), Target)
 
 
 def _library(name: str, key: str, source: str, compiler: Compiler) -> Path:
@@ -118,19 +166,23 @@ def _library(name: str, key: str, source: str, compiler: Compiler) -> Path:
     return cached(key, make)
 
 
-def _add(name: str, key: str, path: Path | Failure) -> Failure | None:
+def _added(target: Target, path: Path | Failure) -> Target | Failure:
     """Make a library known to XLA, or return why it cannot be."""
+    if target.name in _targets:
+        return target
     if not isinstance(path, Path):
         return path
+    key = target.name.rpartition("_")[2]
     try:
         library = ctypes.CDLL(str(path))
         stamp = ctypes.c_char.in_dll(library, "optadamw_source")
         made_from = ctypes.string_at(ctypes.addressof(stamp)).decode(errors="replace")
-        handler = getattr(library, name)
+        handler = getattr(library, target.name)
     except (OSError, ValueError, AttributeError) as error:
         return CompilerError(f"the compiled kernel cannot be loaded: {error}")
     if made_from != key:
         return CompilerError("the compiled kernel was made from another source")
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-    _targets[name] = library
-    return None
+    capsule = jax.ffi.pycapsule(handler)
+    jax.ffi.register_ffi_target(target.name, capsule, platform="cpu")
+    _targets[target.name] = library
+    return target

@@ -18,11 +18,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from optadamw.base.types import Array
-from optadamw.native.cache import CacheError
 from optadamw.native.call import divides_no_array, is_exported
-from optadamw.native.compiler import Compiler, CompilerError
+from optadamw.native.compiler import Compiler
 from optadamw.native.kernel import Refusal
-from optadamw.native.library import Target, load, source_of_norm
+from optadamw.native.library import Target, begin, is_made, source_of_norm
 
 DTYPES = tuple(map(np.dtype, (jnp.float32, jnp.bfloat16, jnp.float16)))
 """The dtypes of gradients whose squares double holds exactly."""
@@ -55,7 +54,11 @@ class Measure:
 def norm_target(
     dtypes: Sequence[np.dtype], compiler: Compiler | Refusal
 ) -> Target | Refusal:
-    """Return the function that measures gradients of some dtypes, or why none can."""
+    """Return the function that measures gradients of some dtypes, or why none can.
+
+    It may still be compiling, beside the kernels of the leaves. Where it fails to, XLA
+    measures the gradients.
+    """
     if isinstance(compiler, Refusal):
         return compiler
     if not dtypes or not set(dtypes) <= set(DTYPES):
@@ -64,11 +67,8 @@ def norm_target(
 
 
 @cache
-def _target(has_float16: bool, compiler: Compiler) -> Target | Refusal:
-    try:
-        return load(source_of_norm(has_float16), compiler, "norm")
-    except (CompilerError, CacheError) as error:
-        return Refusal(str(error))
+def _target(has_float16: bool, compiler: Compiler) -> Target:
+    return begin(source_of_norm(has_float16), compiler, "norm").target
 
 
 def forget() -> None:
@@ -138,9 +138,10 @@ def _lowered(context: Any, *gradients: Any, measure: Measure) -> Any:
 
 
 def _lowered_for_cpu(context: Any, *gradients: Any, measure: Measure) -> Any:
-    """Lower to calls of C, unless the module is exported or divided."""
+    """Lower to calls of C if there are any, unless it is exported or divided."""
     module = context.module_context
-    if is_exported(module) or not divides_no_array(module.axis_context):
+    is_whole = divides_no_array(module.axis_context) and not is_exported(module)
+    if not is_whole or not is_made(measure.target):
         return _lowered(context, *gradients, measure=measure)
     rows, norms = math.prod(measure.batch), 1 + len(measure.groups)
     shape = (rows, norms, 2)

@@ -20,6 +20,7 @@ from optadamw.base.types import Array, PyTree
 from optadamw.control.control import Arrival
 from optadamw.control.signals import check_signal
 from optadamw.leaf.program import LeafInput
+from optadamw.native import library
 from optadamw.rules.rule import Shared
 from optadamw.store.state import State
 from optadamw.walk.composition import Composition
@@ -125,6 +126,7 @@ class OpenStep:
             if go is None
             else if_step(key, leaves, self.bits, None, go, None)
         )
+        library.finish()  # the norm
         stepped = zip(outcome.outputs, outcome.buffers, strict=True)
         for i, pair in zip(moving, stepped, strict=True):
             made[i] = pair

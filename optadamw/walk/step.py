@@ -23,6 +23,7 @@ from optadamw.base.tree import gradients_for, match_leaves, parameters
 from optadamw.base.types import Array, PyTree
 from optadamw.control.statistics import NORMS
 from optadamw.leaf.program import Emit, LeafInput
+from optadamw.native import library
 from optadamw.rules.rule import Shared
 from optadamw.store.state import State
 from optadamw.walk.accumulate import Incoming, Intake
@@ -181,6 +182,7 @@ class _Call:
                 control.statistics, rest, norms, scalars, clock, shared[-1]
             )
         outcome = self._run(incoming, scalars, go)
+        library.finish()  # the norm, which was compiled beside the kernels
         clipped = None if measured is None else measured.clipped
         fields = control.next_scalars(state, arrival, checks, go, legal, clipped)
         if measured is not None:

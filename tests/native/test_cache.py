@@ -7,11 +7,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
+import optadamw
 from optadamw.native import cache, compiler, kernel, library
 from optadamw.native.cache import CacheError, cached, check_private
 from optadamw.native.compiler import Compiler, CompilerError, find_compiler
@@ -26,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     place = tmp_path / "cache"
     monkeypatch.setenv(cache.VARIABLE, str(place))
     monkeypatch.setattr(library, "_targets", {})
+    monkeypatch.setattr(library, "_pools", {})
     monkeypatch.setattr(cache, "_own", {})
     return place
 
@@ -209,13 +213,24 @@ def test_a_compiler_that_makes_another_library(folder, tmp_path, monkeypatch):
 def test_a_compiler_that_hangs_is_killed_with_what_it_started(
     folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(compiler, "TIMEOUT", 0.5)
+    monkeypatch.setattr(compiler, "TIMEOUT", 3.0)
     child = tmp_path / "child"
     script = f"sleep 600 & echo $! > {child}; wait"
-    with pytest.raises(CompilerError, match=r"mycc did not end in 0\.5 seconds"):
+    with pytest.raises(CompilerError, match=r"mycc did not end in 3 seconds"):
         made(tmp_path, monkeypatch, script)
     state = Path(f"/proc/{child.read_text().strip()}/stat")
-    assert not state.exists() or " Z " in state.read_text()
+    # The kernel ends a process that was killed when it next runs, on a busy core later.
+    until = time.monotonic() + 60.0
+    while not has_ended(state) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert has_ended(state)
+
+
+def has_ended(state):
+    try:
+        return " Z " in state.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_compiler_that_prints_without_end(tmp_path, monkeypatch):
@@ -232,29 +247,59 @@ def treble(x, y):
     return (x + y + y + y,)
 
 
-def both(tmp_path, monkeypatch, script):
-    """Compile two kernels with a script that then becomes the real compiler."""
+def then_compiles(tmp_path, monkeypatch, script):
+    """Set as the compiler a script that then becomes the real one."""
     path = tmp_path / "mycc"
     path.write_text(f'#!/bin/sh\n{script}\nexec {find_compiler().path} "$@"')
     path.chmod(0o755)
     monkeypatch.setenv("CC", str(path))
+
+
+def waits_for_two(tmp_path):
+    """Return a script that fails unless it runs twice at once."""
+    started = tmp_path / "started"
+    started.mkdir()
+    return f"""
+    touch {started}/$$
+    for i in $(seq 300); do [ $(ls {started} | wc -l) = 2 ] && break; sleep 0.1; done
+    [ $(ls {started} | wc -l) = 2 ] || exit 1
+    """
+
+
+def both(tmp_path, monkeypatch, script):
+    """Compile two kernels at once."""
+    then_compiles(tmp_path, monkeypatch, script)
     loops = [running.loops(function, (), X) for function in (double, treble)]
-    return library.load_all([library.source_of(x, 0) for x in loops], find_compiler())
+    compiler = find_compiler()
+    begun = [library.begin(library.source_of(x, 0), compiler) for x in loops]
+    return [one.wait() for one in begun]
 
 
 @running.needs_compiler
 def test_kernels_are_compiled_at_once(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    started = tmp_path / "started"
-    started.mkdir()
-    script = f"""
-    touch {started}/$$
-    for i in $(seq 300); do [ $(ls {started} | wc -l) = 2 ] && break; sleep 0.1; done
-    [ $(ls {started} | wc -l) = 2 ] || exit 1
-    """
-    one, other = both(tmp_path, monkeypatch, script)
+    one, other = both(tmp_path, monkeypatch, waits_for_two(tmp_path))
     assert {type(one), type(other)} == {library.Target} and one != other
     assert len(list(folder.iterdir())) == 2
+
+
+@running.needs_compiler
+def test_the_norm_is_compiled_beside_the_kernel(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    then_compiles(tmp_path, monkeypatch, waits_for_two(tmp_path))
+    tx = optadamw.adamw(1e-3, clip_global_norm=1.0, kernel="native")
+    params = {"w": jnp.ones(257)}
+    made = jax.jit(tx.step).lower(params, tx.init(params), params).as_text()
+    assert "optadamw_norm_" in made and "optadamw_step_" in made
+
+
+def test_a_child_of_a_fork_makes_its_own(monkeypatch):
+    """It does not wait for a thread that only its parent has."""
+    made = CompilerError("made in the child")
+    parent = os.getpid()
+    begun = library.Making(library.Target("x"), lambda: made, Future(), parent)
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    assert begun.wait() is made
 
 
 @running.needs_compiler

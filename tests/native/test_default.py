@@ -138,7 +138,7 @@ def test_inside_shard_map_over_one_device(options):
 SAVED = """
 import pickle, sys, jax, jax.numpy as jnp, optadamw
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
-tx = optadamw.adamw(1e-2)
+tx = optadamw.adamw(1e-2, clip_global_norm=1.0)
 params = {"w": jnp.linspace(-1.0, 1.0, 700)}
 state = tx.init(params)
 if sys.argv[1] == "save":
