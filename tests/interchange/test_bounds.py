@@ -95,7 +95,7 @@ def test_a_small_file_takes_little_memory(name, tmp_path):
         [sys.executable, "-c", READ, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -264,11 +264,11 @@ def test_a_plan_for_256_devices_takes_no_second():
         k: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for k, shape in shapes.items()
     }
     mesh = AbstractMesh((16, 16), ("data", "fsdp"))
-    start = time.perf_counter()
+    start = time.process_time()
     plan = memory_plan(
         optadamw.adamw(1e-4), params, mesh, over="data", temporaries=False
     )
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert plan.shares["mu"].per_device == plan.shares["mu"].total // 256
 
 
