@@ -51,13 +51,15 @@ class Making:
 
     def wait(self) -> Target | Failure:
         """Make the handler known to XLA, or return why there is none."""
-        if self.path.done() or self.process == os.getpid():
-            path = self.path.result()
-        else:
-            path = self.library()  # a child of a fork does not have the thread
-        with _lock:
-            _makings.pop(self.target.name, None)
-            return _added(self.target, path)
+        is_child = self.process != os.getpid() and not self.path.done()
+        try:
+            # A child of a fork does not have the thread.
+            path = self.library() if is_child else self.path.result()
+            with _lock:
+                return _added(self.target, path)
+        finally:
+            with _lock:
+                _makings.pop(self.target.name, None)
 
 
 _makings: dict[str, Making] = {}
@@ -136,7 +138,10 @@ def begin(source: str, compiler: Compiler, kind: str = "step") -> Making:
             return Making(target, library, path, process)
         if process not in _pools:
             _pools[process] = ThreadPoolExecutor(os.cpu_count())
-        path = _pools[process].submit(library)
+        try:
+            path = _pools[process].submit(library)
+        except RuntimeError:  # no thread can start, or the interpreter is shutting down
+            path.set_result(library())
         _makings[name] = Making(target, library, path, process)
         return _makings[name]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -300,6 +300,33 @@ def test_a_child_of_a_fork_makes_its_own(monkeypatch):
     begun = library.Making(library.Target("x"), lambda: made, Future(), parent)
     monkeypatch.setattr(os, "getpid", lambda: parent + 1)
     assert begun.wait() is made
+
+
+@running.needs_compiler
+def test_kernels_are_made_where_no_thread_can_start(folder, monkeypatch):
+    """As in a function that Python calls at exit."""
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    found = running.kernel(lambda x, y: (x + 2.0 * y,), (), X)
+    assert found[0].tolist() == [2.0, 3.0, 4.0, 5.0]
+
+
+def test_an_error_is_raised_once(monkeypatch):
+    """One that nobody expects does not stay for the steps that follow."""
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(library, "cached", fail)
+    some = Compiler("/usr/bin/cc", (1, 2), ())
+    begun = library.begin("source", some)
+    with pytest.raises(ZeroDivisionError):
+        library.finish()
+    library.finish()
+    assert not library.is_made(begun.target.name)
 
 
 @running.needs_compiler
