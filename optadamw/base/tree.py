@@ -208,13 +208,14 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
         return None
     refuse_masked(path, grad)
     dtype = dtype_of(grad)
-    if dtype is None:
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a floating one.")
+    if dtype is None or not _has_numbers(grad):
         raise kind_at_leaf(
             path,
             f"its gradient must be an array or None; got {type(grad).__name__}.",
+            "Pass gradient.todense()." if hasattr(grad, "todense") else "",
         )
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a floating one.")
     if param is None:
         return grad
     if np.shape(grad) != np.shape(param):
@@ -233,6 +234,14 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
             "Both must be real or both complex.",
         )
     return grad
+
+
+def _has_numbers(array: Any) -> bool:
+    """Return whether JAX can make an array of it; not of a shape, or of a BCOO."""
+    forms = ("__jax_array__", "__array__")
+    return isinstance(array, int | float | complex) or any(
+        hasattr(array, form) for form in forms
+    )
 
 
 def _is_none(x: object) -> bool:

@@ -129,6 +129,13 @@ class Draft:
         whole = name.field in self.decisions.get(name.scope, Decisions()).fresh
         if name.field in ("mu", "nu") and not whole and step:
             self.young.append(str(name))
+        if name.field == "accumulator" and not whole:
+            filled = self.decisions[name.scope].filled
+            if filled:
+                self.notes.append(
+                    "a parameter that was not saved has no gradients in the open "
+                    f"window: they count as 0 in its first {filled} micro-batches"
+                )
 
     def _note_around(self, name: Name, placed: Any, like: Any) -> None:
         """Note an injected hyperparameter whose saved value replaces the given one."""

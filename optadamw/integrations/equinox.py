@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 import equinox as eqx
 import optax
 
-from optadamw.base.errors import mistyped
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush as flush_arrays
+from optadamw.transforms.step import check_transformation
 from optadamw.transforms.step import step as step_arrays
 
 _M = TypeVar("_M")
@@ -37,8 +37,7 @@ def init(tx: optax.GradientTransformation, model: PyTree) -> PyTree:
       >>> state.mu.weight.tolist()
       [[0.0, 0.0]]
     """
-    if not callable(getattr(tx, "init", None)):
-        raise mistyped("tx", "an Optax gradient transformation", tx)
+    check_transformation(tx)
     return tx.init(eqx.filter(model, eqx.is_inexact_array))
 
 

@@ -9,7 +9,7 @@ from flax.training import train_state
 
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
-from optadamw.transforms.step import step
+from optadamw.transforms.step import check_transformation, step
 
 
 class TrainState(train_state.TrainState):
@@ -50,6 +50,26 @@ class TrainState(train_state.TrainState):
       >>> state.params["kernel"].round(3).tolist(), state.step
       ([0.5, 0.5], 1)
     """
+
+    @classmethod
+    def create(cls, *, apply_fn: Any, params: PyTree, tx: Any, **kwargs: Any) -> Self:
+        """Make the first state, with the state of `tx` for `params`, as in Flax.
+
+        Args:
+          apply_fn: usually the module's `apply`.
+          params: the parameters.
+          tx: any Optax transformation.
+          **kwargs: the fields of a subclass.
+
+        Returns:
+          The state, whose `step` is 0.
+
+        Raises:
+          TypeError: `tx` is no gradient transformation.
+        """
+        check_transformation(tx)
+        made: Self = super().create(apply_fn=apply_fn, params=params, tx=tx, **kwargs)
+        return made
 
     def apply_gradients(
         self, *, grads: PyTree, weight: Any = None, loss: Any = None, **kwargs: Any

@@ -8,7 +8,7 @@ from flax import nnx
 
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
-from optadamw.transforms.step import step
+from optadamw.transforms.step import check_transformation, step
 
 _M = TypeVar("_M")
 
@@ -58,7 +58,14 @@ class Optimizer(nnx.Optimizer[_M]):
       >>> _ = optimizer.update(model, grads)
       >>> model.bias[...].round(3).tolist(), int(optimizer.step[...])
       ([-0.5], 1)
+
+    Raises:
+      TypeError: `tx` is no gradient transformation.
     """
+
+    def __init__(self, model: _M, tx: Any, **options: Any) -> None:
+        check_transformation(tx)
+        super().__init__(model, tx, **options)
 
     def update(self, model: _M, grads: PyTree, /, **extra: Any) -> PyTree:
         """Take one step: overwrite the model's parameters and the state.

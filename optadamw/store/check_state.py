@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from optadamw.store.state import SCALARS, State, buffer_in
@@ -38,6 +39,11 @@ def check_fields(state: Any, kept: Sequence[str]) -> None:
 
 def check_scalars(state: State, like: Mapping[str, Any]) -> None:
     """Refuse scalars of another dtype or shape, such as a counter in 16 bits."""
+    if isinstance(state.step, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "`state` holds shapes in the place of arrays, as `state_shapes` and "
+            "jax.eval_shape return them. tx.init(params) makes the arrays."
+        )
     for name, wanted in like.items():
         pairs = [(f"state.{name}", getattr(state, name), wanted)]
         if isinstance(wanted, dict):

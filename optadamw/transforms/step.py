@@ -47,8 +47,17 @@ def step(
     """
     if isinstance(tx, Transformation):
         return tx.step(grads, state, params, **extra)
-    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", 0))):
-        raise mistyped("tx", "an Optax gradient transformation", tx)
+    check_transformation(tx)
     update = optax.with_extra_args_support(tx).update
     updates, state = update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state
+
+
+def check_transformation(tx: Any) -> None:
+    """Refuse an object without the functions `init` and `update` of Optax.
+
+    Raises:
+      TypeError: `tx` is no gradient transformation.
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", 0))):
+        raise mistyped("tx", "an Optax gradient transformation", tx)

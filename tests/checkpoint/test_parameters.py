@@ -78,6 +78,17 @@ def test_a_parameter_that_was_added_or_removed_is_reported():
     assert set(report.left_over) == {"mu/head", "nu/head", "ema/head"}
 
 
+@pytest.mark.parametrize("filled", [0, 2])
+def test_a_parameter_that_was_added_inside_a_window_is_noted(filled):
+    tx = adamw(accumulate_steps=3)
+    params, state = OLD, tx.init(OLD)
+    for _ in range(filled):
+        params, state = tx.step(params, state, params)
+    more = params | {"head": jnp.ones(2)}
+    _, report = checkpoint.restore(tx, more, checkpoint.to_portable(tx, state, params))
+    assert ("count as 0 in its first 2 micro-batches" in str(report)) == bool(filled)
+
+
 REFUSED_RENAMES = {
     "unknown key": ({"stm": "enc"}, r"`rename` has the key 'stm'.*'stem/"),
     "unknown target": (

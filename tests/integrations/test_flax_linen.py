@@ -146,6 +146,11 @@ def test_linen_refuses_a_keyword_that_would_be_lost():
         state.apply_gradients(grads=zeros)
 
 
+def test_linen_refuses_what_is_no_transformation():
+    with pytest.raises(TypeError, match=r"`tx` must be an Optax gradient .*got 5 of"):
+        linen_state(5)
+
+
 def test_linen_takes_any_transformation_of_optax():
     states = []
     for kind in (train_state.TrainState, TrainState):

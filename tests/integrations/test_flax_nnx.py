@@ -223,6 +223,11 @@ def test_nnx_trains_members_of_an_ensemble():
     assert optimizer.opt_state.step[...].tolist() == [1, 1]
 
 
+def test_nnx_refuses_what_is_no_transformation():
+    with pytest.raises(TypeError, match=r"`tx` must be an Optax gradient .*got 5 of"):
+        Optimizer(Model(nnx.Rngs(0)), 5, wrt=nnx.Param)
+
+
 def test_nnx_refuses_the_arguments_swapped():
     model = Model(nnx.Rngs(0))
     optimizer = Optimizer(model, optadamw.adamw(0.1), wrt=nnx.Param)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import sparse
 
 import optadamw
 
@@ -149,7 +150,16 @@ def test_other_containers_are_refused_by_path():
     )
 
 
-@pytest.mark.parametrize("leaf", ["relu", object(), jax.nn.relu], ids=type)
+NO_ARRAYS = [
+    "relu",
+    object(),
+    jax.nn.relu,
+    jax.ShapeDtypeStruct((3,), jnp.float32),
+    sparse.BCOO.fromdense(jnp.ones(3)),
+]
+
+
+@pytest.mark.parametrize("leaf", NO_ARRAYS, ids=type)
 def test_gradients_that_are_no_arrays_are_refused_by_path(leaf):
     grads = with_bias(leaf, GRADS)
     for call in (TX.step, TX.update):
@@ -358,6 +368,11 @@ STATES = {
 def test_the_state_of_another_optimizer_is_refused(case):
     state, words = STATES[case]
     refuses(words, (ValueError, TypeError), GRADS, state, PARAMS)
+
+
+def test_a_state_of_shapes_is_refused():
+    with pytest.raises(TypeError, match="`state` holds shapes in the place of arrays"):
+        TX.step(GRADS, jax.eval_shape(TX.init, PARAMS), PARAMS)
 
 
 COUNTERS = {
