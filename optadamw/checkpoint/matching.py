@@ -36,6 +36,8 @@ def matched(
             found.append(None)
             continue
         path = old[name.path] if is_renamable(name) else name.path
+        if is_around(name):
+            path = _old_around(name, old, saved)
         source = None if path is None else str(name._replace(path=path))
         if source is not None and source not in saved:
             if path != name.path:
@@ -49,6 +51,26 @@ def matched(
         found.append(source)
     _check_losses(names, found, saved, fresh, old)
     return found
+
+
+def _old_around(
+    name: Name, old: Mapping[str, str | None], saved: Collection[str]
+) -> str | None:
+    """Return the saved path of a leaf of an Optax wrapper.
+
+    Optax keeps trees of the parameters too, such as the gradients that `MultiSteps` has
+    accumulated, so the path of a leaf may end with that of a renamed parameter.
+    """
+    parts = name.path.split("/")
+    for start in range(1, len(parts)):
+        tail = "/".join(parts[start:])
+        if tail in old and old[tail] != tail:
+            was = old[tail]
+            if was is None:
+                return None
+            path = "/".join([*parts[:start], was])
+            return path if str(name._replace(path=path)) in saved else name.path
+    return name.path
 
 
 def is_renamable(name: Name) -> bool:

@@ -28,6 +28,7 @@ from optadamw.dialects.mlx import state as mlx
 from optadamw.dialects.optax import state as optax
 from optadamw.dialects.optimi import state as optimi
 from optadamw.dialects.states.form import Form, Plan, transposing
+from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.group_numbers import PLACES, number_in
 from optadamw.dialects.states.state_dict import groups_in, is_state_dict
 from optadamw.dialects.tensorflow import state as tensorflow
@@ -168,7 +169,7 @@ def _check_order(
     if form.has_names or names is not None or len(params) == 1:
         return
     groups = _groups(saved)
-    if groups and all(group.get("param_names") is not None for group in groups):
+    if names_in(groups):
         return
     model = (
         "A model in a file .pt or .keras has the order too: give it with `--params`."
@@ -254,7 +255,7 @@ def write_state(
         layout=transposing(plan.to_transpose),
         **form.to_write(plan),
     )
-    files.write(path, saved)
+    files.write(path, form.filed(saved))
 
 
 def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:

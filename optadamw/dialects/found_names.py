@@ -10,6 +10,7 @@ from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files.models import Model, by_shape, in_order, model_in
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.states.form import Plan
+from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.state_dict import is_state_dict
 
 
@@ -56,7 +57,8 @@ def with_found_names(
     needs_more = target is not None and not target.has_names and plan.to_names is None
     if not needs_names and not needs_more:
         return plan, None
-    if saved_names := _names_in(saved):
+    groups = saved["param_groups"] if is_state_dict(saved) else ()
+    if saved_names := names_in(groups):
         names = in_order(saved_names, params) if needs_more else None
         if names is None:
             return plan, None
@@ -95,23 +97,15 @@ def _order(
     return names, None if names is None else "their shapes, no two of which are equal"
 
 
-def _names_in(saved: Any) -> list[str]:
-    """The names of the parameters in a state dict, in its order; [] without names."""
-    if not is_state_dict(saved):
-        return []
-    groups = saved["param_groups"]
-    if any(group.get("param_names") is None for group in groups):
-        return []
-    return [str(name) for group in groups for name in group["param_names"]]
-
-
 def _shapes(saved: Any) -> list[tuple[int, ...]]:
     """The shapes of a state dict in the order of its parameters; [] if unknown."""
     if not is_state_dict(saved):
         return []
     state = saved["state"]
     shapes = []
-    for place in (i for group in saved["param_groups"] for i in group["params"]):
+    for place in (
+        i for group in saved["param_groups"] for i in group.get("params", ())
+    ):
         own = state.get(place, state.get(str(place)))
         first = own.get("exp_avg") if isinstance(own, Mapping) else None
         shape = getattr(first, "shape", None)

@@ -13,6 +13,7 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import Array
 from optadamw.integrations.expression import read_call, text_of
 from optadamw.integrations.keras_average import WithAverage
+from optadamw.integrations.keras_files import WithFields
 from optadamw.integrations.keras_variables import Kept
 from optadamw.integrations.rates import adjustable_rate, plain_rate, rate_of, with_rate
 from optadamw.store.state import State
@@ -21,7 +22,7 @@ from optadamw.transforms.with_loss_scale import scale_loss
 
 
 @keras.saving.register_keras_serializable(package="optadamw")
-class Optimizer(WithAverage, keras.optimizers.Optimizer):
+class Optimizer(WithAverage, WithFields, keras.optimizers.Optimizer):
     """A Keras optimizer that takes the step of a transformation of this library.
 
     `model.compile(optimizer=Optimizer(tx))` and `model.fit` then train with everything

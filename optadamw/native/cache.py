@@ -29,12 +29,15 @@ def cached(key: str, make: Callable[[Path], None]) -> Path:
       CacheError: no folder can be written.
     """
     reasons = []
-    for folder in _folders():
-        try:
-            check_private(folder)
-            return _found(folder, key) or _made(folder, key, make)
-        except (OSError, CacheError) as error:
-            reasons.append(f"{folder}: {_reason(error)}")
+    try:
+        for folder in _folders():
+            try:
+                check_private(folder)
+                return _found(folder, key) or _made(folder, key, make)
+            except (OSError, CacheError) as error:
+                reasons.append(f"{folder}: {_reason(error)}")
+    except OSError as error:  # no temporary folder, as in a read-only container
+        reasons.append(_reason(error))
     raise CacheError("no folder for compiled kernels: " + "; ".join(reasons))
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from optadamw import checkpoint
@@ -126,6 +127,22 @@ def test_parameters_that_changed_are_refused(like, words):
 def test_parameters_that_were_not_saved_are_refused():
     with pytest.raises(ValueError, match="holds no parameters"):
         checkpoint.params_of(checkpoint.to_portable(TX, TX.init(OLD)), OLD)
+
+
+def test_a_parameter_is_renamed_in_the_trees_of_optax_too():
+    """Optax accumulates gradients in a tree of the parameters, by their names."""
+    tx = optax.MultiSteps(adamw(), 3).gradient_transformation()
+    old = {"encoder": {"w": jnp.ones(3)}, "w": jnp.ones(2)}
+    state = tx.update(old, tx.init(old), old)[1]
+    saved = checkpoint.to_portable(tx, state)
+    new = {"stem": {"w": jnp.ones(3)}, "w": jnp.ones(2)}
+    found, report = checkpoint.restore(tx, new, saved, rename={"stem": "encoder"})
+    assert report.is_whole
+    assert ("around/acc_grads/stem/w", "around/acc_grads/encoder/w") in report.renamed
+    kept = state.acc_grads["encoder"]["w"]
+    assert found.acc_grads["stem"]["w"].tolist() == kept.tolist() != [0.0] * 3
+    found, report = checkpoint.restore(tx, new, saved, rename={"stem": None})
+    assert "around/acc_grads/stem/w" in report.fresh
 
 
 # --- Dtypes --------------------------------------------------------------------------

@@ -33,26 +33,26 @@ BAD_ARGUMENTS = [
     ),
     (
         ["--learning-rate", "0"],
-        "`--learning-rate` must be a number in (0, inf); got '0'. "
+        "`--learning-rate` must be a number in [1e-30, 1e30]; got '0'. "
         "Example: --learning-rate 0.003.",
     ),
     (
-        ["--learning-rate", "inf"],
-        "`--learning-rate` must be a number in (0, inf); got 'inf'. "
+        ["--learning-rate", "1e39"],
+        "`--learning-rate` must be a number in [1e-30, 1e30]; got '1e39'. "
         "Example: --learning-rate 0.003.",
     ),
     (
         ["--weight-decay", "nan"],
-        "`--weight-decay` must be a number in [0, inf); got 'nan'. "
+        "`--weight-decay` must be a number in [0, 1e30]; got 'nan'. "
         "Example: --weight-decay 0.1.",
     ),
     (
-        ["--l2", "-0.5"],
-        "`--l2` must be a number in [0, inf); got '-0.5'. Example: --l2 0.001.",
+        ["--l2", "1e39"],
+        "`--l2` must be a number in [0, 1e30]; got '1e39'. Example: --l2 0.001.",
     ),
     (
         ["--clip-global-norm", "0"],
-        "`--clip-global-norm` must be a number in (0, inf); got '0'. "
+        "`--clip-global-norm` must be a number in [1e-30, 1e30]; got '0'. "
         "Example: --clip-global-norm 1.0.",
     ),
     (

@@ -75,3 +75,20 @@ def test_a_state_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="Make it with `tx` and"):
         model.optimizer.set_state(tx.init({"other": np.zeros(2, np.float32)}))
     assert model.optimizer.state.mu.keys() == first.mu.keys()
+
+
+def test_a_file_of_weights_of_another_transformation_is_refused(tmp_path):
+    """Keras numbers variables, so a maximum would become an average in silence."""
+    path = tmp_path / "model.weights.h5"
+    model = compiled(Optimizer(adamw(0.01, amsgrad=True)))
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(path)
+    other = compiled(Optimizer(adamw(0.01, ema_decay=0.9)))
+    other.load_weights(path)  # the weights alone: the optimizer is not built
+    other.optimizer.build(other.trainable_variables)
+    with pytest.raises(ValueError, match=r"mu, nu, nu_max; `tx` keeps .*mu, nu, ema"):
+        other.load_weights(path)
+    store = {}
+    model.optimizer.save_own_variables(store)
+    del store["fields"]  # a file of an earlier version
+    other.optimizer.load_own_variables(store)

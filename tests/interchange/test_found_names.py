@@ -149,6 +149,49 @@ def test_names_in_a_state_dict_give_the_order_of_the_target(tmp_path, capsys):
     assert [found[str(i)].flat[0] for i in (2, 4, 6, 8)] == [1, 2, 3, 4]
 
 
+def test_the_names_of_a_state_that_torch_distributed_gathered_are_its_keys(
+    tmp_path, capsys
+):
+    """The order of such a state is that of the optimizer and not of the model."""
+    order = ["c.weight", "a.weight", "b.weight"]
+    saved = state_dict([(3, 3)] * 3)
+    saved["state"] = {order[i]: entries for i, entries in saved["state"].items()}
+    (group,) = saved["param_groups"]
+    split = [{**group, "params": order[:1]}, {**group, "params": order[1:]}]
+    model = arrays({name: (3, 3) for name in sorted(order)})
+    written(tmp_path / "model.safetensors", model)
+    for groups in ([{**group, "params": order}], split):
+        files.write(tmp_path / "optimizer.npz", {**saved, "param_groups": groups})
+        status = convert(
+            *("torch", tmp_path / "optimizer.npz", "--to", "optadamw", "--force"),
+            *("--out", tmp_path / "out.npz"),
+            *("--params", tmp_path / "model.safetensors"),
+        )
+        assert status == 0, capsys.readouterr().err
+        found = np.load(tmp_path / "out.npz")
+        assert [found[f"mu/{name}"].flat[0] for name in order] == [1, 2, 3]
+
+
+def test_names_that_are_no_names_are_refused(tmp_path, capsys):
+    written(tmp_path / "model.safetensors", MODEL)
+    saved = state_dict(SHAPES.values(), names=[0, 1, 2, 3])
+    files.write(tmp_path / "optimizer.npz", saved)
+    status = convert(
+        *("torch", tmp_path / "optimizer.npz", "--to", "optadamw"),
+        *("--out", tmp_path / "out.npz", "--params", tmp_path / "model.safetensors"),
+        *("--names", written_names(tmp_path)),
+    )
+    error = capsys.readouterr().err
+    assert status == 1 and error.count("\n") == 1
+    assert "holds 0, which is no name. The file is damaged." in error
+
+
+def written_names(tmp_path):
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(list(SHAPES)))
+    return path
+
+
 def test_without_parameters_the_error_says_what_is_needed(tmp_path, capsys):
     files.write(tmp_path / "optimizer.npz", state_dict(SHAPES.values()))
     status = convert(

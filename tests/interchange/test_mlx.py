@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw import interchange
+from optadamw.cli.main import main
+from optadamw.dialects.states.nesting import dotted
 from tests.interchange import cases
 from tests.interchange.saving import refused, saved_by
 from tests.support import trees
@@ -26,6 +28,23 @@ def test_mlx_flat_and_nested():
         flat |= {f"{path}.m": node["m"], f"{path}.v": node["v"]}
     state = cases.trained(tx, cases.tree(), 2)[1]
     trees.assert_same_bits(interchange.from_mlx(flat, params, tx=tx), state)
+
+
+def test_a_file_for_mlx_has_the_names_that_mlx_takes_apart(tmp_path):
+    saved, params, _ = saved_by("mlx")
+    arrays = dotted(params)
+    paths = {name.replace(".", "/"): x for name, x in arrays.items()}
+    np.savez(tmp_path / "params.npz", **paths)
+    np.savez(tmp_path / "in.npz", **dotted(saved))
+    words = ("convert", "mlx", tmp_path / "in.npz", "--to", "mlx")
+    words += ("--params", tmp_path / "params.npz", "--out", tmp_path / "out.npz")
+    assert main([str(word) for word in words]) == 0
+    out = np.load(tmp_path / "out.npz")
+    names = {f"{name}.{key}" for name in arrays for key in "mv"}
+    assert set(out) == names | {"step", "learning_rate", "saved.json"}
+    for name, array in dotted(saved).items():
+        np.testing.assert_array_equal(out[name], array)
+    refused(ValueError, "this name with dots", dotted, {"a.b": 1, "a": {"b": 2}})
 
 
 def test_mlx_refuses_other_states_and_names():

@@ -73,3 +73,14 @@ def test_groups_of_tx_with_numbers_of_their_own():
     names = ["dense/bias", "out/bias", "dense/kernel", "out/kernel", "scale", "void"]
     found = interchange.from_torch(saved, params, tx=tx, names=names)
     trees.assert_same_bits(found, state)
+
+
+def test_torch_refuses_radam():
+    """Its entries are those of Adam; its groups have other options."""
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx, names=["a", "b"])
+    interchange.from_torch(saved, params, tx=tx)
+    for group in saved["param_groups"]:
+        group |= {"decoupled_weight_decay": True}
+        group.pop("amsgrad", None)
+    refused(ValueError, "torch.optim.RAdam", interchange.from_torch, saved, params)

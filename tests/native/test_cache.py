@@ -53,6 +53,19 @@ def test_a_library_is_made_once(folder):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_without_a_temporary_folder_xla_runs_the_step(folder, monkeypatch):
+    """As in a container whose files cannot be written."""
+
+    def none(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("a file")
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", none)
+    with pytest.raises(CacheError, match="No usable temporary directory"):
+        cached("key", writes(b"first")[0])
+
+
 @pytest.mark.parametrize("damage", [b"", b"firsx", b"first and more"])
 def test_a_damaged_library_is_made_again(folder, damage):
     make, _ = writes(b"first")

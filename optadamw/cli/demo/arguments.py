@@ -32,10 +32,15 @@ _NUMBERS = {
     "epochs": (int, "[1, 10000]", "40", "passes over the training examples"),
     "seed": (int, f"[0, {2**32 - 1}]", "0", "same seed and machine: same bits"),
     "batch_size": (int, f"[1, {TRAINING_SIZE}]", "64", "examples per step"),
-    "learning_rate": (float, "(0, inf)", "0.003", "peak of warm-up and cosine"),
-    "weight_decay": (float, "[0, inf)", "0.1", "AdamW's decay of the kernels"),
-    "l2": (float, "[0, inf)", "0.001", "decay in the compared Adam's gradient"),
-    "clip_global_norm": (float, "(0, inf)", "1.0", "largest norm of the gradients"),
+    "learning_rate": (float, "[1e-30, 1e30]", "0.003", "peak of warm-up and cosine"),
+    "weight_decay": (float, "[0, 1e30]", "0.1", "AdamW's decay of the kernels"),
+    "l2": (float, "[0, 1e30]", "0.001", "decay in the compared Adam's gradient"),
+    "clip_global_norm": (
+        float,
+        "[1e-30, 1e30]",
+        "1.0",
+        "largest gradient norm",
+    ),
     "ema_decay": (float, "[0, 1)", "0.99", "also average AdamW's parameters"),
 }
 

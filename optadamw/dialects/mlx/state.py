@@ -20,7 +20,7 @@ from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
-from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
+from optadamw.dialects.states.nesting import dotted, flattened, moments_by_path, nested
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.rates import rate_by_key
 from optadamw.dialects.states.request import FromOptions, Request
@@ -176,5 +176,6 @@ FORM = Form(
     has_names=True,
     needs_rate=True,
     rate=rate_by_key,
+    filed=dotted,
     written_with=("learning_rate",),
 )

@@ -97,6 +97,8 @@ class Form:
     """Finds the learning rate in a saved state of so many parameters; None without."""
     opened: Callable[[Any], Any] = unchanged
     """Converts the contents of a file to the first argument of `reads`."""
+    filed: Callable[[Any], Any] = unchanged
+    """Converts the result of `writes` to the contents of a file."""
     to_read: Callable[[Plan], Mapping[str, Any]] = nothing
     """The arguments that only this `from_` function has."""
     read_with: tuple[str, ...] = ()

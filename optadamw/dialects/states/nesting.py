@@ -61,6 +61,29 @@ def nested(flat: Mapping[str, Any]) -> Any:
     return made
 
 
+def dotted(tree: Any, path: str = "") -> dict[str, Any]:
+    """Return the arrays of nested dicts and lists by their paths, with dots.
+
+    These are the names of `mlx.utils.tree_flatten`, which `tree_unflatten` takes apart.
+
+    Raises:
+      ValueError: two arrays of one name.
+    """
+    if isinstance(tree, Mapping):
+        children = [(str(key), child) for key, child in tree.items()]
+    elif isinstance(tree, list):
+        children = [(str(i), child) for i, child in enumerate(tree)]
+    else:
+        return {path: tree}
+    found: dict[str, Any] = {}
+    for key, child in children:
+        for name, array in dotted(child, f"{path}.{key}" if path else key).items():
+            if name in found:
+                raise at_leaf(name, "two parameters have this name with dots.")
+            found[name] = array
+    return found
+
+
 def _number(key: str) -> int:
     return int(key) if key.isdecimal() else -1
 

@@ -14,6 +14,7 @@ import numpy as np
 from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.dialects.states.arrays import scalar, whole
 from optadamw.dialects.states.contents import Contents, Row, unquoted
+from optadamw.dialects.states.group_names import check_names
 from optadamw.dialects.states.group_numbers import options_in
 from optadamw.dialects.states.grouping import Group
 from optadamw.dialects.states.leaving import Departure
@@ -114,11 +115,8 @@ def read(title: str, saved: Any) -> list[Saved]:
     for number, group in enumerate(groups):
         keys = [_key(key) for key in _listed(group, "params", number)]
         names = group.get("param_names")
-        if names is not None and len(names) != len(keys):
-            raise ValueError(
-                f"Group {number} of the saved state has {len(keys)} parameters and "
-                f"{len(names)} 'param_names'. The file is damaged."
-            )
+        if names is not None:
+            check_names(names, number, len(keys))
         for place, key in enumerate(keys):
             if key in seen:
                 raise ValueError(

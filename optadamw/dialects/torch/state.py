@@ -7,11 +7,13 @@
 | `nu_max`, "raw" | `max_exp_avg_sq` |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from optadamw.base.errors import at_leaf
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.assembly import assembled
+from optadamw.dialects.states.contents import unquoted
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
 from optadamw.dialects.states.leaving import Departure, ToOptions
@@ -20,6 +22,7 @@ from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
+    Saved,
     contents_of,
     moments_and_step,
     read,
@@ -75,7 +78,21 @@ def from_torch(
       (7, [1.0, 1.0])
     """
     request = Request.of(PEER, params, options)
-    return assembled(request, contents_of(PEER, read(PEER.title, saved)))
+    found = read(PEER.title, saved)
+    _refuse_radam(found)
+    return assembled(request, contents_of(PEER, found))
+
+
+def _refuse_radam(found: Sequence[Saved]) -> None:
+    """Refuse the state of RAdam, whose entries are Adam's and whose steps are not."""
+    for one in found:
+        if "decoupled_weight_decay" in one.options and "amsgrad" not in one.options:
+            raise at_leaf(
+                unquoted(one.label),
+                "its group has 'decoupled_weight_decay' and no 'amsgrad', as those of "
+                "torch.optim.RAdam, whose steps are others than AdamW's.",
+                "Convert the state of AdamW or Adam.",
+            )
 
 
 @writes(PEER)

@@ -1,0 +1,32 @@
+"""The names of parameters in the groups of a state dict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def names_in(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the parameters in their order; [] if one has no name.
+
+    They are `param_names`, or the keys of a state that torch.distributed has gathered.
+    """
+    names: list[Any] = []
+    for group in groups:
+        own = group.get("param_names")
+        names += group.get("params") or () if own is None else own
+    is_named = all(isinstance(n, str) and not n.isdigit() for n in names)
+    return names if is_named else []
+
+
+def check_names(names: Any, group: int, count: int) -> None:
+    """Refuse the 'param_names' of a group that do not name its `count` parameters."""
+    if len(names) != count:
+        raise ValueError(
+            f"Group {group} of the saved state has {count} parameters and "
+            f"{len(names)} 'param_names'. The file is damaged."
+        )
+    for name in names:
+        if not isinstance(name, str | None):
+            raise ValueError(
+                f"'param_names' of group {group} of the saved state holds {name!r}, "
+                "which is no name. The file is damaged."
+            )
