@@ -21,7 +21,7 @@ ONE_IN = {
     "base/test_reproducible.py::test_transformations_and_strict_promotion": 2,
     "base/test_reproducible.py::test_zeros_and_what_is_not_finite": 3,
     "base/test_values.py::test_masks_survive_inject_hyperparams": 3,
-    "campaigns/test_short.py::test_the_short_form_holds": 6,
+    "campaigns/test_short.py::test_the_short_form_holds": 9,
     "checkpoint/test_changes.py::"
     "test_a_change_is_carried_out_and_reported_or_refused": 22,
     "checkpoint/test_custom.py::test_forms_are_cast_when_asked": 3,
