@@ -9,7 +9,7 @@ and so do the transformations that hold them.
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import jax
@@ -273,7 +273,9 @@ def every_so_many(name: str, value: Any) -> Constant | Dynamic | Scheduled:
         return value
     if callable(value) and not isinstance(value, type):
         return _scheduled(name, value, STEPS)
-    return whole_steps(name, value)
+    steps = whole_steps(name, value)
+    # A guard judges an array, whose number may be NaN inside a trace, as a schedule's.
+    return replace(steps, legal=STEPS) if isinstance(steps, Dynamic) else steps
 
 
 def switch(name: str, value: Any, *words: str) -> Any:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.campaigns import __main__ as command
-from tests.campaigns import campaign
+from tests.campaigns import campaign, schedules
 from tests.campaigns.campaign import Case, Tally, cases, names, run
 
 
@@ -74,3 +74,9 @@ def test_an_unknown_name_is_refused(capsys):
         command.main(["moon"])
     assert "no campaign is called moon" in capsys.readouterr().err
     assert campaign.NOT_CAMPAIGNS == ("__main__", "campaign")
+
+
+def test_an_array_of_steps_that_is_nan_is_skipped():
+    """The short form has one row of each argument; this one did not hold."""
+    told = schedules.guarded("ema_overwrite_every", "array", "skip_nonfinite")
+    assert told == "4 of 12 values skipped"
