@@ -19,6 +19,14 @@ def mistyped(name: str, rule: str, value: object, remedy: str = "") -> TypeError
     return TypeError(_sentence(f"`{name}` must be {rule}; got {received}.", remedy))
 
 
+def no_transformation(tx: object) -> TypeError:
+    """Build the TypeError for an object that is no transformation of Optax."""
+    # optax.MultiSteps is an object with `init` and `update`, and no pair of them.
+    wrapped = hasattr(tx, "gradient_transformation")
+    remedy = "Pass its gradient_transformation()." if wrapped else ""
+    return mistyped("tx", "an Optax gradient transformation", tx, remedy)
+
+
 def shown(value: object) -> str:
     """Return the repr of a value, without its middle if it is long.
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from optadamw.base.errors import at_leaf, mistyped
+from optadamw.base.errors import at_leaf, no_transformation
 from optadamw.base.types import PyTree
 from optadamw.base.version import __version__
 from optadamw.checkpoint.arrays import (
@@ -244,7 +244,7 @@ def meanings(
     if tx is None:
         return {}
     if not isinstance(tx, optax.GradientTransformation):
-        raise mistyped("tx", "an Optax gradient transformation", tx)
+        raise no_transformation(tx)
     found = transformations_in(tx)
     if len(found) != len(steps):
         return {}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid, mistyped, no_transformation
 from optadamw.base.hyperparameters import switch
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.blocks import Form, scales_beside
@@ -148,7 +148,7 @@ def restore(
 def _check_types(tx: Any, cast: Any, expect_step: Any, made_by: Any) -> None:
     """Check arguments whose wrong types would be taken for other values."""
     if not isinstance(tx, optax.GradientTransformation):
-        raise mistyped("tx", "an Optax gradient transformation", tx)
+        raise no_transformation(tx)
     switch("cast", cast)
     if expect_step is not None and not _is_whole(expect_step):
         raise mistyped("expect_step", "a whole number of steps, or None", expect_step)

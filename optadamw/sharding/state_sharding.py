@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, use_abstract_mesh
 
-from optadamw.base.errors import at_leaf, invalid, mistyped, naming
+from optadamw.base.errors import at_leaf, invalid, naming, no_transformation
 from optadamw.base.tree import Leaves, flatten, parameters
 from optadamw.base.types import PyTree
 from optadamw.store.layout import (
@@ -116,7 +116,7 @@ def state_shapes(
       ((4, 2), True)
     """
     if not isinstance(tx, optax.GradientTransformation):
-        raise mistyped("tx", "an Optax gradient transformation", tx)
+        raise no_transformation(tx)
     if on_whole not in get_args(OnWhole):
         raise invalid("on_whole", '"report" or "raise"', on_whole)
     leaves = parameters(params)

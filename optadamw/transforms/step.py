@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from optadamw.base.errors import mistyped
+from optadamw.base.errors import no_transformation
 from optadamw.base.types import PyTree
 from optadamw.transforms.transformation import Transformation
 
@@ -60,4 +60,4 @@ def check_transformation(tx: Any) -> None:
       TypeError: `tx` is no gradient transformation.
     """
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", 0))):
-        raise mistyped("tx", "an Optax gradient transformation", tx)
+        raise no_transformation(tx)

@@ -39,6 +39,10 @@ def test_the_step_is_checked_and_reported():
         ({"expect_step": 3.0}, "`expect_step` must be a whole number of steps, or Non"),
         ({"made_by": 5}, "`made_by` must be the transformation that made the state"),
         ({"tx": 5}, "`tx` must be an Optax gradient transformation; got 5 of type int"),
+        (
+            {"tx": optax.MultiSteps(optadamw.adamw(0.1), 2)},
+            "of type MultiSteps. Pass its gradient_transformation().",
+        ),
     ],
 )
 def test_arguments_of_another_type_are_refused(given, rule):
