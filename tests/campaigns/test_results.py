@@ -54,17 +54,59 @@ def test_the_table_of_drifts_is_recorded():
         assert means == pytest.approx([float(x) for x in found], rel=0.35), beta
 
 
-def test_the_kills_are_recorded():
-    kill = campaigns_of(BY_VERSION[0])["kill"]["figures"]
+@pytest.mark.parametrize("which", [0, 1], ids=BY_VERSION)
+def test_the_kills_are_recorded(which):
+    kill = campaigns_of(BY_VERSION[which])["kill"]["figures"]
     (found,) = rows(
-        r"(\d+) writers of our files \((\d+) saves\) and (\d+) of\s"
-        r"Orbax's \((\d+) saves\)"
+        r"(\d+) writers of our files \((\d+) saves, on jax 0.12 (\d+)\) and (\d+) of\s"
+        r"Orbax's \((\d+) saves, on jax 0.12 (\d+)\)"
     )
-    assert kill["our file"] == "{} kills, {} steps, nothing lost".format(*found[:2])
-    told = "{} kills, {} steps, nothing lost".format(*found[2:])
-    assert kill["Orbax, asynchronous"] == told
+    for name, (kills, *saves) in {
+        "our file": found[:3],
+        "Orbax, asynchronous": found[3:],
+    }.items():
+        assert kill[name] == f"{kills} kills, {saves[which]} steps, nothing lost"
     assert kill["training"] == "killed 100 times, the same bits"
     assert "a training was killed 100 times" in " ".join(PAGE.split())
+
+
+SETS = {
+    "float32 update, nine sets of options": (
+        *("plain", "nesterov", "hat", "no correction", "amsgrad", "maximize"),
+        *("amsgrad, corrected", "clip of values", "independent decay"),
+    ),
+    "with two clips by a norm, Nesterov momentum and epsilon hat": (
+        "nesterov, hat, two clips",
+    ),
+    "two groups under one global norm": ("groups",),
+    "weighted mean of 4 gradients, or of 3 and `flush`": (
+        *("weights", "weights and flush"),
+    ),
+}
+"""By row of the page: the sets of options."""
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=BY_VERSION)
+def test_the_largest_errors_are_recorded(which):
+    figures = campaigns_of(BY_VERSION[which])["oracle"]["figures"]
+    told = rows(r"^\| (.*?) \| ([\d.]+) [a-zU].* \| ([\d.]+) [a-zU].* \| [\d.]+ \|$")
+    pages = {name: float(numbers[which]) for name, *numbers in told}
+    for row, sets in SETS.items():
+        found = [
+            float(number)
+            for case, figure in figures.items()
+            if re.sub(r", draw \d+$", "", case) in sets
+            for number in re.findall(r"largest ([\d.]+) ULP", figure)
+        ]
+        assert len(found) >= 20 * len(sets)
+        assert pages[row] == max(found), row
+    narrow = [re.match(r"([\d.]+) ULP, and", figure) for figure in figures.values()]
+    largest = max(float(found[1]) for found in narrow if found)
+    assert (
+        pages["parameter of 16 bits, where it and its update do not cancel"] == largest
+    )
+    steps = [re.match(r"([\d.e-]+) learning rates", x) for x in figures.values()]
+    assert pages["100 steps of float32"] == max(float(x[1]) for x in steps if x)
 
 
 FORMATS = {
