@@ -64,7 +64,8 @@ def _old_around(
     parts = name.path.split("/")
     for start in range(1, len(parts)):
         tail = "/".join(parts[start:])
-        if tail in old and old[tail] != tail:
+        if tail in old:
+            # The longest end: "part/w" is another parameter than "w".
             was = old[tail]
             if was is None:
                 return None

@@ -145,6 +145,18 @@ def test_a_parameter_is_renamed_in_the_trees_of_optax_too():
     assert "around/acc_grads/stem/w" in report.fresh
 
 
+@pytest.mark.parametrize("rename", [{"w": None}, {"w": "v", "v": "w"}], ids=str)
+def test_a_renamed_parameter_leaves_another_whose_path_ends_with_its_own(rename):
+    tx = optax.MultiSteps(adamw(), 3).gradient_transformation()
+    part = {"v": jnp.full(2, 1.0), "w": jnp.full(2, 2.0)}
+    params = {"part": part, "v": jnp.full(2, 3.0), "w": jnp.full(2, 4.0)}
+    saved = checkpoint.to_portable(tx, tx.update(params, tx.init(params), params)[1])
+    found, _ = checkpoint.restore(tx, params, saved, rename=rename)
+    kept = found.acc_grads["part"]
+    assert [kept[k].tolist() for k in "vw"] == [[1.0, 1.0], [2.0, 2.0]]
+    assert found.acc_grads["w"].tolist() == [0.0 if rename["w"] is None else 3.0] * 2
+
+
 # --- Dtypes --------------------------------------------------------------------------
 
 
