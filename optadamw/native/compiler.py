@@ -86,8 +86,10 @@ class Compiler:
         """Compile a file to a shared library.
 
         Raises:
-          CompilerError: the compiler fails, or does not end.
+          CompilerError: the compiler fails, does not end, or did not end before.
         """
+        if (self.path, self.stamp) in _stuck:  # while this kernel waited for a core
+            raise CompilerError(_stuck[self.path, self.stamp])
         command = self._command()
         try:
             _run([*command, str(source), "-o", str(library)], timeout=TIMEOUT)

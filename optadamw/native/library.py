@@ -56,10 +56,17 @@ class Making:
             # A child of a fork does not have the thread.
             path = self.library() if is_child else self.path.result()
             with _lock:
-                return _added(self.target, path)
-        finally:
-            with _lock:
-                _makings.pop(self.target.name, None)
+                found = _added(self.target, path)
+        except Exception:
+            # Not after KeyboardInterrupt: the next step waits for the thread.
+            self._end()
+            raise
+        self._end()
+        return found
+
+    def _end(self) -> None:
+        with _lock:
+            _makings.pop(self.target.name, None)
 
 
 _makings: dict[str, Making] = {}

@@ -246,6 +246,19 @@ def has_ended(state):
         return True
 
 
+@running.needs_compiler
+def test_a_compiler_that_hangs_is_started_once(folder, tmp_path, monkeypatch):
+    """Of two kernels on one core the second one does not wait for it too."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(compiler, "TIMEOUT", 1.0)
+    monkeypatch.setattr(compiler, "_stuck", {})
+    runs = tmp_path / "runs"
+    runs.touch()
+    for found in both(tmp_path, monkeypatch, f"echo run >> {runs}; sleep 600"):
+        assert "did not end in 1 seconds" in str(found)
+    assert len(runs.read_text().split()) < 2
+
+
 def test_a_compiler_that_prints_without_end(tmp_path, monkeypatch):
     """Its output is not collected in memory until the time is over."""
     start = time.monotonic()
@@ -325,6 +338,24 @@ def test_kernels_are_made_where_no_thread_can_start(folder, monkeypatch):
     monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
     found = running.kernel(lambda x, y: (x + 2.0 * y,), (), X)
     assert found[0].tolist() == [2.0, 3.0, 4.0, 5.0]
+
+
+def test_an_interrupted_wait_leaves_the_norm_to_the_next_step(monkeypatch):
+    """Its thread goes on; XLA would measure until the process ends."""
+    begun = library.Making(library.Target("x"), lambda: None, Future(), os.getpid())
+    monkeypatch.setitem(library._makings, "x", begun)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr(Future, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            library.finish()
+    begun.path.set_result(CompilerError("it failed"))
+    assert library._makings["x"] is begun
+    library.finish()
+    assert "x" not in library._makings
 
 
 def test_an_error_is_raised_once(monkeypatch):
