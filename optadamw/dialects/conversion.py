@@ -169,7 +169,9 @@ def _check_order(
     if form.has_names or names is not None or len(params) == 1:
         return
     groups = _groups(saved)
-    if names_in(groups):
+    found = names_in(groups)
+    # Other names say nothing of parameters that are called by numbers, as in a list.
+    if found and (set(found) == set(params) or not all(map(str.isdigit, params))):
         return
     model = (
         "A model in a file .pt or .keras has the order too: give it with `--params`."

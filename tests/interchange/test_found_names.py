@@ -172,6 +172,24 @@ def test_the_names_of_a_state_that_torch_distributed_gathered_are_its_keys(
         assert [found[f"mu/{name}"].flat[0] for name in order] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("names", [["1", "0"], ["1", "2"], ["a", "b"]], ids=str)
+def test_names_that_are_digits_are_names(names, tmp_path, capsys):
+    """As those of the parameters of torch.nn.ParameterList."""
+    written(tmp_path / "model.safetensors", arrays({"1": (3,), "0": (3,)}))
+    files.write(tmp_path / "optimizer.npz", state_dict([(3,)] * 2, names=names))
+    status = convert(
+        *("torch", tmp_path / "optimizer.npz", "--to", "optadamw"),
+        *("--out", tmp_path / "out.npz", "--params", tmp_path / "model.safetensors"),
+    )
+    error = capsys.readouterr().err
+    if names != ["1", "0"]:
+        assert status == 1 and "Say which is which" in error
+        return
+    assert status == 0, error
+    found = np.load(tmp_path / "out.npz")
+    assert [found[f"mu/{name}"].flat[0] for name in names] == [1, 2]
+
+
 def test_names_that_are_no_names_are_refused(tmp_path, capsys):
     written(tmp_path / "model.safetensors", MODEL)
     saved = state_dict(SHAPES.values(), names=[0, 1, 2, 3])

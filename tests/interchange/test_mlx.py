@@ -30,6 +30,14 @@ def test_mlx_flat_and_nested():
     trees.assert_same_bits(interchange.from_mlx(flat, params, tx=tx), state)
 
 
+def test_mlx_names_of_a_list_are_no_order():
+    """A file has them sorted as text, so that 10 comes before 2."""
+    names = sorted(map(str, range(12)))
+    saved = {f"{n}.{key}": np.full(2, float(n)) for n in names for key in "mv"}
+    state = interchange.from_mlx({**saved, "step": 3}, [jnp.ones(2)] * 12)
+    assert [x[0] for x in state.mu] == list(range(12))
+
+
 def test_a_file_for_mlx_has_the_names_that_mlx_takes_apart(tmp_path):
     saved, params, _ = saved_by("mlx")
     arrays = dotted(params)

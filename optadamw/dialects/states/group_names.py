@@ -12,9 +12,12 @@ def names_in(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     names: list[Any] = []
     for group in groups:
         own = group.get("param_names")
-        names += group.get("params") or () if own is None else own
-    is_named = all(isinstance(n, str) and not n.isdigit() for n in names)
-    return names if is_named else []
+        if own is None:
+            keys = group.get("params") or ()
+            # A number that a file made a string of is no name.
+            own = [None if str(key).isdigit() else key for key in keys]
+        names += own
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def check_names(names: Any, group: int, count: int) -> None:

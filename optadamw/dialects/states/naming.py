@@ -63,7 +63,8 @@ def matched(
 def _unnamed(paths: Sequence[str], theirs: Sequence[Theirs]) -> list[int | None]:
     known = [one.name for one in theirs]
     is_named = bool(theirs) and all(name is not None for name in known)
-    if is_named and not _is_plain(paths):
+    # A file sorts the numbers of a list as text: 10 before 2.
+    if is_named and (not _is_plain(paths) or set(known) == set(paths)):
         return _by_name(paths, [name or "" for name in known])
     if len(paths) != len(theirs):
         raise ValueError(
