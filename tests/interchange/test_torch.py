@@ -84,3 +84,6 @@ def test_torch_refuses_radam():
         group |= {"decoupled_weight_decay": True}
         group.pop("amsgrad", None)
     refused(ValueError, "torch.optim.RAdam", interchange.from_torch, saved, params)
+    for entries in saved["state"].values():
+        entries["mu_product"] = 1.0
+    refused(ValueError, "torch.optim.NAdam", interchange.from_torch, saved, params)

@@ -53,7 +53,7 @@ def test_a_library_is_made_once(folder):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_without_a_temporary_folder_xla_runs_the_step(folder, monkeypatch):
+def test_without_a_temporary_folder_no_library_is_made(folder, monkeypatch):
     """As in a container whose files cannot be written."""
 
     def none(**_):

@@ -79,8 +79,9 @@ def from_torch(
     """
     request = Request.of(PEER, params, options)
     found = read(PEER.title, saved)
+    contents = contents_of(PEER, found)
     _refuse_radam(found)
-    return assembled(request, contents_of(PEER, found))
+    return assembled(request, contents)
 
 
 def _refuse_radam(found: Sequence[Saved]) -> None:
