@@ -70,7 +70,10 @@ def _old_around(
             if was is None:
                 return None
             path = "/".join([*parts[:start], was])
-            return path if str(name._replace(path=path)) in saved else name.path
+            if str(name._replace(path=path)) in saved:
+                return path
+            # It was not saved, or the leaf is none of a parameter.
+            return None if tail in old.values() else name.path
     return name.path
 
 

@@ -157,6 +157,15 @@ def test_a_renamed_parameter_leaves_another_whose_path_ends_with_its_own(rename)
     assert found.acc_grads["w"].tolist() == [0.0 if rename["w"] is None else 3.0] * 2
 
 
+def test_a_tree_of_optax_without_the_renamed_parameter_starts_afresh():
+    """Optax's `masked` leaves it out, and another one has the present path there."""
+    tx = optax.chain(optax.masked(optax.trace(0.9), {"v": False, "w": True}), adamw())
+    params = {"v": jnp.ones(2), "w": jnp.ones(2)}
+    saved = checkpoint.to_portable(tx, tx.update(params, tx.init(params), params)[1])
+    _, report = checkpoint.restore(tx, params, saved, rename={"v": "w", "w": "v"})
+    assert report.fresh == ("around/0/inner_state/trace/w",)
+
+
 # --- Dtypes --------------------------------------------------------------------------
 
 
