@@ -145,3 +145,18 @@ def test_the_tables_of_flips_and_of_hostile_files_are_recorded(record):
         assert told.startswith(f"{tried} files, {refused} refused, ")
         assert int(refused) + int(read) == int(tried)
         assert float(told.split()[-2]) < int(longest) + 0.5
+
+
+@pytest.mark.parametrize("record", BY_VERSION)
+def test_the_long_trainings_are_recorded(record):
+    figures = campaigns_of(record)["long"]["figures"]
+    number = r"(0\.\d{4})"
+    page = re.sub(r"\s+", " ", PAGE)
+    (told,) = re.findall(
+        rf"quadratic ends {number} from its minimum \(float32 {number}\), and rows .*? "
+        rf"{number}, {number} and {number} \(float32 {number}, {number}, {number}\)",
+        page,
+    )
+    assert list(told[:2]) == re.findall(number, figures["quadratic"])
+    rows = re.findall(number, figures["embedding"])
+    assert list(told[2:]) == [*rows[::2], *rows[1::2]]
