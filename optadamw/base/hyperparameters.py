@@ -274,8 +274,9 @@ def every_so_many(name: str, value: Any) -> Constant | Dynamic | Scheduled:
     if callable(value) and not isinstance(value, type):
         return _scheduled(name, value, STEPS)
     steps = whole_steps(name, value)
-    # A guard judges an array, whose number may be NaN inside a trace, as a schedule's.
-    return replace(steps, legal=STEPS) if isinstance(steps, Dynamic) else steps
+    if isinstance(steps, Dynamic) and steps.is_traced:  # a guard judges its number
+        return replace(steps, legal=STEPS)
+    return steps
 
 
 def switch(name: str, value: Any, *words: str) -> Any:

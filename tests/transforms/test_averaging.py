@@ -127,3 +127,16 @@ def test_the_average_moves_with_optimizer_steps_alone(overwrite):
             else:
                 np.testing.assert_allclose(state.ema["w"], plain + 0.5 * written)
     assert np.flatnonzero(moves).tolist() == [2, 8, 11]
+
+
+def test_an_array_of_the_most_steps_never_overwrites():
+    """A guard judges what a trace hides; an array is judged when it is given."""
+    every = jnp.asarray(2**31 - 1, jnp.int32)
+    options = {"ema_decay": 0.5, "skip_nonfinite": True}
+    params = {"w": jnp.ones(3)}
+    with_it = optadamw.adamw(0.1, ema_overwrite_every=every, **options)
+    without = optadamw.adamw(0.1, **options)
+    taken, state = with_it.step(params, with_it.init(params), params)
+    expected, _ = without.step(params, without.init(params), params)
+    assert int(optadamw.stats_of(state).skipped) == 0
+    assert np.array_equal(taken["w"], expected["w"])
