@@ -160,3 +160,6 @@ def test_the_long_trainings_are_recorded(record):
     assert list(told[:2]) == re.findall(number, figures["quadratic"])
     rows = re.findall(number, figures["embedding"])
     assert list(told[2:]) == [*rows[::2], *rows[1::2]]
+    losses = re.findall(rf"transformer was {number} \(float32 {number}\)", page)[0]
+    if "transformer" in figures:
+        assert list(losses) == re.findall(number, figures["transformer"])
