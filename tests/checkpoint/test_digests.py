@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,13 @@ DTYPES = (
 )
 
 
-def _state() -> Any:
+@cache
+def trained() -> Any:
+    """Return a state of four steps; not at import, which each worker does."""
     state = TX.init(PARAMS)
     for i in range(4):
         _, state = TX.step(trees.normal(KINDS, 1 + i), state, PARAMS)
     return state
-
-
-STATE = _state()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,28 +82,28 @@ def test_places_shapes_and_dtypes_count():
 
 def test_digests_of_a_state_are_those_of_its_dicts():
     """Orbax without a target gives nested dicts of NumPy arrays."""
-    found = checkpoint.digests(STATE)
+    found = checkpoint.digests(trained())
     assert {"step", "mu/w", "mu_scales/w", "ema/b", "accumulator/w"} <= set(found)
-    held = {k: v for k, v in STATE._asdict().items() if v is not None}
+    held = {k: v for k, v in trained()._asdict().items() if v is not None}
     assert checkpoint.digests(jax.device_get(held)) == found
 
 
 def test_a_difference_names_the_leaf():
-    saved = checkpoint.digests(STATE)
-    checkpoint.verify(STATE, saved)
-    changed = STATE.nu | {"w": STATE.nu["w"].at[3, 1].multiply(1 + 2e-7)}
-    wrong = STATE._replace(nu=changed)
+    saved = checkpoint.digests(trained())
+    checkpoint.verify(trained(), saved)
+    changed = trained().nu | {"w": trained().nu["w"].at[3, 1].multiply(1 + 2e-7)}
+    wrong = trained()._replace(nu=changed)
     with pytest.raises(checkpoint.DamagedCheckpoint, match=r"Leaf 'nu/w'.*earlier"):
         checkpoint.verify(wrong, saved)
     with pytest.raises(checkpoint.DamagedCheckpoint, match=r"'ema/.*missing.*1 others"):
-        checkpoint.verify(STATE._replace(ema=None), saved)
+        checkpoint.verify(trained()._replace(ema=None), saved)
     with pytest.raises(checkpoint.DamagedCheckpoint, match="'nu/w' has no digest"):
-        checkpoint.verify(STATE, {k: v for k, v in saved.items() if k != "nu/w"})
+        checkpoint.verify(trained(), {k: v for k, v in saved.items() if k != "nu/w"})
 
 
 def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match="`wanted` must be"):
-        checkpoint.verify(STATE, "digests")
+        checkpoint.verify(trained(), "digests")
     with pytest.raises(TypeError, match=r"Leaf 'x'.*no array of numbers"):
         checkpoint.digests({"x": "text"})
     with pytest.raises(TypeError, match=r"Leaf 'x'.*key_data"):
@@ -120,8 +120,8 @@ def _save(folder: Path) -> None:
         keeper.save(
             folder,
             ocp.args.Composite(
-                state=ocp.args.StandardSave(STATE),
-                digests=ocp.args.JsonSave(checkpoint.digests(STATE)),
+                state=ocp.args.StandardSave(trained()),
+                digests=ocp.args.JsonSave(checkpoint.digests(trained())),
             ),
         )
 
@@ -154,7 +154,7 @@ def _flip(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize("first", range(0, 300, 10))
 def test_no_flip_of_a_bit_in_orbaxs_files_is_silent(tmp_path, first):
     _save(tmp_path / "whole")
-    trees.assert_same_bits(_restore(tmp_path / "whole"), STATE)
+    trees.assert_same_bits(_restore(tmp_path / "whole"), trained())
     loud = 0
     for seed in range(first, first + 10):
         folder = tmp_path / str(seed)
@@ -165,6 +165,6 @@ def test_no_flip_of_a_bit_in_orbaxs_files_is_silent(tmp_path, first):
         except Exception:
             loud += 1
         else:
-            trees.assert_same_bits(found, STATE)
+            trees.assert_same_bits(found, trained())
         shutil.rmtree(folder)
     assert loud > 0
