@@ -1,4 +1,4 @@
-"""What a file of Keras holds of an optimizer."""
+"""The variables of an optimizer in a file of Keras, with the fields of the State."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class WithFields:
         """Read the variables.
 
         Raises:
-          ValueError: as many variables that are other fields of the State.
+          ValueError: the file has as many variables, of other fields of the State.
         """
         entries = {key: store[key] for key in store.keys() if key != FIELDS}
         count = len(self.variables)  # type: ignore[attr-defined]

@@ -103,28 +103,15 @@ def _source(own: Sequence[str], handler: str) -> str:
     return "\n".join([*before, *own, header("pool"), header(handler)])
 
 
-def load(source: str, compiler: Compiler, kind: str = "step") -> Target:
-    """Compile a handler, or find it compiled, and make it known to XLA.
+def begin(source: str, compiler: Compiler, kind: str = "step") -> Making:
+    """Begin to compile a handler in a thread, or to find it compiled.
+
+    As many handlers are compiled at once as the machine has cores.
 
     Args:
-      source: its C source without the digest.
+      source: the C source of the handler without the digest.
       compiler: what compiles it.
-      kind: "step" or "norm", a part of the name by which XLA knows it.
-
-    Raises:
-      CompilerError: the compiler makes no library, or none that can be loaded.
-      CacheError: no folder can hold the library.
-    """
-    found = begin(source, compiler, kind).wait()
-    if isinstance(found, Target):
-        return found
-    raise found
-
-
-def begin(source: str, compiler: Compiler, kind: str = "step") -> Making:
-    """Begin to compile a handler in a thread; as many compile at once as cores are.
-
-    Arguments are those of `load`.
+      kind: "step" or "norm", a part of the name by which XLA knows the handler.
     """
     key = compiler.key(source)
     target = Target(f"optadamw_{kind}_{key}")

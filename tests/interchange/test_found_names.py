@@ -174,7 +174,7 @@ def test_the_names_of_a_state_that_torch_distributed_gathered_are_its_keys(
 
 @pytest.mark.parametrize("names", [["1", "0"], ["1", "2"], ["a", "b"]], ids=str)
 def test_names_that_are_digits_are_names(names, tmp_path, capsys):
-    """As those of the parameters of torch.nn.ParameterList."""
+    """torch.nn.ParameterList calls its parameters "0", "1" and so on."""
     written(tmp_path / "model.safetensors", arrays({"1": (3,), "0": (3,)}))
     files.write(tmp_path / "optimizer.npz", state_dict([(3,)] * 2, names=names))
     status = convert(

@@ -12,10 +12,10 @@ import pytest
 
 from optadamw.native import kernel as kernels
 from optadamw.native import library
-from optadamw.native.compiler import find_compiler
+from optadamw.native.compiler import Compiler, find_compiler
 from optadamw.native.flat import LENGTH, flatten
 from optadamw.native.kernel import Refusal, usable_compiler
-from optadamw.native.library import load, source_of
+from optadamw.native.library import Target, begin, source_of
 from optadamw.native.loops import Loops, loops_of
 
 FOLDER = Path(__file__).parent
@@ -81,6 +81,14 @@ def assert_same_bits(
             for i in np.flatnonzero(off)[:8]
         ]
         assert not off.any(), f"{name}: {off.sum()} differ; x, y, kernel, XLA: {rows}"
+
+
+def load(source: str, compiler: Compiler) -> Target:
+    """Compile a kernel and return it, or raise the reason why there is none."""
+    found = begin(source, compiler).wait()
+    if isinstance(found, Target):
+        return found
+    raise found
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def test_a_library_is_made_once(folder):
 
 
 def test_without_a_temporary_folder_no_library_is_made(folder, monkeypatch):
-    """As in a container whose files cannot be written."""
+    """A container whose files cannot be written has no temporary folder."""
 
     def none(**_):
         raise FileNotFoundError(2, "No usable temporary directory found")
@@ -175,7 +175,7 @@ def made(tmp_path, monkeypatch, script):
     path.chmod(0o755)
     monkeypatch.setenv("CC", str(path))
     loops = running.loops(double, (), X)
-    return library.load(library.source_of(loops, 0), find_compiler())
+    return running.load(library.source_of(loops, 0), find_compiler())
 
 
 @running.needs_compiler
@@ -320,7 +320,7 @@ def test_the_norm_is_compiled_beside_the_kernel(folder, tmp_path, monkeypatch):
 
 
 def test_a_child_of_a_fork_makes_its_own(monkeypatch):
-    """It does not wait for a thread that only its parent has."""
+    """The child does not wait for a thread that only its parent has."""
     made = CompilerError("made in the child")
     parent = os.getpid()
     begun = library.Making(library.Target("x"), lambda: made, Future(), parent)
@@ -330,7 +330,7 @@ def test_a_child_of_a_fork_makes_its_own(monkeypatch):
 
 @running.needs_compiler
 def test_kernels_are_made_where_no_thread_can_start(folder, monkeypatch):
-    """As in a function that Python calls at exit."""
+    """Python starts no thread in a function that it calls at exit."""
 
     def refuse(*_):
         raise RuntimeError("can't start new thread")
