@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optadamw.checkpoint.damage import damaged
+from optadamw.checkpoint.form import check_form
 from optadamw.checkpoint.layouts import by_layout, by_name
 
 FORMAT = 1
@@ -64,7 +65,8 @@ def unpacked(array: Any) -> Record:
     """Read the record from an array of bytes.
 
     Raises:
-      DamagedCheckpoint: the bytes are no record, or were altered.
+      DamagedCheckpoint: the bytes are no record, or were altered, or a part of the
+        record is missing or of another type.
       ValueError: the record has another format.
     """
     try:
@@ -84,6 +86,7 @@ def unpacked(array: Any) -> Record:
             f"{body.get('library')}; this version reads format {FORMAT}. Use a version "
             "of optadamw that is at least as new."
         )
+    check_form(body)
     return Record(
         entries={
             name: Entry(dtype, tuple(shape), digest)
@@ -92,7 +95,7 @@ def unpacked(array: Any) -> Record:
         fields={scope: tuple(names) for scope, names in body["fields"].items()},
         meaning=body["meaning"],
         library=body["library"],
-        layouts=by_name(body.get("layouts", {})),  # 0.1.0 did not write them at first
+        layouts=by_name(body.get("layouts", {})),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files.models import Model, by_shape, in_order, model_in
@@ -106,7 +108,8 @@ def _shapes(saved: Any) -> list[tuple[int, ...]]:
     for place in (
         i for group in saved["param_groups"] for i in group.get("params", ())
     ):
-        own = state.get(place, state.get(str(place)))
+        is_key = isinstance(place, int | np.integer | str)
+        own = state.get(place, state.get(str(place))) if is_key else None
         first = own.get("exp_avg") if isinstance(own, Mapping) else None
         shape = getattr(first, "shape", None)
         if shape is None:

@@ -20,6 +20,10 @@ TIMEOUT = 60.0
 """Seconds after which a compiler that does not end is killed; a kernel takes 0.2 to 0.6
 seconds."""
 
+PATIENCE = 0.5
+"""Seconds for which the output of a compiler that has ended is waited for: a child that
+it left behind may keep its pipes open."""
+
 MOST = 1 << 20
 """Bytes after which a compiler that prints without end is killed."""
 
@@ -215,9 +219,13 @@ def _printed(
         for pipe in texts:
             open_pipes.register(pipe, selectors.EVENT_READ)
         while open_pipes.get_map():
-            ready = open_pipes.select(max(0.0, end - time.monotonic()))
+            left = max(0.0, end - time.monotonic())
+            ready = open_pipes.select(min(left, PATIENCE))
             if not ready:
-                raise subprocess.TimeoutExpired(process.args, 0.0)
+                if process.poll() is not None:
+                    break  # a child that it left behind keeps the pipes open
+                if left <= PATIENCE:
+                    raise subprocess.TimeoutExpired(process.args, 0.0)
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
                 if not data:

@@ -180,16 +180,61 @@ def test_a_folder_is_refused_as_a_file(tmp_path):
     assert list(tmp_path.parent.glob(f".{tmp_path.name}.*")) == []
 
 
-def test_another_format_is_refused_with_its_version(saved):
-    portable = dict(np.load(saved))
+def forged(path, **parts):
+    """Read a checkpoint with other parts in its record, and the digest of these."""
+    portable = dict(np.load(path))
     whole = json.loads(portable[ENTRY].tobytes())
-    whole["record"] |= {"format": 2, "library": "9.1.0"}
+    whole["record"] |= parts
     body = json.dumps(whole["record"], sort_keys=True, separators=(",", ":"))
     whole["sha256"] = hashlib.sha256(body.encode()).hexdigest()
     portable[ENTRY] = np.frombuffer(json.dumps(whole).encode(), np.uint8)
+    return checkpoint.opened(portable)
+
+
+def test_another_format_is_refused_with_its_version(saved):
     with pytest.raises(ValueError, match=r"format 2, written by optadamw 9\.1\.0") as e:
-        checkpoint.opened(portable)
+        forged(saved, format=2, library="9.1.0")
     assert not isinstance(e.value, checkpoint.DamagedCheckpoint)
+
+
+@pytest.mark.parametrize("part", ["library", "entries", "fields", "meaning", "layouts"])
+def test_a_record_of_another_form_is_refused(part, saved):
+    """A stranger can give any record the digest that fits it."""
+    for odd in (None, 3, True, [], [[]], {"": None}, {"": 3}, {"": [3]}, {"": "step"}):
+        with pytest.raises(checkpoint.DamagedCheckpoint, match=f"as '{part}'; got"):
+            forged(saved, **{part: odd})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"mu": 3},
+        {"nu_max": ["corrected"]},
+        {"rules": "adam"},
+        {"events": [1]},
+        {"blocks": []},
+        {"window": 4},
+        {"window": {"every": "4"}},
+        {"loss_scale": {"counts": 4}},
+    ],
+)
+def test_a_meaning_of_another_form_is_refused(odd, saved):
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="as 'meaning'; got"):
+        forged(saved, meaning={"": odd})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [[], ["float32", [2]], ["float32", 2, ""], ["float32", [-1], ""], [4, [2], ""]],
+)
+def test_an_entry_of_another_form_is_refused(entry, saved):
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="as 'entries'; got"):
+        forged(saved, entries={"step": entry})
+
+
+def test_parts_of_a_record_that_later_versions_may_add_are_left_alone(saved):
+    found = forged(saved, meaning={"": {"mu": "a mean", "later": 3}}, later=[1])
+    assert found.meaning[""]["later"] == 3
 
 
 @pytest.mark.parametrize("where", ["write_array", "fsync", "replace"])

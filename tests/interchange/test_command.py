@@ -405,7 +405,10 @@ def test_states_inside_a_checkpoint(source, tmp_path, capsys):
     nested = {"optimizer_states": [one, one]}
     assert "step" in wrote(nested, "--key", "optimizer_states/1")
     assert "holds nothing under" in wrote(nested, "--key", "optimizer_states/2")
-    assert "`saved` must be a" in wrote(nested)
+    assert "--key: optimizer_states/0, optimizer_states/1." in wrote(nested)
+    text = wrote({"optimizer_states": [one], "lr_schedulers": [], "epoch": 3})
+    assert "found under 'optimizer_states/0', the only state dict" in text
+    assert "`saved` must be a" in wrote({"optimizer_states": []})
     assert "It has no keys" in wrote({"a": np.ones(1)}, "--key", "a/b/c")
 
 

@@ -69,8 +69,10 @@ MODEL = arrays(SHAPES | BUFFERS)
         {"model": MODEL, "optimizer": state_dict(SHAPES.values()), "epoch": 3},
         {"state_dict": MODEL, "ema": MODEL, "optimizer": {}},
         {"net": MODEL, "optimizer": state_dict(SHAPES.values())},
+        {"model": MODEL | {"_extra_state": {"seen": 3}}},
+        {"model": MODEL | {"1._extra_state": np.zeros(3, np.uint8)}},
     ],
-    ids=["alone", "model", "state_dict", "the only one"],
+    ids=["alone", "model", "state_dict", "the only one", "extra", "extra array"],
 )
 def test_the_model_in_a_file_of_pytorch_without_its_buffers(contents):
     found = model_of(contents)

@@ -180,6 +180,7 @@ def test_state_dicts_that_contradict_themselves():
         ({"params": [0, 1, 2, 3, 4, 4]}, "twice in the groups"),
         ({"params": [0, 1, 2, 3]}, "is in none of its groups"),
         ({"params": "abc"}, "must be a list"),
+        ({"params": [[0], 1, 2, 3, 4]}, r"an index or a name; got \[0\]"),
         ({"param_names": ["a"]}, "'param_names'"),
     ):
         broken = {**saved, "param_groups": [{**group, **change}]}

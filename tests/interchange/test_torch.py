@@ -1,4 +1,6 @@
-"""Parameter groups of PyTorch's saved states."""
+"""Parameter groups and moments of PyTorch's saved states."""
+
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,20 @@ def test_groups_of_tx_with_numbers_of_their_own():
     names = ["dense/bias", "out/bias", "dense/kernel", "out/kernel", "scale", "void"]
     found = interchange.from_torch(saved, params, tx=tx, names=names)
     trees.assert_same_bits(found, state)
+
+
+def test_moments_in_float16_are_taken_without_a_warning():
+    params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
+    saved = interchange.to_torch(state, params, tx=tx)
+    for entries in saved["state"].values():
+        entries |= {
+            key: entries[key].astype(np.float16) for key in ("exp_avg", "exp_avg_sq")
+        }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = interchange.from_torch(saved, params, tx=tx)
+    expected = np.asarray(state.mu["a"]).astype(np.float16)
+    np.testing.assert_array_equal(found.mu["a"], expected)
 
 
 def test_torch_refuses_radam():

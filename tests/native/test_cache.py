@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -237,6 +238,17 @@ def test_a_compiler_that_hangs_is_killed_with_what_it_started(
     while not has_ended(state) and time.monotonic() < until:
         time.sleep(0.05)
     assert has_ended(state)
+
+
+def test_a_compiler_that_leaves_a_child_on_its_pipes(folder, tmp_path, monkeypatch):
+    """Such as the server of a compiler cache: the compiler has ended, and its errors
+    are complete."""
+    child = tmp_path / "child"
+    script = f"sleep 600 & echo $! >> {child}; echo '1: error: no' >&2; exit 1"
+    with pytest.raises(CompilerError, match="mycc failed: 1: error: no"):
+        made(tmp_path, monkeypatch, script)
+    for number in child.read_text().split():
+        os.kill(int(number), signal.SIGKILL)
 
 
 def has_ended(state):

@@ -18,7 +18,9 @@ from optadamw.dialects.files import files, hdf5
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
-_BUFFER = re.compile(r"(^|[./])(running_mean|running_var|num_batches_tracked)$")
+_BUFFER = re.compile(
+    r"(^|[./])(running_mean|running_var|num_batches_tracked|_extra_state)$"
+)
 """Entries of a PyTorch model that no optimizer trains."""
 
 VARIABLES = {
@@ -97,7 +99,8 @@ def _is_model(node: Any) -> bool:
         and bool(node)
         and not is_state_dict(node)
         and all(isinstance(name, str) for name in node)
-        and all(hasattr(array, "shape") for array in node.values())
+        # `Module.get_extra_state` may return any object.
+        and all(hasattr(x, "shape") or _BUFFER.search(n) for n, x in node.items())
     )
 
 

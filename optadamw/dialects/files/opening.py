@@ -72,7 +72,8 @@ def open_state(
     Args:
       path: the file.
       key: where in the file it is, as a key or a path of keys and indices; None: the
-        file is the state, or holds one state dict beside other things.
+        file is the state, or holds one state dict (or a list of one) beside other
+        things.
       in_state_dict: whether the state is a state dict, which is known by its form.
       is_limited: whether a file that announces far more than its size is refused.
 
@@ -84,7 +85,7 @@ def open_state(
         return Opened(_under(key, saved, path))
     if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:
         return Opened(saved)
-    keys = [str(key) for key, value in saved.items() if is_state_dict(value)]
+    keys = _state_dicts(saved)
     if len(keys) > 1:
         raise ValueError(
             f"'{path}' holds {len(keys)} state dicts of optimizers. Say which with "
@@ -93,6 +94,17 @@ def open_state(
     if not keys:
         return Opened(saved)
     return Opened(_under(keys[0], saved, path), keys[0])
+
+
+def _state_dicts(saved: Mapping[Any, Any]) -> list[str]:
+    """Return the keys of state dicts, alone or in a list, as Lightning writes them."""
+    found = []
+    for key, value in saved.items():
+        if is_state_dict(value):
+            found.append(str(key))
+        elif isinstance(value, list | tuple):
+            found += [f"{key}/{i}" for i, one in enumerate(value) if is_state_dict(one)]
+    return found
 
 
 def _under(key: str, saved: Any, path: str | Path) -> Any:

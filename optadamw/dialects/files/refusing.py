@@ -1,9 +1,13 @@
 """The error for a file that is not whole, also in place of other packages' errors."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from optadamw.checkpoint.bounds import TooLarge
+
+_CODE = re.compile(r"\x1b\[[0-9;]*m")
+"""A code by which PyTorch's messages are bold in a terminal."""
 
 
 class DamagedFile(ValueError):
@@ -11,8 +15,9 @@ class DamagedFile(ValueError):
 
 
 def brief(error: Exception) -> str:
-    """Return the first line of another package's error."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of another package's error, without codes of a terminal."""
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return _CODE.sub("", first).strip()
 
 
 @contextmanager

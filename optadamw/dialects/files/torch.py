@@ -1,5 +1,7 @@
 """Read and write PyTorch's files; PyTorch itself does so, if it is installed."""
 
+import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, nbytes
 from optadamw.dialects.files.packages import needed
-from optadamw.dialects.files.refusing import DamagedFile, refusing
+from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 from optadamw.dialects.states.arrays import to_numpy
 
 DEEPEST = 100
@@ -23,12 +25,19 @@ MOST = 10_000_000
 def read(path: Path, bounds: Bounds) -> Any:
     """Read a file without running any code that is in it."""
     torch = needed("torch", "torch", f"Reading '{path}'")
-    what = f"'{path}' is no file of PyTorch that can be read safely, with "
+    what = (
+        f"'{path}' is no file of PyTorch that can be read safely, with "
+        "weights_only=True"
+    )
     remedy = " Save optimizer.state_dict() alone, of plain tensors."
-    with refusing(f"{what}weights_only=True", remedy):
+    with refusing(what, remedy):
         if zipfile.is_zipfile(path):
             _check_entries(path, bounds)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            # Its first line tells how to run the code in the file.
+            raise DamagedFile(f"{what} ({_reason(error)}).{remedy}") from error
     _check_containers(path, saved)
     tensors = list(_tensors(saved, torch.Tensor))
     if any(tensor.is_nested for tensor in tensors):
@@ -45,6 +54,12 @@ def read(path: Path, bounds: Bounds) -> Any:
         )
     )
     return saved
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """Return the sentence of PyTorch's error that names the object it does not load."""
+    found = re.search(r"WeightsUnpickler error: ([^\n]*?)(\. |\n|$)", str(error))
+    return found[1].strip() if found else brief(error)
 
 
 def _check_entries(path: Path, bounds: Bounds) -> None:

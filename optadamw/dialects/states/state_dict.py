@@ -289,7 +289,9 @@ def _listed(group: Mapping[str, Any], key: str, number: int) -> Sequence[Any]:
 
 
 def _key(key: Any) -> Any:
-    """An index, also where a file made a string of it."""
+    """Return a name or an index, also where a file made a string of an index."""
+    if not isinstance(key, int | np.integer | str):
+        raise mistyped("a parameter in `saved`", "an index or a name", key)
     return int(key) if isinstance(key, str) and key.isdigit() else key
 
 

@@ -1,0 +1,90 @@
+"""The form of a record, which anyone may write with a digest that is right."""
+
+from collections.abc import Callable
+from typing import Any
+
+from optadamw.base.errors import shown
+from optadamw.checkpoint.damage import damaged
+
+Judge = Callable[[Any], bool]
+
+
+def check_form(record: dict[str, Any]) -> None:
+    """Check the parts of a record that this version reads; later ones may have more.
+
+    Raises:
+      DamagedCheckpoint: a part is missing or of another type.
+    """
+    for name, (is_right, wanted) in PARTS.items():
+        value = record.get(name, {} if name == "layouts" else None)
+        if not is_right(value):
+            raise damaged(
+                f"The record of the checkpoint must have {wanted} as '{name}'; got "
+                f"{shown(value)}."
+            )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _all_in(kind: type, is_right: Judge) -> Judge:
+    """A judge of a list or dict by what is in it."""
+
+    def judge(value: Any) -> bool:
+        if not isinstance(value, kind):
+            return False
+        found: Any = value.values() if isinstance(value, dict) else value
+        return all(is_right(one) for one in found)
+
+    return judge
+
+
+def _is_entry(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    dtype, shape, digest = value
+    return _is_text(dtype) and _all_in(list, _is_whole)(shape) and _is_text(digest)
+
+
+def _is_window(value: Any) -> bool:
+    return isinstance(value, dict) and _is_whole(value.get("every", 1))
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, dict) and _is_text(value.get("counts", ""))
+
+
+_texts = _all_in(list, _is_text)
+
+SETTINGS: dict[str, Judge] = {
+    "mu": _is_text,
+    "nu_max": _is_text,
+    "rules": _texts,
+    "events": _texts,
+    "blocks": lambda value: isinstance(value, dict),
+    "window": _is_window,
+    "loss_scale": _is_scale,
+}
+"""The settings in a meaning that are read, and not only compared and shown."""
+
+
+def _is_meaning(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_right(value[name]) for name, is_right in SETTINGS.items() if name in value
+    )
+
+
+PARTS: dict[str, tuple[Judge, str]] = {
+    "library": (_is_text, "a version"),
+    "entries": (_all_in(dict, _is_entry), "a dict of [dtype, shape, digest]"),
+    "fields": (_all_in(dict, _texts), "a dict of lists of fields"),
+    "meaning": (_all_in(dict, _is_meaning), "a dict of settings"),
+    # 0.1.0 did not write them at first.
+    "layouts": (_all_in(dict, _texts), "a dict of lists of names"),
+}
+"""The parts of a record: their judge, and their description in an error."""
