@@ -126,7 +126,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
         where = f"'{error.filename}': " if error.filename else ""
         return _failed(name, f"{where}{error.strerror or error}")
     except Exception:
-        trouble = _without_device()
+        trouble = _without_device() or _odd_switch()
         if trouble is None:
             raise
         return _failed(name, trouble)
@@ -151,4 +151,14 @@ def _without_device() -> str | None:
         asked = "" if platforms is None else f", with JAX_PLATFORMS={platforms}"
         said = f": {error}" if str(error) else ""
         return f"JAX finds no device{asked}{said}. `optadamw doctor` shows more."
+    return None
+
+
+def _odd_switch() -> str | None:
+    """Return why the variable that switches kernels on and off is refused, if it is."""
+    kernel = importlib.import_module("optadamw.native.kernel")
+    try:
+        kernel.kernels_switch()
+    except ValueError as error:
+        return str(error)
     return None

@@ -25,10 +25,10 @@ def go_by_gradients(
 ) -> tuple[Array, list[Check]]:
     """Whether window, loss and gradient norm allow the step, and the checks made."""
     guard = control.effective_guard
-    go = jnp.ones((), bool)
+    due = go = jnp.ones((), bool)
     if arrival.weight is not None:
         assert arrival.is_due is not None
-        go = arrival.is_due & (arrival.weight > 0)
+        due = go = arrival.is_due & (arrival.weight > 0)
     elif arrival.bad is not None:
         go = ~arrival.bad
     checks = list(arrival.checks)
@@ -38,7 +38,8 @@ def go_by_gradients(
     if control.accumulation is not None and guard.drops:
         # Each accumulated gradient is good, but their sum may overflow.
         return go & (norm <= most), checks
-    check = control.check_norm(state, norm, go, most)
+    # Also if the loss is bad: an overflow lowers the loss scale.
+    check = control.check_norm(state, norm, due, most)
     return go & ~check.bad, [*checks, check]
 
 

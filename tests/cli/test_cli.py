@@ -206,6 +206,15 @@ def test_a_platform_without_a_device_is_named():
     assert error.startswith(begin) and error.endswith("`optadamw doctor` shows more.")
 
 
+def test_an_odd_switch_of_the_kernels_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("OPTADAMW_NATIVE", "off")
+    assert main(["memory", "--params", "1e5"]) == 1
+    assert capsys.readouterr().err == (
+        "optadamw memory: error: `OPTADAMW_NATIVE` must be 0, 1 or not set; got 'off'. "
+        "0 switches all kernels off, 1 switches them on.\n"
+    )
+
+
 @pytest.mark.parametrize("has_device", [True, False])
 def test_an_error_without_words_names_the_missing_device(
     has_device, monkeypatch, capsys

@@ -333,6 +333,20 @@ def test_a_spike_does_not_move_it():
     assert scales_of(tx, sizes) == [8, 16, 16]
 
 
+@pytest.mark.parametrize("of", ["loss", ("grad_norm", "loss")])
+def test_an_overflow_whose_loss_is_a_spike_lowers_it(of):
+    options = {"of": of, "window": 4, "min_history": 2}
+    tx = optadamw.adamw(0.1, skip_spikes=options, loss_scale=SHORT)
+    params = jnp.ones(2)
+    state = tx.init(params)
+    for size, loss in ((1.0, 1.0), (1.1, 1.1), (jnp.nan, 50.0)):
+        grads = jnp.full(2, size) * state.loss_scale
+        params, state = tx.step(grads, state, params, loss=loss)
+    stats = optadamw.stats_of(state)
+    assert float(state.loss_scale) == SHORT.initial
+    assert (int(stats.nonfinite), int(stats.spikes), int(stats.step)) == (1, 0, 2)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_the_scaled_loss_is_wide_enough(dtype):
     tx = optadamw.adamw(0.1, loss_scale=DynamicLossScale(initial=2.0**24))

@@ -207,10 +207,10 @@ def call(
 
     if not control.accumulates:
         go = not bad
-        if control.policy and go:
+        if control.policy:
             ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
             verdict = _judge(control, state, "grad_norm", norm / scale, ok)
-            verdicts["grad_norm"], go = verdict, not verdict.bad
+            verdicts["grad_norm"], go = verdict, go and not verdict.bad
         flags = {"bad": not go, "good": go, "brought": go, "due": True, "go": go}
         return Call(_ruled(control, state, verdicts, **flags), go)
 
