@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from optadamw.base.errors import at_leaf, no_transformation
+from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
 from optadamw.base.version import __version__
 from optadamw.checkpoint.arrays import (
@@ -32,6 +33,7 @@ from optadamw.checkpoint.record import (
 )
 from optadamw.store.state import State, is_scales
 from optadamw.walk.inputs import check_state
+from optadamw.walk.plan import plan_of
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Gathered(NamedTuple):
 def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> Gathered:
     """Gather the arrays of a state, and of parameters if there are any, on the host."""
     saved = described(state, tx, "state")
-    _refuse_another(tx, state)
+    _refuse_another(tx, state, params)
     if params is not None:
         named = named_params(params)
         names = [str(name) for name in named.names]
@@ -254,14 +256,20 @@ def meanings(
     }
 
 
-def _refuse_another(tx: optax.GradientTransformation, state: PyTree) -> None:
+def _refuse_another(
+    tx: optax.GradientTransformation, state: PyTree, params: PyTree
+) -> None:
     """Refuse a State whose buffers are not those of `tx`: its record would be wrong."""
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, State))
     states = [node for node in nodes if isinstance(node, State)]
     found = transformations_in(tx)
-    if len(found) == len(states):
-        for part, own in zip(found, states, strict=True):
-            check_state(part.recipe.composition, own)
+    if len(found) != len(states):
+        return
+    for part, own in zip(found, states, strict=True):
+        composition, plan = part.recipe.composition, None
+        if jax.tree_util.all_leaves([params]):
+            plan = plan_of(composition, parameters(params), params)
+        check_state(composition, own, plan)
 
 
 def _step(array: np.ndarray) -> int:

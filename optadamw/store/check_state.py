@@ -1,6 +1,6 @@
 """Check that a State belongs to the transformation that gets it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,12 +9,14 @@ import numpy as np
 from optadamw.store.state import SCALARS, State, buffer_in
 
 
-def check_fields(state: Any, kept: Sequence[str]) -> None:
+def check_fields(state: Any, kept: Sequence[str], absent: Collection[str] = ()) -> None:
     """Refuse an object that is no State, or the State of another transformation.
 
     Args:
       state: the argument `state` of a call.
       kept: the names of the buffers, scales and scalars that the transformation keeps.
+      absent: those of `kept` that are None, because the parameters are one array, which
+        lacks them. Default: none.
     """
     if not isinstance(state, State):
         raise TypeError(
@@ -26,7 +28,7 @@ def check_fields(state: Any, kept: Sequence[str]) -> None:
     custom = [name for name in kept if name not in State._fields]
     for name in dict.fromkeys([*names, *custom, *(state.custom or {})]):
         present = buffer_in(state, name) is not None
-        if present != (name in kept):
+        if present != (name in kept) and (present or name not in absent):
             has = "holds" if present else "lacks"
             what = f"`{name}`" if name in SCALARS else f"the buffer `{name}`"
             raise ValueError(

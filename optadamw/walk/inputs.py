@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,9 +15,11 @@ from optadamw.base.tree import Leaves, flatten, gradients_for, parameters
 from optadamw.base.types import PyTree
 from optadamw.leaf.program import Emit, LeafInput
 from optadamw.rules.order import check_variants
+from optadamw.store.absent import Absent
+from optadamw.store.blockwise import BlockStore
 from optadamw.store.check_state import check_fields, check_scalars
 from optadamw.store.columns import column_of, trees_of
-from optadamw.store.state import State
+from optadamw.store.state import State, buffers_in, scales_of
 from optadamw.walk.axes import (
     LeafAxes,
     leaf_axes,
@@ -158,9 +161,9 @@ def checked_inputs(
         leaves = parameters(params)
     matched = gradients_for(leaves, grads)
     composition.check_guard()
-    scalars = check_state(composition, state)
-    check_scalars(state, scalars)
     plan = plan_of(composition, leaves, grads if params is None else params)
+    scalars = check_state(composition, state, plan)
+    check_scalars(state, scalars)
     layouts = layouts_of(composition.zero1, leaves)
     if layouts is None:  # with_zero1 reduces and scatters them
         for path, grad in zip(leaves.paths, matched, strict=True):
@@ -172,16 +175,53 @@ def checked_inputs(
     return inputs
 
 
-def check_state(composition: Composition, state: Any) -> Mapping[str, Any]:
+def check_state(
+    composition: Composition, state: Any, plan: Plan | None = None
+) -> Mapping[str, Any]:
     """Refuse an object that is no `State`, or not one of this composition.
+
+    Args:
+      composition: the rules, and the parts around them.
+      state: the argument `state` of a call.
+      plan: the plan of the parameters; None (default): they are not known.
 
     Returns:
       The fields that are not trees, before the first step.
     """
     buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
     scalars = composition.initial_scalars()
-    check_fields(state, (*buffers, *scalars))
+    absent = _without_scales(state) if plan is None else _absent(plan)
+    check_fields(state, (*buffers, *scalars), absent)
     return scalars
+
+
+def _absent(plan: Plan) -> set[str]:
+    """Return the trees that are None, because parameters that are one array lack them.
+
+    A tree with more nodes has None at the places of the leaves that lack a buffer.
+    """
+    if not jax.tree_util.treedef_is_leaf(plan.leaves.treedef):
+        return set()
+    absent = set()
+    pairs = zip(plan.composition.buffers, plan.rows[0].buffers, strict=True)
+    for slot, own in pairs:
+        if isinstance(own.store, Absent):
+            absent.add(slot.name)
+        if not isinstance(own.store, BlockStore):
+            absent.add(scales_of(slot.name))
+    return absent
+
+
+def _without_scales(state: Any) -> set[str]:
+    """Return the scales that may be None: those of one array that is not in 8 bits."""
+    if not isinstance(state, State):
+        return set()
+    return {
+        scales_of(name)
+        for name, tree in buffers_in(state).items()
+        if jax.tree_util.all_leaves([tree])
+        and jnp.issubdtype(getattr(tree, "dtype", bool), jnp.inexact)
+    }
 
 
 def _refuse_missing_params(composition: Composition, emit: Emit) -> None:

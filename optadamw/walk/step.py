@@ -90,19 +90,18 @@ def flush(
     composition: Composition, state: State, params: PyTree, like: PyTree | None
 ) -> tuple[PyTree, State]:
     """Take the step of a partial window; without accumulation, change nothing."""
-    if composition.control.accumulation is None:
-        check_state(composition, state)
-        return params, state
     if isinstance(params, State):
         raise TypeError(
             "`params` is a State; the order of the arguments is (state, params)."
         )
-    check_state(composition, state)
     leaves = parameters(params)
+    plan = plan_of(composition, leaves, params)
+    check_state(composition, state, plan)
+    if composition.control.accumulation is None:
+        return params, state
     accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
-    rows = plan_of(composition, leaves, params).rows
     buffers = zip(leaves.paths, accumulators, leaves.arrays, strict=True)
-    for row, (path, buffer, array) in zip(rows, buffers, strict=True):
+    for row, (path, buffer, array) in zip(plan.rows, buffers, strict=True):
         assert row.accumulator is not None
         row.accumulator.store.check(path, buffer, array)
     sums = accumulators
