@@ -240,6 +240,20 @@ def test_the_check_names_the_leaf_that_lies_elsewhere():
         jax.jit(lambda s: optadamw.check_sharding(s, layout))(state)
 
 
+def test_an_array_without_elements_lies_where_its_devices_are():
+    """jit returns it replicated, whatever its sharding was."""
+    mesh, tx = mesh_of("Auto"), CHAINS["plain"]
+    params = {
+        "z": jax.device_put(jnp.ones((0, 8)), NamedSharding(mesh, P(None, "data")))
+    }
+    layout = optadamw.state_sharding(tx, params)
+    state = jax.jit(tx.step)(params, tx.init(params), params)[1]
+    optadamw.check_sharding(state, layout)
+    elsewhere = state.mu | {"z": jax.device_put(state.mu["z"], jax.devices()[0])}
+    with pytest.raises(ValueError, match=r"Leaf 'mu/z'.*its sharding is"):
+        optadamw.check_sharding(state._replace(mu=elsewhere), layout)
+
+
 def test_an_average_that_is_swapped_in_lies_as_the_parameters():
     """The parameters lie meanwhile as the average did: no layout changes."""
     tx, params = CHAINS["average"], placed(mesh_of("Auto"), dict.fromkeys(SHAPES, P()))
