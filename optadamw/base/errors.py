@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -52,6 +52,17 @@ def at_leaf(path: str, what: str, remedy: str = "") -> ValueError:
 def kind_at_leaf(path: str, what: str, remedy: str = "") -> TypeError:
     """Build the error for a leaf of a pytree whose type or dtype is not allowed."""
     return TypeError(_sentence(f"Leaf '{path or '(the root)'}': {what}", remedy))
+
+
+def some(texts: Sequence[str], most: int = 5) -> str:
+    """Return the first texts of a list, and the number of those that are left."""
+    left = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {left} more" if left > 0 else "")
+
+
+def some_leaves(paths: Sequence[str], most: int = 5) -> str:
+    """Return the first paths of a list, quoted, and the number of those left."""
+    return some([f"'{path or '(the root)'}'" for path in paths], most)
 
 
 def near(wanted: str, candidates: Iterable[str], most: int = 5) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optadamw.base.errors import at_leaf, kind_at_leaf
+from optadamw.base.errors import at_leaf, kind_at_leaf, some_leaves
 from optadamw.base.types import PyTree
 
 Keys = tuple[str, ...]
@@ -149,9 +149,9 @@ def _difference(tree: PyTree, like: Leaves, what: str) -> str:
     surplus = [p for p in paths if p not in like.paths]
     parts = [f"The structure of {what} is not that of the parameters."]
     if missing:
-        parts.append(f"Without a counterpart in {what}: {_some(missing)}.")
+        parts.append(f"Without a counterpart in {what}: {some_leaves(missing)}.")
     if surplus:
-        parts.append(f"Only in {what}: {_some(surplus)}.")
+        parts.append(f"Only in {what}: {some_leaves(surplus)}.")
     if not missing and not surplus:
         parts.append(_containers(tree, like.treedef.unflatten(like.arrays)))
     parts.append("Pass trees of one structure.")
@@ -180,12 +180,6 @@ def _children(tree: PyTree) -> dict[str, PyTree]:
         tree, is_leaf=lambda node: node is not tree
     )[0]
     return {_keys(path)[0]: child for path, child in below if _keys(path)}
-
-
-def _some(paths: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(f"'{p or '(the root)'}'" for p in paths[:most])
-    rest = len(paths) - most
-    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def gradients_for(params: Leaves, grads: PyTree) -> list[Any]:

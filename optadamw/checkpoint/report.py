@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from optadamw.base.errors import some
+
 _MOST = 4
 """The largest number of names that are listed; more names are counted."""
 
@@ -45,10 +47,10 @@ class Report:
         lines += _row("kept", grouped(self.kept))
         lines += _row("fresh", grouped(self.fresh))
         lines += _row("left over", grouped(self.left_over))
-        lines += _row(
-            "renamed", _some(f"{new} from {old}" for new, old in self.renamed)
-        )
-        lines += _row("cast", _some(f"{n} {old} to {new}" for n, old, new in self.cast))
+        renamed = [f"{new} from {old}" for new, old in self.renamed]
+        lines += _row("renamed", some(renamed, _MOST))
+        cast = [f"{name} {old} to {new}" for name, old, new in self.cast]
+        lines += _row("cast", some(cast, _MOST))
         layouts: dict[str, list[str]] = {}
         for name, old, new in self.moved:
             layouts.setdefault(f"from {old} to {new}", []).append(name)
@@ -73,10 +75,3 @@ def grouped(names: Iterable[str]) -> str:
         for first, group in groups.items()
     ]
     return ", ".join(shown)
-
-
-def _some(texts: Iterable[str]) -> str:
-    listed = list(texts)
-    rest = len(listed) - _MOST
-    more = [f"and {rest} more"] if rest > 0 else []
-    return ", ".join(listed[:_MOST] + more)

@@ -5,6 +5,7 @@ from typing import Any
 
 from jax.sharding import AxisType, NamedSharding
 
+from optadamw.base.errors import some
 from optadamw.base.tree import Leaves
 from optadamw.leaf.pallas.fits import gains, why_whole
 from optadamw.leaf.pallas.kernel import layout_of
@@ -50,7 +51,9 @@ def kernel_lines(
         lines.append(
             f"on {name}: {count} of {len(rows)} parameters run in Pallas kernels"
         )
-        lines += [f"-  not {_some(paths)}: {why}" for why, paths in reasons.items()]
+        lines += [
+            f"-  not {some(paths, MOST)}: {why}" for why, paths in reasons.items()
+        ]
     return lines
 
 
@@ -93,8 +96,3 @@ def _sharding_of(array: Any) -> NamedSharding | None:
     sharding = getattr(array, "sharding", None)
     several = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
     return sharding if several else None
-
-
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - MOST} more" if len(paths) > MOST else ""
-    return ", ".join(paths[:MOST]) + more

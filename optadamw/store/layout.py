@@ -20,7 +20,7 @@ from jax.sharding import (
     reshard,
 )
 
-from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped
+from optadamw.base.errors import at_leaf, invalid, kind_at_leaf, mistyped, some_leaves
 from optadamw.base.memory import moved
 from optadamw.store.block_code import BLOCK, axis_of
 
@@ -131,9 +131,7 @@ def report_whole(
 
 def remark_on_whole(paths: Sequence[str], axes: Sequence[str]) -> str:
     """Return a sentence on parameters whose buffers the axes do not divide."""
-    shown = ", ".join(f"'{path}'" for path in paths[:5])
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return f"{shown}{more}: {_undivided(axes, len(paths))}"
+    return f"{some_leaves(paths)}: {_undivided(axes, len(paths))}"
 
 
 def _undivided(axes: Sequence[str], count: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid, mistyped, some_leaves
 from optadamw.base.hyperparameters import hyperparameter
 from optadamw.base.interval import FRACTION, NON_NEGATIVE, POSITIVE
 from optadamw.base.masks import selector
@@ -111,9 +111,7 @@ def _check_all_chosen(params: PyTree, layers: Sequence[Any]) -> None:
             layer_of[i] = number
     left = [p for p, layer in zip(leaves.paths, layer_of, strict=True) if layer is None]
     if left:
-        shown = ", ".join(f"'{path}'" for path in left[:5])
-        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         raise ValueError(
-            f"`layers` leaves parameters out: {shown}{more}. Add a layer for them, or "
-            "add their pattern to one: ('head/*', 'norm/*')."
+            f"`layers` leaves parameters out: {some_leaves(left)}. Add a layer for "
+            "them, or add their pattern to one: ('head/*', 'norm/*')."
         )

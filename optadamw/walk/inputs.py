@@ -200,8 +200,9 @@ def _absent(plan: Plan) -> set[str]:
 
     A tree with more nodes has None at the places of the leaves that lack a buffer.
     """
-    if not jax.tree_util.treedef_is_leaf(plan.leaves.treedef):
-        return set()
+    treedef = plan.leaves.treedef
+    if not plan.rows or not jax.tree_util.treedef_is_leaf(treedef):
+        return set()  # an empty tree has one node too
     absent = set()
     pairs = zip(plan.composition.buffers, plan.rows[0].buffers, strict=True)
     for slot, own in pairs:

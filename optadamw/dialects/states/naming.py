@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from optadamw.base.errors import invalid, mistyped, near
+from optadamw.base.errors import invalid, mistyped, near, some_leaves
 
 Names = Sequence[str | None] | Mapping[str, Any] | None
 Missing = Literal["error", "zeros"]
@@ -53,8 +53,9 @@ def matched(
     lacking = [p for p, place in zip(paths, found, strict=True) if place is None]
     if lacking and missing == "error":
         raise ValueError(
-            f"The saved state has no counterpart of {_some(lacking)}. Say what it is "
-            "called with `names`, or start such parameters with missing='zeros'."
+            f"The saved state has no counterpart of {some_leaves(lacking, 3)}. "
+            "Say what it is called with `names`, or start such parameters with "
+            "missing='zeros'."
         )
     _check_left_over(names, found, theirs)
     return found
@@ -69,8 +70,8 @@ def _unnamed(paths: Sequence[str], theirs: Sequence[Theirs]) -> list[int | None]
     if len(paths) != len(theirs):
         raise ValueError(
             f"The saved state has {len(theirs)} parameters, `params` {len(paths)} "
-            f"({_some(paths)}). Pass the parameters that were trained, or say which "
-            "is which with `names`."
+            f"({some_leaves(paths, 3)}). Pass the parameters that were trained, or "
+            "say which is which with `names`."
         )
     return list(range(len(paths)))
 
@@ -268,9 +269,3 @@ def _mistyped(names: Any) -> TypeError:
         "paths to its names or indices, or None",
         names,
     )
-
-
-def _some(paths: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(f"'{p or '(the root)'}'" for p in paths[:most])
-    rest = len(paths) - most
-    return f"{shown} and {rest} more" if rest > 0 else shown

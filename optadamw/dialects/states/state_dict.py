@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optadamw.base.errors import at_leaf, invalid, mistyped
+from optadamw.base.errors import at_leaf, invalid, mistyped, some
 from optadamw.dialects.states.arrays import scalar, whole
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.group_names import check_names
@@ -217,7 +217,7 @@ def common_step(steps: Mapping[str, Any], title: str) -> int:
     found = sorted(set(counts.values()))
     if len(found) > 1:
         by_step = [
-            f"{count}: {_shown([label for label, c in counts.items() if c == count])}"
+            f"{count}: {some([x for x, c in counts.items() if c == count], 3)}"
             for count in found[:4]
         ]
         raise ValueError(
@@ -293,8 +293,3 @@ def _key(key: Any) -> Any:
     if not isinstance(key, int | np.integer | str):
         raise mistyped("a parameter in `saved`", "an index or a name", key)
     return int(key) if isinstance(key, str) and key.isdigit() else key
-
-
-def _shown(labels: Sequence[str], most: int = 3) -> str:
-    rest = len(labels) - most
-    return ", ".join(labels[:most]) + (f" and {rest} more" if rest > 0 else "")
