@@ -23,6 +23,7 @@ from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.held import Held as Held
 from optadamw.base.interval import Interval
+from optadamw.base.tree import dtype_of
 from optadamw.base.types import Array, ScalarOrSchedule
 
 _F = TypeVar("_F", bound=str)
@@ -82,19 +83,17 @@ def real_scalar(name: str, value: Any, by: str = "") -> Array:
 
     The text `by` follows the name in the error; default: empty.
     """
-    rule = "a real scalar"
+    rule = f"`{name}`{by} must be a real scalar"
     number = isinstance(value, int | float) and not isinstance(value, bool)
     is_masked = isinstance(value, np.ma.MaskedArray)
-    dtype = None if is_masked else getattr(value, "dtype", None)
+    dtype = None if number or is_masked else dtype_of(value)
     real = dtype is not None and (
         jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     )
     if not (number or real):
-        what = f"got {value!r} of type {type(value).__name__}."
-        raise TypeError(f"`{name}`{by} must be {rule}; {what}")
+        raise TypeError(f"{rule}; got {value!r} of type {type(value).__name__}.")
     if np.shape(value) != ():
-        what = f"got an array of shape {np.shape(value)}."
-        raise ValueError(f"`{name}`{by} must be {rule}; {what}")
+        raise ValueError(f"{rule}; got an array of shape {np.shape(value)}.")
     return jnp.asarray(fitting(value))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optadamw.base.errors import at_leaf, kind_at_leaf, some_leaves
+from optadamw.base.errors import at_leaf, kind_at_leaf, shown, some_leaves
 from optadamw.base.types import PyTree
 
 Keys = tuple[str, ...]
@@ -71,9 +71,10 @@ def check_parameters(leaves: Leaves) -> None:
         if dtype is None:
             raise kind_at_leaf(
                 path,
-                f"a parameter must be an array of numbers; got {array!r} of type "
+                f"a parameter must be an array of numbers; got {shown(array)} of type "
                 f"{type(array).__name__}.",
-                "Pass only the arrays: equinox.filter(model, "
+                _as_numpy(array)
+                or "Pass only the arrays: equinox.filter(model, "
                 "equinox.is_inexact_array), flax.nnx.state(model, flax.nnx.Param).",
             )
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -118,12 +119,25 @@ def _as_array(leaf: Any) -> Any:
 
 
 def dtype_of(array: Any) -> Any | None:
-    """Return the dtype of an array, an abstract array or a number; else None."""
+    """Return the dtype of an array, an abstract array or a number; else None.
+
+    Tensors of PyTorch and MLX have dtypes of their own, and None here.
+    """
     if isinstance(array, bool | int | float | complex):
         return jnp.result_type(array)
-    if hasattr(array, "dtype") and hasattr(array, "shape"):
-        return array.dtype
-    return None
+    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+        return None
+    try:
+        jnp.issubdtype(array.dtype, jnp.generic)
+    except TypeError:
+        return None
+    return array.dtype
+
+
+def _as_numpy(array: Any) -> str:
+    """Return how to make a NumPy array of a tensor of PyTorch; else an empty text."""
+    is_tensor = hasattr(array, "numpy") and hasattr(array, "requires_grad")
+    return "Pass tensor.numpy(force=True) for each tensor." if is_tensor else ""
 
 
 def match_leaves(tree: PyTree, like: Leaves, what: str) -> list[Any]:
@@ -208,7 +222,7 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
         raise kind_at_leaf(
             path,
             f"its gradient must be an array or None; got {type(grad).__name__}.",
-            "Pass gradient.todense()." if hasattr(grad, "todense") else "",
+            "Pass gradient.todense()." if hasattr(grad, "todense") else _as_numpy(grad),
         )
     if param is None:
         return grad
