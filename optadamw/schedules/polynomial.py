@@ -46,7 +46,8 @@ def polynomial_schedule(
     Args:
       init_value: the value at step 0.
       end_value: the value after `transition_begin + transition_steps` steps.
-      power: 1 is a line; a larger power falls faster at first.
+      power: 1 is a line; a larger power falls faster at first; 0 is a step at the end,
+        where Optax keeps `init_value` for ever.
       transition_steps: length of the transition, >= 1. Optax takes 0 too, and then
         keeps `init_value` for ever.
       transition_begin: number of steps at `init_value` before it; 0 by default.
