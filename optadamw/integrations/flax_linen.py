@@ -1,9 +1,9 @@
 """Flax linen: a `TrainState` whose step overwrites the parameters."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Self
 
-import jax
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
@@ -135,7 +135,7 @@ class TrainState(train_state.TrainState):
 
 def _divided(tree: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
     """Divide a tree into trained leaves and those overwritten by their gradients."""
-    if isinstance(tree, jax.Array) or OVERWRITE_WITH_GRADIENT not in tree:
+    if not isinstance(tree, Mapping) or OVERWRITE_WITH_GRADIENT not in tree:
         return tree, {}
     return tree["params"], {OVERWRITE_WITH_GRADIENT: tree[OVERWRITE_WITH_GRADIENT]}
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from optadamw.base.errors import mistyped
 from optadamw.base.types import PyTree
 from optadamw.integrations.flush import flush
 from optadamw.transforms.step import check_transformation, step
@@ -81,7 +82,8 @@ class Optimizer(nnx.Optimizer[_M]):
           costs nothing; a used one needs the memory of the old parameters.
 
         Raises:
-          TypeError: `model` and `grads` are exchanged.
+          TypeError: `model` and `grads` are exchanged, or `grads` is no tree, such as
+            the loss.
           ValueError, TypeError: a gradient does not fit its parameter; the message has
             the path.
           ValueError: `wrt` matches no Variable of the model, so nothing would train.
@@ -93,6 +95,10 @@ class Optimizer(nnx.Optimizer[_M]):
                 f"{type(grads).__name__} as `grads`. Call "
                 "optimizer.update(model, grads)."
             )
+        if jax.tree_util.all_leaves([grads]):
+            rule = "the gradients that nnx.grad returned"
+            remedy = "nnx.value_and_grad returns (loss, grads)."
+            raise mistyped("grads", rule, grads, remedy)
         before = self._pure(model)
         if not jax.tree.leaves(before):
             raise ValueError(

@@ -233,7 +233,10 @@ class Optimizer(WithAverage, WithFields, keras.optimizers.Optimizer):
         if callable(learning_rate) and not hasattr(learning_rate, "dtype"):
             remedy = "Make `tx` with a schedule: optadamw.adamw(schedule)."
             raise mistyped("learning_rate", "a number", learning_rate, remedy)
-        number = float(np.asarray(learning_rate))
+        try:
+            number = float(np.asarray(learning_rate))
+        except (TypeError, ValueError):
+            raise mistyped("learning_rate", "a number", learning_rate) from None
         if not 0 <= number <= float(np.finfo(np.float32).max):
             raise invalid("learning_rate", "finite and >= 0, also in float32", number)
         if adjustable is None:

@@ -141,6 +141,8 @@ def test_linen_refuses_a_keyword_that_would_be_lost():
         state.apply_gradients(grads=zeros, loss=1.0)
     with pytest.raises(TypeError, match="wieght"):
         state.apply_gradients(grads=zeros, wieght=1.0)
+    with pytest.raises(ValueError, match="structure of the gradients is not that"):
+        state.apply_gradients(grads=0.5)
     zeros["Dense_0"]["bias"] = jnp.zeros(3)
     with pytest.raises(ValueError, match=r"Dense_0/bias.*shape \(3,\)"):
         state.apply_gradients(grads=zeros)

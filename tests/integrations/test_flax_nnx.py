@@ -236,6 +236,11 @@ def test_nnx_refuses_the_arguments_swapped():
         optimizer.update(grads, model)
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         optimizer.update(grads)
+    for loss in (0.5, jnp.ones(())):
+        with pytest.raises(
+            TypeError, match=r"`grads` must be.*returns \(loss, grads\)"
+        ):
+            optimizer.update(model, loss)
     grads["second"]["bias"] = nnx.Param(jnp.ones(3))
     with pytest.raises(ValueError, match=r"second/bias.*shape \(3,\)"):
         optimizer.update(model, grads)

@@ -38,5 +38,8 @@ def test_an_adjustable_rate_is_set_in_the_state(factor, tmp_path):
     for value in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="`learning_rate` must be finite and >= 0"):
             made.optimizer.learning_rate = value
+    for value in (None, "fast", [0.1, 0.2]):
+        with pytest.raises(TypeError, match="`learning_rate` must be a number; got"):
+            made.optimizer.learning_rate = value
     with pytest.raises(ValueError, match=r"part of the state.*none yet.*build"):
         Optimizer(tx).learning_rate = 0.1
