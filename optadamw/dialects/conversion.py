@@ -36,7 +36,6 @@ from optadamw.dialects.tensorflow_addons import state as tensorflow_addons
 from optadamw.dialects.timm import state as timm
 from optadamw.dialects.torch import state as torch
 from optadamw.dialects.torchao import state as torchao
-from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 
 FORMS = {
@@ -113,11 +112,8 @@ def read_state(
     """
     form = FORMS.get(plan.source)
     if form is None:
-        bare = checkpoints.loaded(path, params, plan.is_limited)
-        state = _without(bare.state, plan.drop)
-        maximum = bare.maximum if state.nu_max is not None else None
-        every = plan.accumulate or bare.every
-        return bare._replace(state=state, maximum=maximum, every=every)
+        bare = checkpoints.loaded(path, params, plan.drop, plan.is_limited)
+        return bare._replace(every=plan.accumulate or bare.every)
     _check_order(form, plan.names, saved, params, "--names")
     target = FORMS.get(plan.target)
     if target is not None and target.refuses is not None:
@@ -135,17 +131,6 @@ def read_state(
     every = plan.accumulate if state.accumulator is not None else None
     counts: Counts = "gradients" if state.growth is not None else "steps"
     return Bare(state, maximum, _negates(saved), every, counts)
-
-
-def _without(state: State, drop: Sequence[str]) -> State:
-    """Remove buffers from a State, with the counts that belong to them."""
-    together = {
-        "accumulator": ("accumulator", "micro_step", "weight"),
-        "loss_scale": ("loss_scale", "growth"),
-    }
-    fields = [field for name in drop for field in together.get(name, (name,))]
-    nothing: dict[str, Any] = {f: None for f in fields if f in State._fields}
-    return state._replace(**nothing)
 
 
 def _groups(saved: Any) -> Sequence[Mapping[str, Any]]:

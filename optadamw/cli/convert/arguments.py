@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         default=[],
         help=f"leave a buffer behind ({', '.join(BUFFERS)}; of Optax also the path of "
-        "another transformation's state); may be given again",
+        "another transformation's state, of optadamw any buffer, or 'around' for the "
+        "states of Optax around it); may be given again",
     )
     parser.add_argument(
         "--amsgrad",

@@ -74,7 +74,9 @@ def _plan(options: Namespace) -> Plan:
     }
     for name in ("transpose", "to_transpose", "drop"):
         given[name] = tuple(given[name])
-    for name in given["drop"] if options.source != "optax" else ():
+    # The names in a state of Optax and in our checkpoints are known with the file.
+    is_known = options.source not in ("optax", "optadamw")
+    for name in given["drop"] if is_known else ():
         if name not in BUFFERS:
             raise invalid("--drop", f"one of {', '.join(BUFFERS)}", name)
     return Plan(names=_names(options.names), to_names=_names(options.to_names), **given)

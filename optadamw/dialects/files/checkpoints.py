@@ -1,7 +1,7 @@
 """Read and write a State in our own checkpoints, for `optadamw convert`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw import checkpoint
+from optadamw.base.errors import invalid, some_leaves
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.arrays import plain
 from optadamw.checkpoint.meaning import SIGN
-from optadamw.checkpoint.names import named_params, named_state
+from optadamw.checkpoint.names import AROUND, named_params, named_state
 from optadamw.checkpoint.portable import Gathered, Saved, record_of
 from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
@@ -20,7 +21,7 @@ from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import Counts
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.peer import Maximum
-from optadamw.store.state import BUFFERS, SCALES, State
+from optadamw.store.state import BUFFERS, SCALES, State, is_buffer, state_of
 
 
 class Bare(NamedTuple):
@@ -38,18 +39,24 @@ class Bare(NamedTuple):
 
 
 def loaded(
-    path: str | os.PathLike[str], params: Mapping[str, Any], is_limited: bool = True
+    path: str | os.PathLike[str],
+    params: Mapping[str, Any],
+    drop: Collection[str] = (),
+    is_limited: bool = True,
 ) -> Bare:
     """Read the State in a file that `optadamw.checkpoint.save` wrote.
 
     Args:
       path: the file.
       params: the parameters, by their paths.
+      drop: buffers that are left behind; "around" stands for the states of Optax's
+        transformations around the State. Default: none.
       is_limited: whether a file that announces far more than its size is refused.
 
     Raises:
       DamagedCheckpoint: a part of the file is missing or altered.
-      ValueError: the file holds several States, or buffers of other parameters.
+      ValueError: the file holds several States, or buffers of other parameters, or
+        states of Optax that are not dropped, or nothing of a name in `drop`.
     """
     saved = checkpoint.load(path, is_limited=is_limited)
     if list(saved.fields) != [""]:
@@ -61,23 +68,50 @@ def loaded(
     for name in saved.fields[""]:
         if name in BUFFERS:
             fields[name] = _tree(saved.arrays, name, params)
-        elif name in SCALES.values():
-            # None for the leaves that are not in 8 bits.
+        elif name in SCALES.values() or name not in State._fields:
+            # None for the leaves that are not in 8 bits, or lack a buffer of `custom`.
             arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
             fields[name] = arrays
         elif name in saved.arrays:
             fields[name] = jnp.asarray(saved.arrays[name])
+    _check_drop(path, saved, drop)
     meaning = saved.meaning.get("", {})
     maximum: Maximum | None = None
-    if "nu_max" in meaning:
+    if "nu_max" in meaning and "nu_max" not in drop:
         maximum = "corrected" if "corrected" in meaning["nu_max"] else "raw"
+    gone = {field for name in drop for field in TOGETHER.get(name, (name,))}
     return Bare(
-        State(**fields),
+        state_of({name: x for name, x in fields.items() if name not in gone}),
         maximum,
         meaning.get("mu") == SIGN[True],
         meaning.get("window", {}).get("every"),
         meaning.get("loss_scale", {}).get("counts", "steps"),
     )
+
+
+TOGETHER = {
+    "accumulator": ("accumulator", "micro_step", "weight"),
+    "loss_scale": ("loss_scale", "growth"),
+}
+"""The fields that are dropped with a buffer; others are dropped alone."""
+
+
+def _check_drop(
+    path: str | os.PathLike[str], saved: checkpoint.Saved, drop: Collection[str]
+) -> None:
+    """Refuse to lose the states of Optax's transformations, and to drop nothing."""
+    around = [name for name in saved.arrays if name.startswith(f"{AROUND}/")]
+    if around and AROUND not in drop:
+        raise ValueError(
+            f"'{os.fspath(path)}' holds the state of Optax's transformations around "
+            f"the State ({some_leaves(around, 3)}), which cannot be converted. Lose it "
+            f"with --drop {AROUND}."
+        )
+    held = [n for n in saved.fields[""] if is_buffer(n) or n == "loss_scale"]
+    held += [AROUND] * bool(around)
+    for name in drop:
+        if name not in held:
+            raise invalid("--drop", f"one of {', '.join(held)}", name)
 
 
 def _tree(

@@ -240,8 +240,9 @@ def stored(
         head = [*outer, *numbers, *head]
     columns = {
         field: leaving.column(field) if leaving.has(field) else []
-        for field in ("ema", "mu", "nu", "nu_max")
+        for field in ("ema", "nu_max")
     }
+    columns |= {field: leaving.column(field) for field in ("mu", "nu")}
     moments = [
         x for pair in zip(columns["mu"], columns["nu"], strict=True) for x in pair
     ]

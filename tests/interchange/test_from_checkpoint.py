@@ -1,0 +1,80 @@
+"""`optadamw convert optadamw`: nothing that a checkpoint holds is lost in silence."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optadamw
+from optadamw import checkpoint, interchange
+from optadamw.dialects.files import files
+from tests.interchange import cases
+from tests.interchange.files import NAMES, convert
+from tests.interchange.files import PARAMS as SHAPES
+from tests.support import trees
+from tests.support.lookahead import lookahead
+
+PARAMS = cases.normal(SHAPES, jnp.float32, 0)
+ADAMW = optadamw.adamw(0.1)
+CASES = {
+    "b3": (optadamw.adamw(0.1, b3=0.99), "mu_slow"),
+    "a rule of the user": (
+        optadamw.chain(
+            *(optadamw.scale_by_adam(), optadamw.scale_by_learning_rate(0.1)),
+            lookahead(2, 0.5),
+        ),
+        "slow",
+    ),
+    "trace around": (optax.chain(optax.trace(0.9), ADAMW), "around"),
+    "MultiSteps": (optax.MultiSteps(ADAMW, 2).gradient_transformation(), "around"),
+}
+
+
+def saved(tmp_path, tx):
+    """Save a state after three calls, and return the words of the command."""
+    state = tx.init(PARAMS)
+    for _ in range(3):
+        state = jax.jit(tx.update)(PARAMS, state, PARAMS)[1]
+    checkpoint.save(tmp_path / "own.npz", tx, state, PARAMS)
+    (tmp_path / "names.json").write_text(json.dumps(NAMES))
+    words = ("optadamw", tmp_path / "own.npz", "--to-names", tmp_path / "names.json")
+    return state, (*words, "--learning-rate", 0.1, "--out", tmp_path / "out.npz")
+
+
+@pytest.mark.parametrize(("tx", "lost"), CASES.values(), ids=CASES)
+def test_a_buffer_without_a_place_is_lost_only_if_it_is_dropped(
+    tx, lost, tmp_path, capsys
+):
+    state, words = saved(tmp_path, tx)
+    assert convert(*words, "--to", "torch") == 1
+    assert f"Lose it with --drop {lost}." in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
+    assert convert(*words, "--to", "torch", "--drop", lost) == 0
+    found = interchange.from_torch(
+        files.read(tmp_path / "out.npz"), PARAMS, names=NAMES
+    )
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optadamw.State))
+    (own,) = (node for node in nodes if isinstance(node, optadamw.State))
+    trees.assert_same_bits((found.mu, found.nu), (own.mu, own.nu))
+    assert int(found.step) == int(own.step)
+
+
+def test_a_name_that_the_checkpoint_does_not_hold_is_not_dropped(tmp_path, capsys):
+    _, words = saved(tmp_path, ADAMW)
+    for name in ("around", "nu_max", "step", "mu_slow"):
+        assert convert(*words, "--to", "torch", "--drop", name) == 1
+        assert "`--drop` must be one of mu, nu; got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["torch", "keras", "tensorflow"])
+def test_a_state_without_a_first_moment_is_refused(target, tmp_path, capsys):
+    _, words = saved(tmp_path, optadamw.schedule_free_adamw(0.1))
+    if target == "tensorflow":
+        words = tuple(w for w in words if w not in ("--learning-rate", 0.1))
+    dropped = ("--drop", "z", "--drop", "ema")
+    assert convert(*words, "--to", target, *dropped) == 1
+    assert "`state` holds no `mu`" in capsys.readouterr().err
+    assert np.load(tmp_path / "own.npz")["z/scale"].size
