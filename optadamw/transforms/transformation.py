@@ -104,6 +104,9 @@ class Transformation(optax.GradientTransformationExtraArgs, Adjusting):
         parameters and state and returns both, they are overwritten in place, without a
         temporary. Parameters come first in its arguments too: JAX pairs donated arrays
         with results of their shape in order, and XLA copies what is crossed.
+
+        The keywords are `loss`, `weight` of a micro-batch, and `grad_norm`; others are
+        ignored, as in Optax, unless they are almost one of these, such as `weights`.
         """
         return self.recipe.programs.step
 

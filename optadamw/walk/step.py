@@ -27,6 +27,7 @@ from optadamw.native import library
 from optadamw.rules.rule import Shared
 from optadamw.store.state import State
 from optadamw.walk.accumulate import Incoming, Intake
+from optadamw.walk.arguments import refuse_misspelt
 from optadamw.walk.axes import refuse_varying
 from optadamw.walk.batches import in_batches
 from optadamw.walk.composition import Composition
@@ -71,6 +72,8 @@ def advance(
       ValueError, TypeError: gradients, state and parameters do not fit together; the
         message has the path of the leaf.
     """
+    if emit == "param":
+        refuse_misspelt(extra)
     inputs = checked_inputs(composition, grads, state, params, emit)
     for name in composition.read_arguments:
         refuse_varying(name, extra.get(name))

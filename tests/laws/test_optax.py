@@ -313,6 +313,16 @@ def test_extra_arguments_are_accepted(row):
     chained.update(grads, chained.init(params), params, loss=1.0, value=2.0)
 
 
+@pytest.mark.parametrize("name", ["weights", "wieght", "losses", "gradnorm"])
+def test_a_keyword_that_is_almost_one_of_a_step_is_refused(name):
+    params, grads = _params_and_grads()
+    tx = optadamw.adamw(0.1, accumulate_steps=2, skip_nonfinite=True)
+    state = tx.init(params)
+    for step in (tx.step, jax.jit(tx.step)):
+        with pytest.raises(TypeError, match=f"`{name}` is no argument of a step, and"):
+            step(grads, state, params, **{name: 1.0})
+
+
 @pytest.mark.parametrize(
     "norm", [4.4, np.float32(4.4), jnp.float32(4.4), jnp.bfloat16(4.375)], ids=type
 )
