@@ -29,7 +29,7 @@ from optadamw.dialects.optax import state as optax
 from optadamw.dialects.optimi import state as optimi
 from optadamw.dialects.states.form import Form, Plan, transposing
 from optadamw.dialects.states.group_names import names_in
-from optadamw.dialects.states.group_numbers import PLACES, number_in
+from optadamw.dialects.states.group_numbers import PLACES, number_in, refuse_lost
 from optadamw.dialects.states.state_dict import groups_in, is_state_dict
 from optadamw.dialects.tensorflow import state as tensorflow
 from optadamw.dialects.tensorflow_addons import state as tensorflow_addons
@@ -115,9 +115,6 @@ def read_state(
         bare = checkpoints.loaded(path, params, plan.drop, plan.is_limited)
         return bare._replace(every=plan.accumulate or bare.every)
     _check_order(form, plan.names, saved, params, "--names")
-    target = FORMS.get(plan.target)
-    if target is not None and target.refuses is not None:
-        target.refuses(_groups(saved))
     state = form.reads(
         form.opened(saved),
         params,
@@ -198,6 +195,8 @@ def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
     groups = groups_in(form.peer.title, saved)
     target = FORMS.get(plan.target)
     held: tuple[str, ...] = ()
+    if target is not None and target.is_state_dict:
+        refuse_lost(groups, target.peer, plan.weight_decay is not None)
     if target is not None:
         held = tuple(PLACES) if target.is_state_dict else ("learning_rate", "b1", "b2")
     found: dict[str, float] = {}

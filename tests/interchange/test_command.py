@@ -421,6 +421,11 @@ def test_adam_with_l2_is_not_converted(tmp_path, capsys):
     words += ("--params", tmp_path / "params.safetensors", "--to", "mlx")
     assert convert(*words, "--out", tmp_path / "out.npz") == 1
     assert "It is Adam with L2" in capsys.readouterr().err
+    saved = interchange.to_optimi(state, params, tx=tx, names=NAMES)
+    saved["param_groups"][0]["decouple_wd"] = False
+    files.write(tmp_path / "in.npz", saved)
+    assert convert("optimi", *words[1:], "--out", tmp_path / "out.npz") == 1
+    assert "decouple_wd=False. It is Adam with L2" in capsys.readouterr().err
 
 
 def test_groups_of_both_signs_are_not_converted(tmp_path, capsys):
@@ -466,18 +471,3 @@ def test_records_in_files_of_pytorch(dtype, tmp_path, capsys):
     assert convert(*words, "--to", "optax", "--out", tmp_path / "out.pt") == 0
     again = interchange.from_optax(files.read(tmp_path / "out.pt"), params)
     trees.assert_same_bits(again, interchange.from_optax(saved, params))
-
-
-def test_options_that_timm_would_lose_are_refused(tmp_path, capsys):
-    """`load_state_dict` would switch them off; another library has none to lose."""
-    _, params, _ = prepared(tmp_path)
-    tx = cases.adamw(caution=True)
-    saved = interchange.to_timm(tx.init(params), params, tx=tx, names=NAMES)
-    files.write(tmp_path / "in.npz", saved)
-    words = ("timm", tmp_path / "in.npz", "--names", tmp_path / "names.json")
-    words += ("--params", tmp_path / "params.safetensors")
-    out = ("--out", tmp_path / "out.npz")
-    assert convert(*words, "--to", "timm", *out) == 1
-    assert "caution=True" in (error := capsys.readouterr().err) and "to_timm" in error
-    assert not (tmp_path / "out.npz").exists()
-    assert convert(*words, "--to", "mlx", *out) == 0

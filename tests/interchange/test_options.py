@@ -5,6 +5,9 @@ import pytest
 
 from optadamw import interchange
 from optadamw.dialects import optimi, timm, torch
+from optadamw.dialects.files import files
+from tests.interchange import cases
+from tests.interchange.files import NAMES, convert, prepared
 
 PARAMS = {"w": jnp.ones(2), "bias": jnp.ones(1)}
 BIAS = [{"params": "bias", "weight_decay": 0.0}]
@@ -76,3 +79,32 @@ def test_what_every_peer_follows():
         bias, rest = options(peer, tx)
         assert rest["betas"] == (0.8, 0.9) and rest["maximize"] and rest["eps"] == 1e-3
         assert bias["weight_decay"] == 0.0
+
+
+def test_options_that_groups_would_lose_are_refused(tmp_path, capsys):
+    """`load_state_dict` would switch them off; another library has none to lose."""
+    _, params, _ = prepared(tmp_path)
+    tx = cases.adamw(caution=True)
+    saved = interchange.to_timm(tx.init(params), params, tx=tx, names=NAMES)
+    files.write(tmp_path / "in.npz", saved)
+    words = ("timm", tmp_path / "in.npz", "--names", tmp_path / "names.json")
+    words += ("--params", tmp_path / "params.safetensors")
+    out = ("--out", tmp_path / "out.npz")
+    for target in ("timm", "torch"):
+        assert convert(*words, "--to", target, *out) == 1
+        error = capsys.readouterr().err
+        assert "caution=True" in error and f"to_{target}" in error
+        assert not (tmp_path / "out.npz").exists()
+    assert convert(*words, "--to", "mlx", *out) == 0
+    tx = cases.adamw(weight_decay_mode="schedule")
+    saved = interchange.to_optimi(tx.init(params), params, tx=tx, names=NAMES)
+    files.write(tmp_path / "in.npz", saved)
+    for target in ("optimi", "torch"):
+        assert convert("optimi", *words[1:], "--to", target, *out, "--force") == 1
+        error = capsys.readouterr().err
+        assert "decouple_lr=True" in error and "--weight-decay gives" in error
+        given = ("--to", target, *out, "--force", "--weight-decay", 1e-3)
+        assert convert("optimi", *words[1:], *given) == 0
+    saved["param_groups"][0]["weight_decay"] = 0.0
+    files.write(tmp_path / "in.npz", saved)
+    assert convert("optimi", *words[1:], "--to", "torch", *out, "--force") == 0

@@ -107,8 +107,6 @@ class Form:
     """The arguments that only this `to_` function has."""
     written_with: tuple[str, ...] = ()
     """The numbers that the saved state holds; a state dict holds all of them."""
-    refuses: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
-    """Refuses the groups of a state with options that the command would not write."""
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from optadamw.base.errors import mistyped
 from optadamw.dialects.states.arrays import scalar
+from optadamw.dialects.states.peer import Peer
 
 
 class Keys(NamedTuple):
@@ -41,6 +42,45 @@ def number_in(group: Mapping[str, Any], place: Keys) -> float | None:
             raise mistyped(f"{place.key} of a group", "a pair of numbers", value)
         value = value[place.part]
     return None if value is None else scalar(f"`{place.key}` of a group", value)
+
+
+LOST = ("caution", "corrected_weight_decay", "clipping_threshold", "decouple_lr")
+"""The options in a group of timm or optimi that `optadamw convert` does not write."""
+
+
+def refuse_lost(
+    groups: Sequence[Mapping[str, Any]], target: Peer, has_decay: bool
+) -> None:
+    """Refuse groups with options that a conversion would write as switched off.
+
+    Args:
+      groups: the groups of the saved state.
+      target: the library whose groups are written.
+      has_decay: whether the weight decay is given, and not that of the groups.
+
+    Raises:
+      ValueError: a group has such an option.
+    """
+    for name in LOST:
+        of_decay = name in ("corrected_weight_decay", "decouple_lr")
+        given = [
+            group[name]
+            for group in groups
+            if group.get(name)
+            and not (of_decay and has_decay)
+            and (not of_decay or number_in(group, PLACES["weight_decay"]))
+        ]
+        if given:
+            remedy = (
+                f"Python writes it, by to_{target.name}(state, params, tx=tx) with the "
+                "`tx` that has it."
+            )
+            if of_decay:
+                remedy += f" --weight-decay gives {target.title} its own decay."
+            raise ValueError(
+                f"The groups of the saved state have {name}={given[0]!r}, which the "
+                f"command does not write. {remedy}"
+            )
 
 
 def options_in(group: Mapping[str, Any]) -> dict[str, Any]:

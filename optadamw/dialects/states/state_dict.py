@@ -167,18 +167,19 @@ def is_state_dict(saved: Any) -> bool:
 
 def _check_decay(one: Saved) -> None:
     """Refuse Adam with L2, which only its group tells from AdamW."""
-    if one.options.get("decoupled_weight_decay", True):
-        return
-    where = f"weight_decay of group {one.group}"
-    decay = scalar(where, one.options.get("weight_decay", 0.0))
-    if decay:
-        raise at_leaf(
-            unquoted(one.label),
-            f"its group has weight_decay={decay!r} and decoupled_weight_decay=False. "
-            "It is Adam with L2, which adds the decay to the gradient, so it went "
-            "through the moments: another optimizer than AdamW.",
-            "Convert a run of AdamW, or of Adam without weight decay.",
-        )
+    for key in ("decoupled_weight_decay", "decouple_wd"):  # PyTorch's, optimi's
+        if one.options.get(key, True):
+            continue
+        where = f"weight_decay of group {one.group}"
+        decay = scalar(where, one.options.get("weight_decay", 0.0))
+        if decay:
+            raise at_leaf(
+                unquoted(one.label),
+                f"its group has weight_decay={decay!r} and {key}=False. It is Adam "
+                "with L2, which adds the decay to the gradient, so it went through the "
+                "moments: another optimizer than AdamW.",
+                "Convert a run of AdamW, or of Adam without weight decay.",
+            )
 
 
 def _check_entries(

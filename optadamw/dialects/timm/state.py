@@ -4,7 +4,6 @@ Its `AdamW` is PyTorch's, and so are the entries of the state; only the groups o
 state dict hold more (`caution`, `corrected_weight_decay` and what follows from it).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -27,10 +26,6 @@ PEER = replace(
     title="timm",
     follows=("caution", "corrected", "nesterov", "update_limit"),
 )
-
-
-_OWN = ("caution", "corrected_weight_decay", "clipping_threshold")
-"""The options in a group of timm that PyTorch's groups do not have."""
 
 
 @writes(PEER)
@@ -78,23 +73,4 @@ def _options(settings: Settings) -> dict[str, Any]:
     return options if settings.nesterov else options | {"amsgrad": settings.amsgrad}
 
 
-def refuse_lost(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse groups with options that a conversion would write as switched off."""
-    for name in _OWN:
-        given = [group[name] for group in groups if group.get(name)]
-        if given:
-            raise ValueError(
-                f"The groups of the saved state have {name}={given[0]!r}, which the "
-                "command does not write. Convert it in Python, with the `tx` that has "
-                "it: to_timm(state, params, tx=tx)."
-            )
-
-
-FORM = Form(
-    PEER,
-    from_timm,
-    to_timm,
-    is_state_dict=True,
-    needs_rate=True,
-    refuses=refuse_lost,
-)
+FORM = Form(PEER, from_timm, to_timm, is_state_dict=True, needs_rate=True)
