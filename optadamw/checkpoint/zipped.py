@@ -22,7 +22,8 @@ NAMES = "optadamw.names"
 _OURS = re.compile(r"optadamw\.(names|entry\.\d+)")
 
 _LONGEST = 60_000
-"""Bytes of a name in a zip file: 65,535, less the suffix and the folder of a copy."""
+"""Bytes of a name or comment of an entry: 65,535, less the suffix and the folder of a
+copy."""
 
 _HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -31,27 +32,45 @@ _HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
 
 
 @contextmanager
-def writing(file: BinaryIO) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """Give a function that writes one array by its name, until the block ends."""
+def writing(
+    file: BinaryIO, comment: bytes = b""
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Give a function that writes one array by its name, until the block ends.
+
+    Args:
+      file: the file.
+      comment: bytes that `np.load` does not see, in pieces with the entries, each of
+        which holds up to 65,535. Default: none.
+    """
     renamed: dict[str, str] = {}
+    left = comment
     with zipfile.ZipFile(file, "w") as archive:
 
         def add(name: str, array: np.ndarray) -> None:
+            nonlocal left
             entry = name
             if not _is_plain(name):
                 entry = f"optadamw.entry.{len(renamed)}"
                 renamed[entry] = name
-            _write(archive, entry, array)
+            _write(archive, entry, array, left[:_LONGEST])
+            left = left[_LONGEST:]
 
         yield add
         if renamed:
             text = json.dumps(renamed).encode()
-            _write(archive, NAMES, np.frombuffer(text, np.uint8))
+            _write(archive, NAMES, np.frombuffer(text, np.uint8), left[:_LONGEST])
+            left = left[_LONGEST:]
+        if left:
+            raise ValueError(f"{len(left)} bytes of the comment have no entry")
 
 
-def _write(archive: zipfile.ZipFile, entry: str, array: np.ndarray) -> None:
+def _write(
+    archive: zipfile.ZipFile, entry: str, array: np.ndarray, comment: bytes
+) -> None:
     """Write one entry as np.savez does, but without a time stamp."""
-    with archive.open(f"{entry}.npy", "w", force_zip64=True) as target:
+    info = zipfile.ZipInfo(f"{entry}.npy")
+    info.comment = comment
+    with archive.open(info, "w", force_zip64=True) as target:
         np.lib.format.write_array(target, array, allow_pickle=False)
 
 
@@ -83,6 +102,12 @@ def read(
             for entry in entries
         }
     return _named(found)
+
+
+def comment_in(file: BinaryIO) -> bytes:
+    """Return the comment with which the entries of a zip file were written."""
+    with zipfile.ZipFile(file) as archive:
+        return b"".join(entry.comment for entry in archive.infolist())
 
 
 def names_in(file: BinaryIO) -> list[str]:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
+from optadamw.checkpoint import zipped
 from optadamw.dialects.files import files, packing
 from optadamw.dialects.files import torch as torch_files
 from optadamw.dialects.files.packages import MissingPackage
 from optadamw.dialects.files.refusing import DamagedFile
 from tests.interchange import cases
-from tests.interchange.files import needs_torch, torch, trained, written
+from tests.interchange.files import NAMES, needs_torch, torch, trained, written
 from tests.support import trees
 
 FLAT = ("npz", "safetensors")
@@ -52,6 +53,51 @@ def test_files_of_arrays_alone_are_flat_mappings(tmp_path):
     assert list(files.read(tmp_path / "x.npz")) == ["0", "1"]
     written(tmp_path / "x.safetensors", {"w.m": np.ones(2)})
     assert list(files.read(tmp_path / "x.safetensors")) == ["w.m"]
+
+
+def test_npz_files_hold_for_others_the_arrays_alone(tmp_path):
+    """Keras's `load_own_variables` counts the arrays that `np.load` finds."""
+    tx, params, state = trained()
+    saved = interchange.to_keras(state, params, tx=tx, names=NAMES)
+    files.write(tmp_path / "x.npz", saved)
+    assert set(np.load(tmp_path / "x.npz")) == set(saved)
+    many = {f"{i:0500}": [np.full(1, i)] for i in range(200)}  # beyond one comment
+    files.write(tmp_path / "many.npz", many)
+    assert files.read(tmp_path / "many.npz") == many
+    assert set(np.load(tmp_path / "many.npz")) == {f"{name}/0" for name in many}
+    for nothing in ({}, {"a": [None, 3]}):
+        files.write(tmp_path / "none.npz", nothing)
+        assert files.read(tmp_path / "none.npz") == nothing
+
+
+@pytest.mark.parametrize("place", [0.0, 0.05, 0.1, 0.3, 0.6, 0.98])
+def test_an_altered_outline_in_the_comments_is_refused(place, tmp_path):
+    files.write(tmp_path / "x.npz", {"a": [np.ones(2)], "b": np.ones(3)})
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    start = data.index(b"optadamw ")
+    end = data.index(b"}}", start) + 2
+    data[start + int(place * (end - start))] ^= 1
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises(DamagedFile, match="in the comments of its entries, was"):
+        files.read(tmp_path / "x.npz")
+
+
+def test_comments_of_others_are_left_alone(tmp_path):
+    path = tmp_path / "x.npz"
+    with path.open("wb") as file, zipped.writing(file, b"made by hand") as add:
+        add("a", np.ones(2))
+    np.testing.assert_array_equal(files.read(tmp_path / "x.npz")["a"], np.ones(2))
+
+
+def test_an_outline_among_the_arrays_is_read(tmp_path):
+    """As earlier versions wrote it."""
+    saved = {"a": [np.ones(2), None], "b": 3.0}
+    arrays, outline = packing.packed(saved)
+    arrays[packing.ENTRY] = np.frombuffer(outline.encode(), np.uint8)
+    np.savez(tmp_path / "x.npz", **arrays)
+    found = files.read(tmp_path / "x.npz")
+    np.testing.assert_array_equal(found["a"].pop(0), saved["a"].pop(0))
+    assert found == saved
 
 
 def test_what_cannot_be_packed():
@@ -165,6 +211,11 @@ def test_files_of_pytorch(tmp_path):
     assert isinstance(saved["state"][0]["exp_avg"], torch.Tensor)
     found = interchange.from_torch(files.read(tmp_path / "x.pt"), params, tx=tx)
     trees.assert_same_bits(found, state)
+    for peer in cases.PEERS.values():
+        files.write(tmp_path / "y.pt", peer.to(state, params, tx=tx))
+        torch.load(tmp_path / "y.pt", weights_only=True)
+        back = peer.back(files.read(tmp_path / "y.pt"), params, tx=tx)
+        trees.assert_same_types(back, state)
     for data in (b"", b"nonsense", (tmp_path / "x.pt").read_bytes()[:-100]):
         (tmp_path / "y.pt").write_bytes(data)
         with pytest.raises(DamagedFile, match="weights_only=True"):

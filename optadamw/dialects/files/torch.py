@@ -154,6 +154,8 @@ def write(file: BinaryIO, saved: Any) -> None:
             return tuple(made) if isinstance(node, tuple) else list(made)
         if isinstance(node, jax.Array):
             node = to_numpy(path, node)
+        if isinstance(node, np.generic):  # which weights_only=True does not load
+            node = np.asarray(node)
         if not isinstance(node, np.ndarray):
             return node
         if node.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
