@@ -27,14 +27,19 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
     if plan.source == "optadamw":
         return read_params(file, plan.is_limited)
     model = model_in(file, plan.is_limited)
-    if model is None:
-        raise invalid(
-            "--params",
-            "given, because the file holds no model",
-            str(file),
-            "It is a file of the parameters by their names: .safetensors, .npz, .pt.",
-        )
-    return model.params
+    if model is not None:
+        return model.params
+    why, order = "the file holds no model", ""
+    if file.suffix.lower() == ".keras":
+        why = "the variables of one of the layers in the file are in an unknown order"
+        order = " Their order is that of model.trainable_variables: give it by --names."
+    raise invalid(
+        "--params",
+        f"given, because {why}",
+        str(file),
+        "It is a file of the parameters by their names: .safetensors, .npz, .pt."
+        + order,
+    )
 
 
 def with_found_names(

@@ -19,6 +19,8 @@ GPUS = ("h100",)
 FORM = 'a name such as "v5e:1x1", "v5e:16x16", "v5p:4x4x4", "v6e:1x1" or "h100:1x1x8"'
 
 _MOST = 65_536
+_LONGEST = {"v5e": 16}
+"""The longest axis, where libtpu aborts the process at a longer one."""
 _ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 _ALONE |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 """What libtpu otherwise asks a machine with TPUs for, and its lock against others."""
@@ -78,10 +80,13 @@ def topology_mesh(name: str, axis: str = "data") -> Mesh:
     axes = TPUS.get(kind, 3)
     is_shape = re.fullmatch(r"[0-9]+(x[0-9]+)*", shape)
     sizes = [int(n) for n in shape.split("x")] if is_shape else []
+    one = f"{kind}:{'x'.join(['1'] * axes)}"
     if len(sizes) != axes or not 1 <= math.prod(sizes) <= _MOST:
-        one = f"{kind}:{'x'.join(['1'] * axes)}"
         remedy = f'{kind} has {axes} axes; one device is "{one}".'
         raise invalid("topology", FORM, name, remedy)
+    longest = _LONGEST.get(kind, _MOST)
+    if max(sizes) > longest:
+        raise invalid("topology", FORM, name, f"An axis of {kind} has up to {longest}.")
     if missing := missing_compiler(name):
         raise ModuleNotFoundError(missing)
     return Mesh(np.array(_devices(name, kind, shape, sizes)).reshape(-1), (axis,))

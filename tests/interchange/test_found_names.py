@@ -309,8 +309,11 @@ def test_the_commands_of_the_page_run_as_written(tmp_path):
 # --- .keras --------------------------------------------------------------------------
 
 
-def keras_file(path, layers, optimizer=()):
-    """A .keras file with these layers: (name, class, arrays, trainable)."""
+def keras_file(path, layers, optimizer=(), inside=None):
+    """A .keras file with these layers: (name, class, arrays, trainable).
+
+    `inside` has arrays of layers in the last layer, by their paths.
+    """
     h5py = pytest.importorskip("h5py", reason="h5py is not installed")
     data = io.BytesIO()
     with h5py.File(data, "w") as file:
@@ -320,6 +323,8 @@ def keras_file(path, layers, optimizer=()):
             group.attrs["name"] = name
             for k, array in enumerate(variables):
                 group[str(k)] = array
+        for name, array in (inside or {}).items():
+            file[f"layers/part_0/{name}"] = array
         for k, array in enumerate(optimizer):
             file[f"optimizer/vars/{k}"] = array
     config = {
@@ -373,6 +378,26 @@ def test_layers_whose_variables_are_not_known_are_not_guessed(tmp_path, capsys):
     out = ("--out", tmp_path / "out.npz")
     assert convert("keras", path, "--to", "torch", *out) == 1
     assert "`--params` must be given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("array", [np.ones(3, np.float32), np.ones(2, np.uint32)])
+def test_layers_in_layers_are_not_left_out(array, tmp_path, capsys):
+    """Attention has dense layers inside; dropout only the state of its seed."""
+    row = np.ones(3, np.float32)
+    path = keras_file(
+        tmp_path / "model.keras",
+        [("dense", "Dense", [row], True), ("last", "Other", [], True)],
+        [np.int32(3), np.float32(0.25), row, row],
+        {"query/vars/0": array},
+    )
+    status = convert("keras", path, "--to", "torch", "--out", tmp_path / "out.npz")
+    error = capsys.readouterr().err
+    if array.dtype == np.uint32:
+        assert status == 0, error
+    else:
+        assert status == 1
+        assert "`--params` must be given, because the variables of one of" in error
+        assert "trainable_variables: give it by --names." in error
 
 
 # --- The learning rate ---------------------------------------------------------------

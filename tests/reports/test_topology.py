@@ -15,6 +15,7 @@ from optadamw.reports.topology import missing_compiler, topology_mesh
         ("v5e:0x4", "v5e has 2 axes"),
         ("v5e:4x4x4", "v5e has 2 axes"),
         ("v5e:999999x999999", "v5e has 2 axes"),
+        ("v5e:16x32", "An axis of v5e has up to 16"),
         ("v5p:4x4", 'one device is "v5p:1x1x1"'),
         ("h100", 'one device is "h100:1x1x1"'),
         ("v5:1x1", "Known are: 'v5p', 'v5e'"),

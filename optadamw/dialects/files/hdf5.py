@@ -37,6 +37,9 @@ def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
 def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarray]]]:
     """Read a .keras file: its config, and the variables of layers by their names.
 
+    A layer with layers in it, such as attention, is there without variables and under
+    its name with "/", which no layer has.
+
     Raises:
       KeyError, OSError, ValueError, zipfile.BadZipFile: the file is not whole.
     """
@@ -51,6 +54,8 @@ def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarr
         layers = _child(h5py, file, "layers", bounds)
         for name in layers or ():
             group = _child(h5py, layers, name, bounds)
+            if _has_more(h5py, group):
+                counts[f"{name}/"] = 0
             store = _child(h5py, group, "vars", bounds)
             if store is None:
                 continue
@@ -65,6 +70,17 @@ def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarr
         layer: [arrays[f"{layer}/{i}"] for i in range(count)]
         for layer, count in counts.items()
     }
+
+
+def _has_more(h5py: Any, group: Any) -> bool:
+    """Whether numbers lie below a layer's own; the states of its seeds are integers."""
+
+    def is_number(name: str, node: Any) -> bool | None:
+        is_own = name.startswith("vars/")
+        is_array = isinstance(node, h5py.Dataset) and node.dtype.kind not in "iub"
+        return True if is_array and not is_own else None
+
+    return bool(group.visititems(is_number))
 
 
 def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:

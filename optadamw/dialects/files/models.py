@@ -122,7 +122,8 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
             return {}
         for variable, array in zip(VARIABLES[kind], arrays, strict=False):
             found[f"{name}/{variable}"] = array
-    return {} if any(groups.values()) else found
+    has_more = any(name.endswith("/") for name in groups)
+    return {} if has_more or any(groups.values()) else found
 
 
 def in_order(order: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:
