@@ -54,12 +54,16 @@ def on_host(name: str, leaf: Any) -> np.ndarray:
     refuse_masked(name, leaf)
     # device_get and not asarray alone: an explicit transfer passes a transfer guard.
     array = np.asarray(jax.device_get(leaf))
-    if not (array.dtype.kind in "biufc" or _is_foreign(array.dtype)):
-        raise kind_at_leaf(
-            name,
-            f"it must be an array of numbers; got {type(leaf).__name__}.",
-            "Leave it out of the state.",
-        )
+    dtype = array.dtype
+    if not (dtype.kind in "biufc" or _is_foreign(dtype)):
+        what, remedy = type(leaf).__name__, "Leave it out of the state."
+        if dtype.kind == "V":
+            what = f"{dtype.str}: bytes without a type, as np.savez writes bfloat16"
+            remedy = "Save it by checkpoint.save, as .safetensors, or in float32."
+        rule = f"it must be an array of numbers; got {what}."
+        raise kind_at_leaf(name, rule, remedy)
+    if not dtype.isnative:  # a record names dtypes without an order of bytes
+        return array.astype(dtype.newbyteorder("="))
     return array
 
 

@@ -76,9 +76,12 @@ def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def dtype_of(like: Any) -> np.dtype:
-    """Return the dtype that JAX gives to an array or a Python number."""
+    """Return the dtype of an array or a Python number, in this machine's byte order."""
     dtype = getattr(like, "dtype", None)
-    return np.dtype(jnp.result_type(like)) if dtype is None else dtype
+    if dtype is None:
+        return np.dtype(jnp.result_type(like))
+    is_swapped = isinstance(dtype, np.dtype) and not dtype.isnative
+    return dtype.newbyteorder("=") if is_swapped else dtype
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:

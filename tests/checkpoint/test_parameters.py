@@ -187,3 +187,21 @@ def test_another_kind_of_number_is_refused_even_where_casts_are_allowed():
     saved = checkpoint.to_portable(tx, tx.init({"w": jnp.zeros(2, jnp.complex64)}))
     with pytest.raises(ValueError, match="saved as complex64, and here it is float32"):
         checkpoint.restore(tx, {"w": jnp.zeros(2)}, saved, cast=True)
+
+
+def test_parameters_in_the_other_order_of_bytes(tmp_path):
+    params = {"w": np.arange(4.0).astype(">f4"), "n": np.ones(2, ">c8")}
+    state = adamw().init({"w": jnp.ones(4), "n": jnp.ones(2, jnp.complex64)})
+    checkpoint.save(tmp_path / "x.npz", adamw(), state, params)
+    found = checkpoint.params_of(checkpoint.load(tmp_path / "x.npz"), params)
+    for name, x in params.items():
+        assert found[name].dtype.isnative
+        np.testing.assert_array_equal(found[name], x)
+
+
+def test_parameters_in_bytes_without_a_type_are_refused(tmp_path):
+    """`np.savez` writes bfloat16 so."""
+    params = {"w": np.ones(2, jnp.bfloat16).view("V2")}
+    state = adamw().init({"w": jnp.ones(2)})
+    with pytest.raises(TypeError, match=r"'params/w'.*\|V2: bytes .*\.safetensors"):
+        checkpoint.save(tmp_path / "x.npz", adamw(), state, params)

@@ -390,7 +390,7 @@ def test_layers_in_layers_are_not_left_out(array, tmp_path, capsys):
         [np.int32(3), np.float32(0.25), row, row],
         {"query/vars/0": array},
     )
-    status = convert("keras", path, "--to", "torch", "--out", tmp_path / "out.npz")
+    status = convert("keras", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
     error = capsys.readouterr().err
     if array.dtype == np.uint32:
         assert status == 0, error
