@@ -123,6 +123,32 @@ def test_vmap_is_the_same_as_a_loop(row):
         assert_agree(row, actual, expected)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"skip_nonfinite": True}, {"accumulate_steps": 2}], ids=str
+)
+def test_a_condition_under_vmap_moves_nu_by_a_few_units_in_the_last_place(options):
+    """numerics.md says this much, and that without a condition nothing differs."""
+    rate, count = 1e-2, 2
+    tx = optadamw.adamw(rate, **options)
+    draws = jax.random.normal(jax.random.key(0), (5, count, 64, 64))
+    loop, vmapped = jax.jit(tx.step), jax.jit(jax.vmap(tx.step))
+    each = [(p, tx.init(p)) for p in draws[0]]
+    params, state = draws[0], jax.vmap(tx.init)(draws[0])
+    for grads in draws[1:]:
+        each = [loop(g, s, p) for g, (p, s) in zip(grads, each, strict=True)]
+        params, state = vmapped(grads, state, params)
+    alone, alone_state = stack(each)
+    trees.assert_same_bits(state.mu, alone_state.mu)
+    if not options:
+        trees.assert_same_bits((params, state), (alone, alone_state))
+        return
+    off = np.abs(np.asarray(state.nu - alone_state.nu))
+    assert np.all(off <= 3 * np.spacing(np.asarray(alone_state.nu)))
+    assert np.mean(off > 0) <= 0.25
+    moved = np.abs(np.asarray(params - alone))
+    assert np.max(moved) <= 1e-4 * rate and np.mean(moved > 0) <= 0.03
+
+
 SPLIT = [row for row in WIDE if "parameter" not in row.sums and not row.draws]
 
 
