@@ -124,9 +124,10 @@ def restore(
     places = {name: i for i, name in enumerate(target.names)}
     # Scales are restored together with their codes.
     names = [name for name in target.names if not is_scales(name.field)]
+    scales = source.scales
     sources = matched(
         names,
-        [name for name in source.arrays if name not in source.scales],
+        [name for name in source.arrays if name not in scales],
         {scope: decision.fresh for scope, decision in decisions.items()},
         rename,
     )
@@ -135,8 +136,8 @@ def restore(
         # Each fresh leaf is freed before the next one is restored: two whole states
         # might not fit in memory beside the parameters.
         at = places[name]
-        scales = scales_beside(name)
-        beside = None if scales is None else places.get(scales)
+        second = scales_beside(name)
+        beside = None if second is None else places.get(second)
         like = Form(leaves[at], None if beside is None else leaves[beside])
         made = draft.leaf(name, like, taken)
         leaves[at] = made.array
