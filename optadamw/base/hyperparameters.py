@@ -22,6 +22,7 @@ from optadamw.base.dynamic import Dynamic as Dynamic
 from optadamw.base.equality import hash_of, same
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.held import Held as Held
+from optadamw.base.horizon import horizon_of
 from optadamw.base.interval import Interval
 from optadamw.base.tree import dtype_of
 from optadamw.base.types import Array, ScalarOrSchedule
@@ -67,8 +68,7 @@ class Scheduled:
     @property
     def horizon(self) -> int | None:
         """The step at which the schedule ends, if it has an attribute that says so."""
-        end = getattr(self.schedule, "horizon", None)
-        return int(end) if isinstance(end, int | np.integer) else None
+        return horizon_of(self.schedule)
 
     def at(self, clock: Clock) -> Array:
         by = f", as the schedule {self.schedule!r} returns it,"

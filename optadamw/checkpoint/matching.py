@@ -30,6 +30,7 @@ def matched(
     """
     trees = [name for name in names if is_renamable(name)]
     old = old_paths(rename, (name.path for name in trees))
+    saved = dict.fromkeys(saved)  # ordered as before, and found by hash
     found: list[str | None] = []
     for name in names:
         if name.field in fresh.get(name.scope, ()):

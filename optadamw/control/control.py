@@ -106,6 +106,11 @@ class Control:
         assert state.loss_scale is not None
         return 1 / state.loss_scale.astype(clock.dtype)
 
+    @property
+    def needs_loss(self) -> bool:
+        """Whether a call without the loss is refused."""
+        return self.spikes is not None and "loss" in self.spikes.of
+
     def check_norm(
         self, state: State, norm: Array, is_known: Array, most: float
     ) -> Check:
@@ -118,9 +123,8 @@ class Control:
         Raises:
           ValueError: `skip_spikes` needs the loss, and it was not passed.
         """
-        is_needed = self.spikes is not None and "loss" in self.spikes.of
         loss = extra.get("loss")
-        if self.effective_guard is None or (loss is None and not is_needed):
+        if self.effective_guard is None or (loss is None and not self.needs_loss):
             return None
         if loss is None:
             raise ValueError(

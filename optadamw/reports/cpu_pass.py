@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 
 from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
@@ -58,7 +59,8 @@ def reasons_for_xla(composition: Composition, params: PyTree) -> dict[str, str]:
 
     def step(params: PyTree) -> PyTree:
         grads, state = params, init(composition, params)
-        return advance(forced, grads, state, params, {}, "param")
+        extra = {"loss": jnp.float32(0)} if composition.control.needs_loss else {}
+        return advance(forced, grads, state, params, extra, "param")
 
     try:
         jax.eval_shape(step, params)

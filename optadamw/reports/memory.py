@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from optadamw.base.errors import invalid, mistyped, renamed, reworded
@@ -213,7 +214,10 @@ def _local(shapes: PyTree) -> PyTree:
 
 def _temporaries(tx: Transformation, shapes: PyTree) -> int | None:
     state = tx.init(shapes)
-    compiled = tx.jit_step.lower(shapes, state, shapes).compile()
+    extra = {}
+    if tx.recipe.composition.control.needs_loss:
+        extra["loss"] = jax.ShapeDtypeStruct((), jnp.float32)
+    compiled = tx.jit_step.lower(shapes, state, shapes, **extra).compile()
     analysis = compiled.memory_analysis()  # None on a backend without figures
     return analysis and analysis.temp_size_in_bytes
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
+from optadamw.base.horizon import horizon_of
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.masks import OfTree, Predicate
 from optadamw.base.tree import Leaves
@@ -24,7 +25,7 @@ def notes_on(composition: Composition, leaves: Leaves, params: PyTree) -> list[s
     ]
     for rules in composition.variants:
         rate = getattr(rate_of(rules), "learning_rate", None)
-        end = getattr(rate, "horizon", None)
+        end = horizon_of(rate)
         if rate is not None and end is not None:
             last = float(rate.at(Clock.at(jnp.asarray(end, jnp.int32))))
             notes.append(

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.horizon import horizon_of
 from optadamw.base.types import Schedule
 from optadamw.schedules.arguments import step_count
 from optadamw.schedules.value import OptaxSchedule
@@ -67,7 +68,7 @@ def join_schedules(
     )
     if any(first >= second for first, second in pairwise(steps)):
         raise invalid("boundaries", "increasing", boundaries)
-    own = getattr(schedules[-1], "horizon", None)
+    own = horizon_of(schedules[-1])
     begin = steps[-1] if steps else 0
     made = OptaxSchedule.of("join_schedules", schedules=schedules, boundaries=steps)
     return made.ending_at(None if own is None else begin + own)

@@ -95,7 +95,7 @@ def _given(kept: Any) -> Any:
     """An argument as Optax takes it."""
     if isinstance(kept, Table):
         return {key: _given(value) for key, value in kept.rows}
-    if isinstance(kept, tuple):
+    if isinstance(kept, tuple) and not callable(kept):
         return [_given(value) for value in kept]
     return kept.value if isinstance(kept, Dynamic) else kept
 
@@ -104,6 +104,6 @@ def _exact(kept: Any) -> Any:
     """An argument as it is compared: `x**2` and `x**2.0` differ in the last bit."""
     if isinstance(kept, Table):
         return tuple((key, _exact(value)) for key, value in kept.rows)
-    if isinstance(kept, tuple):
+    if isinstance(kept, tuple) and not callable(kept):
         return tuple(_exact(value) for value in kept)
     return (type(kept), kept) if isinstance(kept, int | float) else kept

@@ -128,8 +128,13 @@ def state_shapes(
         shapes = _further(leaves, shapes, axes_of("over", over), on_whole)
     tree = leaves.treedef.unflatten(shapes)
     mesh = next((m for x in shapes if (m := _mesh(x)) is not None), None)
-    if isinstance(tx, Transformation) or mesh is None:
+    if isinstance(tx, Transformation):
         state = tx.init(tree)
+    elif mesh is None:
+        # Wrappers of Optax make arrays of their own, which shapes do not allow outside
+        # of a trace.
+        bare = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in shapes]
+        state = jax.eval_shape(tx.init, leaves.treedef.unflatten(bare))
     else:
         state = _on_explicit_axes(tx, leaves, shapes, mesh)
     small = next((x.sharding for x in shapes), None)

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.horizon import horizon_of
 from optadamw.base.hyperparameters import switch
 from optadamw.base.masks import selector
 from optadamw.base.types import Array, PyTree
@@ -109,7 +110,8 @@ def _past(tx: Transformation, step: Array) -> Array | None:
     """Return the number of steps beyond the learning rate's horizon; None without."""
     rules = tx.recipe.composition.variants[-1]
     rates = [getattr(rule, "learning_rate", None) for rule in rules]
-    ends = [end for rate in rates if (end := getattr(rate, "horizon", None))]
+    found = [horizon_of(rate) for rate in rates]
+    ends = [end for end in found if end is not None]
     # Step number `end` reads the schedule at `end - 1`, before its last value.
     return jnp.maximum(step - ends[0], 0) if ends else None
 

@@ -220,6 +220,14 @@ def test_what_has_no_layout_is_refused():
     assert all(len(s.device_set) == 1 for s in jax.tree.leaves(alone))
 
 
+@pytest.mark.parametrize("name", CHAINS)
+def test_on_one_device(name):
+    """Also in wrappers of Optax that make arrays of their own."""
+    tx = CHAINS[name]
+    params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+    optadamw.check_sharding(tx.init(params), optadamw.state_sharding(tx, params))
+
+
 def test_the_check_names_the_leaf_that_lies_elsewhere():
     tx, params = CHAINS["window"], placed(mesh_of("Auto"))
     state, layout = tx.init(params), optadamw.state_sharding(tx, params)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.horizon import horizon_of
 from optadamw.base.hyperparameters import whole_steps
 from optadamw.base.types import Schedule
 from optadamw.reports.plots.saving import saved
@@ -51,7 +52,7 @@ def schedules(
         'rate.png'
     """
     _check(schedules)
-    ends = {label: _end(schedule) for label, schedule in schedules.items()}
+    ends = {label: horizon_of(schedule) for label, schedule in schedules.items()}
     last = max((end for end in ends.values() if end), default=None)
     if steps is None and last is None:
         rule = "a number of steps, since no schedule says where it ends"
@@ -79,11 +80,6 @@ def _check(schedules: Any) -> None:
         raise mistyped("schedules", "a mapping of labels", schedules, remedy)
     if not schedules:
         raise invalid("schedules", "a mapping with at least one schedule", schedules)
-
-
-def _end(schedule: Any) -> int | None:
-    end = getattr(schedule, "horizon", None)
-    return int(end) if isinstance(end, int | np.integer) else None
 
 
 def _values(name: str, schedule: Any, at: np.ndarray) -> np.ndarray:

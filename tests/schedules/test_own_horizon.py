@@ -1,0 +1,63 @@
+"""A schedule of one's own that says where it ends."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optadamw
+from optadamw import schedules
+from optadamw.base.horizon import horizon_of
+
+
+def ending(horizon):
+    def rate(step):
+        return 1e-3
+
+    rate.horizon = horizon
+    return rate
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        *((3, 3), (np.int64(3), 3), (3.0, 3), (jnp.int32(3), 3), (np.array(3), 3)),
+        *((0, 0), (2**40, 2**31 - 1), ("3", None), (True, None), (None, None)),
+        *((-1, None), (2.5, None), (float("inf"), None), (float("nan"), None)),
+    ],
+    ids=repr,
+)
+def test_which_attributes_are_a_horizon(given, found):
+    assert horizon_of(ending(given)) == found
+
+
+@pytest.mark.parametrize(("given", "past"), [(0, 2), (1e0, 1), (2**40, 0), (-1, None)])
+def test_reports_agree_on_the_end(given, past):
+    tx, params = optadamw.adamw(ending(given)), jnp.ones(2)
+    state = tx.init(params)
+    for _ in range(2):
+        params, state = tx.step(params, state, params)
+    assert optadamw.stats_of(state, tx).steps_past_schedule == past
+    assert ("ends after" in optadamw.describe(tx, params)) == (past is not None)
+    made = schedules.join_schedules([lambda step: 1.0, ending(given)], [5])
+    assert horizon_of(made) == {0: 5, 1: 6, 2**40: 2**31 - 1}.get(given)
+
+
+class Decay(NamedTuple):
+    """A schedule that is a tuple too."""
+
+    peak: float
+
+    def __call__(self, step):
+        return self.peak / (step + 1)
+
+
+def test_schedules_that_are_tuples_are_joined():
+    made, other = (
+        schedules.join_schedules([Decay(0.5), Decay(last)], [5]) for last in (1, 2)
+    )
+    assert (float(made(1)), float(made(6)), float(other(6))) == (0.25, 0.5, 1.0)
+    assert made != other and made == schedules.join_schedules(
+        [Decay(0.5), Decay(1)], [5]
+    )
