@@ -89,6 +89,11 @@ def open_state(plan: Plan, path: str | Path) -> Opened:
     form = FORMS.get(plan.source)
     if form is not None:
         return opening.open_state(path, plan.key, form.is_state_dict, plan.is_limited)
+    if plan.target == plan.source:
+        raise ValueError(
+            "A checkpoint of optadamw is one already: copy the file. In another form "
+            "it is written by checkpoint.restore and checkpoint.save."
+        )
     if plan.key is not None:
         raise ValueError(
             "`--key`: a checkpoint of optadamw has one State. Leave it out."

@@ -78,3 +78,31 @@ def test_a_state_without_a_first_moment_is_refused(target, tmp_path, capsys):
     assert convert(*words, "--to", target, *dropped) == 1
     assert "`state` holds no `mu`" in capsys.readouterr().err
     assert np.load(tmp_path / "own.npz")["z/scale"].size
+
+
+def test_a_frozen_parameter_has_moments_of_zeros(tmp_path, capsys):
+    tx = optadamw.adamw(0.1, groups={"b/*": {"freeze": True}})
+    state, words = saved(tmp_path, tx)
+    assert state.mu["b/kernel"] is None
+    assert convert(*words, "--to", "torch") == 0
+    output = capsys.readouterr().out
+    assert "note: frozen in FROM, and with moments of zeros in TO: 'b/ke" in output
+    assert "mu    2 arrays" in output
+    found = interchange.from_torch(
+        files.read(tmp_path / "out.npz"), PARAMS, names=NAMES
+    )
+    trees.assert_same_bits(found.mu["a/kernel"], state.mu["a/kernel"])
+    assert not np.any(found.mu["b/kernel"])
+    more = cases.normal(SHAPES | {"c": (2,)}, jnp.float32, 0)
+    np.savez(tmp_path / "more.npz", **more)
+    out = ("--params", tmp_path / "more.npz", "--to", "torch", "--force")
+    assert convert(*words, *out) == 1
+    assert "'c' is in the parameters only" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_converted_to_itself(tmp_path, capsys):
+    """Averages, hyperparameters and their meaning would be lost on the way."""
+    _, words = saved(tmp_path, ADAMW)
+    words = ("optadamw", words[1], "--out", tmp_path / "out.npz", "--to", "optadamw")
+    assert convert(*words) == 1
+    assert "is one already: copy the file" in capsys.readouterr().err

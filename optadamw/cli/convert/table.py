@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.adamw import adamw
+from optadamw.base.errors import some_leaves
 from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files.checkpoints import Bare
 from optadamw.dialects.states.form import Plan
@@ -68,6 +69,15 @@ def on_kernels(plan: Plan, params: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def on_frozen(bare: Bare) -> list[str]:
+    """Say which parameters have no moments in FROM, and zeros in TO."""
+    frozen = [path for path, array in (bare.state.mu or {}).items() if array is None]
+    if not frozen:
+        return []
+    what = "frozen in FROM, and with moments of zeros in TO"
+    return [f"{what}: {some_leaves(frozen, 3)}."]
+
+
 def _unstated(plan: Plan) -> dict[str, float]:
     """Return the options that TO holds and nobody stated: the defaults of `adamw`."""
     form = FORMS.get(plan.target)
@@ -86,8 +96,9 @@ def _summary(bare: Bare) -> list[tuple[str, str, str]]:
     rows = [("step", f"{int(jnp.asarray(bare.state.step)):,}", "")]
     for name, value in zip(State._fields[1:], bare.state[1:], strict=True):
         if isinstance(value, Mapping):
-            count = f"{len(value)} array{'' if len(value) == 1 else 's'}"
-            size = sum(np.asarray(array).nbytes for array in value.values())
+            arrays = [array for array in value.values() if array is not None]
+            count = f"{len(arrays)} array{'' if len(arrays) == 1 else 's'}"
+            size = sum(np.asarray(array).nbytes for array in arrays)
             rows.append((name, count, f"{size:,} bytes"))
         elif name in ("micro_step", "loss_scale") and value is not None:
             rows.append((name, f"{np.asarray(value).item():g}", ""))

@@ -67,7 +67,7 @@ def loaded(
     fields: dict[str, Any] = {}
     for name in saved.fields[""]:
         if name in BUFFERS:
-            fields[name] = _tree(saved.arrays, name, params)
+            fields[name] = _tree(saved, name, params)
         elif name in SCALES.values() or name not in State._fields:
             # None for the leaves that are not in 8 bits, or lack a buffer of `custom`.
             arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
@@ -115,20 +115,30 @@ def _check_drop(
 
 
 def _tree(
-    arrays: Mapping[str, np.ndarray], field: str, params: Mapping[str, Any]
+    saved: checkpoint.Saved, field: str, params: Mapping[str, Any]
 ) -> dict[str, Any]:
-    found = {
-        name.removeprefix(f"{field}/"): array
-        for name, array in arrays.items()
-        if name.startswith(f"{field}/")
+    """Return a buffer of each parameter; None for one that was frozen."""
+    prefix = f"{field}/"
+    found: dict[str, Any] = {
+        name.removeprefix(prefix): array
+        for name, array in saved.arrays.items()
+        if name.startswith(prefix)
     }
+    # A frozen parameter was saved and has no buffer at all.
+    frozen = {
+        path
+        for path in params
+        if f"params/{path}" in saved.arrays
+        and not any(f"{name}/{path}" in saved.arrays for name in BUFFERS)
+    }
+    found |= dict.fromkeys(frozen - set(found))
     if set(found) != set(params):
         odd = sorted(set(found) ^ set(params))[0]
         where = "the checkpoint" if odd in found else "the parameters"
         raise ValueError(
             f"'{odd}' is in {where} only. Give the parameters that were trained."
         )
-    return found
+    return {path: found[path] for path in params}
 
 
 def params_in(saved: checkpoint.Saved) -> dict[str, np.ndarray]:
