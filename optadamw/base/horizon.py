@@ -20,7 +20,9 @@ def horizon_of(schedule: Any) -> int | None:
         end = jax.device_get(end)
     if isinstance(end, np.ndarray) and end.shape == ():
         end = end[()]
-    if isinstance(end, bool) or not isinstance(end, int | float | np.number):
+    if isinstance(end, np.generic) and end.dtype.kind in "iufV":  # V: bfloat16
+        end = float(end)
+    if isinstance(end, bool) or not isinstance(end, int | float):
         return None
     if not 0 <= end < math.inf or end != int(end):
         return None

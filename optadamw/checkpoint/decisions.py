@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from optadamw.checkpoint.meaning import key_of
 from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.record import Meaning
@@ -150,8 +151,9 @@ def _decide_meaning(
     custom = {name: _remedy(name) for name in fields if is_custom(name)}
     for name, remedy in (REMEDY | custom).items():
         both = name in fields and name in present and name not in decisions.fresh
-        if both and old.get(name) != new.get(name):
-            was, here = (m.get(name, UNSAID.get(name)) for m in (old, new))
+        key = key_of(name)
+        if both and old.get(key) != new.get(key):
+            was, here = (m.get(key, UNSAID.get(name)) for m in (old, new))
             text = f"`{name}` was saved as {was}; here it is {here}."
             raise ValueError(f"{text} {remedy}")
     for name in ("history", "stats", "residual"):

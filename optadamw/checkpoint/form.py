@@ -17,11 +17,18 @@ def check_form(record: dict[str, Any]) -> None:
     """
     for name, (is_right, wanted) in PARTS.items():
         value = record.get(name, {} if name == "layouts" else None)
-        if not is_right(value):
-            raise damaged(
-                f"The record of the checkpoint must have {wanted} as '{name}'; got "
-                f"{shown(value)}."
-            )
+        _check(name, value, is_right, wanted)
+    for settings in record["meaning"].values():
+        for name in SETTINGS.keys() & settings.keys():
+            _check(f"meaning of {name}", settings[name], *SETTINGS[name])
+
+
+def _check(name: str, value: Any, is_right: Judge, wanted: str) -> None:
+    if not is_right(value):
+        raise damaged(
+            f"The record of the checkpoint must have {wanted} as '{name}'; got "
+            f"{shown(value)}."
+        )
 
 
 def _is_text(value: Any) -> bool:
@@ -61,30 +68,23 @@ def _is_scale(value: Any) -> bool:
 
 _texts = _all_in(list, _is_text)
 
-SETTINGS: dict[str, Judge] = {
-    "mu": _is_text,
-    "nu_max": _is_text,
-    "rules": _texts,
-    "events": _texts,
-    "blocks": lambda value: isinstance(value, dict),
-    "window": _is_window,
-    "loss_scale": _is_scale,
-}
-"""The settings in a meaning that are read, and not only compared and shown."""
-
-
-def _is_meaning(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        is_right(value[name]) for name, is_right in SETTINGS.items() if name in value
-    )
-
-
 PARTS: dict[str, tuple[Judge, str]] = {
     "library": (_is_text, "a version"),
     "entries": (_all_in(dict, _is_entry), "a dict of [dtype, shape, digest]"),
     "fields": (_all_in(dict, _texts), "a dict of lists of fields"),
-    "meaning": (_all_in(dict, _is_meaning), "a dict of settings"),
+    "meaning": (_all_in(dict, lambda x: isinstance(x, dict)), "a dict of dicts"),
     # 0.1.0 did not write them at first.
     "layouts": (_all_in(dict, _texts), "a dict of lists of names"),
 }
 """The parts of a record: their judge, and their description in an error."""
+
+SETTINGS: dict[str, tuple[Judge, str]] = {
+    "mu": (_is_text, "a text"),
+    "nu_max": (_is_text, "a text"),
+    "rules": (_texts, "a list of texts"),
+    "events": (_texts, "a list of texts"),
+    "blocks": (lambda value: isinstance(value, dict), "a dict"),
+    "window": (_is_window, "a dict with a whole number"),
+    "loss_scale": (_is_scale, "a dict with a text"),
+}
+"""The settings of a State that are read, and not only compared and shown."""

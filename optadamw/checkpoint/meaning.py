@@ -34,6 +34,15 @@ SIGN = {
 }
 
 
+TAKEN = ("rules", "blocks", "window")
+"""The settings that are no fields, after which a user may have named a buffer."""
+
+
+def key_of(field: str) -> str:
+    """Return the key of a field's meaning."""
+    return f"buffer {field}" if field in TAKEN else field
+
+
 def meaning_of(tx: Transformation, step: int) -> Meaning:
     """Return the meaning of the fields of the State of `tx` at `step`, as JSON."""
     composition = tx.recipe.composition
@@ -52,7 +61,7 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
             # The average of ema_params has no entry: earlier files have none.
             is_other = slot.name == "ema" and rule.verb != "ema_params"
             if is_custom(slot.name) or is_other:
-                meaning[slot.name] = f"a buffer of {rule.verb}"
+                meaning[key_of(slot.name)] = f"a buffer of {rule.verb}"
     blocks = {
         slot.name: slot.store.how.axis
         for slot in composition.slots

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from optadamw.base.errors import at_leaf, no_transformation
-from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
 from optadamw.base.version import __version__
 from optadamw.checkpoint.arrays import (
@@ -32,8 +31,7 @@ from optadamw.checkpoint.record import (
     unpacked,
 )
 from optadamw.store.state import State, is_scales
-from optadamw.walk.inputs import check_state
-from optadamw.walk.plan import plan_of
+from optadamw.walk.inputs import check_state, plan_of_one
 
 
 @dataclass(frozen=True)
@@ -266,10 +264,8 @@ def _refuse_another(
     if len(found) != len(states):
         return
     for part, own in zip(found, states, strict=True):
-        composition, plan = part.recipe.composition, None
-        if jax.tree_util.all_leaves([params]):
-            plan = plan_of(composition, parameters(params), params)
-        check_state(composition, own, plan)
+        composition = part.recipe.composition
+        check_state(composition, own, plan_of_one(composition, params))
 
 
 def _step(array: np.ndarray) -> int:

@@ -31,6 +31,11 @@ _HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
 }
 
 
+def room(count: int) -> int:
+    """Return the bytes of a comment that so many arrays can have beside them."""
+    return count * _LONGEST
+
+
 @contextmanager
 def writing(
     file: BinaryIO, comment: bytes = b""
@@ -39,8 +44,8 @@ def writing(
 
     Args:
       file: the file.
-      comment: bytes that `np.load` does not see, in pieces with the entries, each of
-        which holds up to 65,535. Default: none.
+      comment: bytes that `np.load` does not see, at most the `room` of the arrays. They
+        lie in pieces with the entries. Default: none.
     """
     renamed: dict[str, str] = {}
     left = comment

@@ -14,6 +14,7 @@ from optadamw.base.types import Array
 from optadamw.integrations.expression import read_call, text_of
 from optadamw.integrations.keras_average import WithAverage
 from optadamw.integrations.keras_files import WithFields
+from optadamw.integrations.keras_options import WithOptionsInTx
 from optadamw.integrations.keras_variables import Kept
 from optadamw.integrations.rates import adjustable_rate, plain_rate, rate_of, with_rate
 from optadamw.store.state import State
@@ -22,7 +23,7 @@ from optadamw.transforms.with_loss_scale import scale_loss
 
 
 @keras.saving.register_keras_serializable(package="optadamw")
-class Optimizer(WithAverage, WithFields, keras.optimizers.Optimizer):
+class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optimizer):
     """A Keras optimizer that takes the step of a transformation of this library.
 
     `model.compile(optimizer=Optimizer(tx))` and `model.fit` then train with everything
@@ -46,7 +47,8 @@ class Optimizer(WithAverage, WithFields, keras.optimizers.Optimizer):
 
     Source: the contract of keras 3.15.1, `optimizers/base_optimizer.py`.
     Differs from Keras's optimizers: `clipnorm`, `use_ema`, `weight_decay` and their
-    like are options of `tx`; `iterations` counts optimizer steps that were taken.
+    like are options of `tx` and cannot be set; `iterations` counts optimizer steps that
+    were taken.
 
     Attributes:
       tx: the transformation.
@@ -261,38 +263,6 @@ class Optimizer(WithAverage, WithFields, keras.optimizers.Optimizer):
         """Make the optimizer of a config that `get_config` returned."""
         del custom_objects
         return cls(**{**config, "tx": read_call(config["tx"])})
-
-    # --- What is an option of `tx` ----------------------------------------------------
-
-    @property
-    def loss_scale_factor(self) -> None:
-        """None: the loss scale is an option of `tx`."""
-        return None
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, value: Any) -> None:
-        # Keras's LossScaleOptimizer sets it to None on the optimizer that it wraps.
-        kept = getattr(self, "_kept", None)
-        is_scaled = kept is not None and kept.tx.recipe.composition.control.loss_scale
-        if value is not None or is_scaled:
-            raise ValueError(
-                "`tx` scales the loss itself, and a second loss scale around it would "
-                "divide the gradients twice. Pass compile(..., auto_scale_loss=False), "
-                "or leave `loss_scale` out of `tx`."
-            )
-
-    def exclude_from_weight_decay(
-        self, var_list: Any = None, var_names: Any = None
-    ) -> None:
-        """Refuse: `mask` of `adamw` chooses the parameters that decay.
-
-        Raises:
-          NotImplementedError: always.
-        """
-        raise NotImplementedError(
-            "The parameters that decay are chosen in `tx`: optadamw.adamw(..., "
-            "mask=optadamw.exclude('*/bias'))."
-        )
 
 
 def _unused() -> float:

@@ -191,7 +191,7 @@ class Sweep:
 def sweep(
     train_step: TrainStep,
     tx_of: Callable[..., Any],
-    points: Mapping[str, Sequence[float]],
+    points: Mapping[str, Sequence[float] | np.ndarray],
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Sweep:

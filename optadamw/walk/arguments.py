@@ -1,7 +1,7 @@
 """The keywords that a step reads; others are for other transformations."""
 
-import difflib
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 
 ARGUMENTS = ("loss", "weight", "grad_norm")
 
@@ -14,9 +14,15 @@ def refuse_misspelt(given: Iterable[str]) -> None:
         one call serves transformations with different arguments.
     """
     for name in given:
-        near = difflib.get_close_matches(name, ARGUMENTS, n=1, cutoff=0.75)
-        if name not in ARGUMENTS and near:
-            raise TypeError(
-                f"`{name}` is no argument of a step, and `{near[0]}` is. Write "
-                f"`{near[0]}`, or leave it out: it would have no effect."
-            )
+        for known in ARGUMENTS:
+            if name not in ARGUMENTS and _is_almost(name, known):
+                raise TypeError(
+                    f"`{name}` is no argument of a step, and `{known}` is. Write "
+                    f"`{known}`, or leave it out: it would have no effect."
+                )
+
+
+def _is_almost(name: str, known: str) -> bool:
+    """Whether letters changed places, or a letter of seven is missing or too many."""
+    likeness = SequenceMatcher(None, name, known).ratio()
+    return sorted(name) == sorted(known) or likeness > 0.85

@@ -190,9 +190,16 @@ def check_state(
     """
     buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
     scalars = composition.initial_scalars()
-    absent = _without_scales(state) if plan is None else _absent(plan)
+    absent = _absent(plan) if plan else _without_plan(composition, state)
     check_fields(state, (*buffers, *scalars), absent)
     return scalars
+
+
+def plan_of_one(composition: Composition, params: PyTree) -> Plan | None:
+    """Return the plan of parameters that are one array; None of every other tree."""
+    if not jax.tree_util.all_leaves([params]):
+        return None
+    return plan_of(composition, parameters(params), params)
 
 
 def _absent(plan: Plan) -> set[str]:
@@ -213,13 +220,20 @@ def _absent(plan: Plan) -> set[str]:
     return absent
 
 
-def _without_scales(state: Any) -> set[str]:
-    """Return the scales that may be None: those of one array that is not in 8 bits."""
+def _without_plan(composition: Composition, state: Any) -> set[str]:
+    """Return the trees that may be None, where nothing else tells of the parameters.
+
+    Those are the scales of one array that is not in 8 bits; or, if the state has no
+    tree and a group is frozen, all trees of one array in it.
+    """
     if not isinstance(state, State):
         return set()
+    held = buffers_in(state)
+    if not held and any(map(composition.is_frozen, range(len(composition.variants)))):
+        return {x for slot in composition.buffers for x in trees_of(slot, ())}
     return {
         scales_of(name)
-        for name, tree in buffers_in(state).items()
+        for name, tree in held.items()
         if jax.tree_util.all_leaves([tree])
         and jnp.issubdtype(getattr(tree, "dtype", bool), jnp.inexact)
     }

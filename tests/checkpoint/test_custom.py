@@ -26,7 +26,7 @@ from tests.store.test_custom import (
 )
 from tests.support import trees
 from tests.support.lookahead import lookahead
-from tests.support.momentum import scale_by_momentum
+from tests.support.momentum import Momentum, scale_by_momentum
 
 
 @each_form
@@ -212,3 +212,37 @@ def test_a_sharded_state_goes_back_to_its_devices():
     restored, _ = checkpoint.restore(tx, params, saved)
     for buffer in jax.tree.leaves(restored.custom):
         assert buffer.sharding.is_equivalent_to(spec, buffer.ndim)
+
+
+@dataclass(frozen=True)
+class Named(Momentum):
+    """The heavy ball with another name of its buffer."""
+
+    name: str = "velocity"
+
+    @property
+    def slots(self):
+        return (custom.Slot(self.name, self.velocity),)
+
+    def apply(self, leaf, scalars):
+        moment = scalars["beta"] * leaf.buffers[self.name] + leaf.value()
+        leaf = leaf.settled()._replace(numerator=moment)
+        return leaf.keeping(**{self.name: moment})
+
+
+@pytest.mark.parametrize("name", ["rules", "blocks", "window"])
+def test_a_buffer_with_the_name_of_a_setting(name, tmp_path):
+    """The record has settings of these names beside the meaning of each buffer."""
+    rule = Named(
+        custom.hyperparameter("beta", 0.9, custom.BETA),
+        custom.storage("dtype", EIGHT),
+        name,
+    )
+    tx = optadamw.chain(custom.atom(rule), optadamw.scale_by_learning_rate(0.1))
+    tx = optadamw.skip_nonfinite(optadamw.multi_steps(tx, 2))
+    params = {"w": jnp.ones((64, 64))}
+    _, state = tx.update(params, tx.init(params), params)
+    checkpoint.save(tmp_path / "x.npz", tx, state, params)
+    found, report = checkpoint.restore(tx, params, checkpoint.load(tmp_path / "x.npz"))
+    trees.assert_same_bits(found, state)
+    assert report.is_whole and f"{name}/w" in report.kept

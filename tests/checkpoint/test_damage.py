@@ -219,7 +219,9 @@ def test_a_record_of_another_form_is_refused(part, saved):
     ],
 )
 def test_a_meaning_of_another_form_is_refused(odd, saved):
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="as 'meaning'; got"):
+    ((name, _),) = odd.items()
+    match = f"as 'meaning of {name}'; got"
+    with pytest.raises(checkpoint.DamagedCheckpoint, match=match):
         forged(saved, meaning={"": odd})
 
 

@@ -24,3 +24,16 @@ average: object = optadamw.ema_of(state)
 schedule = optadamw.schedules.cosine_decay_schedule(1e-3, 100, alpha=0.1)
 scheduled: optax.GradientTransformation = optadamw.adamw(schedule)
 optadamw.checkpoint.save("state.npz", tx, state, params)
+
+
+def train_step(
+    tx: optadamw.Transformation, params: object, state: State, batch: object
+) -> tuple[object, State, float]:
+    return (*tx.step(batch, state, params), 0.0)
+
+
+population = optadamw.sweep(
+    train_step,
+    lambda learning_rate: optadamw.adamw(learning_rate),
+    optadamw.grid_points(learning_rate=[1e-3, 1e-2]),
+)

@@ -1,4 +1,4 @@
-"""Callbacks of Keras set a learning rate that is adjustable, and files keep it.
+"""Callbacks set an adjustable learning rate, and no other option, of Keras's optimizer.
 
 Run with the real Keras, in the lane of the peers.
 """
@@ -15,6 +15,7 @@ from optadamw import adamw
 
 keras = pytest.importorskip("keras", reason="Keras is not installed")
 from optadamw.integrations.keras import Optimizer  # noqa: E402
+from optadamw.integrations.keras_options import IN_TX  # noqa: E402
 from tests.integrations.test_keras import fitted  # noqa: E402
 
 
@@ -43,3 +44,12 @@ def test_an_adjustable_rate_is_set_in_the_state(factor, tmp_path):
             made.optimizer.learning_rate = value
     with pytest.raises(ValueError, match=r"part of the state.*none yet.*build"):
         Optimizer(tx).learning_rate = 0.1
+
+
+@pytest.mark.parametrize("name", IN_TX)
+def test_an_option_of_tx_is_not_set_as_an_attribute(name):
+    made = Optimizer(adamw(0.1))
+    argument = rf"{IN_TX[name]}=\.\.\."
+    with pytest.raises(TypeError, match=rf"`{name}` cannot be set.*{argument}"):
+        setattr(made, name, 3)
+    setattr(made, name, getattr(made, name))

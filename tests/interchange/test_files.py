@@ -65,7 +65,7 @@ def test_npz_files_hold_for_others_the_arrays_alone(tmp_path):
     files.write(tmp_path / "many.npz", many)
     assert files.read(tmp_path / "many.npz") == many
     assert set(np.load(tmp_path / "many.npz")) == {f"{name}/0" for name in many}
-    for nothing in ({}, {"a": [None, 3]}):
+    for nothing in ({}, {"a": [None, 3]}, {"a": [np.ones(()), "long" * 50_000]}):
         files.write(tmp_path / "none.npz", nothing)
         assert files.read(tmp_path / "none.npz") == nothing
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from optadamw import interchange
 from optadamw.dialects.files import files
-from optadamw.dialects.files.models import by_shape, in_order, model_of
+from optadamw.dialects.files.models import by_shape, in_order, model_in, model_of
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.states.rates import (
     rate_by_key,
@@ -435,3 +436,26 @@ def test_the_rate_is_kept(source, tmp_path, capsys):
     )
     assert status == 0, capsys.readouterr().err
     assert files.read(tmp_path / "out.npz")["param_groups"][0]["lr"] == 0.75
+
+
+@pytest.mark.parametrize("shape", ["deep", "in itself", "an array", "an array of it"])
+def test_layers_without_end_are_walked_once(shape, tmp_path):
+    """Of HDF5, in which a group may lie in itself."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    data = io.BytesIO()
+    with h5py.File(data, "w") as file:
+        if shape == "an array":
+            file["layers/a"] = np.ones(2)
+        elif shape == "an array of it":
+            file["layers/a/vars"] = np.ones(2)
+        else:
+            node = file.create_group("layers/a")
+            for _ in range(3_000 if shape == "deep" else 1):
+                node = node.create_group("b")
+            node["c"] = file["layers/a"]
+    with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", data.getvalue())
+    start = time.process_time()
+    assert model_in(tmp_path / "x.keras") is None
+    assert time.process_time() - start < 5.0

@@ -64,9 +64,13 @@ def test_a_buffer_without_a_place_is_lost_only_if_it_is_dropped(
 
 def test_a_name_that_the_checkpoint_does_not_hold_is_not_dropped(tmp_path, capsys):
     _, words = saved(tmp_path, ADAMW)
-    for name in ("around", "nu_max", "step", "mu_slow"):
+    for name in ("around", "nu_max", "step", "mu_slow", "mu"):
         assert convert(*words, "--to", "torch", "--drop", name) == 1
-        assert "`--drop` must be one of mu, nu; got" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"`--drop` must be left out: there is nothing; got '{name}'" in error
+    _, words = saved(tmp_path, optadamw.adamw(0.1, ema_decay=0.9, amsgrad="raw"))
+    assert convert(*words, "--to", "torch", "--drop", "mu") == 1
+    assert "`--drop` must be one of nu_max, ema; got 'mu'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["torch", "keras", "tensorflow"])
@@ -98,6 +102,21 @@ def test_a_frozen_parameter_has_moments_of_zeros(tmp_path, capsys):
     out = ("--params", tmp_path / "more.npz", "--to", "torch", "--force")
     assert convert(*words, *out) == 1
     assert "'c' is in the parameters only" in capsys.readouterr().err
+
+
+def test_the_average_of_a_frozen_parameter_is_the_parameter(tmp_path, capsys):
+    """Keras writes the averages into the model at the end of `fit`."""
+    tx = optadamw.adamw(0.1, groups={"b/*": {"freeze": True}}, ema_decay=0.9)
+    state, words = saved(tmp_path, tx)
+    assert convert(*words, "--to", "keras") == 0, capsys.readouterr().err
+    found = interchange.from_keras(
+        files.read(tmp_path / "out.npz"), PARAMS, names=NAMES, use_ema=True
+    )
+    trees.assert_same_bits(found.ema["b/kernel"], PARAMS["b/kernel"])
+    trees.assert_same_bits(found.ema["a/kernel"], state.ema["a/kernel"])
+    shapes = jax.eval_shape(lambda: PARAMS)
+    with pytest.raises(ValueError, match=r"Leaf 'b/kernel': it is frozen, so that"):
+        interchange.to_keras(state, shapes, tx=tx, names=NAMES)
 
 
 def test_a_checkpoint_is_not_converted_to_itself(tmp_path, capsys):

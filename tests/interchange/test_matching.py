@@ -204,3 +204,20 @@ def test_names_that_may_be_several():
     saved["param_groups"][0]["param_names"] = ["x.b", "y.b"]
     with pytest.raises(ValueError, match=r"'b' may be any of 'x\.b', 'y\.b'"):
         interchange.from_torch(saved, params)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_optimizer_of_the_trained_parameters_alone(named):
+    """`AdamW(p for p in model.parameters() if p.requires_grad)` has no frozen ones."""
+    params = cases.normal({**PAIR, "stem": (3,)}, jnp.float32, 0)
+    trained = {name: x for name, x in params.items() if name in PAIR}
+    _, _, state = torch_state(trained)
+    tx = cases.adamw(groups={"stem": {"freeze": True}})
+    names = {name: name for name in PAIR} if named else None
+    saved = interchange.to_torch(state, trained, tx=cases.adamw(), names=names)
+    found = interchange.from_torch(saved, params, tx=tx)
+    assert found.mu["stem"] is None
+    trees.assert_same_bits({name: found.mu[name] for name in PAIR}, state.mu)
+    error = "has no counterpart of 'stem'" if named else "has 2 parameters, `params` 3"
+    call = interchange.from_torch
+    refused(ValueError, error, call, saved, params, tx=cases.adamw())

@@ -313,7 +313,7 @@ def test_extra_arguments_are_accepted(row):
     chained.update(grads, chained.init(params), params, loss=1.0, value=2.0)
 
 
-@pytest.mark.parametrize("name", ["weights", "wieght", "losses", "gradnorm"])
+@pytest.mark.parametrize("name", ["weights", "wieght", "grad_norms", "gradnorm"])
 def test_a_keyword_that_is_almost_one_of_a_step_is_refused(name):
     params, grads = _params_and_grads()
     tx = optadamw.adamw(0.1, accumulate_steps=2, skip_nonfinite=True)
@@ -321,6 +321,17 @@ def test_a_keyword_that_is_almost_one_of_a_step_is_refused(name):
     for step in (tx.step, jax.jit(tx.step)):
         with pytest.raises(TypeError, match=f"`{name}` is no argument of a step, and"):
             step(grads, state, params, **{name: 1.0})
+
+
+@pytest.mark.parametrize(
+    "name", ["grad_fn", "value_fn", "losses", "height", "weighting", "lr_weight"]
+)
+def test_a_keyword_of_another_transformation_is_ignored(name):
+    params, grads = _params_and_grads()
+    tx = optadamw.adamw(0.1)
+    state = tx.init(params)
+    expected = tx.step(grads, state, params)
+    trees.assert_same_bits(tx.step(grads, state, params, **{name: 1.0}), expected)
 
 
 @pytest.mark.parametrize(

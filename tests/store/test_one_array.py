@@ -45,7 +45,8 @@ def test_a_step_is_that_of_a_tree_with_one_leaf(case):
     trees.assert_same_bits(tx.flush(state, params)[0], params)
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name != "frozen"])
+@pytest.mark.filterwarnings("ignore:.*freezes all:UserWarning")
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("with_params", [True, False])
 def test_its_state_is_saved_and_restored(case, with_params):
     tx = made(case)

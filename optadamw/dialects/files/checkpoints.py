@@ -108,10 +108,11 @@ def _check_drop(
             f"with --drop {AROUND}."
         )
     held = [n for n in saved.fields[""] if is_buffer(n) or n == "loss_scale"]
-    held += [AROUND] * bool(around)
+    held = [name for name in held if name not in ("mu", "nu")] + [AROUND] * bool(around)
     for name in drop:
         if name not in held:
-            raise invalid("--drop", f"one of {', '.join(held)}", name)
+            rule = f"one of {', '.join(held)}" if held else "left out: there is nothing"
+            raise invalid("--drop", rule, name)
 
 
 def _tree(

@@ -17,6 +17,9 @@ from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 INSIDE = "model.weights.h5"
 """The entry of a .keras file with the weights."""
 
+MOST = 10_000
+"""The number of groups in a layer; attention has about ten."""
+
 DIGEST = "optadamw_sha256"
 """The attribute of a dataset with its digest, in the files that are written here."""
 
@@ -51,12 +54,12 @@ def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarr
     found: dict[str, Any] = {}
     counts: dict[str, int] = {}
     with h5py.File(io.BytesIO(weights), "r") as file:
-        layers = _child(h5py, file, "layers", bounds)
+        layers = _group(h5py, file, "layers", bounds)
         for name in layers or ():
-            group = _child(h5py, layers, name, bounds)
-            if _has_more(h5py, group):
+            group = _group(h5py, layers, name, bounds)
+            if _has_more(h5py, group, bounds):
                 counts[f"{name}/"] = 0
-            store = _child(h5py, group, "vars", bounds)
+            store = _group(h5py, group, "vars", bounds)
             if store is None:
                 continue
             datasets = _datasets(
@@ -72,15 +75,31 @@ def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarr
     }
 
 
-def _has_more(h5py: Any, group: Any) -> bool:
+def _has_more(h5py: Any, layer: Any, bounds: Bounds) -> bool:
     """Whether numbers lie below a layer's own; the states of its seeds are integers."""
+    nodes = [_child(h5py, layer, name, bounds) for name in layer if name != "vars"]
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, h5py.Dataset):
+            if node.dtype.kind not in "iub":
+                return True
+            continue
+        place = h5py.h5o.get_info(node.id).addr
+        if isinstance(node, h5py.Group) and place not in seen:  # or in itself
+            seen.add(place)
+            nodes += [_child(h5py, node, name, bounds) for name in node]
+        if len(seen) > MOST:
+            raise DamagedFile(f"'{bounds.path}' has a layer of more than {MOST} parts.")
+    return False
 
-    def is_number(name: str, node: Any) -> bool | None:
-        is_own = name.startswith("vars/")
-        is_array = isinstance(node, h5py.Dataset) and node.dtype.kind not in "iub"
-        return True if is_array and not is_own else None
 
-    return bool(group.visititems(is_number))
+def _group(h5py: Any, parent: Any, name: str, bounds: Bounds) -> Any:
+    """Return a group in a group; None without."""
+    found = _child(h5py, parent, name, bounds)
+    if found is not None and not isinstance(found, h5py.Group):
+        raise DamagedFile(f"'{bounds.path}' has an array in place of '{name}'.")
+    return found
 
 
 def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:

@@ -53,8 +53,8 @@ def write(file: BinaryIO, saved: Any) -> None:
     arrays, outline = packing.packed(saved)
     text = outline.encode()
     comment = b"optadamw %s\n%s" % (hashlib.sha256(text).hexdigest().encode(), text)
-    if not arrays:
-        arrays, comment = {packing.ENTRY: np.frombuffer(text, np.uint8)}, b""
+    if len(comment) > zipped.room(len(arrays)):
+        arrays, comment = arrays | {packing.ENTRY: np.frombuffer(text, np.uint8)}, b""
     with zipped.writing(file, comment) as add:
         for name, array in arrays.items():
             add(name, plain(array))

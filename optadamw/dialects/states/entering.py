@@ -26,7 +26,10 @@ def counterparts(request: Request, contents: Contents) -> list[int | None]:
     """
     request.check_complex("Start this parameter afresh, outside of what is converted.")
     theirs = [Theirs(r.label, r.name, r.buffers is not None) for r in contents.rows]
-    return matched(request.names, request.leaves.paths, theirs, request.missing)
+    paths = request.leaves.paths
+    pairs = zip(paths, _frozen(request), strict=True)
+    frozen = {path for path, is_frozen in pairs if is_frozen}
+    return matched(request.names, paths, theirs, request.missing, frozen)
 
 
 def entered(

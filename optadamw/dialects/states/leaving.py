@@ -11,11 +11,12 @@ import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid
 from optadamw.base.hyperparameters import Clock
-from optadamw.base.tree import match_leaves
+from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
 from optadamw.dialects.states.arrays import numbers, widened
 from optadamw.dialects.states.call import Call, Layout, check_fields
+from optadamw.dialects.states.frozen import of_frozen
 from optadamw.dialects.states.naming import Names, Place, ordered
 from optadamw.dialects.states.peer import (
     DIFFERENCE,
@@ -170,9 +171,10 @@ class Departure(Call):
     def _left(self, field: str, leaf: int, kept: list[Any]) -> np.ndarray:
         path, like = self.paths[leaf], self.leaves.arrays[leaf]
         where = f"{field}/{path}"
-        if kept[leaf] is None:  # frozen: zeros, as where no gradient ever came
-            return np.zeros(like.shape, np.float32)
-        array = numbers(where, kept[leaf])
+        value = kept[leaf]
+        if value is None:
+            value = of_frozen(field, path, flatten(self.params).arrays[leaf])
+        array = numbers(where, value)
         if array.shape != like.shape:
             raise at_leaf(
                 where,

@@ -34,23 +34,36 @@ def check_missing(missing: Any) -> None:
 
 
 def matched(
-    names: Names, paths: Sequence[str], theirs: Sequence[Theirs], missing: Missing
+    names: Names,
+    paths: Sequence[str],
+    theirs: Sequence[Theirs],
+    missing: Missing,
+    frozen: Collection[str] = (),
 ) -> list[int | None]:
     """Return for each of our `paths` the position of its counterpart in `theirs`.
+
+    Args:
+      names: as the `from_` functions take it.
+      paths: our paths.
+      theirs: the parameters of the other library.
+      missing: what happens to a path without a counterpart.
+      frozen: those of `paths` that need none: an optimizer that was given the trained
+        parameters alone does not have them. Default: none.
 
     Raises:
       TypeError, ValueError: `names` that do not fit; without them, other names or
         another number of parameters; a counterpart that is left over, or missing.
     """
     if names is None:
-        found = _unnamed(paths, theirs)
+        found = _unnamed(paths, theirs, frozen)
     elif isinstance(names, Mapping):
         found = _mapped(names, paths, theirs)
     elif isinstance(names, Sequence) and not isinstance(names, str):
         found = _listed(names, paths, theirs)
     else:
         raise _mistyped(names)
-    lacking = [p for p, place in zip(paths, found, strict=True) if place is None]
+    pairs = zip(paths, found, strict=True)
+    lacking = [p for p, place in pairs if place is None and p not in frozen]
     if lacking and missing == "error":
         raise ValueError(
             f"The saved state has no counterpart of {some_leaves(lacking, 3)}. "
@@ -61,12 +74,18 @@ def matched(
     return found
 
 
-def _unnamed(paths: Sequence[str], theirs: Sequence[Theirs]) -> list[int | None]:
+def _unnamed(
+    paths: Sequence[str], theirs: Sequence[Theirs], frozen: Collection[str]
+) -> list[int | None]:
     known = [one.name for one in theirs]
     is_named = bool(theirs) and all(name is not None for name in known)
     # A file sorts the numbers of a list as text: 10 before 2.
     if is_named and (not _is_plain(paths) or set(known) == set(paths)):
-        return _by_name(paths, [name or "" for name in known])
+        return _by_name(paths, [name or "" for name in known], frozen)
+    trained = [path for path in paths if path not in frozen]
+    if len(trained) == len(theirs) < len(paths):
+        places = {path: i for i, path in enumerate(trained)}
+        return [places.get(path) for path in paths]
     if len(paths) != len(theirs):
         raise ValueError(
             f"The saved state has {len(theirs)} parameters, `params` {len(paths)} "
@@ -81,7 +100,9 @@ def _is_plain(paths: Sequence[str]) -> bool:
     return all(path.isdigit() or not path for path in paths)
 
 
-def _by_name(paths: Sequence[str], known: Sequence[str]) -> list[int | None]:
+def _by_name(
+    paths: Sequence[str], known: Sequence[str], frozen: Collection[str]
+) -> list[int | None]:
     """Match equal names, apart from separators and prefixes."""
     ours, others = [_plain(p) for p in paths], [_plain(n) for n in known]
     for name, count in (Counter(ours) + Counter()).items():
@@ -110,7 +131,8 @@ def _by_name(paths: Sequence[str], known: Sequence[str]) -> list[int | None]:
             raise ValueError(
                 f"'{known[place]}' may be several of `params`. Say which with `names`."
             )
-    lacking = [p for p, place in zip(paths, found, strict=True) if place is None]
+    pairs = zip(paths, found, strict=True)
+    lacking = [p for p, place in pairs if place is None and p not in frozen]
     if lacking:
         left = [name for i, name in enumerate(known) if i not in taken]
         if left:
