@@ -1,4 +1,4 @@
-"""The form of a record, which anyone may write with a digest that is right."""
+"""The types of the parts of a record: its digest tells nothing of who wrote it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +40,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _all_in(kind: type, is_right: Judge) -> Judge:
-    """A judge of a list or dict by what is in it."""
+    """Return a function that judges the entries of a list, or the values of a dict."""
 
     def judge(value: Any) -> bool:
         if not isinstance(value, kind):
@@ -76,7 +76,7 @@ PARTS: dict[str, tuple[Judge, str]] = {
     # 0.1.0 did not write them at first.
     "layouts": (_all_in(dict, _texts), "a dict of lists of names"),
 }
-"""The parts of a record: their judge, and their description in an error."""
+"""For each part of a record a function that judges it, and its type in words."""
 
 SETTINGS: dict[str, tuple[Judge, str]] = {
     "mu": (_is_text, "a text"),

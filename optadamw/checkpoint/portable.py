@@ -31,7 +31,7 @@ from optadamw.checkpoint.record import (
     unpacked,
 )
 from optadamw.store.state import State, is_scales
-from optadamw.walk.inputs import check_state, plan_of_one
+from optadamw.walk.inputs import absent_of, check_state
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _refuse_another(
         return
     for part, own in zip(found, states, strict=True):
         composition = part.recipe.composition
-        check_state(composition, own, plan_of_one(composition, params))
+        check_state(composition, own, absent_of(composition, own, params))
 
 
 def _step(array: np.ndarray) -> int:

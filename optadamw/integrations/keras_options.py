@@ -30,7 +30,9 @@ class WithOptionsInTx:
         """
         # Keras sets all of them when it makes the optimizer.
         is_made = name in IN_TX and "_kept" in self.__dict__
-        if is_made and value != getattr(self, name, None):
+        old = getattr(self, name, None) if is_made else None
+        is_same = value is old or (type(value) is type(old) and bool(value == old))
+        if is_made and not is_same:
             raise TypeError(
                 f"`{name}` cannot be set: it is an option of `tx`, and would have no "
                 f"effect. Make `tx` with optadamw.adamw(..., {IN_TX[name]}=...)."

@@ -168,8 +168,14 @@ def _name(key: Any) -> str:
 
 
 def _free(path: str, taken: Any) -> str:
-    """Return a name that is not taken: Keras lets variables share a path."""
-    number = 1
-    while (name := path if number == 1 else f"{path}_{number}") in taken:
+    """Return a name that is not taken: Keras lets variables share a path.
+
+    The layer gets the number, "dense_2/bias", so that the pattern "*/bias" still holds.
+    """
+    layer, slash, last = path.rpartition("/")
+    first, end = (layer, slash + last) if slash else (path, "")
+    name, number = path, 1
+    while name in taken:
         number += 1
+        name = f"{first}_{number}{end}"
     return name

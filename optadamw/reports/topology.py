@@ -20,7 +20,7 @@ FORM = 'a name such as "v5e:1x1", "v5e:16x16", "v5p:4x4x4", "v6e:1x1" or "h100:1
 
 _MOST = 65_536
 _LONGEST = {"v5e": 16}
-"""The longest axis, where libtpu aborts the process at a longer one."""
+"""The longest axis of a generation; libtpu ends the process at a longer one."""
 _ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 _ALONE |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 """What libtpu otherwise asks a machine with TPUs for, and its lock against others."""

@@ -15,8 +15,8 @@ def check_fields(state: Any, kept: Sequence[str], absent: Collection[str] = ()) 
     Args:
       state: the argument `state` of a call.
       kept: the names of the buffers, scales and scalars that the transformation keeps.
-      absent: those of `kept` that are None, because the parameters are one array, which
-        lacks them. Default: none.
+      absent: those of `kept` that may be None, because the parameters are one array,
+        which lacks them. Default: none.
     """
     if not isinstance(state, State):
         raise TypeError(

@@ -105,8 +105,8 @@ class Transformation(optax.GradientTransformationExtraArgs, Adjusting):
         temporary. Parameters come first in its arguments too: JAX pairs donated arrays
         with results of their shape in order, and XLA copies what is crossed.
 
-        The keywords are `loss`, `weight` of a micro-batch, and `grad_norm`; others are
-        ignored, as in Optax, unless they are almost one of these, such as `weights`.
+        The keywords are `loss`, `weight` of a micro-batch, and `grad_norm`. Others are
+        ignored, as in Optax; a misspelt one, such as `weights`, is an error.
         """
         return self.recipe.programs.step
 

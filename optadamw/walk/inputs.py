@@ -1,6 +1,6 @@
 """The inputs of one step: gradient, parameter and buffers of each leaf, checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -162,7 +162,7 @@ def checked_inputs(
     matched = gradients_for(leaves, grads)
     composition.check_guard()
     plan = plan_of(composition, leaves, grads if params is None else params)
-    scalars = check_state(composition, state, plan)
+    scalars = check_state(composition, state, _absent(plan))
     check_scalars(state, scalars)
     layouts = layouts_of(composition.zero1, leaves)
     if layouts is None:  # with_zero1 reduces and scatters them
@@ -176,37 +176,53 @@ def checked_inputs(
 
 
 def check_state(
-    composition: Composition, state: Any, plan: Plan | None = None
+    composition: Composition, state: Any, absent: Collection[str] = ()
 ) -> Mapping[str, Any]:
     """Refuse an object that is no `State`, or not one of this composition.
 
     Args:
       composition: the rules, and the parts around them.
       state: the argument `state` of a call.
-      plan: the plan of the parameters; None (default): they are not known.
+      absent: the trees that may be None, from `absent_of`. Default: none.
 
     Returns:
       The fields that are not trees, before the first step.
     """
     buffers = (name for slot in composition.buffers for name in trees_of(slot, ()))
     scalars = composition.initial_scalars()
-    absent = _absent(plan) if plan else _without_plan(composition, state)
     check_fields(state, (*buffers, *scalars), absent)
     return scalars
 
 
-def plan_of_one(composition: Composition, params: PyTree) -> Plan | None:
-    """Return the plan of parameters that are one array; None of every other tree."""
-    if not jax.tree_util.all_leaves([params]):
-        return None
-    return plan_of(composition, parameters(params), params)
+def absent_of(composition: Composition, state: Any, params: PyTree | None) -> set[str]:
+    """Return the trees of a State that may be None: parameters of one array lack them.
+
+    A tree with more nodes has None at the places of the leaves that lack a buffer.
+
+    Args:
+      composition: the rules, and the parts around them.
+      state: the state.
+      params: the parameters; None: they are not known. Then the scales of one array
+        that is not in 8 bits may be None; and, if the state has no tree and a group is
+        frozen, all trees.
+    """
+    if params is not None:
+        is_one = jax.tree_util.all_leaves([params])
+        leaves = parameters(params) if is_one else None
+        return _absent(plan_of(composition, leaves, params)) if leaves else set()
+    held = buffers_in(state) if isinstance(state, State) else {}
+    if not held and any(map(composition.is_frozen, range(len(composition.variants)))):
+        return {x for slot in composition.buffers for x in trees_of(slot, ())}
+    return {
+        scales_of(name)
+        for name, tree in held.items()
+        if jax.tree_util.all_leaves([tree])
+        and jnp.issubdtype(getattr(tree, "dtype", bool), jnp.inexact)
+    }
 
 
 def _absent(plan: Plan) -> set[str]:
-    """Return the trees that are None, because parameters that are one array lack them.
-
-    A tree with more nodes has None at the places of the leaves that lack a buffer.
-    """
+    """Return the trees that are None for these parameters."""
     treedef = plan.leaves.treedef
     if not plan.rows or not jax.tree_util.treedef_is_leaf(treedef):
         return set()  # an empty tree has one node too
@@ -218,25 +234,6 @@ def _absent(plan: Plan) -> set[str]:
         if not isinstance(own.store, BlockStore):
             absent.add(scales_of(slot.name))
     return absent
-
-
-def _without_plan(composition: Composition, state: Any) -> set[str]:
-    """Return the trees that may be None, where nothing else tells of the parameters.
-
-    Those are the scales of one array that is not in 8 bits; or, if the state has no
-    tree and a group is frozen, all trees of one array in it.
-    """
-    if not isinstance(state, State):
-        return set()
-    held = buffers_in(state)
-    if not held and any(map(composition.is_frozen, range(len(composition.variants)))):
-        return {x for slot in composition.buffers for x in trees_of(slot, ())}
-    return {
-        scales_of(name)
-        for name, tree in held.items()
-        if jax.tree_util.all_leaves([tree])
-        and jnp.issubdtype(getattr(tree, "dtype", bool), jnp.inexact)
-    }
 
 
 def _refuse_missing_params(composition: Composition, emit: Emit) -> None:

@@ -40,7 +40,7 @@ from optadamw.walk.conditional import (
     no_update,
 )
 from optadamw.walk.decision import go_by_gradients, go_by_scalars
-from optadamw.walk.inputs import Inputs, check_state, checked_inputs, plan_of_one
+from optadamw.walk.inputs import Inputs, absent_of, check_state, checked_inputs
 from optadamw.walk.measure import measure
 from optadamw.walk.native import pass_by_kernels
 from optadamw.walk.next_state import next_state
@@ -98,11 +98,11 @@ def flush(
             "`params` is a State; the order of the arguments is (state, params)."
         )
     if composition.control.accumulation is None:
-        check_state(composition, state, plan_of_one(composition, params))
+        check_state(composition, state, absent_of(composition, state, params))
         return params, state
     leaves = parameters(params)
     plan = plan_of(composition, leaves, params)
-    check_state(composition, state, plan)
+    check_state(composition, state, absent_of(composition, state, params))
     accumulators = match_leaves(state.accumulator, leaves, "state.accumulator")
     buffers = zip(leaves.paths, accumulators, leaves.arrays, strict=True)
     for row, (path, buffer, array) in zip(plan.rows, buffers, strict=True):

@@ -53,3 +53,18 @@ def test_an_option_of_tx_is_not_set_as_an_attribute(name):
     with pytest.raises(TypeError, match=rf"`{name}` cannot be set.*{argument}"):
         setattr(made, name, 3)
     setattr(made, name, getattr(made, name))
+
+
+def test_patterns_choose_parameters_of_one_path():
+    """Two towers with layers of one name: Keras lets their variables share a path."""
+    towers, inputs = [], []
+    for _ in range(2):
+        inside = keras.Input((3,))
+        tower = keras.Model(inside, keras.layers.Dense(2, name="hidden")(inside))
+        inputs.append(keras.Input((3,)))
+        towers.append(tower(inputs[-1]))
+    model = keras.Model(inputs, towers[0] + towers[1])
+    made = Optimizer(adamw(0.1, groups={"*/bias": {"freeze": True}}))
+    made.build(model.trainable_variables)
+    held = {name for name, x in made.state.mu.items() if x is not None}
+    assert held == {"hidden/kernel", "hidden_2/kernel"}

@@ -1,14 +1,11 @@
 """Names, orders and learning rates that `optadamw convert` finds in the files."""
 
-import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import time
-import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,7 +15,7 @@ import pytest
 
 from optadamw import interchange
 from optadamw.dialects.files import files
-from optadamw.dialects.files.models import by_shape, in_order, model_in, model_of
+from optadamw.dialects.files.models import by_shape, in_order, model_of
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.states.rates import (
     rate_by_key,
@@ -307,100 +304,6 @@ def test_the_commands_of_the_page_run_as_written(tmp_path):
     assert {"optimizer.npz", "state.npz"} <= {path.name for path in tmp_path.iterdir()}
 
 
-# --- .keras --------------------------------------------------------------------------
-
-
-def keras_file(path, layers, optimizer=(), inside=None):
-    """A .keras file with these layers: (name, class, arrays, trainable).
-
-    `inside` has arrays of layers in the last layer, by their paths.
-    """
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-    data = io.BytesIO()
-    with h5py.File(data, "w") as file:
-        # HDF5 lists groups by name, in another order than that of the model.
-        for i, (name, _, variables, _) in enumerate(reversed(layers)):
-            group = file.create_group(f"layers/part_{i}/vars")
-            group.attrs["name"] = name
-            for k, array in enumerate(variables):
-                group[str(k)] = array
-        for name, array in (inside or {}).items():
-            file[f"layers/part_0/{name}"] = array
-        for k, array in enumerate(optimizer):
-            file[f"optimizer/vars/{k}"] = array
-    config = {
-        "config": {
-            "layers": [
-                {"class_name": kind, "config": {"name": name, "trainable": trained}}
-                for name, kind, _, trained in layers
-            ]
-        }
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", json.dumps(config))
-        archive.writestr("model.weights.h5", data.getvalue())
-    return path
-
-
-def test_a_keras_file_needs_no_more(tmp_path, capsys):
-    one, row = np.ones((3, 3), np.float32), np.ones(3, np.float32)
-    layers = [
-        ("input", "InputLayer", [], True),
-        ("dense_b", "Dense", [one, row], True),
-        ("norm", "BatchNormalization", [row] * 4, True),
-        ("frozen", "Dense", [one, row], False),
-        ("dense_a", "Dense", [one, row], True),
-    ]
-    trained = [one, row, row, row, one, row]
-    variables = [np.int32(3), np.float32(0.25)]
-    for i, array in enumerate(trained):
-        variables += [array * (i + 1), array * (i + 1)]
-    path = keras_file(tmp_path / "model.keras", layers, variables)
-    out = ("--out", tmp_path / "out.npz")
-    assert convert("keras", path, "--to", "torch", *out) == 0, capsys.readouterr().err
-    saved = files.read(tmp_path / "out.npz")
-    assert [float(saved["state"][i]["exp_avg"].flat[0]) for i in range(6)] == [
-        *(1, 2, 3, 4, 5, 6)
-    ]
-    assert saved["param_groups"][0]["lr"] == 0.25
-    assert list(read_params(path)) == [
-        *("dense_b/kernel", "dense_b/bias", "norm/gamma", "norm/beta"),
-        *("dense_a/kernel", "dense_a/bias"),
-    ]
-
-
-def test_layers_whose_variables_are_not_known_are_not_guessed(tmp_path, capsys):
-    row = np.ones(3, np.float32)
-    path = keras_file(
-        tmp_path / "model.keras",
-        [("own", "MyLayer", [row, row], True)],
-        [np.int32(3), np.float32(0.25), *[row] * 4],
-    )
-    out = ("--out", tmp_path / "out.npz")
-    assert convert("keras", path, "--to", "torch", *out) == 1
-    assert "`--params` must be given" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("array", [np.ones(3, np.float32), np.ones(2, np.uint32)])
-def test_layers_in_layers_are_not_left_out(array, tmp_path, capsys):
-    """Attention has dense layers inside; dropout only the state of its seed."""
-    row = np.ones(3, np.float32)
-    path = keras_file(
-        tmp_path / "model.keras",
-        [("dense", "Dense", [row], True), ("last", "Other", [], True)],
-        [np.int32(3), np.float32(0.25), row, row],
-        {"query/vars/0": array},
-    )
-    status = convert("keras", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
-    error = capsys.readouterr().err
-    if array.dtype == np.uint32:
-        assert status == 0, error
-    else:
-        assert status == 1
-        assert "`--params` must be given, because the variables of one of" in error
-        assert "trainable_variables: give it by --names." in error
-
-
 # --- The learning rate ---------------------------------------------------------------
 
 
@@ -438,24 +341,13 @@ def test_the_rate_is_kept(source, tmp_path, capsys):
     assert files.read(tmp_path / "out.npz")["param_groups"][0]["lr"] == 0.75
 
 
-@pytest.mark.parametrize("shape", ["deep", "in itself", "an array", "an array of it"])
-def test_layers_without_end_are_walked_once(shape, tmp_path):
-    """Of HDF5, in which a group may lie in itself."""
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-    data = io.BytesIO()
-    with h5py.File(data, "w") as file:
-        if shape == "an array":
-            file["layers/a"] = np.ones(2)
-        elif shape == "an array of it":
-            file["layers/a/vars"] = np.ones(2)
-        else:
-            node = file.create_group("layers/a")
-            for _ in range(3_000 if shape == "deep" else 1):
-                node = node.create_group("b")
-            node["c"] = file["layers/a"]
-    with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
-        archive.writestr("config.json", "{}")
-        archive.writestr("model.weights.h5", data.getvalue())
-    start = time.process_time()
-    assert model_in(tmp_path / "x.keras") is None
-    assert time.process_time() - start < 5.0
+def test_float64_that_is_rounded_is_told(tmp_path, capsys):
+    params = {"w": np.ones(3)}
+    np.savez(tmp_path / "p.npz", **params)
+    saved = state_dict([(3,)])
+    for entries in saved["state"].values():
+        entries |= {k: np.asarray(v, np.float64) for k, v in entries.items()}
+    files.write(tmp_path / "in.npz", saved)
+    words = ("torch", tmp_path / "in.npz", "--params", tmp_path / "p.npz")
+    assert convert(*words, "--to", "optadamw", "--out", tmp_path / "out.npz") == 0
+    assert "float64 in FROM was rounded to float32" in capsys.readouterr().out

@@ -149,6 +149,31 @@ def test_a_condition_under_vmap_moves_nu_by_a_few_units_in_the_last_place(option
     assert np.max(moved) <= 1e-4 * rate and np.mean(moved > 0) <= 0.03
 
 
+def test_a_program_that_makes_the_state_too():
+    """The number of each step is a constant there; numerics.md says what follows."""
+    rate = 1e-2
+    tx = optadamw.adamw(rate)
+    params, *draws = jax.random.normal(jax.random.key(0), (4, 64, 64))
+    alone, state, seen = params, tx.init(params), []
+    for grads in draws:
+        alone, state = jax.jit(tx.step)(grads, state, alone)
+        seen.append((alone, state.mu, state.nu))
+
+    @jax.jit
+    def program(params: Any, draws: Any) -> Any:
+        state, found = tx.init(params), []
+        for grads in draws:
+            params, state = tx.step(grads, state, params)
+            found.append((params, state.mu, state.nu))
+        return found
+
+    for (a, *moments), (b, *expected) in zip(program(params, draws), seen, strict=True):
+        trees.assert_same_bits(moments, expected)
+        off = np.abs(np.asarray(a - b))
+        assert np.all(off <= 1e-4 * rate)
+        assert np.mean(off > 0) <= (0.1 if jax.__version__ < "0.11" else 0.0)
+
+
 SPLIT = [row for row in WIDE if "parameter" not in row.sums and not row.draws]
 
 

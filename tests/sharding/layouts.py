@@ -228,6 +228,22 @@ def test_on_one_device(name):
     optadamw.check_sharding(tx.init(params), optadamw.state_sharding(tx, params))
 
 
+@pytest.mark.parametrize("name", ["plain", "masked", "in MultiSteps"])
+def test_parameters_on_different_devices(name):
+    tx, places = CHAINS[name], iter(jax.devices())
+    params = {
+        name: jax.device_put(jnp.ones(shape), next(places))
+        for name, shape in SHAPES.items()
+    }
+    state, layout = tx.init(params), optadamw.state_sharding(tx, params)
+    found = [
+        (x.sharding, y)
+        for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True)
+        if x.ndim
+    ]
+    assert all(x == y for x, y in found)
+
+
 def test_the_check_names_the_leaf_that_lies_elsewhere():
     tx, params = CHAINS["window"], placed(mesh_of("Auto"))
     state, layout = tx.init(params), optadamw.state_sharding(tx, params)

@@ -74,3 +74,11 @@ def test_the_state_of_another_transformation_is_refused():
     without = optadamw.scale_by_learning_rate(0.1).init(P)
     with pytest.raises(ValueError, match="lacks the buffer `mu`"):
         checkpoint.to_portable(plain, without)
+
+
+def test_without_a_tree_only_parameters_that_are_not_known_may_be_frozen():
+    tx = optadamw.adamw(0.1, groups={"a": {"freeze": True}})
+    params = {"a": P, "b": P}
+    without = optadamw.scale_by_learning_rate(0.1).init(params)
+    with pytest.raises(ValueError, match="lacks the buffer `mu`"):
+        checkpoint.to_portable(tx, without, params)

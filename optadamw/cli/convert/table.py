@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,6 +68,20 @@ def on_kernels(plan: Plan, params: Mapping[str, Any]) -> list[str]:
         f"{shapes[bool(then)]}. Turn them with --to-transpose PATTERN; embeddings stay "
         "as they are."
     ]
+
+
+def on_width(saved: Any) -> list[str]:
+    """Say that numbers of 64 bits are rounded to 32, where JAX has no wider ones."""
+    if jnp.result_type(float) == np.float64:
+        return []
+    dtypes = {
+        str(getattr(x, "dtype", ""))
+        for x in jax.tree.leaves(saved)
+        if getattr(x, "ndim", 0)
+    }
+    if not any(dtype.endswith(("float64", "complex128")) for dtype in dtypes):
+        return []
+    return ["float64 in FROM was rounded to float32. JAX_ENABLE_X64=1 keeps it."]
 
 
 def on_frozen(bare: Bare) -> list[str]:

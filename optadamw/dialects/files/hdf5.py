@@ -5,7 +5,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ INSIDE = "model.weights.h5"
 """The entry of a .keras file with the weights."""
 
 MOST = 10_000
-"""The number of groups in a layer; attention has about ten."""
+"""The largest number of groups in a layer that are read; attention has about ten."""
 
 DIGEST = "optadamw_sha256"
 """The attribute of a dataset with its digest, in the files that are written here."""
@@ -37,11 +37,18 @@ def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     return _read_h5(path, io.BytesIO(data), bounds)
 
 
-def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarray]]]:
-    """Read a .keras file: its config, and the variables of layers by their names.
+class InFile(NamedTuple):
+    """The model in a .keras file."""
 
-    A layer with layers in it, such as attention, is there without variables and under
-    its name with "/", which no layer has.
+    config: Any
+    variables: dict[str, list[np.ndarray]]
+    """The variables of each layer, without those of layers inside it."""
+    nested: set[str]
+    """The layers, such as attention, that have layers with variables inside."""
+
+
+def read_model(path: Path, bounds: Bounds) -> InFile:
+    """Read the model in a .keras file.
 
     Raises:
       KeyError, OSError, ValueError, zipfile.BadZipFile: the file is not whole.
@@ -53,30 +60,32 @@ def read_model(path: Path, bounds: Bounds) -> tuple[Any, dict[str, list[np.ndarr
         config, weights = (archive.read(entry) for entry in entries)
     found: dict[str, Any] = {}
     counts: dict[str, int] = {}
+    nested: set[str] = set()
     with h5py.File(io.BytesIO(weights), "r") as file:
         layers = _group(h5py, file, "layers", bounds)
         for name in layers or ():
             group = _group(h5py, layers, name, bounds)
-            if _has_more(h5py, group, bounds):
-                counts[f"{name}/"] = 0
             store = _group(h5py, group, "vars", bounds)
+            layer = str(name if store is None else store.attrs.get("name", name))
+            if _has_more(h5py, group, bounds):
+                nested.add(layer)
             if store is None:
                 continue
             datasets = _datasets(
                 h5py, store, [str(i) for i in range(len(store))], bounds
             )
-            layer = str(store.attrs.get("name", name))
             counts[layer] = len(datasets)
             found |= {f"{layer}/{i}": data for i, data in datasets.items()}
         arrays = _read(found, bounds)
-    return json.loads(config), {
+    variables = {
         layer: [arrays[f"{layer}/{i}"] for i in range(count)]
         for layer, count in counts.items()
     }
+    return InFile(json.loads(config), variables, nested)
 
 
 def _has_more(h5py: Any, layer: Any, bounds: Bounds) -> bool:
-    """Whether numbers lie below a layer's own; the states of its seeds are integers."""
+    """Whether layers inside a layer have variables; states of seeds are integers."""
     nodes = [_child(h5py, layer, name, bounds) for name in layer if name != "vars"]
     seen: set[int] = set()
     while nodes:
@@ -86,7 +95,9 @@ def _has_more(h5py: Any, layer: Any, bounds: Bounds) -> bool:
                 return True
             continue
         place = h5py.h5o.get_info(node.id).addr
-        if isinstance(node, h5py.Group) and place not in seen:  # or in itself
+        if (
+            isinstance(node, h5py.Group) and place not in seen
+        ):  # a group may lie in itself
             seen.add(place)
             nodes += [_child(h5py, node, name, bounds) for name in node]
         if len(seen) > MOST:

@@ -88,9 +88,25 @@ def model_of(contents: Any) -> dict[str, np.ndarray]:
 
 
 def trained(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the arrays of a model without the buffers that no optimizer has."""
-    named = {str(name): array for name, array in arrays.items()}
+    """Return the arrays of a model without the buffers that no optimizer has.
+
+    A tensor under two names (tied weights) is one parameter, under the first of them.
+    """
+    named: dict[str, Any] = {}
+    places: set[Any] = set()
+    for name, array in arrays.items():
+        place = _place(array)
+        if place is None or place not in places:
+            named[str(name)] = array
+            places.add(place)
     return {n: to_numpy(n, a) for n, a in named.items() if not _BUFFER.search(n)}
+
+
+def _place(array: Any) -> Any:
+    """Return where a tensor of PyTorch lies in memory; None if that tells nothing."""
+    if not hasattr(array, "data_ptr") or not array.numel():
+        return None
+    return array.data_ptr(), tuple(array.shape), tuple(array.stride())
 
 
 def _is_model(node: Any) -> bool:
@@ -107,7 +123,7 @@ def _is_model(node: Any) -> bool:
 def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     """Return the trained variables of the layers of a .keras file, by their names."""
     try:
-        config, groups = hdf5.read_model(path, bounds)
+        config, groups, nested = hdf5.read_model(path, bounds)
     except TooLarge:
         raise
     except (KeyError, OSError, ValueError, zipfile.BadZipFile):
@@ -116,14 +132,26 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     for layer in config.get("config", {}).get("layers", []):
         name, kind = layer["config"].get("name", ""), layer["class_name"]
         arrays = groups.pop(name, [])
-        if not arrays or not layer["config"].get("trainable", True):
+        if _is_frozen(layer):
+            nested.discard(name)
+            continue
+        if not arrays:
             continue
         if kind not in VARIABLES:
             return {}
         for variable, array in zip(VARIABLES[kind], arrays, strict=False):
             found[f"{name}/{variable}"] = array
-    has_more = any(name.endswith("/") for name in groups)
-    return {} if has_more or any(groups.values()) else found
+    return {} if nested or any(groups.values()) else found
+
+
+def _is_frozen(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer is not trained, or a model none of whose layers is."""
+    config = layer["config"]
+    inside = config.get("layers", [])
+    if not config.get("trainable", True):
+        return True
+    layers = [one for one in inside if one["class_name"] != "InputLayer"]
+    return bool(layers) and all(map(_is_frozen, layers))
 
 
 def in_order(order: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:

@@ -85,25 +85,26 @@ def open_state(
         return Opened(_under(key, saved, path))
     if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:
         return Opened(saved)
-    keys = _state_dicts(saved)
-    if len(keys) > 1:
+    found = _state_dicts(saved)
+    if len(found) > 1:
         raise ValueError(
-            f"'{path}' holds {len(keys)} state dicts of optimizers. Say which with "
-            f"--key: {', '.join(keys)}."
+            f"'{path}' holds {len(found)} state dicts of optimizers. Say which with "
+            f"--key: {', '.join(found)}."
         )
-    if not keys:
-        return Opened(saved)
-    return Opened(_under(keys[0], saved, path), keys[0])
+    for only, state in found.items():
+        return Opened(state, only)
+    return Opened(saved)
 
 
-def _state_dicts(saved: Mapping[Any, Any]) -> list[str]:
-    """Return the keys of state dicts, alone or in a list, as Lightning writes them."""
-    found = []
+def _state_dicts(saved: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the state dicts by their keys, alone or in a list as in Lightning."""
+    found = {}
     for key, value in saved.items():
         if is_state_dict(value):
-            found.append(str(key))
+            found[str(key)] = value
         elif isinstance(value, list | tuple):
-            found += [f"{key}/{i}" for i, one in enumerate(value) if is_state_dict(one)]
+            inside = {f"{key}/{i}": one for i, one in enumerate(value)}
+            found |= {k: one for k, one in inside.items() if is_state_dict(one)}
     return found
 
 

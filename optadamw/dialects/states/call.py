@@ -72,6 +72,11 @@ class Call:
         """The parameters as shapes and dtypes: nothing is computed with them."""
         return shapes_of(self.params)
 
+    @cached_property
+    def given(self) -> tuple[Any, ...]:
+        """The parameters as they were given, arrays or shapes."""
+        return flatten(self.params).arrays
+
     @property
     def control(self) -> Control | None:
         """The control around the steps of `tx`; None without `tx`."""

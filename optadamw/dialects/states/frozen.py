@@ -22,8 +22,8 @@ def of_frozen(field: str, path: str, param: Any) -> Any:
     if isinstance(param, jax.ShapeDtypeStruct):
         raise at_leaf(
             path,
-            "it is frozen, so that its average is the parameter, of which `params` has "
-            "the shape alone.",
+            "it is frozen, so that its average is the parameter; `params` has only its "
+            "shape.",
             "Pass the parameters, or lose the average with drop=('ema',).",
         )
     return param

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from optadamw.base.errors import mistyped
+from optadamw.base.errors import mistyped, shown
 from optadamw.dialects.states.arrays import scalar
 from optadamw.dialects.states.peer import Peer
 
@@ -44,8 +44,15 @@ def number_in(group: Mapping[str, Any], place: Keys) -> float | None:
     return None if value is None else scalar(f"`{place.key}` of a group", value)
 
 
-LOST = ("caution", "corrected_weight_decay", "clipping_threshold", "decouple_lr")
-"""The options in a group of timm or optimi that `optadamw convert` does not write."""
+OWNERS = {
+    "caution": "timm",
+    "corrected_weight_decay": "timm",
+    "clipping_threshold": "timm",
+    "decouple_lr": "optimi",
+}
+"""The options in a group that `optadamw convert` does not write, and their library."""
+
+OF_DECAY = ("corrected_weight_decay", "decouple_lr")
 
 
 def refuse_lost(
@@ -61,26 +68,33 @@ def refuse_lost(
     Raises:
       ValueError: a group has such an option.
     """
-    for name in LOST:
-        of_decay = name in ("corrected_weight_decay", "decouple_lr")
+    for name, owner in OWNERS.items():
+        of_decay = name in OF_DECAY
         given = [
             group[name]
             for group in groups
-            if group.get(name)
+            if _is_on(group.get(name))
             and not (of_decay and has_decay)
             and (not of_decay or number_in(group, PLACES["weight_decay"]))
         ]
         if given:
-            remedy = (
-                f"Python writes it, by to_{target.name}(state, params, tx=tx) with the "
-                "`tx` that has it."
-            )
+            call = f"to_{target.name}(state, params, tx=tx), with the `tx` that has it"
+            if owner != target.name:
+                call = f"to_{target.name}(state, params, groups=[...]), which loses it"
+            remedy = f" Convert it in Python: {call}."
             if of_decay:
-                remedy += f" --weight-decay gives {target.title} its own decay."
+                remedy = f" --weight-decay gives {target.title} its own decay.{remedy}"
             raise ValueError(
-                f"The groups of the saved state have {name}={given[0]!r}, which the "
-                f"command does not write. {remedy}"
+                f"The groups of the saved state have {name}={shown(given[0])}, which "
+                f"the command does not write.{remedy}"
             )
+
+
+def _is_on(value: Any) -> bool:
+    try:
+        return bool(value)
+    except Exception:  # an array of several numbers, of any library
+        return True
 
 
 def options_in(group: Mapping[str, Any]) -> dict[str, Any]:

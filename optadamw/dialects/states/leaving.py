@@ -11,7 +11,7 @@ import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid
 from optadamw.base.hyperparameters import Clock
-from optadamw.base.tree import flatten, match_leaves
+from optadamw.base.tree import match_leaves
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
 from optadamw.dialects.states.arrays import numbers, widened
@@ -173,7 +173,7 @@ class Departure(Call):
         where = f"{field}/{path}"
         value = kept[leaf]
         if value is None:
-            value = of_frozen(field, path, flatten(self.params).arrays[leaf])
+            value = of_frozen(field, path, self.given[leaf])
         array = numbers(where, value)
         if array.shape != like.shape:
             raise at_leaf(
