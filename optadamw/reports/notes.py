@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from optadamw.base.horizon import horizon_of
 from optadamw.base.hyperparameters import Clock
 from optadamw.base.masks import OfTree, Predicate
+from optadamw.base.numerics import is_complex, is_narrow
 from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Variant
@@ -22,6 +23,7 @@ def notes_on(composition: Composition, leaves: Leaves, params: PyTree) -> list[s
         *remarks_of(composition, leaves, params),
         *_on_stacks(composition, leaves),
         *_on_small_leaves(composition, leaves),
+        *_on_complex_leaves(composition, leaves),
     ]
     for rules in composition.variants:
         rate = getattr(rate_of(rules), "learning_rate", None)
@@ -70,6 +72,23 @@ def _on_small_leaves(composition: Composition, leaves: Leaves) -> Iterator[str]:
         yield (
             f"{' and '.join(sizes)} stay in float32 instead of 8 bits: each parameter "
             f"has fewer than {min(sizes.values()):,} numbers (`min_size` of blockwise)"
+        )
+
+
+def _on_complex_leaves(composition: Composition, leaves: Leaves) -> Iterator[str]:
+    """Say that buffers of complex parameters do not get a dtype of 16 bits."""
+    pairs = zip(leaves.paths, leaves.arrays, strict=True)
+    first = next((path for path, array in pairs if is_complex(array.dtype)), None)
+    narrow = [
+        slot.name
+        for slot in composition.buffers
+        if (dtype := getattr(slot.store, "dtype", None)) is not None
+        and is_narrow(dtype)
+    ]
+    if first is not None and narrow:
+        yield (
+            f"{' and '.join(narrow)} of '{first}' and other complex parameters stay in "
+            "their full precision: no complex dtype has parts of 16 bits"
         )
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -24,6 +24,8 @@ class CosineWarmRestarts:
     low: float = 0.0
     high: float = 1.0
     ahead: bool = False
+    horizon: ClassVar[None] = None
+    """It has no end."""
     _lengths: tuple[int, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:

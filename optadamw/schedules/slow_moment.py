@@ -28,6 +28,11 @@ class SlowMomentSchedule:
         decay = jnp.exp(first * last / ((1.0 - done) * last + done * first))
         return jnp.where(done < 1.0, jnp.minimum(decay, self.b3), self.b3)
 
+    @property
+    def horizon(self) -> int:
+        """The step from which on the value is `b3`."""
+        return self.steps - 1
+
     def __repr__(self) -> str:
         return call_text("slow_moment_schedule", slow_moment_schedule, vars(self))
 

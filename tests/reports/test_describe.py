@@ -369,3 +369,16 @@ def test_parameters_too_small_for_8_bits_are_told():
     for shape, is_told in (((63, 65), True), ((64, 64), False)):
         params = {"w": jnp.zeros(shape, jnp.bfloat16), "b": jnp.zeros(2)}
         assert (f"!  {text}4,096 numbers" in optadamw.describe(tx, params)) == is_told
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "float32"])
+def test_complex_parameters_keep_their_precision(dtype):
+    tx = optadamw.adamw(
+        0.1, mu_dtype="bfloat16", nu_dtype=optadamw.stochastic("bfloat16")
+    )
+    params = {"a": jnp.ones(2), "z": jnp.ones(2, dtype)}
+    note = "mu and nu of 'z' and other complex parameters stay in their full"
+    assert (note in optadamw.describe(tx, params)) == (dtype == "complex64")
+    assert tx.init(params).mu["z"].dtype == {"complex64": "complex64"}.get(
+        dtype, "bfloat16"
+    )

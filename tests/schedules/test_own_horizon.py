@@ -61,3 +61,12 @@ def test_schedules_that_are_tuples_are_joined():
     assert made != other and made == schedules.join_schedules(
         [Decay(0.5), Decay(1)], [5]
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_the_slow_moment_has_an_end(steps):
+    made = schedules.slow_moment_schedule(0.9, 0.99, steps)
+    end = made.horizon
+    values = [float(made(step)) for step in range(end + 3)]
+    assert values[end:] == [pytest.approx(0.99)] * 3 and 0.99 not in values[:end]
+    assert schedules.cosine_warm_restarts(10).horizon is None
