@@ -9,6 +9,7 @@ import numpy as np
 
 from optadamw.base.errors import mistyped
 from optadamw.base.held import Held, checked_names
+from optadamw.base.tree import dtype_of
 from optadamw.base.types import Array, PyTree
 from optadamw.store.state import State, state_with
 from optadamw.walk.composition import Composition
@@ -50,14 +51,14 @@ def with_hyperparameters(
 
 
 def _holder(state: PyTree) -> State:
-    what = "set of adjustable hyperparameters"
-    return state_with(state, "hyperparameters", what, "", REMEDY)
+    about = " of adjustable hyperparameters"
+    return state_with(state, "hyperparameters", "set", about, REMEDY)
 
 
 def _checked(name: str, value: Any, old: Any, numbers: list[Held]) -> Any:
     """Refuse a value that is no number, of another shape, or out of range if known."""
-    dtype = getattr(value, "dtype", None)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    dtype = None if is_number else dtype_of(value)
     is_array = dtype is not None and (
         jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     )
