@@ -125,3 +125,32 @@ def test_a_checkpoint_is_not_converted_to_itself(tmp_path, capsys):
     words = ("optadamw", words[1], "--out", tmp_path / "out.npz", "--to", "optadamw")
     assert convert(*words) == 1
     assert "is one already: copy the file" in capsys.readouterr().err
+
+
+def test_only_checkpoints_of_orbax_are_replaced_as_folders(
+    tmp_path, capsys, monkeypatch
+):
+    """Orbax removes the folder that it replaces, with all that is in it."""
+    _, words = saved(tmp_path, ADAMW)
+    words = (*words[:2], "--to", "optax", "--force", "--out")
+    out = tmp_path / "out"
+    (out / "inside").mkdir(parents=True)
+    (out / "inside" / "mine.txt").write_text("mine")
+    assert convert(*words, out) == 2
+    assert "it holds 'inside', which would be removed" in capsys.readouterr().err
+    (out / "_METADATA").touch()  # nor beside a checkpoint
+    assert convert(*words, out) == 2
+    assert (out / "inside" / "mine.txt").read_text() == "mine"
+    for _ in range(2):  # a new folder, and the checkpoint in it
+        assert convert(*words, tmp_path / "new") == 0, capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert convert(*words, tmp_path / "empty") == 0, capsys.readouterr().err
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    assert convert(*words, tmp_path / "link") == 2
+    assert "is a link. Name the folder" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "new")
+    for name in (".", tmp_path / "new"):
+        assert convert(*words, name) == 2
+        assert "holds the working directory" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="it holds 'inside'"):
+        files.write(out, {"a": np.ones(2)})

@@ -134,7 +134,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "20 times their own size",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace a file that exists"
+        "--force",
+        action="store_true",
+        help="replace a file that exists, or a folder with a checkpoint of Orbax alone",
     )
 
 

@@ -71,10 +71,13 @@ def check_writable(path: Path) -> None:
     """Refuse a name of a file that cannot be written, before anything is read.
 
     Raises:
-      ValueError: a name without a known suffix.
+      ValueError: a name without a known suffix, or a folder that holds more than a
+        checkpoint.
     """
     if path.suffix:
         _by_suffix(path, WRITERS)
+    else:
+        orbax.check_replaceable(path)
 
 
 def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:

@@ -56,8 +56,50 @@ def _announced(metadata: Any) -> int:
     return sum(nbytes(shape, itemsize) for shape, itemsize in shapes)
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a folder that holds more than a checkpoint of Orbax.
+
+    Orbax removes the folder with all that is in it.
+
+    Raises:
+      ValueError: it does, or it is a link, or the working directory is in it.
+    """
+    if path.is_symlink():
+        raise ValueError(f"'{path}' is a link. Name the folder itself.")
+    if not path.is_dir():
+        return
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ValueError(
+            f"'{path}' holds the working directory, and would be removed. Name another "
+            "folder."
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    others = [n for n in names if n not in MADE and not n.startswith("ocdbt.process_")]
+    if others or (names and not MARKS & set(names)):
+        raise ValueError(
+            f"'{path}' is no checkpoint of Orbax alone: it holds "
+            f"'{(others or names)[0]}', which would be removed with all else in it. "
+            "Name a new folder, or a file: .npz, .safetensors, .pt."
+        )
+
+
+MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA"})
+"""The files of which each checkpoint of Orbax has one."""
+
+MADE = MARKS | {
+    *("_sharding", "_strings.json", "array_metadatas", "aggregate", "checkpoint"),
+    *("commit_success.txt", "d", "manifest.ocdbt"),
+}
+"""The entries that Orbax makes in a folder, besides one for each process."""
+
+
 def write(path: Path, saved: Any) -> None:
-    """Write a state to a folder, which Orbax replaces as a whole."""
+    """Write a state to a folder, which Orbax replaces as a whole.
+
+    Raises:
+      ValueError: as `check_replaceable`.
+    """
+    check_replaceable(path)
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Writing the folder '{path}'")
     with ocp.PyTreeCheckpointer() as keeper:
         keeper.save(path.absolute(), saved, force=True)
