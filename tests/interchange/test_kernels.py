@@ -109,7 +109,7 @@ def command(tmp_path, capsys):
 
     def run(name, target, *options, moment=KERNEL, out="out.npz"):
         file, params = tmp_path / "in.npz", tmp_path / "params.npz"
-        files.write(file, state_dict(moment))
+        files.write(file, state_dict(moment.astype(np.float32)))
         files.write(params, {name: np.zeros(moment.shape)})
         words = ["convert", "torch", str(file), "--params", str(params), "--force"]
         words += ["--to", target, "--out", str(tmp_path / out)]
