@@ -91,6 +91,19 @@ class Transformation(optax.GradientTransformationExtraArgs, Adjusting):
 
     __slots__ = ()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse: a transformation never changes, and equal ones are one object.
+
+        Raises:
+          AttributeError: always.
+        """
+        raise AttributeError(
+            f"`{name}` of a transformation cannot be set, and would have no effect. "
+            "Make another transformation; or make this one with an adjustable number, "
+            "optadamw.adamw(optadamw.adjustable(1e-3)), and set it in the state by "
+            "tx.with_hyperparameters(state, learning_rate=...)."
+        )
+
     @property
     def recipe(self) -> Recipe:
         """The rules and wrappers of this transformation, and the call it prints as."""

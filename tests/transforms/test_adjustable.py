@@ -1,5 +1,6 @@
 """Hyperparameters in the state: set while running, one program, saved by name."""
 
+import copy
 import pickle
 
 import jax
@@ -311,3 +312,13 @@ def test_a_guard_skips_a_number_that_became_illegal_inside_jit(value):
     assert after["w"].tolist() == [1.0] * 3
     _, state = step(jnp.float32(1e-3), state, params)
     assert int(optadamw.stats_of(state).illegal) == 1 and int(state.step) == 1
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "step", "lr"])
+def test_an_attribute_of_a_transformation_is_not_set(name):
+    """`optimizer.learning_rate = 1e-4` of Keras and MLX would have no effect here."""
+    tx = optadamw.adamw(0.1)
+    with pytest.raises(AttributeError, match=rf"`{name}` of a .*with_hyperparameters"):
+        setattr(tx, name, 0.5)
+    again = pickle.loads(pickle.dumps(tx))
+    assert again == tx and copy.deepcopy(tx) == tx and copy.copy(tx) == tx
