@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from optadamw import interchange
 from optadamw.dialects.files import files
 from optadamw.dialects.files.models import model_in
 from optadamw.dialects.files.opening import read_params
@@ -25,7 +26,7 @@ def _trained(trained):
     return {"layers": [{"class_name": "InputLayer", "config": {}}, *inside]}
 
 
-def keras_file(path, layers, optimizer=(), inside=None):
+def keras_file(path, layers, optimizer=(), inside=None, compiled=None):
     """A .keras file with these layers: (name, class, arrays, trainable).
 
     `inside` has arrays of layers in the last layer, by their paths.
@@ -51,6 +52,7 @@ def keras_file(path, layers, optimizer=(), inside=None):
             ]
         }
     }
+    config["compile_config"] = compiled
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps(config))
         archive.writestr("model.weights.h5", data.getvalue())
@@ -82,6 +84,32 @@ def test_a_keras_file_needs_no_more(tmp_path, capsys):
         *("dense_b/kernel", "dense_b/bias", "norm/gamma", "norm/beta"),
         *("dense_a/kernel", "dense_a/bias"),
     ]
+
+
+@pytest.mark.parametrize("name", ["Lamb", "Adamax", "AdamW", "MyOwn"])
+def test_the_optimizer_in_a_keras_file_is_asked_for_its_name(name, tmp_path, capsys):
+    row = np.ones(3, np.float32)
+    path = keras_file(
+        tmp_path / "model.keras",
+        [("dense", "Dense", [row], True)],
+        [np.int32(3), np.float32(0.25), row, row],
+        compiled={"optimizer": {"class_name": name}},
+    )
+    status = convert("keras", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
+    error = capsys.readouterr().err
+    assert status == (1 if name in ("Lamb", "Adamax") else 0), error
+    assert status == 0 or f"holds the state of Keras's {name}" in error
+
+
+def test_the_variables_of_adamax_are_refused():
+    kept = {"iteration": 3, "learning_rate": 0.1, "w_momentum": 1.0, "w_norm": 1.0}
+    saved = {
+        f"opt/{k}": np.full(() if i < 2 else 2, v)
+        for i, (k, v) in enumerate(kept.items())
+    }
+    saved["opt/iteration"] = np.int64(3)
+    with pytest.raises(ValueError, match="the variables of Keras's Adamax"):
+        interchange.from_keras(saved, {"w": np.ones(2)})
 
 
 def test_layers_whose_variables_are_not_known_are_not_guessed(tmp_path, capsys):

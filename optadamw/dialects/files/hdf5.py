@@ -34,7 +34,33 @@ def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     ):
         bounds.check(archive.getinfo(INSIDE).file_size)
         data = archive.read(INSIDE)
+        _refuse_others(path, archive, bounds)
     return _read_h5(path, io.BytesIO(data), bounds)
+
+
+OTHERS = frozenset(
+    {
+        *("SGD", "RMSprop", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam"),
+        *("Ftrl", "Lion", "Lamb", "Muon"),
+    }
+)
+"""Keras's optimizers whose variables may look like those of its AdamW."""
+
+
+def _refuse_others(path: Path, archive: zipfile.ZipFile, bounds: Bounds) -> None:
+    """Refuse the state of another optimizer, which the config of the model names."""
+    if "config.json" not in archive.namelist():
+        return
+    bounds.check(archive.getinfo("config.json").file_size)
+    node = json.loads(archive.read("config.json"))
+    for key in ("compile_config", "optimizer"):
+        node = node.get(key) if isinstance(node, dict) else None
+    name = node.get("class_name") if isinstance(node, dict) else None
+    if name in OTHERS:
+        raise DamagedFile(
+            f"'{path}' holds the state of Keras's {name}. Convert the state of AdamW "
+            "or Adam."
+        )
 
 
 class InFile(NamedTuple):

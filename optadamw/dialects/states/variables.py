@@ -99,6 +99,11 @@ def sorted_out(
       ValueError: another number of variables than these options make.
     """
     names = [variable.name for variable in variables]
+    if any(name is not None and name.endswith("_norm") for name in names):
+        raise ValueError(
+            f"The saved state has the variables of {title}'s Adamax, whose second "
+            "moment is a norm. Convert the state of AdamW or Adam."
+        )
     if variables and all(name is not None for name in names):
         options = _told(options, [name or "" for name in names])
     total, blocks = len(variables), _blocks(options)
