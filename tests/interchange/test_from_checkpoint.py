@@ -1,11 +1,13 @@
 """`optadamw convert optadamw`: nothing that a checkpoint holds is lost in silence."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 import optadamw
@@ -154,3 +156,32 @@ def test_only_checkpoints_of_orbax_are_replaced_as_folders(
         assert "holds the working directory" in capsys.readouterr().err
     with pytest.raises(ValueError, match="it holds 'inside'"):
         files.write(out, {"a": np.ones(2)})
+
+
+@pytest.mark.parametrize("where", ["save", "rename"])
+def test_a_folder_that_cannot_be_written_leaves_the_one_before_it(
+    where, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    files.write(out, {"a": np.ones(2)})
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    if where == "save":
+        monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "save", fail)
+    else:
+        rename = Path.rename
+        monkeypatch.setattr(
+            Path,
+            "rename",
+            lambda old, new: fail() if ".new-" in old.name else rename(old, new),
+        )
+    with pytest.raises(OSError, match="no space"):
+        files.write(out, {"a": np.zeros(2)})
+    monkeypatch.undo()
+    np.testing.assert_array_equal(files.read(out)["a"], np.ones(2))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    files.write(out, {"a": np.zeros(2)})
+    np.testing.assert_array_equal(files.read(out)["a"], np.zeros(2))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]

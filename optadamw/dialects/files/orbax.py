@@ -1,6 +1,7 @@
 """Read and write checkpoints of Orbax, which are folders, if it is installed."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,30 @@ MADE = MARKS | {
 
 
 def write(path: Path, saved: Any) -> None:
-    """Write a state to a folder, which Orbax replaces as a whole.
+    """Write a state to a folder, which appears whole under its name, or not at all.
+
+    Orbax itself removes the old folder before it writes the new one.
 
     Raises:
+      OSError: the folder cannot be written; one that was there before stays.
       ValueError: as `check_replaceable`.
     """
     check_replaceable(path)
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Writing the folder '{path}'")
-    with ocp.PyTreeCheckpointer() as keeper:
-        keeper.save(path.absolute(), saved, force=True)
+    path = path.absolute()
+    new, old = (
+        path.with_name(f".{path.name}.{what}-{os.getpid()}") for what in ("new", "old")
+    )
+    try:
+        with ocp.PyTreeCheckpointer() as keeper:
+            keeper.save(new, saved, force=True)
+        if path.is_dir():
+            path.rename(old)
+        new.rename(path)
+    finally:
+        if old.is_dir() and not path.exists():
+            old.rename(path)
+        for left in list(path.parent.iterdir()):
+            # Orbax writes beside a folder, under its name and more.
+            if left == old or left.name.startswith(new.name):
+                shutil.rmtree(left, ignore_errors=True)
