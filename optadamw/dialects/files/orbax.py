@@ -118,7 +118,7 @@ def write(path: Path, saved: Any) -> None:
     finally:
         if old.is_dir() and not path.exists():
             old.rename(path)
-        for left in list(path.parent.iterdir()):
+        for left in list(path.parent.iterdir()) if path.parent.is_dir() else ():
             # Orbax writes beside a folder, under its name and more.
             if left == old or left.name.startswith(new.name):
                 shutil.rmtree(left, ignore_errors=True)
