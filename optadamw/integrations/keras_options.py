@@ -29,14 +29,13 @@ class WithOptionsInTx:
           TypeError: it is one of those, and the value another than that of Keras.
         """
         # Keras sets all of them when it makes the optimizer.
-        is_made = name in IN_TX and "_kept" in self.__dict__
-        old = getattr(self, name, None) if is_made else None
-        is_same = value is old or (type(value) is type(old) and bool(value == old))
-        if is_made and not is_same:
-            raise TypeError(
-                f"`{name}` cannot be set: it is an option of `tx`, and would have no "
-                f"effect. Make `tx` with optadamw.adamw(..., {IN_TX[name]}=...)."
-            )
+        if name in IN_TX and "_kept" in self.__dict__:
+            old = getattr(self, name, None)
+            if value is not old and (type(value) is not type(old) or value != old):
+                raise TypeError(
+                    f"`{name}` cannot be set: it is an option of `tx`, and would have "
+                    f"no effect. Make `tx` with optadamw.adamw(..., {IN_TX[name]}=...)."
+                )
         super().__setattr__(name, value)
 
     @property

@@ -80,8 +80,8 @@ def topology_mesh(name: str, axis: str = "data") -> Mesh:
     axes = TPUS.get(kind, 3)
     is_shape = re.fullmatch(r"[0-9]+(x[0-9]+)*", shape)
     sizes = [int(n) for n in shape.split("x")] if is_shape else []
-    one = f"{kind}:{'x'.join(['1'] * axes)}"
     if len(sizes) != axes or not 1 <= math.prod(sizes) <= _MOST:
+        one = f"{kind}:{'x'.join(['1'] * axes)}"
         remedy = f'{kind} has {axes} axes; one device is "{one}".'
         raise invalid("topology", FORM, name, remedy)
     longest = _LONGEST.get(kind, _MOST)

@@ -130,15 +130,15 @@ def state_shapes(
     mesh = next((m for x in shapes if (m := _mesh(x)) is not None), None)
     if isinstance(tx, Transformation):
         state = tx.init(tree)
-    elif mesh is None and len({x.sharding for x in shapes}) == 1:
+    elif mesh is not None:
+        state = _on_explicit_axes(tx, leaves, shapes, mesh)
+    elif len({x.sharding for x in shapes}) == 1:
         # Wrappers of Optax make arrays of their own, which shapes do not allow outside
         # of a trace.
         bare = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in shapes]
         state = jax.eval_shape(tx.init, leaves.treedef.unflatten(bare))
-    elif mesh is None:
-        state = tx.init(tree)
     else:
-        state = _on_explicit_axes(tx, leaves, shapes, mesh)
+        state = tx.init(tree)
     small = next((x.sharding for x in shapes), None)
 
     def placed(x: Any) -> jax.ShapeDtypeStruct:

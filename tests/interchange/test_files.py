@@ -90,7 +90,7 @@ def test_comments_of_others_are_left_alone(tmp_path):
 
 
 def test_an_outline_among_the_arrays_is_read(tmp_path):
-    """As earlier versions wrote it."""
+    """Earlier versions wrote the outline of an .npz as one more array."""
     saved = {"a": [np.ones(2), None], "b": 3.0}
     arrays, outline = packing.packed(saved)
     arrays[packing.ENTRY] = np.frombuffer(outline.encode(), np.uint8)

@@ -112,6 +112,13 @@ def test_the_variables_of_adamax_are_refused():
         interchange.from_keras(saved, {"w": np.ones(2)})
 
 
+def test_a_parameter_of_tensorflow_may_be_called_a_norm():
+    saved = {"adam/iteration": np.int64(3), "adam/learning_rate": np.float32(0.1)}
+    saved |= {"adam/m/x_norm": np.ones(2), "adam/v/x_norm": np.full(2, 2.0)}
+    found = interchange.from_tensorflow(saved, {"x_norm": np.ones(2)})
+    np.testing.assert_array_equal(found.nu["x_norm"], [2.0, 2.0])
+
+
 def test_layers_whose_variables_are_not_known_are_not_guessed(tmp_path, capsys):
     row = np.ones(3, np.float32)
     path = keras_file(
@@ -146,7 +153,7 @@ def test_layers_in_layers_are_not_left_out(array, tmp_path, capsys):
 
 @pytest.mark.parametrize("shape", ["deep", "in itself", "an array", "an array of it"])
 def test_layers_without_end_are_walked_once(shape, tmp_path):
-    """Of HDF5, in which a group may lie in itself."""
+    """A group of HDF5 may lie in itself."""
     h5py = pytest.importorskip("h5py", reason="h5py is not installed")
     data = io.BytesIO()
     with h5py.File(data, "w") as file:
@@ -184,7 +191,7 @@ def test_a_frozen_model_in_a_model_is_left_out(tmp_path, capsys):
 
 @needs_torch
 def test_tied_weights_are_one_parameter(tmp_path, capsys):
-    """As in GPT-2, whose `lm_head.weight` is the embedding."""
+    """The head of GPT-2 has the weight of its embedding."""
     embedding, head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5, bias=False)
     head.weight = embedding.weight
     model = torch.nn.ModuleDict({"embed": embedding, "head": head})

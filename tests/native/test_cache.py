@@ -241,8 +241,7 @@ def test_a_compiler_that_hangs_is_killed_with_what_it_started(
 
 
 def test_a_compiler_that_leaves_a_child_on_its_pipes(folder, tmp_path, monkeypatch):
-    """Such as the server of a compiler cache: the compiler has ended, and its errors
-    are complete."""
+    """The server of a compiler cache is such a child; the errors are complete."""
     child = tmp_path / "child"
     script = f"sleep 600 & echo $! >> {child}; echo '1: error: no' >&2; exit 1"
     with pytest.raises(CompilerError, match="mycc failed: 1: error: no"):

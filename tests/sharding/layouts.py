@@ -222,7 +222,7 @@ def test_what_has_no_layout_is_refused():
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_on_one_device(name):
-    """Also in wrappers of Optax that make arrays of their own."""
+    """Some wrappers of Optax make arrays of their own."""
     tx = CHAINS[name]
     params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
     optadamw.check_sharding(tx.init(params), optadamw.state_sharding(tx, params))

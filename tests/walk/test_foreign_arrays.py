@@ -13,7 +13,7 @@ STATE = TX.init(PARAMS)
 
 
 class Tensor:
-    """As PyTorch's: NumPy does not know its dtype."""
+    """A tensor has a dtype that NumPy does not know, as those of PyTorch have."""
 
     shape = (3,)
     dtype = type("float32", (), {})()

@@ -65,9 +65,10 @@ def loaded(
             "converted. Restore it and convert them one by one."
         )
     fields: dict[str, Any] = {}
+    frozen = _frozen(saved, params)
     for name in saved.fields[""]:
         if name in BUFFERS:
-            fields[name] = _tree(saved, name, params)
+            fields[name] = _tree(saved, name, params, frozen)
         elif name in SCALES.values() or name not in State._fields:
             # None for the leaves that are not in 8 bits, or lack a buffer of `custom`.
             arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
@@ -115,8 +116,21 @@ def _check_drop(
             raise invalid("--drop", rule, name)
 
 
+def _frozen(saved: checkpoint.Saved, params: Mapping[str, Any]) -> set[str]:
+    """Return the paths of parameters that were saved and have no buffer at all."""
+    return {
+        path
+        for path in params
+        if f"params/{path}" in saved.arrays
+        and not any(f"{name}/{path}" in saved.arrays for name in BUFFERS)
+    }
+
+
 def _tree(
-    saved: checkpoint.Saved, field: str, params: Mapping[str, Any]
+    saved: checkpoint.Saved,
+    field: str,
+    params: Mapping[str, Any],
+    frozen: Collection[str],
 ) -> dict[str, Any]:
     """Return a buffer of each parameter; None for one that was frozen."""
     prefix = f"{field}/"
@@ -125,14 +139,7 @@ def _tree(
         for name, array in saved.arrays.items()
         if name.startswith(prefix)
     }
-    # A frozen parameter was saved and has no buffer at all.
-    frozen = {
-        path
-        for path in params
-        if f"params/{path}" in saved.arrays
-        and not any(f"{name}/{path}" in saved.arrays for name in BUFFERS)
-    }
-    found |= dict.fromkeys(frozen - set(found))
+    found |= dict.fromkeys(frozen)
     if set(found) != set(params):
         odd = sorted(set(found) ^ set(params))[0]
         where = "the checkpoint" if odd in found else "the parameters"

@@ -121,11 +121,10 @@ def _has_more(h5py: Any, layer: Any, bounds: Bounds) -> bool:
                 return True
             continue
         place = h5py.h5o.get_info(node.id).addr
-        if (
-            isinstance(node, h5py.Group) and place not in seen
-        ):  # a group may lie in itself
-            seen.add(place)
-            nodes += [_child(h5py, node, name, bounds) for name in node]
+        if place in seen or not isinstance(node, h5py.Group):
+            continue  # a group may lie in itself
+        seen.add(place)
+        nodes += [_child(h5py, node, name, bounds) for name in node]
         if len(seen) > MOST:
             raise DamagedFile(f"'{bounds.path}' has a layer of more than {MOST} parts.")
     return False

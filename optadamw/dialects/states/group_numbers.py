@@ -70,11 +70,12 @@ def refuse_lost(
     """
     for name, owner in OWNERS.items():
         of_decay = name in OF_DECAY
+        if of_decay and has_decay:
+            continue
         given = [
             group[name]
             for group in groups
             if _is_on(group.get(name))
-            and not (of_decay and has_decay)
             and (not of_decay or number_in(group, PLACES["weight_decay"]))
         ]
         if given:

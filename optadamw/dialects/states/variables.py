@@ -99,7 +99,7 @@ def sorted_out(
       ValueError: another number of variables than these options make.
     """
     names = [variable.name for variable in variables]
-    if any(name is not None and name.endswith("_norm") for name in names):
+    if any(name is not None and _is_norm(name) for name in names):
         raise ValueError(
             f"The saved state has the variables of {title}'s Adamax, whose second "
             "moment is a norm. Convert the state of AdamW or Adam."
@@ -182,6 +182,11 @@ def _told_apart(name: str) -> tuple[str | None, str]:
         if part in SLOTS and i + 1 < len(parts):
             return SLOTS[part], "/".join(parts[i + 1 :])
     return None, name
+
+
+def _is_norm(name: str) -> bool:
+    """Whether Keras's Adamax made it; "Adam/m/x_norm" is a moment of "x_norm"."""
+    return name.endswith("_norm") and _told_apart(name)[0] is None
 
 
 def _stem(name: str | None) -> str | None:
