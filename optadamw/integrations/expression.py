@@ -2,13 +2,17 @@
 
 A transformation prints as the call that made it: `adamw(0.001, mask='*/kernel')`. A
 saved file that holds this text can be read by people, and needs no pickle. Only the
-functions of this library are called, with literals and with each other.
+functions of this library are called, with literals, with scalars of NumPy and JAX, and
+with each other.
 """
 
 import ast
 import re
 from collections.abc import Callable
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from optadamw import schedules
 from optadamw.adamw import adamw
@@ -41,6 +45,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 """The functions that a text may call, by the names that they print."""
 
+SCALARS = {
+    f"np.{kind.__name__}": kind
+    for kind in (np.float16, np.float32, np.float64, np.int32, np.int64)
+}
+"""The scalars of NumPy that a text may have in the place of a number."""
+
+ARRAYS: dict[str, Callable[..., Any]] = {"array": np.asarray, "Array": jnp.asarray}
+"""The arrays without axes that a text may have, as NumPy and JAX print them."""
+
 
 def read_call(text: str) -> Transformation:
     """Return the transformation that prints as `text`.
@@ -61,9 +74,12 @@ def text_of(tx: Transformation) -> str:
     """Return the text from which `read_call` makes an equal transformation.
 
     Raises:
-      ValueError: an argument is no literal, such as a function or an array.
+      ValueError: an argument is no literal, such as a function or an array with axes.
     """
-    text = repr(tx)
+    # As many digits as tell a number from all others of its dtype: 8, by default, are
+    # too few for a float32.
+    with np.printoptions(floatmode="unique"):
+        text = repr(tx)
     try:
         is_equal = read_call(text) == tx
     except (ValueError, TypeError) as error:
@@ -76,9 +92,9 @@ def text_of(tx: Transformation) -> str:
 def _unreadable(text: str) -> str:
     return (
         f"{text} cannot be saved: it is written as text, and an argument that is a "
-        "function or an array cannot be read back. Use a pattern in place of a "
-        "function that chooses parameters, a schedule of optadamw.schedules in place "
-        "of another, and numbers in place of arrays."
+        "function or an array with axes cannot be read back. Use a pattern in place of "
+        "a function that chooses parameters, a schedule of optadamw.schedules in place "
+        "of another, and bools in place of arrays."
     )
 
 
@@ -101,10 +117,23 @@ def _value(node: ast.expr) -> Any:
         case ast.Dict(keys, values) if None not in keys:
             pairs = zip(keys, values, strict=True)
             return {_value(key): _value(value) for key, value in pairs if key}
+        case ast.Call(ast.Name("array" | "Array" as name), [number], named):
+            dtypes = [k.value for k in named if k.arg == "dtype"]
+            given = jnp.dtype(ast.unparse(dtypes[0])) if dtypes else None
+            return ARRAYS[name](_number(number), dtype=given)
+        case ast.Call(ast.Attribute(), [number]) if ast.unparse(node.func) in SCALARS:
+            return SCALARS[ast.unparse(node.func)](_number(number))
         case ast.Call(function, positional, named) if all(k.arg for k in named):
             keywords = {str(k.arg): _value(k.value) for k in named}
             return _function(function)(*map(_value, positional), **keywords)
     raise ValueError(f"`{ast.unparse(node)}` is neither a literal nor a known call.")
+
+
+def _number(node: ast.expr) -> int | float:
+    number = _value(node)
+    if isinstance(number, int | float):
+        return number
+    raise ValueError(f"`{ast.unparse(node)}` is no number.")
 
 
 def _function(node: ast.expr) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from optadamw.integrations.expression import read_call, text_of
 from optadamw.integrations.keras_average import WithAverage
 from optadamw.integrations.keras_files import WithFields
 from optadamw.integrations.keras_options import WithOptionsInTx
-from optadamw.integrations.keras_variables import Kept
+from optadamw.integrations.keras_variables import Kept, check_constraints
 from optadamw.integrations.rates import adjustable_rate, plain_rate, rate_of, with_rate
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
@@ -36,8 +36,9 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
       `.keras` files, `save_weights` and `keras.distribution` treat it like Keras's own.
     - `learning_rate` is a variable if the rate of `tx` is a number: callbacks such as
       `ReduceLROnPlateau` and `LearningRateScheduler` set it, and the rates of groups
-      change by the same factor. A rate that is `adjustable` is set in the State. A
-      schedule is shown and cannot be set.
+      change by the same factor, also those that are schedules. If the rate of `tx` is
+      0, there is no factor, and groups keep their own rates. A rate that is
+      `adjustable` is set in the State. A schedule is shown and cannot be set.
     - `fit` multiplies the loss by the loss scale of `tx`, and at its end writes the
       average of the parameters into the model if `tx` has `ema_decay`. The callback
       `SwapEMAWeights` evaluates and saves the model with the average.
@@ -110,12 +111,18 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
     # --- The state, as variables ------------------------------------------------------
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Make a variable for each array of the State of these model variables."""
+        """Make a variable for each array of the State of these model variables.
+
+        Raises:
+          ValueError: `tx` is schedule-free, and a variable has a constraint, which
+            would have no effect.
+        """
         if self.built:
             return
-        super().build(list(variables))
         overwritten = self._overwrite_variable_with_gradient
         trained = [variable for variable in variables if not overwritten(variable)]
+        check_constraints(self._kept.tx, trained)
+        super().build(list(variables))
         self._kept.build(trained, self.add_variable)
 
     @property
@@ -252,7 +259,7 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
         """Return the call that made `tx` as text, the learning rate and the name.
 
         Raises:
-          ValueError: an argument of `tx` is a function or an array.
+          ValueError: an argument of `tx` is a function or an array with axes.
         """
         kept = self._kept
         rate = None if kept.rate is None else float(np.asarray(self._learning_rate))

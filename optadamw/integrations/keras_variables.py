@@ -12,6 +12,7 @@ from optadamw.base.clock import Clock
 from optadamw.base.errors import invalid
 from optadamw.base.held import Held
 from optadamw.base.types import Array
+from optadamw.rules.schedule_free import ScheduleFree
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 
@@ -141,6 +142,23 @@ class Kept:
             variable.assign(params[path])
         for variable, array in zip(self.buffers, jax.tree.leaves(state), strict=True):
             variable.assign(array)
+
+
+def check_constraints(tx: Transformation, variables: Iterable[Any]) -> None:
+    """Refuse constraints of variables that would have no effect.
+
+    Raises:
+      ValueError: `tx` is schedule-free, and a variable has a constraint.
+    """
+    rules = tx.recipe.composition.rules
+    constrained = [v.path for v in variables if v.constraint is not None]
+    if constrained and any(isinstance(rule, ScheduleFree) for rule in rules):
+        raise ValueError(
+            f"The constraint of '{constrained[0]}' would have no effect: `tx` is "
+            "schedule-free, and computes each parameter from two buffers of the state "
+            "that no constraint changes. Leave the constraint out, or make `tx` with "
+            "optadamw.adamw."
+        )
 
 
 def _forms(state: State) -> dict[str, str]:

@@ -61,7 +61,8 @@ class ScheduleFree(Rule):
                 "Use scale_by_second_moment(...).",
             )
         rate = getattr(before[-1], "learning_rate", None)
-        if isinstance(rate, Scheduled) or (isinstance(rate, Held) and rate.schedule):
+        schedule = rate.schedule if isinstance(rate, Held) else rate
+        if isinstance(schedule, Scheduled):
             raise misplaced(
                 f"{self.verb} weights its average for a constant learning rate after a "
                 f"linear warm-up, and the rate is {rate!r}.",
