@@ -48,6 +48,9 @@ def schedule_free(
     is off by more than a hundredth of its distance from z, as its steps fall below half
     a unit in the last place (after 2 million, 1.5e-2 where z was 4.4e-2 away).
 
+    A step computes the parameters from z and x alone: a change of the parameters
+    between two steps (pruning, a clip of the weights, a constraint) has no effect.
+
     Begin with a fresh state. The number of the step comes along when a state of another
     transformation is restored by name, and the average would then take the parameters
     for the mean of so many steps.
@@ -57,9 +60,10 @@ def schedule_free(
     Differs from `schedulefree` and `optax.contrib.schedule_free`: x is kept and not
     computed from p and z, so that it is exact also for parameters of 16 bits; c follows
     from the number of the step, and not from a sum in the state, which stands still
-    after 512 steps of bfloat16 parameters in Optax. It takes one more buffer. The
-    warm-up begins with f = 1 / warmup_steps, as in `schedulefree`; Optax's begins with
-    a learning rate of 0.
+    after 512 steps of bfloat16 parameters in Optax. It takes one more buffer. A change
+    of the parameters between two steps has no effect here, and a part of it enters x
+    there. The warm-up begins with f = 1 / warmup_steps, as in `schedulefree`; Optax's
+    begins with a learning rate of 0.
 
     Args:
       b1: the share of the average in the parameters, in [0, 1]. Default: 0.9.
@@ -126,7 +130,8 @@ def schedule_free_adamw(
     It is `chain(scale_by_second_moment(...), add_decoupled_weight_decay(...),
     scale_by_learning_rate(...), schedule_free(...))`; their docstrings have formulas,
     ranges and errors. Clips stand before these atoms in a chain of your own; wrappers
-    such as `skip_nonfinite`, `multi_steps` and `with_commit` go around the result.
+    such as `skip_nonfinite`, `multi_steps` and `with_commit` go around the result. A
+    change of the parameters between two steps has no effect (`schedule_free`).
 
     Source: Defazio et al., arXiv 2405.15682; `AdamWScheduleFree` of schedulefree 1.4,
     with its defaults.

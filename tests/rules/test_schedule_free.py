@@ -365,3 +365,14 @@ def test_optax_injects_its_hyperparameters():
     wanted, _ = plain.update(gradient, plain.init(params), params)
     for name in params:
         np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_a_change_of_the_parameters_between_two_steps_has_no_effect():
+    """As the docstring says: the parameters follow from z and the average."""
+    tx = schedule_free_adamw(0.1)
+    params, state = {"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)})
+    grads = {"w": jnp.ones(3)}
+    params, state = tx.step(grads, state, params)
+    kept, _ = tx.step(grads, state, params)
+    pruned, _ = tx.step(grads, state, {"w": jnp.zeros(3)})
+    np.testing.assert_allclose(pruned["w"], kept["w"], rtol=1e-6)
