@@ -19,8 +19,11 @@ from optadamw.base.types import Array
 
 Counts = Literal["steps", "gradients"]
 
-SMALLEST, LARGEST = 2.0**-126, 2.0**127
-"""Bounds of a loss scale; within them float32 represents its reciprocal too."""
+SMALLEST, LARGEST = 2.0**-126, 2.0**126
+"""Bounds of a loss scale: those within which it and its reciprocal are normal numbers.
+
+The reciprocal of 2**127 is subnormal in float32, and XLA takes it for 0.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class DynamicLossScale:
       growth_interval: good steps until the scale grows, a whole number >= 1; default:
         2000.
       minimum: the smallest scale, >= 2**-126; it may be below 1; default: 2**-14.
-      maximum: the largest scale, <= 2**127; default: 2**24. (PyTorch has no bound,
-        which `minimum=2**-126, maximum=2**127` comes closest to.)
+      maximum: the largest scale, <= 2**126; default: 2**24. (PyTorch has no bound,
+        which `minimum=2**-126, maximum=2**126` comes closest to.)
       counts: "steps" (default) counts good optimizer steps until the scale grows, as
         PyTorch does; "gradients" counts all good gradients, as Keras does, including
         those that only accumulate.
@@ -105,8 +108,9 @@ class DynamicLossScale:
             raise invalid("backoff_factor", "in (0, 1)", self.backoff_factor)
         if self.maximum > LARGEST or self.minimum < SMALLEST:
             raise ValueError(
-                "`minimum` and `maximum` must lie in [2**-126, 2**127], where float32 "
-                f"is exact; got {self.minimum!r} and {self.maximum!r}."
+                "`minimum` and `maximum` must lie in [2**-126, 2**126], where the "
+                "reciprocal is no subnormal number; got "
+                f"{self.minimum!r} and {self.maximum!r}."
             )
         if not self.minimum <= self.initial <= self.maximum:
             raise invalid(

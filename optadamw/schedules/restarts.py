@@ -1,9 +1,8 @@
 """The warm restarts of AdamWR (appendix B.2 of the paper), with periods that grow."""
 
-import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
@@ -11,8 +10,48 @@ from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import Array
 from optadamw.schedules.value import call_text
 
-_MOST = 4096
-"""Periods that are told apart; a factor of 1.001 from 10 steps on has 2,200."""
+_END = 2**31
+"""The number of steps that an int32 counts."""
+
+
+class _Run(NamedTuple):
+    """Periods of one length, one after another."""
+
+    start: int
+    length: int
+
+
+def _runs(steps: int, factor: float) -> list[_Run]:
+    """Return the periods before `_END`, the i-th of round(steps * factor**i) steps.
+
+    A factor near 1 repeats a length many times: 10 steps times 1.0001 make 99,752
+    periods. Lengths are whole numbers, because restarts that are found by logarithms
+    would come a step early or late.
+    """
+    runs, start, i = [], 0, 0
+    while start < _END:
+        length = _length(steps, factor, i)
+        runs.append(_Run(start, length))
+        following = _first_longer(steps, factor, i, length)
+        start, i = start + (following - i) * length, following
+    return runs
+
+
+def _length(steps: int, factor: float, i: int) -> int:
+    if i and math.log(steps) + i * math.log(factor) > 2 * math.log(_END):
+        return _END**2  # no step is in it, and its power may overflow
+    return round(steps * factor**i)
+
+
+def _first_longer(steps: int, factor: float, i: int, length: int) -> int:
+    """Return the number of the first period after the i-th that is longer."""
+    near = math.log((length + 0.5) / steps) / math.log(factor)
+    found = max(i + 1, int(near))
+    while found > i + 1 and _length(steps, factor, found - 1) > length:
+        found -= 1
+    while _length(steps, factor, found) <= length:
+        found += 1
+    return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,16 +65,11 @@ class CosineWarmRestarts:
     ahead: bool = False
     horizon: ClassVar[None] = None
     """It has no end."""
-    _lengths: tuple[int, ...] = field(init=False, repr=False, compare=False, default=())
+    _runs: tuple[_Run, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
-        # Periods as whole numbers: found by logarithms a restart would come a step
-        # early or late.
-        lengths, total = [self.steps], self.steps
-        while self.factor > 1 and total < 2**31 and len(lengths) < _MOST:
-            lengths.append(round(self.steps * self.factor ** len(lengths)))
-            total += lengths[-1]
-        object.__setattr__(self, "_lengths", tuple(lengths))
+        runs = _runs(self.steps, self.factor) if self.factor > 1 else []
+        object.__setattr__(self, "_runs", tuple(runs))
 
     def __call__(self, step: Any) -> Array:
         """The multiplier after `step` finished steps."""
@@ -58,11 +92,14 @@ class CosineWarmRestarts:
     def _position(self, step: Array) -> tuple[Array, Array]:
         if self.factor == 1:
             return step % self.steps, jnp.asarray(float(self.steps))
-        begun = [0, *itertools.accumulate(self._lengths[:-1])]
-        starts = jnp.asarray([start for start in begun if start < 2**31], step.dtype)
+        starts = jnp.asarray([run.start for run in self._runs], step.dtype)
         number = jnp.searchsorted(starts, step, side="right") - 1
-        length = jnp.asarray(self._lengths, jnp.float32)[number]
-        return step - starts[number], length
+        since = step - starts[number]
+        lengths = [min(run.length, _END - 1) for run in self._runs]
+        whole = jnp.asarray(lengths, step.dtype)[number]
+        return since % whole, jnp.asarray(
+            [run.length for run in self._runs], jnp.float32
+        )[number]
 
 
 def cosine_warm_restarts(

@@ -43,7 +43,7 @@ def with_loss_scale(
 
     Args:
       inner: a transformation of this library.
-      loss_scale: a number or 0-d array in [2**-126, 2**127] (Keras's
+      loss_scale: a number or 0-d array in [2**-126, 2**126] (Keras's
         `loss_scale_factor`), or a `DynamicLossScale`.
 
     Returns:
@@ -78,7 +78,7 @@ def _static(loss_scale: Any) -> Constant | Dynamic:
     assert isinstance(number, Constant | Dynamic)
     known = not (isinstance(number, Dynamic) and number.is_traced)
     if known and not SMALLEST <= float(jax.device_get(number.value)) <= LARGEST:
-        rule = "in [2**-126, 2**127], where float32 is exact"
+        rule = "in [2**-126, 2**126], where the reciprocal is no subnormal number"
         raise invalid("loss_scale", rule, loss_scale)
     return number
 

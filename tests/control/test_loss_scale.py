@@ -18,7 +18,7 @@ try:
 except ImportError:
     torch = None
 
-PEERS = {"minimum": 2.0**-126, "maximum": 2.0**127}
+PEERS = {"minimum": 2.0**-126, "maximum": 2.0**126}
 """Of bounds the peers have only PyTorch's: it does not grow to infinity."""
 
 GRAD_SCALER = {"initial": 2.0**16, **PEERS}
@@ -26,7 +26,7 @@ DEFAULT_RANGE = 2.0**-14, 2.0**24
 
 
 GRADIENT = 2.0**-64
-"""Times a scale of 2**127 its square is finite still."""
+"""Times a scale of 2**126 its square is finite still."""
 
 
 @functools.cache
@@ -120,7 +120,24 @@ def test_it_is_never_zero_infinite_or_nan(bad):
     scale = DynamicLossScale(growth_interval=1, **PEERS)
     scales = ours(scale, np.full((1, 300), bad))
     assert np.isfinite(scales).all() and (scales > 0).all()
-    assert scales[0, -1] == (2.0**-126 if bad else 2.0**127)
+    assert scales[0, -1] == (2.0**-126 if bad else 2.0**126)
+
+
+@pytest.mark.parametrize("value", [PEERS["minimum"], PEERS["maximum"]])
+def test_a_step_at_either_bound_divides_by_the_scale(value):
+    """The reciprocal of 2**127 is subnormal, for XLA 0: each gradient became 0."""
+    for scale in (value, DynamicLossScale(initial=value, **PEERS)):
+        tx = optadamw.with_loss_scale(optadamw.scale_by_learning_rate(1.0), scale)
+        state = tx.init(jnp.zeros(2))
+        grads = jnp.full(2, state.loss_scale)
+        np.testing.assert_array_equal(tx.jit_step(grads, state, jnp.zeros(2))[0], -1)
+
+
+def test_a_scale_without_a_normal_reciprocal_is_refused():
+    with pytest.raises(ValueError, match="126"):
+        optadamw.with_loss_scale(optadamw.scale_by_learning_rate(1.0), 2.0**127)
+    with pytest.raises(ValueError, match="126"):
+        DynamicLossScale(maximum=2.0**127)
 
 
 def test_a_bad_gradient_moves_no_parameter_and_restarts_the_count():
@@ -189,7 +206,7 @@ def test_grad_scaler_does_not_grow_to_infinity_either():
     bad = np.zeros((1, 130), bool)
     scale = DynamicLossScale(growth_interval=1, **GRAD_SCALER)
     theirs = _of_grad_scaler(bad[0], 2.0, 0.5, 1)
-    np.testing.assert_array_equal(ours(scale, bad)[0], theirs)
+    np.testing.assert_array_equal(ours(scale, bad)[0], np.minimum(theirs, 2.0**126))
     assert theirs[-1] == 2.0**127
 
 

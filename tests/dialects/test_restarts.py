@@ -30,6 +30,7 @@ def exact(step, steps, factor, low=0.0, high=1.0, ahead=False):
 RESTARTS = [
     (1, 1.0), (1, 2.0), (7, 1.0), (10, 2.0), (5, 1.5), (100, 1.1), (3, 3.0),
     (1000, 1.25), (2**20, 1.0), (2**31 - 1, 1.0), (2**30, 2.0), (997, 7.0),
+    (3, 1e308),
 ]  # fmt: skip
 
 
@@ -62,6 +63,21 @@ def test_warm_restarts_are_the_formula(steps, factor, ahead):
         assert found[1][i] == pytest.approx(0.05 / math.sqrt(length), rel=1e-6), step
         eager = eta(int(step)) if step % 3 else eta(jnp.int32(step))
         assert float(eager) == pytest.approx(expected, abs=2e-6), step
+
+
+@pytest.mark.parametrize("factor", [1.001, 1.0001, 1 + 1e-12])
+def test_restarts_go_on_after_many_periods(factor):
+    """The multiplier after 4,096 periods was a cosine without restarts."""
+    lengths = np.array([round(10 * factor**i) for i in range(20_000)], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    some = [i for i in (1, 4095, 4096, 4097, 12_280, 19_998) if starts[i] < 2**30]
+    eta = paper.cosine_warm_restarts(10, factor=factor)
+    where = np.stack([starts[some], starts[some] + lengths[some] - 1], 1)
+    found, periods = jax.vmap(lambda step: (eta(step), eta.period(step)))(where.ravel())
+    last = 0.5 * (1 + np.cos(np.pi * (1 - 1 / lengths[some])))
+    expected = np.stack([np.ones(len(some)), last], 1)
+    np.testing.assert_allclose(found, expected.ravel(), atol=1e-6)
+    np.testing.assert_array_equal(periods, np.repeat(lengths[some], 2))
 
 
 def test_restarts_start_where_the_period_before_has_ended():

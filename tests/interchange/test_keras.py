@@ -59,9 +59,7 @@ def test_a_broken_loss_scale():
     saved, params, tx = saved_by("keras", loss_scale=scale)
     for value in (0.0, math.inf, math.nan):
         broken = saved | {"3": np.float32(value)}
-        refused(
-            ValueError, "finite and > 0", interchange.from_keras, broken, params, tx=tx
-        )
+        refused(ValueError, r"2\*\*126", interchange.from_keras, broken, params, tx=tx)
 
 
 def test_the_learning_rate_of_keras_and_mlx():

@@ -18,7 +18,7 @@ from optadamw.checkpoint.portable import Gathered, Saved, record_of
 from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
 from optadamw.control.counters import EVENTS
-from optadamw.control.loss_scale import Counts
+from optadamw.control.loss_scale import LARGEST, SMALLEST, Counts
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.peer import Maximum
 from optadamw.store.state import BUFFERS, SCALES, State, is_buffer, state_of
@@ -199,6 +199,6 @@ def _meaning(bare: Bare, origin: str) -> dict[str, Any]:
     if bare.every is not None:
         meaning["window"] = {"every": bare.every, "kind": "mean"}
     if bare.state.growth is not None:
-        scale = {"kind": "dynamic", "minimum": 2.0**-126, "maximum": 2.0**127}
+        scale = {"kind": "dynamic", "minimum": SMALLEST, "maximum": LARGEST}
         meaning["loss_scale"] = scale | {"counts": bare.counts}
     return meaning

@@ -10,9 +10,8 @@ so what the optimizer was made with must be known.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from optadamw.base.errors import at_leaf, invalid, mistyped
+from optadamw.control.loss_scale import LARGEST, SMALLEST
 from optadamw.dialects.states.arrays import to_numpy, whole
 from optadamw.dialects.states.contents import Row
 
@@ -125,10 +124,10 @@ def sorted_out(
         return Sorted(iteration, rows, None, None)
     growth = _count("step_counter", values[2])
     loss_scale = float(to_numpy("dynamic_scale", values[3]).reshape(-1)[0])
-    if not (np.isfinite(loss_scale) and loss_scale > 0):
+    if not SMALLEST <= loss_scale <= LARGEST:
         raise at_leaf(
             "dynamic_scale",
-            f"it must be finite and > 0; got {loss_scale!r}.",
+            f"it must be in [2**-126, 2**126]; got {loss_scale!r}.",
             "Leave nothing of this state: the run was broken when it was saved.",
         )
     return Sorted(iteration, rows, loss_scale, growth)
