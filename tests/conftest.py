@@ -91,6 +91,7 @@ ALLOWED_SKIPS = {
     ("interchange/test_found_names.py", "PyTorch is not installed"),
     ("interchange/test_models.py", "PyTorch is not installed"),
     ("interchange/test_models.py", "h5py is not installed"),
+    ("interchange/test_strangers.py", "h5py is not installed"),
     ("interchange/test_files.py", "Keras is not installed"),
     ("interchange/test_files.py", "h5py is not installed"),
     ("interchange/test_live_torch.py", "PyTorch is not installed"),

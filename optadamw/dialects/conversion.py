@@ -27,7 +27,7 @@ from optadamw.dialects.keras import state as keras
 from optadamw.dialects.mlx import state as mlx
 from optadamw.dialects.optax import state as optax
 from optadamw.dialects.optimi import state as optimi
-from optadamw.dialects.states.form import Form, Plan, transposing
+from optadamw.dialects.states.form import Form, Plan, transposing, with_known
 from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.group_numbers import PLACES, number_in, refuse_lost
 from optadamw.dialects.states.state_dict import groups_in, is_state_dict
@@ -36,6 +36,7 @@ from optadamw.dialects.tensorflow_addons import state as tensorflow_addons
 from optadamw.dialects.timm import state as timm
 from optadamw.dialects.torch import state as torch
 from optadamw.dialects.torchao import state as torchao
+from optadamw.transforms.multi_steps import multi_steps
 from optadamw.transforms.transformation import Transformation
 
 FORMS = {
@@ -118,6 +119,11 @@ def read_state(
     form = FORMS.get(plan.source)
     if form is None:
         bare = checkpoints.loaded(path, params, plan.drop, plan.is_limited)
+        if None not in (plan.accumulate, bare.every) and plan.accumulate != bare.every:
+            raise ValueError(
+                f"`--accumulate` is {plan.accumulate}, and '{path}' was saved with "
+                f"accumulate_steps={bare.every}. Leave it out."
+            )
         return bare._replace(every=plan.accumulate or bare.every)
     _check_order(form, plan.names, saved, params, "--names")
     state = form.reads(
@@ -176,7 +182,7 @@ def _check_order(
     )
 
 
-def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
+def with_numbers(plan: Plan, path: str | Path, opened: Opened, count: int) -> Plan:
     """Fill in the numbers that were not given and that the source holds.
 
     Groups must agree on a number only if the target holds it: a checkpoint of optadamw
@@ -185,20 +191,26 @@ def with_numbers(plan: Plan, path: str | Path, saved: Any, count: int) -> Plan:
     Args:
       plan: the arguments of the conversion.
       path: the file.
-      saved: the saved state.
+      opened: the saved state, and the options that the file names beside it.
       count: the number of parameters.
 
     Raises:
-      TypeError, ValueError: no state dict; groups that do not agree on a number.
+      TypeError, ValueError: no state dict; groups that do not agree on a number; an
+        option that the file contradicts.
     """
-    form = FORMS.get(plan.source)
+    form, target = FORMS.get(plan.source), FORMS.get(plan.target)
     if form is None:
         return plan
+    saved = opened.saved
     if not form.is_state_dict:
-        rate = form.rate(saved, count) if plan.learning_rate is None else None
-        return plan if rate is None else replace(plan, learning_rate=rate)
+        known = {**opened.options, **form.numbers(saved, count)}
+        if known.pop("eps_root", 0) and target is not None and target.is_state_dict:
+            raise ValueError(
+                f"'{path}' has an eps_root, which {target.peer.title} cannot follow. "
+                "Convert it in Python, with the `tx` that goes on."
+            )
+        return with_known(plan, known)
     groups = groups_in(form.peer.title, saved)
-    target = FORMS.get(plan.target)
     held: tuple[str, ...] = ()
     if target is not None and target.is_state_dict:
         refuse_lost(groups, target.peer, plan.weight_decay is not None)
@@ -272,12 +284,14 @@ def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:
         "eps": plan.eps,
         "weight_decay": plan.weight_decay,
     }
-    return adamw(
+    made = adamw(
         0.0 if rate is None else rate,
         amsgrad=bare.maximum,
         ema_decay=0.0 if state.ema is not None else None,
-        accumulate_steps=bare.every if state.accumulator is not None else None,
         loss_scale=scale,
         maximize=bare.negated or None,
         **{name: value for name, value in given.items() if value is not None},
     )
+    if state.accumulator is None or bare.every is None:
+        return made
+    return multi_steps(made, bare.every, use_grad_mean=bare.use_grad_mean)

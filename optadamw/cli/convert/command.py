@@ -49,13 +49,13 @@ def run(options: Namespace) -> int:
         params = params_for(plan, options.file, options.params)
         check_patterns(plan, params)
         opened = open_state(plan, options.file)
-        plan = with_numbers(plan, options.file, opened.saved, len(params))
+        given, plan = plan, with_numbers(plan, options.file, opened, len(params))
         places = [options.file, options.params]
         plan, ordered_by = with_found_names(plan, opened.saved, params, places)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             bare = read_state(plan, options.file, opened.saved, params)
-        check_accumulates(plan, bare.state)
+        check_accumulates(given, bare.state)
         is_leaving = True
         write_state(plan, bare, options.out, params)
     except (OSError, ValueError, TypeError, ImportError) as error:

@@ -36,7 +36,7 @@ def table(
         lines.append(f"  order of the parameters by {ordered_by}")
     if taken := _unstated(plan):
         options = (f"--{name.replace('_', '-')} {x:g}" for name, x in taken.items())
-        lines.append(f"  not in FROM, so as by default: {', '.join(options)}")
+        lines.append(f"  not known from FROM, so as by default: {', '.join(options)}")
     lines += [f"  note: {note}" for note in notes]
     for name, count, size in rows:
         line = f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size}"

@@ -18,6 +18,7 @@ from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.blocks import decoded
+from optadamw.dialects.states.contents import Saved
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
 from optadamw.dialects.states.leaving import Departure, ToOptions
@@ -26,7 +27,6 @@ from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
-    Saved,
     contents_of,
     read,
     written,
@@ -46,7 +46,7 @@ NESTED = "__bnb_optimizer_quant_state__"
 
 BLOCKS = (256, 2048)
 
-BESIDE = ("qmap1", "qmap2", "absmax1", "absmax2", "gnorm_vec", "unorm_vec")
+BESIDE = ("qmap1", "qmap2", "absmax1", "absmax2", "gnorm_vec")
 """The entries besides the step and the moments."""
 
 

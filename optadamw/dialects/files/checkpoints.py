@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +36,8 @@ class Bare(NamedTuple):
     """The number of gradients to a step; None if it is not known."""
     counts: Counts = "steps"
     """Whether a dynamic loss scale counts steps or gradients until it grows."""
+    use_grad_mean: bool = True
+    """Whether a step takes the mean of the gradients in a window, or their sum."""
 
 
 def loaded(
@@ -79,15 +81,45 @@ def loaded(
     meaning = saved.meaning.get("", {})
     maximum: Maximum | None = None
     if "nu_max" in meaning and "nu_max" not in drop:
-        maximum = "corrected" if "corrected" in meaning["nu_max"] else "raw"
+        kinds = _kinds(path, meaning, "nu_max", MAXIMA)
+        maximum = "corrected" if "corrected" in kinds else "raw"
+    window = meaning.get("window", {})
     gone = {field for name in drop for field in TOGETHER.get(name, (name,))}
     return Bare(
         state_of({name: x for name, x in fields.items() if name not in gone}),
         maximum,
-        meaning.get("mu") == SIGN[True],
-        meaning.get("window", {}).get("every"),
+        "negated" in _kinds(path, meaning, "mu", SIGNS),
+        window.get("every"),
         meaning.get("loss_scale", {}).get("counts", "steps"),
+        window.get("kind", "mean") == "mean",
     )
+
+
+SIGNS = {"gradients": SIGN[False], "negated": SIGN[True]}
+MAXIMA: dict[str, str] = {
+    kind: f"the maximum of the {kind} second moments" for kind in get_args(Maximum)
+}
+
+
+def _kinds(
+    path: str | os.PathLike[str],
+    meaning: Mapping[str, Any],
+    field: str,
+    texts: Mapping[str, str],
+) -> list[str]:
+    """Return the kinds of a buffer's numbers that the record of a file names.
+
+    Raises:
+      ValueError: groups of parameters have different kinds.
+    """
+    found = [kind for kind, text in texts.items() if text in meaning.get(field, "")]
+    if len(found) > 1:
+        raise ValueError(
+            f"The groups in '{os.fspath(path)}' keep different numbers in `{field}` "
+            f"({meaning[field]}), and a conversion has one kind for all. Convert it in "
+            "Python, with the `tx` that made it."
+        )
+    return found
 
 
 TOGETHER = {
@@ -197,7 +229,10 @@ def _meaning(bare: Bare, origin: str) -> dict[str, Any]:
     if bare.maximum is not None:
         meaning["nu_max"] = f"the maximum of the {bare.maximum} second moments"
     if bare.every is not None:
-        meaning["window"] = {"every": bare.every, "kind": "mean"}
+        meaning["window"] = {
+            "every": bare.every,
+            "kind": "mean" if bare.use_grad_mean else "sum",
+        }
     if bare.state.growth is not None:
         scale = {"kind": "dynamic", "minimum": SMALLEST, "maximum": LARGEST}
         meaning["loss_scale"] = scale | {"counts": bare.counts}

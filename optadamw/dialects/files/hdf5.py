@@ -11,6 +11,7 @@ import numpy as np
 
 from optadamw.checkpoint.arrays import digests
 from optadamw.checkpoint.bounds import Bounds, TooLarge, nbytes
+from optadamw.dialects.files import keras_config
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 
@@ -34,33 +35,8 @@ def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     ):
         bounds.check(archive.getinfo(INSIDE).file_size)
         data = archive.read(INSIDE)
-        _refuse_others(path, archive, bounds)
+        keras_config.refuse_others(path, keras_config.in_archive(archive, bounds))
     return _read_h5(path, io.BytesIO(data), bounds)
-
-
-OTHERS = frozenset(
-    {
-        *("SGD", "RMSprop", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam"),
-        *("Ftrl", "Lion", "Lamb", "Muon"),
-    }
-)
-"""Keras's optimizers whose variables may look like those of its AdamW."""
-
-
-def _refuse_others(path: Path, archive: zipfile.ZipFile, bounds: Bounds) -> None:
-    """Refuse the state of another optimizer, which the config of the model names."""
-    if "config.json" not in archive.namelist():
-        return
-    bounds.check(archive.getinfo("config.json").file_size)
-    node = json.loads(archive.read("config.json"))
-    for key in ("compile_config", "optimizer"):
-        node = node.get(key) if isinstance(node, dict) else None
-    name = node.get("class_name") if isinstance(node, dict) else None
-    if name in OTHERS:
-        raise DamagedFile(
-            f"'{path}' holds the state of Keras's {name}. Convert the state of AdamW "
-            "or Adam."
-        )
 
 
 class InFile(NamedTuple):
@@ -142,6 +118,7 @@ def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     try:
         with h5py.File(source, "r") as file:
+            keras_config.refuse_others(path, keras_config.in_attributes(file, bounds))
             found = _variables(h5py, file, bounds)
     except (DamagedFile, TooLarge):
         raise

@@ -25,20 +25,24 @@ _BUFFER = re.compile(
 
 VARIABLES = {
     **dict.fromkeys(
-        ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"), ("kernel", "bias")
-    ),
-    **dict.fromkeys(
-        ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), ("kernel", "bias")
+        (
+            *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"),
+            *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+        ),
+        ("kernel", "bias"),
     ),
     "Embedding": ("embeddings",),
     "LayerNormalization": ("gamma", "beta"),
     "BatchNormalization": ("gamma", "beta"),
     "PReLU": ("alpha",),
 }
-"""The trainable variables of the layers of Keras, in their order; others are refused.
+"""The trained variables of the layers of Keras, in their order; others are refused."""
 
-A BatchNormalization has two more, which follow and are not trained.
-"""
+SWITCHES = {"bias": "use_bias", "gamma": "scale", "beta": "center"}
+"""The options of layers without which a variable is not made."""
+
+STATISTICS = {"BatchNormalization": 2}
+"""The variables that follow and are not trained."""
 
 
 class Model(NamedTuple):
@@ -139,9 +143,23 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
             continue
         if kind not in VARIABLES:
             return {}
-        for variable, array in zip(VARIABLES[kind], arrays, strict=False):
+        names = _variables(layer)
+        if len(arrays) != len(names) + STATISTICS.get(kind, 0):
+            return {}  # such as a layer with LoRA
+        for variable, array in zip(names, arrays, strict=False):
             found[f"{name}/{variable}"] = array
     return {} if nested or any(groups.values()) else found
+
+
+def _variables(layer: Mapping[str, Any]) -> list[str]:
+    """Return the names of the trained variables that a layer has with its options."""
+    config = layer["config"]
+    off = {name for name, key in SWITCHES.items() if config.get(key, True) is False}
+    if "bias_axes" in config and config["bias_axes"] is None:
+        off.add("bias")
+    if config.get("rms_scaling"):  # by its root mean square, without a center
+        off = (off | {"beta"}) - {"gamma"}
+    return [name for name in VARIABLES[layer["class_name"]] if name not in off]
 
 
 def _is_frozen(layer: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from optadamw.base.errors import near
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.checkpoint.record import ENTRY
-from optadamw.dialects.files import checkpoints, files
+from optadamw.dialects.files import checkpoints, files, keras_config
 from optadamw.dialects.files.models import model_in, trained
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
@@ -62,6 +62,8 @@ class Opened(NamedTuple):
     saved: Any
     found_at: str | None = None
     """The key of the state dict, if it was found as the only one in the file."""
+    options: Mapping[str, Any] = {}
+    """The options of the optimizer that a file of Keras names beside its state."""
 
 
 def open_state(
@@ -81,6 +83,10 @@ def open_state(
       OSError, ValueError: as `files.read`; no state under the key, or several.
     """
     saved = files.read(path, is_limited)
+    if Path(path).suffix.lower() in (".keras", ".h5"):
+        named = keras_config.named_in(Path(path), is_limited)
+        saved = saved if key is None else _under(key, saved, path)
+        return Opened(saved, None, keras_config.options_of(named))
     if key is not None:
         return Opened(_under(key, saved, path))
     if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:

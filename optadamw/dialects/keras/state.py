@@ -30,6 +30,7 @@ from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.variables import Options, listed, sorted_out
+from optadamw.dialects.states.window import window_length, window_sums
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 
@@ -226,7 +227,7 @@ def stored(
     accumulators: list[np.ndarray] = []
     every = 1
     if leaving.state.accumulator is not None and "accumulator" in leaving.peer.keys:
-        every, accumulators = leaving.every(), leaving.accumulators()
+        every, accumulators = window_length(leaving), window_sums(leaving)
     iteration = leaving.step * every + leaving.filled
     head = [np.array(iteration, counter), *rate]
     if leaving.scale is not None:
@@ -278,7 +279,7 @@ FORM = Form(
     PEER,
     from_keras,
     to_keras,
-    rate=rate_of_variables,
+    numbers=rate_of_variables,
     to_read=lambda plan: {
         "amsgrad": plan.amsgrad == "raw",
         "use_ema": plan.use_ema,

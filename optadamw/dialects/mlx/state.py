@@ -175,7 +175,7 @@ FORM = Form(
     to_mlx,
     has_names=True,
     needs_rate=True,
-    rate=rate_by_key,
+    numbers=rate_by_key,
     filed=dotted,
     written_with=("learning_rate",),
 )

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import optax
 
+from optadamw.dialects.states.arrays import scalar
+
 ADAM = {"count", "mu", "nu"}
 ADAMS = (optax.ScaleByAdamState, optax.ScaleByAmsgradState)
 COUNTS = (
@@ -66,6 +68,25 @@ def hyperparams_in(tree: Any, adam: Record) -> dict[str, Any]:
             numbers = record.fields["hyperparams"]
             found |= {k: v for k, v in numbers.items() if k not in scheduled}
     return found
+
+
+def numbers_in(tree: Any, count: int) -> dict[str, float]:
+    """Return the numbers that `inject_hyperparams` keeps, for `optadamw convert`.
+
+    A learning rate is taken from any record, and from a schedule too: it is that of the
+    last step. The others are those around Adam, if one is found.
+    """
+    del count
+    found: dict[str, Any] = {}
+    for record in _records(tree, {"hyperparams"}):
+        numbers = fields_of(record.fields["hyperparams"]) or {}
+        if numbers.get("learning_rate") is not None:
+            found.setdefault("learning_rate", numbers["learning_rate"])
+    adams = adams_in(tree)
+    around = hyperparams_in(tree, adams[0]) if len(adams) == 1 else {}
+    names = ("learning_rate", "b1", "b2", "eps", "eps_root", "weight_decay")
+    found |= {name: x for name, x in around.items() if name in names and x is not None}
+    return {name: scalar(name, number) for name, number in found.items()}
 
 
 def adams_in(tree: Any) -> list[Record]:

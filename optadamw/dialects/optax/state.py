@@ -27,6 +27,7 @@ from optadamw.dialects.optax.records import (
     foreign_in,
     hyperparams_in,
     lookalikes_in,
+    numbers_in,
     windows_in,
 )
 from optadamw.dialects.states.arrays import to_numpy, whole
@@ -42,10 +43,10 @@ from optadamw.dialects.states.peer import (
     Peer,
     check_maximum,
 )
-from optadamw.dialects.states.rates import rate_in_hyperparams
 from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import kind_of_maximum
 from optadamw.dialects.states.signature import reads, writes
+from optadamw.dialects.states.window import window_sums
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
 
@@ -270,7 +271,8 @@ def to_optax(
         trees["acc_grads"] = like
         if leaving.filled:
             sums = [
-                array / array.dtype.type(divisor) for array in leaving.accumulators()
+                array / array.dtype.type(divisor)
+                for array in window_sums(leaving, use_grad_mean)
             ]
             trees["acc_grads"] = in_place(leaving, "acc_grads", sums, like)
     counts = {
@@ -286,7 +288,7 @@ FORM = Form(
     from_optax,
     to_optax,
     has_names=True,
-    rate=rate_in_hyperparams,
+    numbers=numbers_in,
     to_read=lambda plan: {"amsgrad": plan.amsgrad},
     read_with=("amsgrad",),
 )

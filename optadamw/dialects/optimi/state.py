@@ -21,6 +21,7 @@ from optadamw.base.errors import at_leaf
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import numbers, scalar, to_numpy
 from optadamw.dialects.states.assembly import assembled
+from optadamw.dialects.states.contents import Saved
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.grouping import Groups, groups_of
 from optadamw.dialects.states.leaving import Departure, ToOptions
@@ -29,7 +30,6 @@ from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
-    Saved,
     as_saved,
     contents_of,
     read,

@@ -23,6 +23,18 @@ class Row(NamedTuple):
     """Options of `adamw` that the saved state has for it; None: it has none."""
 
 
+class Saved(NamedTuple):
+    """One parameter of a state dict."""
+
+    label: str
+    name: str | None
+    entries: Mapping[str, Any]
+    """The state of the parameter; empty if it has none."""
+    group: int
+    options: Mapping[str, Any]
+    """The options of its group."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """A saved state, read and not yet checked against parameters."""

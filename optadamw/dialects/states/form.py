@@ -1,7 +1,7 @@
 """The record of each peer for `optadamw convert`, which stands in its `state.py`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,16 +36,53 @@ class Plan:
     is_limited: bool = True
 
 
+def with_known(plan: Plan, known: Mapping[str, Any]) -> Plan:
+    """Fill in the options that were not given and that the file knows.
+
+    Args:
+      plan: the arguments of the conversion.
+      known: numbers by the arguments of `adamw`, and with `amsgrad`, `use_ema` (True or
+        False) and `accumulate` (1: none) what the saved optimizer was made with.
+
+    Raises:
+      ValueError: an option was given that the saved optimizer did not have.
+    """
+    found = {name: x for name, x in known.items() if getattr(plan, name) is None}
+    if "use_ema" in known:
+        found["use_ema"] = known["use_ema"]
+    for name in KEYS.keys() & known.keys():
+        given, there = getattr(plan, name), known[name]
+        is_other = given != there if name == "accumulate" else not there
+        if given and is_other:
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` is given, and the optimizer in the file "
+                f"was made with {KEYS[name]}={there!r}. Leave it out."
+            )
+    if "amsgrad" in found:
+        found["amsgrad"] = "raw" if found["amsgrad"] else None
+    if found.get("accumulate") == 1:
+        found["accumulate"] = None
+    return replace(plan, **found)
+
+
+KEYS = {
+    "amsgrad": "amsgrad",
+    "use_ema": "use_ema",
+    "accumulate": "gradient_accumulation_steps",
+}
+"""What Keras calls the options that say which variables an optimizer has."""
+
+
 def nothing(plan: Plan) -> Mapping[str, Any]:
     """Give no argument beyond those that all functions share."""
     del plan
     return {}
 
 
-def no_rate(saved: Any, count: int) -> float | None:
-    """Find no learning rate: the form has none, or has it in its groups."""
+def no_numbers(saved: Any, count: int) -> Mapping[str, float]:
+    """Find no number of the run: the form has none, or has them in its groups."""
     del saved, count
-    return None
+    return {}
 
 
 def unchanged(saved: Any) -> Any:
@@ -93,8 +130,8 @@ class Form:
     """Whether the state has its parameters by name; otherwise they have an order."""
     needs_rate: bool = False
     """Whether the optimizer needs the learning rate in its state."""
-    rate: Callable[[Any, int], float | None] = no_rate
-    """Finds the learning rate in a saved state of so many parameters; None without."""
+    numbers: Callable[[Any, int], Mapping[str, float]] = no_numbers
+    """Finds the numbers of the run in a saved state of so many parameters."""
     opened: Callable[[Any], Any] = unchanged
     """Converts the contents of a file to the first argument of `reads`."""
     filed: Callable[[Any], Any] = unchanged

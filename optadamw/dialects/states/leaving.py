@@ -17,7 +17,8 @@ from optadamw.checkpoint.arrays import on_host
 from optadamw.dialects.states.arrays import numbers, widened
 from optadamw.dialects.states.call import Call, Layout, check_fields
 from optadamw.dialects.states.frozen import of_frozen
-from optadamw.dialects.states.naming import Names, Place, ordered
+from optadamw.dialects.states.naming import Names
+from optadamw.dialects.states.ordered import Place, ordered
 from optadamw.dialects.states.peer import (
     DIFFERENCE,
     MOMENTS,
@@ -185,41 +186,6 @@ class Departure(Call):
         if self.layout is not None:
             array = widened(numbers(where, self.turned(path, array)))
         return array
-
-    def every(self) -> int:
-        """Return the number of gradients in a window of `tx`.
-
-        Raises:
-          ValueError: `tx` does not accumulate, or not with one number for the run.
-        """
-        accumulation = self.accumulation
-        if accumulation is None:
-            raise ValueError(
-                "`state` accumulates, and of how many gradients a window is made is "
-                "not known. Pass tx=<the transformation that made it>."
-            )
-        clocks = [Clock.at(jnp.int32(step)) for step in {0, self.step}]
-        due = {int(accumulation.due(clock)) for clock in clocks}
-        if len(due) > 1:
-            raise ValueError(
-                f"The windows of `tx` changed their length ({sorted(due)}), and "
-                f"{self.peer.title} counts gradients of windows of one length."
-            )
-        return due.pop()
-
-    def accumulators(self) -> list[np.ndarray]:
-        """Return the sums of an open window, or the zeros of an empty one."""
-        if self.filled and self.state.weight is not None:
-            weight = float(on_host("weight", self.state.weight))
-            if weight != self.filled:
-                raise ValueError(
-                    f"The open window of `state` has {self.filled} gradients that "
-                    f"weigh {weight!r}; {self.peer.title} knows no weights. Take its "
-                    "step first with tx.flush, or lose it with drop=('accumulator',)."
-                )
-        column = self.column("accumulator")
-        found = [array for array in column if array is not None]
-        return found if self.filled else [np.zeros_like(array) for array in found]
 
     # --- Checks ----------------------------------------------------------------------
 

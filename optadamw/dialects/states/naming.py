@@ -61,7 +61,7 @@ def matched(
     elif isinstance(names, Sequence) and not isinstance(names, str):
         found = _listed(names, paths, theirs)
     else:
-        raise _mistyped(names)
+        raise mistyped_names(names)
     pairs = zip(paths, found, strict=True)
     lacking = [p for p, place in pairs if place is None and p not in frozen]
     if lacking and missing == "error":
@@ -162,11 +162,25 @@ def _listed(
     for place, path in enumerate(names):
         if path is None:
             continue
-        _check_path(path, legal)
+        check_path(path, legal)
         if path in places:
             raise ValueError(f"`names` lists '{path}' twice. List each once.")
         places[path] = place
+    _check_order(names, theirs)
     return [places.get(path) for path in paths]
+
+
+def _check_order(names: Sequence[Any], theirs: Sequence[Theirs]) -> None:
+    """Refuse a list of the names in the saved state, in another order than there."""
+    ours = [None if path is None else _plain(path) for path in names]
+    others = [None if one.name is None else _plain(one.name) for one in theirs]
+    if ours != others and None not in ours and set(ours) == set(others):
+        place = [x == y for x, y in zip(ours, others, strict=True)].index(False)
+        raise ValueError(
+            f"`names` lists '{names[place]}' where the saved state has "
+            f"'{theirs[place].name}', and it has each of the names. List them in the "
+            "saved order, or leave `names` out: equal names find each other."
+        )
 
 
 def _mapped(
@@ -176,7 +190,7 @@ def _mapped(
     chosen: dict[str, int] = {}
     legal = dict.fromkeys(paths)
     for path, value in names.items():
-        _check_path(path, legal)
+        check_path(path, legal)
         if value is not None:
             chosen[path] = _place(path, value, known)
     for place, count in Counter(chosen.values()).items():
@@ -211,7 +225,8 @@ def _place(path: str, value: Any, known: Sequence[str | None]) -> int:
     return same[0]
 
 
-def _check_path(path: Any, paths: Collection[str]) -> None:
+def check_path(path: Any, paths: Collection[str]) -> None:
+    """Refuse a name in `names` that is no path of `params`."""
     if path not in paths:
         raise ValueError(
             f"`names` speaks of '{path}', and `params` has no such leaf. Near it: "
@@ -234,57 +249,8 @@ def _check_left_over(
         )
 
 
-class Place(NamedTuple):
-    """A parameter in the order of the other library."""
-
-    leaf: int | None
-    """The index of its leaf; None for a parameter that `params` does not have."""
-    name: str | None
-    """The name that `names` gives it; None without."""
-
-
-def ordered(names: Names, paths: Sequence[str]) -> list[Place]:
-    """Put our leaves into the order of the other library.
-
-    Raises:
-      TypeError, ValueError: `names` that do not fit.
-    """
-    if names is None:
-        return [Place(i, None) for i in range(len(paths))]
-    index = {path: i for i, path in enumerate(paths)}
-    if not isinstance(names, Mapping):
-        if isinstance(names, str) or not isinstance(names, Sequence):
-            raise _mistyped(names)
-        given = [path for path in names if path is not None]
-        _check_all(given, paths)
-        return [Place(None if p is None else index[p], None) for p in names]
-    _check_all(list(names), paths)
-    values = list(names.values())
-    if all(isinstance(v, str) for v in values):
-        if len(set(values)) != len(values):
-            raise invalid("names", "made of different names", values)
-        return [Place(index[path], name) for path, name in names.items()]
-    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise mistyped("names", "a mapping to names only, or to indices only", names)
-    if sorted(values) != list(range(len(values))):
-        raise invalid("names", f"made of the indices 0 to {len(values) - 1}", values)
-    by_index = sorted(names, key=lambda path: names[path])
-    return [Place(index[path], None) for path in by_index]
-
-
-def _check_all(given: Sequence[Any], paths: Sequence[str]) -> None:
-    legal = dict.fromkeys(paths)
-    for path in given:
-        _check_path(path, legal)
-    if sorted(given) != sorted(paths):
-        lacking = [path for path in paths if path not in given]
-        what = f"'{lacking[0]}' is missing" if lacking else "one is there twice"
-        raise ValueError(
-            f"`names` must have each of the {len(paths)} parameters once; {what}."
-        )
-
-
-def _mistyped(names: Any) -> TypeError:
+def mistyped_names(names: Any) -> TypeError:
+    """Return the error for `names` of another type."""
     return mistyped(
         "names",
         "a sequence of our paths in the order of the other library, a mapping from our "

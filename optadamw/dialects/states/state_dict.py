@@ -7,42 +7,23 @@ A parameter that never had a gradient stands in its group and not in "state".
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from optadamw.base.errors import at_leaf, invalid, mistyped, some
-from optadamw.dialects.states.arrays import scalar, whole
-from optadamw.dialects.states.contents import Contents, Row, unquoted
+from optadamw.base.errors import invalid, mistyped, some
+from optadamw.dialects.states.arrays import whole
+from optadamw.dialects.states.contents import Contents, Row, Saved, unquoted
 from optadamw.dialects.states.group_names import check_names
 from optadamw.dialects.states.group_numbers import options_in
 from optadamw.dialects.states.grouping import Group
 from optadamw.dialects.states.leaving import Departure
 from optadamw.dialects.states.peer import MOMENTS, Peer
-
-RELATIVES = {
-    "state1": "bitsandbytes: use from_bitsandbytes",
-    "__bnb_optimizer_quant_state__": "bitsandbytes: use from_bitsandbytes",
-    "kahan_comp": "optimi: use from_optimi",
-    "momentum_buffer": "SGD or Muon",
-    "exp_inf": "Adamax",
-    "mu_product": "torch.optim.NAdam, whose bias correction is another",
-    "square_avg": "RMSprop or Adadelta",
-    "exp_avg_sq_row": "Adafactor",
-}
-"""The keys by which states of other optimizers are known, and their names."""
-
-
-class Saved(NamedTuple):
-    """One parameter of a state dict."""
-
-    label: str
-    name: str | None
-    entries: Mapping[str, Any]
-    """The state of the parameter; empty if it has none."""
-    group: int
-    options: Mapping[str, Any]
-    """The options of its group."""
+from optadamw.dialects.states.relatives import (
+    check_decay,
+    check_entries,
+    check_options,
+)
 
 
 def own_step(one: Saved) -> Any:
@@ -81,9 +62,10 @@ def contents_of(
     needed = (*needed, peer.keys["mu"], peer.keys["nu"])
     kept = [one for one in found if one.entries]
     for one in found:
-        _check_decay(one)
+        check_decay(one)
+        check_options(one)
     for one in kept:
-        _check_entries(peer.title, one, needed, {*needed, *peer.keys.values(), *beside})
+        check_entries(peer.title, one, needed, {*needed, *peer.keys.values(), *beside})
     step = common_step({one.label: step_of(one) for one in kept}, peer.title)
     rows = []
     for one in found:
@@ -163,46 +145,6 @@ def is_state_dict(saved: Any) -> bool:
         and isinstance(saved.get("state"), Mapping)
         and _is_list_of_mappings(saved.get("param_groups"))
     )
-
-
-def _check_decay(one: Saved) -> None:
-    """Refuse Adam with L2, which only its group tells from AdamW."""
-    for key in ("decoupled_weight_decay", "decouple_wd"):  # PyTorch's, optimi's
-        if one.options.get(key, True):
-            continue
-        where = f"weight_decay of group {one.group}"
-        decay = scalar(where, one.options.get("weight_decay", 0.0))
-        if decay:
-            raise at_leaf(
-                unquoted(one.label),
-                f"its group has weight_decay={decay!r} and {key}=False. It is Adam "
-                "with L2, which adds the decay to the gradient, so it went through the "
-                "moments: another optimizer than AdamW.",
-                "Convert a run of AdamW, or of Adam without weight decay.",
-            )
-
-
-def _check_entries(
-    title: str, one: Saved, needed: Collection[str], legal: Collection[str]
-) -> None:
-    """Refuse the state of another optimizer, which its entries tell."""
-    for key in one.entries:
-        if key not in legal:
-            known = RELATIVES.get(str(key))
-            of = f", as the state of {known}" if known else ""
-            raise at_leaf(
-                unquoted(one.label),
-                f"it has '{key}'{of}; the state of {title} has "
-                f"{', '.join(sorted(legal))}.",
-                "Convert the state of AdamW or Adam.",
-            )
-    for key in needed:
-        if one.entries.get(key) is None:
-            raise at_leaf(
-                unquoted(one.label),
-                f"it lacks '{key}': {', '.join(map(str, one.entries)) or 'empty'}.",
-                f"It is not the state of AdamW or Adam of {title}.",
-            )
 
 
 def common_step(steps: Mapping[str, Any], title: str) -> int:

@@ -14,18 +14,7 @@ from optadamw.base.errors import at_leaf, invalid, mistyped
 from optadamw.control.loss_scale import LARGEST, SMALLEST
 from optadamw.dialects.states.arrays import to_numpy, whole
 from optadamw.dialects.states.contents import Row
-
-SUFFIXES = {
-    "gradient_accumulator": "accumulator",
-    "velocity_hat": "nu_max",
-    "average": "ema",
-    "momentum": "mu",
-    "velocity": "nu",
-}
-"""The ends of variables' names in Keras 3, as in "adam_w/dense_kernel_momentum"."""
-
-SLOTS = {"average": "ema", "m": "mu", "v": "nu", "vhat": "nu_max"}
-"""The parts before the parameter's name in tf.keras: "AdamW/m/dense/kernel:0"."""
+from optadamw.dialects.states.variable_names import SUFFIXES, refuse_other, told_apart
 
 
 class Variable(NamedTuple):
@@ -98,18 +87,15 @@ def sorted_out(
       ValueError: another number of variables than these options make.
     """
     names = [variable.name for variable in variables]
-    if any(name is not None and _is_norm(name) for name in names):
-        raise ValueError(
-            f"The saved state has the variables of {title}'s Adamax, whose second "
-            "moment is a norm. Convert the state of AdamW or Adam."
-        )
+    for name in names:
+        refuse_other(title, name or "")
     if variables and all(name is not None for name in names):
         options = _told(options, [name or "" for name in names])
     total, blocks = len(variables), _blocks(options)
     head = total - blocks * count
     heads = [5, 6] if options.scales else [1, 2]
     if options.scales is None:
-        heads = [1, 2, 5, 6] if _is_scaled(variables) else [1, 2]
+        heads = [1, 2, 5, 6] if is_scaled(variables) else [1, 2]
     if head not in heads:
         raise ValueError(
             f"The saved state has {total} variables, and {title}'s AdamW with "
@@ -119,7 +105,9 @@ def sorted_out(
         )
     values = [variable.value for variable in variables]
     iteration = _count("iteration", values[head - 1 if head in (1, 5) else head - 2])
-    rows = _rows(variables[head:], count, options)
+    places = _places(count, options)
+    _check_names(title, variables, head, places)
+    rows = _rows(variables[head:], places)
     if head < 5:
         return Sorted(iteration, rows, None, None)
     growth = _count("step_counter", values[2])
@@ -133,7 +121,7 @@ def sorted_out(
     return Sorted(iteration, rows, loss_scale, growth)
 
 
-def _is_scaled(variables: Sequence[Variable]) -> bool:
+def is_scaled(variables: Sequence[Variable]) -> bool:
     """Whether a LossScaleOptimizer's come first: count, rate, count, scale, count."""
     if len(variables) < 5:
         return False
@@ -158,7 +146,7 @@ def _told(options: Options, names: Sequence[str]) -> Options:
     """Add the options that the names tell to those that are given."""
 
     def has(field: str) -> bool:
-        return any(_told_apart(name)[0] == field for name in names)
+        return any(told_apart(name)[0] == field for name in names)
 
     scales = any(name.rpartition("/")[2] == "dynamic_scale" for name in names)
     told = Options(has("nu_max"), has("ema"), has("accumulator"), scales)
@@ -171,28 +159,37 @@ def _told(options: Options, names: Sequence[str]) -> Options:
     return told
 
 
-def _told_apart(name: str) -> tuple[str | None, str]:
-    """Return the field that a variable of this name holds, and the parameter's name."""
-    parts = name.removesuffix(":0").split("/")
-    for suffix, field in SUFFIXES.items():
-        if parts[-1].endswith(f"_{suffix}"):
-            return field, parts[-1].removesuffix(f"_{suffix}")
-    for i, part in enumerate(parts[:2]):
-        if part in SLOTS and i + 1 < len(parts):
-            return SLOTS[part], "/".join(parts[i + 1 :])
-    return None, name
-
-
-def _is_norm(name: str) -> bool:
-    """Whether Keras's Adamax made it; "Adam/m/x_norm" is a moment of "x_norm"."""
-    return name.endswith("_norm") and _told_apart(name)[0] is None
-
-
 def _stem(name: str | None) -> str | None:
-    return None if name is None else _told_apart(name)[1]
+    return None if name is None else told_apart(name)[1]
 
 
-def _rows(variables: Sequence[Variable], count: int, options: Options) -> list[Row]:
+def _check_names(
+    title: str,
+    variables: Sequence[Variable],
+    head: int,
+    places: Sequence[Mapping[str, int]],
+) -> None:
+    """Refuse variables whose names, if all have one, say that they are others."""
+    told = [None if v.name is None else told_apart(v.name)[0] for v in variables]
+    if any(variable.name is None for variable in variables):
+        return
+    fields: list[str | None] = [None] * len(variables)
+    for row in places:
+        for field, place in row.items():
+            fields[head + place] = field
+    for variable, own, wanted in zip(variables, told, fields, strict=True):
+        if own != wanted:
+            ends = {held: f"the {end}" for end, held in SUFFIXES.items()}
+            due = ends[wanted] if wanted else "a counter or the rate"
+            raise ValueError(
+                f"'{variable.name}' stands in the place of {due} among the saved "
+                f"variables of {title}'s AdamW. Pass those of AdamW or Adam, in the "
+                "order of optimizer.variables; jax.tree.map and many files sort names."
+            )
+
+
+def _places(count: int, options: Options) -> list[dict[str, int]]:
+    """Return for each parameter the places of its variables behind the head."""
     where: list[dict[str, int]] = [{} for _ in range(count)]
     at = 0
     if options.use_ema:
@@ -209,6 +206,12 @@ def _rows(variables: Sequence[Variable], count: int, options: Options) -> list[R
     if options.amsgrad:
         for i in range(count):
             where[i]["nu_max"] = at + i
+    return where
+
+
+def _rows(
+    variables: Sequence[Variable], where: Sequence[Mapping[str, int]]
+) -> list[Row]:
     return [
         Row(
             label=f"variable {i}" + _shown(_stem(variables[places["mu"]].name)),

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from optadamw.base.errors import at_leaf
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.assembly import assembled
-from optadamw.dialects.states.contents import unquoted
+from optadamw.dialects.states.contents import Saved, unquoted
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.grouping import Groups, groups_of, numbers_of
 from optadamw.dialects.states.leaving import Departure, ToOptions
@@ -22,7 +22,6 @@ from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Settings
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import (
-    Saved,
     contents_of,
     moments_and_step,
     read,

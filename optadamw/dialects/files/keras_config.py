@@ -1,0 +1,147 @@
+"""The optimizer that Keras names in its files, with the options that it was made with.
+
+A .keras file has them in config.json, and a whole model in the old .h5 format in the
+attribute training_config. Files of weights alone have neither.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from optadamw.checkpoint.bounds import Bounds
+from optadamw.dialects.files.packages import needed
+from optadamw.dialects.files.refusing import DamagedFile
+from optadamw.dialects.states.variable_names import OTHERS
+
+CONFIG = "config.json"
+"""The entry of a .keras file with the configuration of the model."""
+
+OLD = "training_config"
+"""The attribute of a model in the old .h5 format with that of its optimizer."""
+
+READ = ("Adam", "AdamW")
+"""The optimizers whose variables are read. Others have variables that look like these:
+the momentum of ScheduleFreeAdamW holds parameters, the velocity of Adamax norms."""
+
+SCALER = "LossScaleOptimizer"
+
+NUMBERS = {
+    "b1": "beta_1",
+    "b2": "beta_2",
+    "eps": "epsilon",
+    "weight_decay": "weight_decay",
+}
+"""The options of Keras that are numbers of a step, by the argument of `adamw`."""
+
+
+class Named(NamedTuple):
+    """An optimizer in a configuration of Keras."""
+
+    name: str
+    """Its class, with its package if it is not Keras's: "Addons>AdamW"."""
+    config: Mapping[str, Any]
+
+
+def named_in(path: Path, is_limited: bool = True) -> Named | None:
+    """Return the optimizer that a .keras or .h5 file names; None if it names none.
+
+    Raises:
+      DamagedFile, OSError, ValueError, zipfile.BadZipFile: the file is not whole.
+    """
+    bounds = Bounds(path, is_limited)
+    if path.suffix.lower() == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            return in_archive(archive, bounds)
+    h5py = needed("h5py", "h5py", f"Reading '{path}'")
+    with h5py.File(path, "r") as file:
+        return in_attributes(file, bounds)
+
+
+def in_archive(archive: zipfile.ZipFile, bounds: Bounds) -> Named | None:
+    """Return the optimizer that config.json names."""
+    if CONFIG not in archive.namelist():
+        return None
+    bounds.check(archive.getinfo(CONFIG).file_size)
+    node = json.loads(archive.read(CONFIG))
+    for key in ("compile_config", "optimizer"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return _named(node)
+
+
+def in_attributes(file: Any, bounds: Bounds) -> Named | None:
+    """Return the optimizer that the attribute of an old model names."""
+    if OLD not in file.attrs:
+        return None
+    bounds.check(int(file.attrs.get_id(OLD).get_storage_size()))
+    node = json.loads(file.attrs[OLD])
+    return _named(node.get("optimizer_config") if isinstance(node, dict) else None)
+
+
+def _named(node: Any) -> Named | None:
+    """Return the optimizer of a serialized object, without a LossScaleOptimizer."""
+    if not isinstance(node, dict):
+        return None
+    name, config = node.get("class_name"), node.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        return None
+    if name.rpartition(">")[2] == SCALER and "inner_optimizer" in config:
+        return _named(config["inner_optimizer"])
+    registered = node.get("registered_name")
+    # Keras registers its own classes under their name, or under none.
+    is_told = isinstance(registered, str) and ">" in registered
+    return Named(str(registered) if is_told else name, config)
+
+
+def refuse_others(path: Path, named: Named | None) -> None:
+    """Refuse the state of another optimizer than Adam and AdamW.
+
+    Raises:
+      DamagedFile: the file names another.
+    """
+    if named is None:
+        return
+    package, _, name = named.name.rpartition(">")
+    if name not in READ or package not in ("", "Addons"):
+        of, own = "Keras's ", ""
+        if package or name not in OTHERS.values():
+            of = ""
+            own = (
+                f" If {named.name} is an AdamW, convert its variables with from_keras."
+            )
+        raise DamagedFile(
+            f"'{path}' holds the state of {of}{named.name}. Convert the state of AdamW "
+            f"or Adam.{own}"
+        )
+
+
+def options_of(named: Named | None) -> dict[str, Any]:
+    """Return the options of an optimizer, by the options of `optadamw convert`.
+
+    The learning rate is a variable. The decay of TensorFlow Addons is left out, as it
+    is not multiplied by the rate.
+    """
+    if named is None:
+        return {}
+    config = named.config
+    found: dict[str, Any] = {
+        field: float(config[key])
+        for field, key in NUMBERS.items()
+        if _is_number(config.get(key))
+    }
+    if "weight_decay" in config and config["weight_decay"] is None:
+        found["weight_decay"] = 0.0
+    if ">" in named.name:
+        found.pop("weight_decay", None)
+    for field, key in (("amsgrad", "amsgrad"), ("use_ema", "use_ema")):
+        if isinstance(config.get(key), bool):
+            found[field] = config[key]
+    every = config.get("gradient_accumulation_steps", 1)
+    if every is None or (isinstance(every, int) and not isinstance(every, bool)):
+        found["accumulate"] = every or 1
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

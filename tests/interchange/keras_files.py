@@ -1,0 +1,66 @@
+"""A .keras file, written without Keras."""
+
+import io
+import json
+import zipfile
+
+import pytest
+
+
+def _trained(trained):
+    """The config of a layer that is trained or not, or of a model with such layers."""
+    if isinstance(trained, bool):
+        return {"trainable": trained}
+    if isinstance(trained, dict):
+        return trained
+    inside = [
+        {"class_name": kind, "config": {"name": name, "trainable": one}}
+        for name, kind, _, one in trained
+    ]
+    return {"layers": [{"class_name": "InputLayer", "config": {}}, *inside]}
+
+
+def _switched(kind, variables):
+    return {} if kind == "EinsumDense" else {"use_bias": len(variables) > 1}
+
+
+def keras_file(path, layers, optimizer=(), inside=None, compiled=None):
+    """A .keras file with these layers: (name, class, arrays, trainable).
+
+    In the place of `trainable` may stand options of the layer.
+
+    `inside` has arrays of layers in the last layer, by their paths.
+    """
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    data = io.BytesIO()
+    with h5py.File(data, "w") as file:
+        # HDF5 lists groups by name, in another order than that of the model.
+        for i, (name, _, variables, _) in enumerate(reversed(layers)):
+            group = file.create_group(f"layers/part_{i}/vars")
+            group.attrs["name"] = name
+            for k, array in enumerate(variables):
+                group[str(k)] = array
+        for name, array in (inside or {}).items():
+            file[f"layers/part_0/{name}"] = array
+        for k, array in enumerate(optimizer):
+            file[f"optimizer/vars/{k}"] = array
+    config = {
+        "config": {
+            "layers": [
+                {
+                    "class_name": kind,
+                    "config": {
+                        "name": name,
+                        **_switched(kind, variables),
+                        **_trained(trained),
+                    },
+                }
+                for name, kind, variables, trained in layers
+            ]
+        }
+    }
+    config["compile_config"] = compiled
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", data.getvalue())
+    return path
