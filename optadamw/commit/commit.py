@@ -55,6 +55,14 @@ class Commit:
         del site
         return from_reals(target, param.dtype), buffers
 
+    def read_back(self, written: Array, buffers: Buffers) -> Array:
+        """Return the value of a parameter that `write` has just returned.
+
+        It is that of `read`, which may also ask whether the parameter was changed since
+        it was written.
+        """
+        return self.read(written, buffers)
+
 
 @dataclass(frozen=True)
 class Nearest(Commit):

@@ -3,7 +3,8 @@
 A float32 has the 16 bits of a bfloat16 and 16 more. Beside a bfloat16 parameter the
 state therefore keeps only the other 16 bits, 2 bytes instead of 4; parameter and
 buffer together give the float32 number exactly. The bits of a float16 are no part of
-a float32, so a float16 parameter has a whole float32 copy.
+a float32, so a float16 parameter has a whole float32 copy. Where a parameter is not its
+copy, rounded, it was changed between two steps, and the step begins from it.
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,18 @@ def joined(param: Array, lower: Array) -> Array:
     return jax.lax.bitcast_convert_type(upper + lower.astype(jnp.uint32), jnp.float32)
 
 
+def unless_changed(param: Array, copy: Array) -> Array:
+    """Return the float32 copy where the parameter is its rounding, else the parameter.
+
+    The bits are compared: between numbers XLA removes the rounding, by its option
+    xla_allow_excess_precision, and a copy is almost never equal to its parameter.
+    """
+    given, rounded = bits_of(param), bits_of(copy.astype(param.dtype))
+    are_zero = ((given | rounded) & jnp.uint16(0x7FFF)) == 0  # 0 and -0 are equal
+    is_rounded = (given == rounded) | are_zero
+    return jnp.where(is_rounded, copy, param.astype(copy.dtype))
+
+
 @dataclass(frozen=True)
 class Master(NarrowCommit):
     """Step a float32 copy; the parameter is this copy, rounded to nearest."""
@@ -55,8 +68,13 @@ class Master(NarrowCommit):
             return as_reals(param, compute_dtype(param.dtype))
         residual = buffers["residual"]
         if param.dtype != jnp.bfloat16:
-            return residual
+            return unless_changed(param, residual)
         return joined(param, residual.astype(jnp.int32))
+
+    def read_back(self, written: Array, buffers: Buffers) -> Array:
+        if written.dtype == jnp.float16:
+            return buffers["residual"]
+        return self.read(written, buffers)
 
     def write(
         self, target: Array, param: Any, buffers: Buffers, site: Site | None

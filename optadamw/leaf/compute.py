@@ -167,7 +167,7 @@ def write_parameter(
     leaf = leaf._replace(buffers=kept)
     overwrites = []
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
-        target = commit.read(written, leaf.buffers)
+        target = commit.read_back(written, leaf.buffers)
         made = rule.after_commit(target, leaf, scalars)
         leaf, overwrite = checked_commit(rule, leaf, made)
         if overwrite is not None:
@@ -175,7 +175,7 @@ def write_parameter(
             target = jnp.where(overwrite.when, overwrite.value, target)
             written, kept = commit.write(target, param, leaf.buffers, site)
             leaf = leaf._replace(buffers=kept)
-    committed = commit.read(written, leaf.buffers)
+    committed = commit.read_back(written, leaf.buffers)
     if program.emit == "param":
         return _like_weak(written, param), leaf, committed
     # apply_updates adds to the parameter alone, without the residual of its commit.

@@ -307,6 +307,13 @@ FAULTS = [
         "commit/test_short_master.py",
     ),
     Fault(
+        "a float16 parameter that was changed is forgotten",
+        "commit/master.py",
+        "jnp.where(is_rounded, copy, param.astype(copy.dtype))",
+        "copy",
+        "commit/test_changed_parameters.py",
+    ),
+    Fault(
         "the counter stops at 256",
         "base/numerics.py",
         "most = jnp.iinfo(count.dtype).max",
@@ -344,14 +351,14 @@ FAULTS = [
     Fault(
         "the average is of the parameter before the step",
         "leaf/compute.py",
-        "target = commit.read(written, leaf.buffers)",
+        "target = commit.read_back(written, leaf.buffers)",
         "target = before",
         knob("ema_decay"),
     ),
     Fault(
         "the average is of the parameter before it is rounded",
         "leaf/compute.py",
-        "target = commit.read(written, leaf.buffers)",
+        "target = commit.read_back(written, leaf.buffers)",
         "target = before + update",
         f"{ALL_ON} -k 'bfloat16 or float16'",
     ),

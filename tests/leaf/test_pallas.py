@@ -37,6 +37,7 @@ CASES = {
     ),
     "mixed": (jnp.bfloat16, {"precision": "mixed", "update_dtype": "float32"}),
     "kahan": (jnp.float16, {"commit": "kahan", "mu_dtype": EIGHT}),
+    "master": (jnp.float16, {"commit": "master", "mu_dtype": EIGHT}),
     "accumulate": (
         jnp.float32,
         {"accumulate_steps": 2, "clip_global_norm": 1.0, "loss_scale": 8.0},

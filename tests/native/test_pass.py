@@ -108,6 +108,19 @@ def test_steps_of_narrow_parameters_are_the_same(name, dtype):
     assert_same(steps(native, params), steps(xla, params))
 
 
+def test_a_changed_parameter_is_begun_from():
+    """A copy in float32 of a float16 parameter is left where they differ."""
+    xla, native = pair(commit="master")
+    found = []
+    for tx in (xla, native):
+        params, state = steps(tx, {"w": tree("float16")["long"]}, count=2)
+        changed = {"w": params["w"].at[::3].set(-2.0)}
+        found.append(jax.jit(tx.step)(changed, state, changed))
+    trees.assert_same_bits(found[1], found[0])
+    moved = np.asarray(found[0][0]["w"], np.float32)[::3] + 2
+    assert (np.abs(moved) < 0.03).all()
+
+
 def test_numbers_in_float64():
     with jax.enable_x64():
         xla, native = pair(amsgrad=True)
