@@ -140,3 +140,19 @@ def test_an_array_of_the_most_steps_never_overwrites():
     expected, _ = without.step(params, without.init(params), params)
     assert int(optadamw.stats_of(state).skipped) == 0
     assert np.array_equal(taken["w"], expected["w"])
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_an_average_begins_late_as_a_copy(first):
+    """As `AveragedModel` of PyTorch does, by docs/reference/dialects/torch.md."""
+    tx = optadamw.adamw(0.1, ema_decay=lambda step: jnp.where(step < first, 0.0, 0.9))
+    params = {"w": jnp.ones(2)}
+    state, step = tx.init(params), jax.jit(tx.step)
+    expected = None
+    for t in range(1, 8):
+        params, state = step({"w": jnp.full(2, 0.5 + t)}, state, params)
+        new = np.asarray(params["w"], np.float64)
+        if t >= first:
+            expected = new if expected is None else 0.9 * expected + 0.1 * new
+            found = optadamw.ema_of(state)["w"]
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
