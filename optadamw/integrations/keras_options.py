@@ -5,6 +5,10 @@ from typing import Any
 from optadamw.integrations.keras_variables import Kept
 
 IN_TX = {
+    "beta_1": "b1",
+    "beta_2": "b2",
+    "epsilon": "eps",
+    "amsgrad": "amsgrad",
     "weight_decay": "weight_decay",
     "clipnorm": "clip_norm",
     "clipvalue": "clip_value",

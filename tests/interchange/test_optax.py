@@ -188,3 +188,14 @@ def test_optax_sums():
     )
     found = interchange.from_optax(saved, params, use_grad_mean=False)
     trees.assert_same_bits(found.accumulator, state.accumulator)
+
+
+def test_states_with_numbers_of_their_own_start_afresh():
+    """The count of `optax.ema` is that of its average, whose bias it corrects."""
+    params, tx = {"w": jnp.ones(2)}, optadamw.adamw(1e-3)
+    state = tx.init(params)
+    for _ in range(3):
+        state = tx.update(params, state, params)[1]
+    into = optax.chain(optax.adamw(lambda step: 1e-3), optax.ema(0.9))
+    adam, average = interchange.to_optax(state, params, tx=tx, into=into)
+    assert int(adam[0].count) == int(adam[2].count) == 3 and int(average.count) == 0

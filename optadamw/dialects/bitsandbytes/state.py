@@ -38,6 +38,7 @@ PEER = Peer(
     title="bitsandbytes",
     keys={"mu": "state1", "nu": "state2"},
     has_gaps=True,
+    has_groups=True,
     outputs_first=True,
 )
 

@@ -112,8 +112,9 @@ def _kinds(
     Raises:
       ValueError: groups of parameters have different kinds.
     """
-    found = [kind for kind, text in texts.items() if text in meaning.get(field, "")]
-    if len(found) > 1:
+    text = meaning.get(field, "")
+    found = [kind for kind, one in texts.items() if one in text]
+    if len(found) > 1 or "not kept" in text:
         raise ValueError(
             f"The groups in '{os.fspath(path)}' keep different numbers in `{field}` "
             f"({meaning[field]}), and a conversion has one kind for all. Convert it in "

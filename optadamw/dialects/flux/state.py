@@ -26,7 +26,7 @@ from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.request import FromOptions, Request
-from optadamw.dialects.states.settings import betas_of
+from optadamw.dialects.states.settings import Betas, betas_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.state_dict import common_step
 from optadamw.store.state import State
@@ -80,9 +80,24 @@ def from_flux(
         if triple is not None:
             triples[label] = triple
     if step is None:
-        step = _step(triples, betas or betas_of(request.tx, Clock.at(jnp.int32(0))))
+        step = _step(triples, betas or _common_betas(request))
     contents = Contents(rows=rows, step=whole("step", step))
     return assembled(request, contents)
+
+
+def _common_betas(request: Request) -> Betas | None:
+    """Return the betas that all parameters of `tx` have; None if it has no moments."""
+    if request.tx is None:
+        return None
+    found = betas_of(request.tx, request.leaves, Clock.at(jnp.int32(0)))
+    for path, pair in found.items():
+        first, one = next(iter(found.items()))
+        if pair != one:
+            raise ValueError(
+                f"`tx` has the betas {one} for '{first}' and {pair} for '{path}', so "
+                "that no pair tells the step of all. Pass step=."
+            )
+    return next(iter(found.values()), None)
 
 
 def _is_triple(node: Any) -> bool:
@@ -157,15 +172,24 @@ def to_flux(
       True
     """
     leaving = Departure.of(PEER, state, params, options)
-    betas = betas or betas_of(leaving.tx, leaving.clock)
-    if betas is None:
-        raise ValueError("Flux keeps powers of the betas. Pass betas=(b1, b2) or `tx`.")
-    pair = _checked(betas)
     flat = {}
-    for path, (m, v) in moments_by_path(leaving).items():
+    moments = moments_by_path(leaving).items()
+    for (path, (m, v)), pair in zip(moments, _pairs(leaving, betas), strict=True):
         powers = tuple(products(beta, leaving.step + 1, m.dtype)[-1] for beta in pair)
         flat[path] = (m, v, powers)
     return nested(flat)
+
+
+def _pairs(leaving: Departure, betas: Betas | None) -> list[Betas]:
+    """Return the betas of each parameter, in the order of `names`."""
+    own: dict[str, Betas] = {}
+    if betas is None and leaving.tx is not None:
+        own = betas_of(leaving.tx, leaving.leaves, leaving.clock)
+    rest = betas or next(iter(own.values()), None)  # also of frozen parameters
+    if rest is None:
+        raise ValueError("Flux keeps powers of the betas. Pass betas=(b1, b2) or `tx`.")
+    paths = [leaving.paths[place.leaf or 0] for place in leaving.places]
+    return [_checked(own.get(path, rest)) for path in paths]
 
 
 FORM = Form(

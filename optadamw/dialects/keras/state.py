@@ -27,7 +27,6 @@ from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import Maximum, Peer
 from optadamw.dialects.states.rates import rate_of_variables
 from optadamw.dialects.states.request import FromOptions, Request
-from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.dialects.states.variables import Options, listed, sorted_out
 from optadamw.dialects.states.window import window_length, window_sums
@@ -262,7 +261,7 @@ def _rate(
     if given == "schedule":
         return []
     if given is None:
-        known = learning_rate_of(leaving.tx)
+        known = leaving.learning_rate()
         if known is None:
             raise ValueError(
                 "Keras keeps the learning rate among its variables, and it is not "

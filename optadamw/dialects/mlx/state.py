@@ -24,7 +24,6 @@ from optadamw.dialects.states.nesting import dotted, flattened, moments_by_path,
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.rates import rate_by_key
 from optadamw.dialects.states.request import FromOptions, Request
-from optadamw.dialects.states.settings import learning_rate_of
 from optadamw.dialects.states.signature import reads, writes
 from optadamw.store.state import State
 
@@ -149,9 +148,9 @@ def to_mlx(
                 "MLX keeps its parameters by names beside 'step' and 'learning_rate'.",
                 "Give it another name with `names`.",
             )
-    made = nested(flat)
+    made = nested(flat, fills_gaps=True)
     if isinstance(made, list):
-        made = {str(i): value for i, value in enumerate(made)}
+        made = {str(i): value for i, value in enumerate(made) if value != {}}
     return {
         "step": np.array(leaving.step, np.uint64),
         "learning_rate": np.array(to_numpy("learning_rate", rate), np.float32),
@@ -160,7 +159,7 @@ def to_mlx(
 
 
 def _rate(leaving: Departure) -> Any:
-    known = learning_rate_of(leaving.tx)
+    known = leaving.learning_rate()
     if known is None:
         raise ValueError(
             "MLX keeps the learning rate in its state, and it is not known. Pass `tx` "

@@ -1,6 +1,6 @@
 """Put the buffers of a State into the records of a state of Optax."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,29 @@ def in_place(
     return leaves.treedef.unflatten(made)
 
 
-def replaced(tree: Any, trees: Mapping[str, Any], counts: dict[str, int]) -> Any:
-    """Put trees and counts into all fields of these names in the records of `tree`."""
+def replaced(
+    tree: Any,
+    trees: Mapping[str, Any],
+    counts: Mapping[str, int],
+    kept: Collection[str] = (),
+    path: str = "",
+) -> Any:
+    """Put trees and counts into all fields of these names in the records of `tree`.
+
+    Args:
+      tree: a state of Optax.
+      trees: the trees by the names of fields.
+      counts: the numbers by the names of scalar fields.
+      kept: the paths of records that stay as they are: they count the steps of numbers
+        of their own, which start with `tree`. Default: none.
+      path: the path of `tree`. Default: it is the root.
+    """
+    if path in kept:
+        return tree
+
+    def below(name: Any, child: Any) -> Any:
+        return replaced(child, trees, counts, kept, f"{path}/{name}" if path else name)
+
     named = fields_of(tree)
     if isinstance(tree, tuple) and named is not None:
         fields = {}
@@ -76,10 +97,10 @@ def replaced(tree: Any, trees: Mapping[str, Any], counts: dict[str, int]) -> Any
                 whole_count = np.asarray(counts[name])
                 fields[name] = fitted(name, whole_count, value, cast=True)
             else:
-                fields[name] = replaced(value, trees, counts)
+                fields[name] = below(name, value)
         return type(tree)(**fields)
     if isinstance(tree, tuple | list):
-        return type(tree)(replaced(child, trees, counts) for child in tree)
+        return type(tree)(below(str(i), child) for i, child in enumerate(tree))
     if isinstance(tree, dict):
-        return {key: replaced(child, trees, counts) for key, child in tree.items()}
+        return {key: below(str(key), child) for key, child in tree.items()}
     return tree

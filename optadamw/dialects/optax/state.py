@@ -226,7 +226,8 @@ def to_optax(
 
     The moments take their places in `into.init(params)`, in the dtypes that they have
     there (those of the parameters, so in 16 bits they are rounded), and so does the
-    step in every `count`: schedules continue.
+    step in every `count`: schedules continue. States with numbers of their own beside
+    Adam's, such as that of `optax.ema`, start as `into.init(params)` makes them.
 
     Args:
       params: The parameters; shapes will not do, as Optax initializes its state.
@@ -259,8 +260,9 @@ def to_optax(
     if not callable(getattr(into, "init", None)):
         raise mistyped("into", "a transformation of Optax", into)
     made = into.init(params)
-    adam = _only(made).fields
-    windows = windows_in(made)
+    record = _only(made)
+    adam, windows = record.fields, windows_in(made)
+    kept = [one.path for one in foreign_in(made, record) if not one.encloses]
     check_places(leaving, adam, bool(windows))
     trees = {
         name: filled(leaving, name, adam[name]) for name in MOMENTS if name in adam
@@ -280,7 +282,7 @@ def to_optax(
         "gradient_step": leaving.step,
         "mini_step": leaving.filled,
     }
-    return replaced(made, trees, counts)
+    return replaced(made, trees, counts, kept)
 
 
 FORM = Form(

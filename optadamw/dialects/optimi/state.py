@@ -42,6 +42,7 @@ PEER = Peer(
     title="optimi",
     keys={"mu": "exp_avg", "nu": "exp_avg_sq", "kahan_comp": "kahan_comp"},
     has_gaps=True,
+    has_groups=True,
     follows=("schedule",),
     outputs_first=True,
 )

@@ -98,6 +98,11 @@ def _is_on(value: Any) -> bool:
         return True
 
 
+def _number_or_none(group: Mapping[str, Any], key: str) -> float | None:
+    value = group.get(key)
+    return None if value is None else scalar(f"`{key}` of a group", value)
+
+
 def options_in(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `adamw` that a group has, without the learning rate.
 
@@ -115,4 +120,8 @@ def options_in(group: Mapping[str, Any]) -> dict[str, Any]:
         found["weight_decay_mode"] = "schedule" if group.get("decouple_lr") else "lr"
     for name in ("amsgrad", "caution"):
         found[name] = bool(group[name]) if name in group else None
+    if group.get("decouple_lr"):
+        found["max_learning_rate"] = _number_or_none(group, "max_lr")
+    if "clipping_threshold" in group:
+        found["clip_update_rms"] = _number_or_none(group, "clipping_threshold") or 0.0
     return {name: value for name, value in found.items() if value is not None}

@@ -6,7 +6,7 @@ from typing import Any
 from optadamw.base.errors import invalid, mistyped
 from optadamw.dialects.states.leaving import Departure
 from optadamw.dialects.states.peer import Peer
-from optadamw.dialects.states.settings import Settings, settings_of
+from optadamw.dialects.states.settings import Settings, negations, settings_of
 
 Groups = Sequence[Mapping[str, Any]] | None
 Group = tuple[dict[str, Any], Sequence[int]]
@@ -32,7 +32,9 @@ def groups_of(
         `tx`, or a `tx` that the other library cannot follow.
     """
     if groups is not None:
-        return _given(leaving, groups)
+        given = _given(leaving, groups)
+        _check_signs(leaving, given)
+        return given
     if leaving.tx is None:
         raise ValueError(
             f"The options of {leaving.peer.title}'s groups are not known. Pass tx=<the "
@@ -56,6 +58,24 @@ def groups_of(
         made[0][1].extend(gaps)  # without a state, their options do not matter
         made[0][1].sort()
     return list(made)
+
+
+def _check_signs(leaving: Departure, groups: Sequence[Group]) -> None:
+    """Refuse groups that maximize where `tx` does not, or the reverse."""
+    if leaving.tx is None or not leaving.peer.maximizes:
+        return
+    signs = negations(leaving.tx, leaving.leaves)
+    for options, members in groups:
+        there = bool(options.get("maximize", False))
+        for place in members:
+            leaf = leaving.places[place].leaf
+            if leaf is not None and signs[leaf] != there:
+                raise ValueError(
+                    f"`tx` {'maximizes' if signs[leaf] else 'minimizes'} by "
+                    f"'{leaving.paths[leaf]}', and its group has maximize={there}: its "
+                    f"first moment would have the wrong sign. Give the group maximize="
+                    f"{signs[leaf]}."
+                )
 
 
 def _check_followed(peer: Peer, path: str, settings: Settings) -> None:

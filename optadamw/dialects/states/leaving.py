@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf, invalid
-from optadamw.base.hyperparameters import Clock
+from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.tree import match_leaves
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.arrays import on_host
@@ -26,7 +26,13 @@ from optadamw.dialects.states.peer import (
     Peer,
     check_maximum,
 )
-from optadamw.dialects.states.settings import kind_of_maximum, negations
+from optadamw.dialects.states.settings import (
+    frozen_leaves,
+    has_maximum,
+    kind_of_maximum,
+    learning_rate_of,
+    negations,
+)
 from optadamw.store.dequantize import dequantize
 from optadamw.store.state import BUFFERS, State, states_in
 from optadamw.transforms.transformation import Transformation
@@ -122,6 +128,14 @@ class Departure(Call):
     def clock(self) -> Clock:
         """The time of the state, with its adjustable hyperparameters."""
         return Clock.at(jnp.int32(self.step), self.state.hyperparameters)
+
+    def learning_rate(self) -> Hyperparameter | None:
+        """Return the one learning rate of `tx`; None if it has none.
+
+        Raises:
+          ValueError: parameters have different rates.
+        """
+        return learning_rate_of(self.tx, self.leaves, self.clock, self.peer.title)
 
     @cached_property
     def filled(self) -> int:
@@ -235,11 +249,25 @@ class Departure(Call):
             )
         if known and self.amsgrad not in (None, known):
             raise invalid("amsgrad", f"{known!r}, as `tx` says, or None", self.amsgrad)
+        if self.tx is not None and not self.peer.has_groups:
+            self._check_common_maximum(self.tx)
         if kind != self.peer.maximum:
             raise ValueError(
                 f"`state` holds the maximum of the {kind} second moments, and "
                 f"{self.peer.title} uses that of the {self.peer.maximum} ones: "
                 f"{DIFFERENCE}. Lose it with drop=('nu_max',)."
+            )
+
+    def _check_common_maximum(self, tx: Transformation) -> None:
+        kept = dict(zip(self.paths, has_maximum(tx, self.leaves), strict=True))
+        frozen = zip(self.paths, frozen_leaves(tx, self.leaves), strict=True)
+        trained = [path for path, is_frozen in frozen if not is_frozen]
+        lacking = [path for path in trained if not kept[path]]
+        if lacking and any(map(kept.get, trained)):
+            raise ValueError(
+                f"`tx` takes AMSGrad's maximum for some parameters and not for "
+                f"'{lacking[0]}', and {self.peer.title} takes it for all or none. Lose "
+                "it with drop=('nu_max',)."
             )
 
     def _check_sign(self) -> None:

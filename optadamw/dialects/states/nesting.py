@@ -40,8 +40,17 @@ def flattened(
     return found
 
 
-def nested(flat: Mapping[str, Any]) -> Any:
+MOST = 10_000
+"""The largest number of gaps that a list is filled with; other keys are no indices."""
+
+
+def nested(flat: Mapping[str, Any], fills_gaps: bool = False) -> Any:
     """Nest values by their paths, in dicts, or in lists if the keys are 0, 1, 2, ...
+
+    Args:
+      flat: the values by their paths.
+      fills_gaps: whether keys such as 1, 4 make a list too, with empty dicts between,
+        as in MLX for modules without trained parameters. Default: they make a dict.
 
     Raises:
       ValueError: a path that is both a record and leads to others.
@@ -55,7 +64,11 @@ def nested(flat: Mapping[str, Any]) -> Any:
     for key, below in children.items():
         if "" in below and len(below) > 1:
             raise at_leaf(key, "it is a parameter and holds others.", "Rename one.")
-    made = {key: nested(below) for key, below in children.items()}
+    made = {key: nested(below, fills_gaps) for key, below in children.items()}
+    if fills_gaps and all(key == str(_number(key)) for key in made):
+        count = max(map(_number, made)) + 1
+        if count <= len(made) + MOST:
+            return [made.get(str(i), {}) for i in range(count)]
     if sorted(made, key=_number) == [str(i) for i in range(len(made))]:
         return [made[str(i)] for i in range(len(made))]
     return made

@@ -102,6 +102,12 @@ def _others(
         there = options.get("weight_decay_mode", "lr")
         if there != ours.decay_mode:
             yield "weight_decay_mode", there, ours.decay_mode
+        there = options.get("max_learning_rate")
+        if there and ours.peak and not _are_equal(there, ours.peak):
+            yield "max_learning_rate", there, ours.peak
+    there = options.get("clip_update_rms")
+    if there is not None and not _are_equal(there, ours.update_limit or 0.0):
+        yield "clip_update_rms", there or None, ours.update_limit
     for name in ("amsgrad", "caution"):
         if name in options and options[name] != getattr(ours, name):
             yield name, options[name], getattr(ours, name)
@@ -116,7 +122,7 @@ def _are_equal(there: Any, here: float) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, bool | str):
+    if value is None or isinstance(value, bool | str):
         return repr(value)
     return f"{scalar('a hyperparameter', value):.7g}"
 

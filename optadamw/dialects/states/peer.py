@@ -33,6 +33,8 @@ class Peer:
     """Whether it treats a complex number as two reals, as this library does."""
     has_gaps: bool = False
     """Whether a parameter may be without a state."""
+    has_groups: bool = False
+    """Whether parameters have options by groups, as in PyTorch."""
     maximizes: bool = False
     """Whether its optimizer can maximize."""
     outputs_first: bool | None = None

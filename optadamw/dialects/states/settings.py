@@ -1,6 +1,6 @@
 """Read from a transformation the facts that other libraries keep in their states."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from optadamw.base.hyperparameters import (
     Dynamic,
     Held,
     Hyperparameter,
+    Scheduled,
 )
 from optadamw.base.tree import Leaves
 from optadamw.rules.adam import Direction, Moments
@@ -25,6 +26,8 @@ from optadamw.rules.schedule_free import ScheduleFree
 from optadamw.rules.slow_moment import SlowMoment
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.plan import plan_of
+
+Betas = tuple[float, float]
 
 
 class Settings(NamedTuple):
@@ -80,20 +83,50 @@ def constants_of(tx: Transformation, leaves: Leaves) -> list[Settings]:
     return [_settings(rules, _constant) for rules in rules_by_leaf(tx, leaves)]
 
 
-def betas_of(tx: Transformation | None, clock: Clock) -> tuple[float, float] | None:
-    """Return b1 and b2 in the step at this time; None if `tx` has no moments."""
-    for rule in () if tx is None else tx.recipe.composition.rules:
-        if isinstance(rule, Moments):
-            return _number(rule.b1, clock), _number(rule.b2, clock)
-    return None
+def betas_of(tx: Transformation, leaves: Leaves, clock: Clock) -> dict[str, Betas]:
+    """Return b1 and b2 of each trained parameter in the step at this time."""
+    found = {}
+    for path, rules in _trained(tx, leaves):
+        for rule in rules:
+            if isinstance(rule, Moments):
+                found[path] = _number(rule.b1, clock), _number(rule.b2, clock)
+    return found
 
 
-def learning_rate_of(tx: Transformation | None) -> Hyperparameter | None:
-    """Return the learning rate of `tx`, as it was given; None if `tx` has none."""
-    for rule in () if tx is None else tx.recipe.composition.rules:
-        if isinstance(rule, Rate):
-            return rule.learning_rate
-    return None
+def learning_rate_of(
+    tx: Transformation | None, leaves: Leaves, clock: Clock, title: str
+) -> Hyperparameter | None:
+    """Return the learning rate of `tx`, as it was given; None if `tx` has none.
+
+    Raises:
+      ValueError: parameters have different rates, and the library `title` has one.
+    """
+    rates = [
+        (path, rule.learning_rate)
+        for path, rules in (() if tx is None else _trained(tx, leaves))
+        for rule in rules
+        if isinstance(rule, Rate)
+    ]
+    for path, rate in rates[1:]:
+        first, one = rates[0]
+        if isinstance(one, Scheduled) != isinstance(rate, Scheduled) or (
+            _number(one, clock) != _number(rate, clock)
+        ):
+            raise ValueError(
+                f"`tx` has the learning rate {_number(one, clock):g} for '{first}' and "
+                f"{_number(rate, clock):g} for '{path}' in the next step, and {title} "
+                "has one rate for all. Say which with learning_rate=."
+            )
+    return rates[0][1] if rates else None
+
+
+def _trained(tx: Transformation, leaves: Leaves) -> Iterator[tuple[str, list[Rule]]]:
+    """Yield the path and the rules of each parameter that is not frozen."""
+    for path, rules, is_frozen in zip(
+        leaves.paths, rules_by_leaf(tx, leaves), frozen_leaves(tx, leaves), strict=True
+    ):
+        if not is_frozen:
+            yield path, rules
 
 
 def _settings(

@@ -36,6 +36,7 @@ PEER = Peer(
     maximum="raw",
     is_pairwise=True,
     has_gaps=True,
+    has_groups=True,
     maximizes=True,
     outputs_first=True,
 )

@@ -44,6 +44,7 @@ PEER = Peer(
     keys={"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"},
     maximum="raw",
     has_gaps=True,
+    has_groups=True,
     outputs_first=True,
 )
 
