@@ -53,7 +53,7 @@ def test_an_option_of_tx_is_not_set_as_an_attribute(name):
     argument = rf"{IN_TX[name]}=\.\.\."
     with pytest.raises(TypeError, match=rf"`{name}` cannot be set.*{argument}"):
         setattr(made, name, 3)
-    setattr(made, name, getattr(made, name))
+    setattr(made, name, getattr(made, name, None))
 
 
 def test_patterns_choose_parameters_of_one_path():
