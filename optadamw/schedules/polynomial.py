@@ -66,6 +66,7 @@ def polynomial_schedule(
     """
     steps = step_count("transition_steps", transition_steps, remedy=_NO_STEPS)
     begin = step_count("transition_begin", transition_begin, least=0)
+    end = step_count("transition_begin + transition_steps", begin + steps)
     return Polynomial.of(
         "polynomial_schedule",
         init_value=number("init_value", init_value),
@@ -73,7 +74,7 @@ def polynomial_schedule(
         power=number("power", power, NON_NEGATIVE),
         transition_steps=steps,
         transition_begin=begin,
-    ).ending_at(begin + steps)
+    ).ending_at(end)
 
 
 def linear_schedule(
@@ -112,10 +113,11 @@ def linear_schedule(
     """
     steps = step_count("transition_steps", transition_steps, remedy=_NO_STEPS)
     begin = step_count("transition_begin", transition_begin, least=0)
+    end = step_count("transition_begin + transition_steps", begin + steps)
     return Polynomial.of(
         "linear_schedule",
         init_value=number("init_value", init_value),
         end_value=number("end_value", end_value),
         transition_steps=steps,
         transition_begin=begin,
-    ).ending_at(begin + steps)
+    ).ending_at(end)

@@ -1,11 +1,30 @@
 """Cycles of warm-up and cosine decay."""
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
+import jax
+import optax
+
 from optadamw.base.errors import invalid, mistyped
+from optadamw.schedules.arguments import step_count
 from optadamw.schedules.value import OptaxSchedule, Table
 from optadamw.schedules.warmup import warmup_cosine_decay_schedule
+
+
+class Cycles(OptaxSchedule):
+    """Cycles of Optax that are those of `warmup_cosine_decay_schedule` here."""
+
+    def __call__(self, step: Any) -> Any:
+        """The value after `step` finished optimizer steps."""
+        cycles = self.given["cosine_kwargs"]
+        ends = list(accumulate(cycle["decay_steps"] for cycle in cycles))
+        joined = optax.schedules.join_schedules(
+            [warmup_cosine_decay_schedule(**cycle) for cycle in cycles], ends[:-1]
+        )
+        with jax.numpy_dtype_promotion("standard"):
+            return joined(step)
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> OptaxSchedule:
@@ -45,5 +64,6 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> OptaxSchedule:
         cycles.append(Table(tuple(given.items())))
     if not cycles:
         raise invalid("cosine_kwargs", "at least one cycle", cycles)
-    made = OptaxSchedule.of("sgdr_schedule", cosine_kwargs=tuple(cycles))
-    return made.ending_at(sum(dict(cycle.rows)["decay_steps"] for cycle in cycles))
+    whole = sum(dict(cycle.rows)["decay_steps"] for cycle in cycles)
+    end = step_count("the sum of decay_steps", whole)
+    return Cycles.of("sgdr_schedule", cosine_kwargs=tuple(cycles)).ending_at(end)

@@ -24,7 +24,8 @@ class SlowMomentSchedule:
 
     def __call__(self, step: Any) -> Array:
         first, last = math.log(self.b1), math.log(self.b3)
-        done = jnp.minimum((jnp.asarray(step) + 1) / self.steps, 1.0)
+        step = jnp.minimum(jnp.asarray(step), self.steps - 1)  # + 1 fits in int32
+        done = jnp.minimum((step + 1) / self.steps, 1.0)
         decay = jnp.exp(first * last / ((1.0 - done) * last + done * first))
         return jnp.where(done < 1.0, jnp.minimum(decay, self.b3), self.b3)
 

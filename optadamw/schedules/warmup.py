@@ -1,11 +1,79 @@
 """A linear warm-up, and then a constant, half a cosine or an exponential decay."""
 
+from typing import Any
+
+import jax
+import optax
+
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Dynamic
 from optadamw.base.interval import NON_NEGATIVE, POSITIVE
 from optadamw.base.types import Number
 from optadamw.schedules.arguments import number, plain_number, step_count
+from optadamw.schedules.exponential import exponential_decay
+from optadamw.schedules.polynomial import linear_schedule
 from optadamw.schedules.value import OptaxSchedule
+
+
+class WarmupConstant(OptaxSchedule):
+    """A warm-up of Optax that ends exactly where it says, as `Polynomial` does."""
+
+    def __call__(self, step: Any) -> Any:
+        """The value after `step` finished optimizer steps."""
+        given = self.given
+        line = linear_schedule(
+            given["init_value"], given["peak_value"], given["warmup_steps"]
+        )
+        return line(step)
+
+
+class WarmupCosine(OptaxSchedule):
+    """A warm-up and half a cosine of Optax, also from a peak of 0 to another end.
+
+    Optax multiplies the peak by a factor: a peak of 0 stays 0 for ever, whatever the
+    end. It also asks in a compiled step whether an array is 0, which JAX refuses.
+    """
+
+    def __call__(self, step: Any) -> Any:
+        """The value after `step` finished optimizer steps."""
+        given = self.given
+        first, peak, end, warmup, exponent = (
+            given[name]
+            for name in (
+                "init_value",
+                "peak_value",
+                "end_value",
+                "warmup_steps",
+                "exponent",
+            )
+        )
+        length = given["decay_steps"] - warmup
+        cosine = optax.schedules.cosine_decay_schedule
+
+        def from_zero(step: Any) -> Any:
+            return end - cosine(end, length, exponent=exponent)(step)
+
+        with jax.numpy_dtype_promotion("standard"):
+            rising = optax.schedules.linear_schedule(first, peak, warmup)
+            falling = cosine(peak, length, end / peak, exponent) if peak else from_zero
+            return optax.schedules.join_schedules([rising, falling], [warmup])(step)
+
+
+class WarmupStaircase(OptaxSchedule):
+    """A warm-up, and then an exponential decay whose jumps come at their steps."""
+
+    def __call__(self, step: Any) -> Any:
+        """The value after `step` finished optimizer steps."""
+        given = self.given
+        first, peak, warmup = (
+            given.pop(name) for name in ("init_value", "peak_value", "warmup_steps")
+        )
+        rising = optax.schedules.linear_schedule(first, peak, warmup)
+        joined = optax.schedules.join_schedules(
+            [rising, exponential_decay(peak, **given)], [warmup]
+        )
+        with jax.numpy_dtype_promotion("standard"):
+            return joined(step)
 
 
 def warmup_constant_schedule(
@@ -14,6 +82,8 @@ def warmup_constant_schedule(
     """A linear warm-up to a constant, as `optax.warmup_constant_schedule`.
 
         value = init_value + (peak_value - init_value) min(step / warmup_steps, 1)
+
+    From the end on the value is `peak_value` exactly, as Optax's is without `jax.jit`.
 
     Args:
       init_value: the value at step 0.
@@ -34,7 +104,7 @@ def warmup_constant_schedule(
       [0.0, 0.5, 1.0, 1.0]
     """
     remedy = "Without a warm-up use constant_schedule(peak_value)."
-    return OptaxSchedule.of(
+    return WarmupConstant.of(
         "warmup_constant_schedule",
         init_value=number("init_value", init_value),
         peak_value=number("peak_value", peak_value),
@@ -56,6 +126,8 @@ def warmup_cosine_decay_schedule(
                                                      for step < warmup_steps, then
         value = end_value + (peak_value - end_value) ((1 + cos(pi u)) / 2)^exponent,
         u = (step - warmup_steps) / (decay_steps - warmup_steps), at most 1
+
+    The numbers are Optax's, but for a `peak_value` of 0, where Optax stays for ever.
 
     Args:
       init_value: the value at step 0.
@@ -95,7 +167,7 @@ def warmup_cosine_decay_schedule(
             peak_value,
             "Join linear_schedule and cosine_decay_schedule, which take a traced one.",
         )
-    return OptaxSchedule.of(
+    return WarmupCosine.of(
         "warmup_cosine_decay_schedule",
         init_value=number("init_value", init_value),
         peak_value=peak,
@@ -119,7 +191,8 @@ def warmup_exponential_decay_schedule(
     """A linear warm-up, then `exponential_decay`, with the name that Optax gives it.
 
     After `warmup_steps` steps the value is that of
-    `exponential_decay(peak_value, ...)`, whose steps are counted from there.
+    `exponential_decay(peak_value, ...)`, whose steps are counted from there; each jump
+    of a `staircase` comes at its step.
 
     Args:
       init_value: the value at step 0.
@@ -148,7 +221,8 @@ def warmup_exponential_decay_schedule(
     """
     if not isinstance(staircase, bool):
         raise mistyped("staircase", "True or False", staircase)
-    return OptaxSchedule.of(
+    kind = WarmupStaircase if staircase else OptaxSchedule
+    return kind.of(
         "warmup_exponential_decay_schedule",
         init_value=number("init_value", init_value),
         peak_value=number("peak_value", peak_value),

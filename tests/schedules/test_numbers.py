@@ -18,6 +18,7 @@ POLYNOMIALS = {
     "polynomial": 30,
     "polynomial integer": 30,
     "polynomial late": 34,
+    "warmup constant": 9,
 }
 """Calls that Optax does not end exactly when compiled, and the steps of their ends."""
 
@@ -125,6 +126,58 @@ def test_the_end_of_a_polynomial_of_optax_needs_care():
     assert root(30) == np.float32(0.02)
     line = optax.schedules.linear_schedule(0.3, 0.0, 30)
     assert jax.jit(line)(jnp.int32(30)) < 0
+
+
+@pytest.mark.parametrize("steps", [41, 61])
+def test_a_warmup_to_zero_ends_there(steps):
+    rate = schedules.warmup_constant_schedule(1.0, 0.0, steps)
+    assert jax.jit(rate)(jnp.int32(steps)) == 0
+
+
+@pytest.mark.parametrize("length", [41, 61, 123_457, 2**30])
+def test_a_staircase_falls_at_its_steps(length):
+    """Optax's falls one step late for 23 of the first 199 lengths, if compiled."""
+    for warmup, begin in ((0, 0), (3, 5)):
+        given = (length, 0.5, begin, True)
+        stairs = schedules.warmup_exponential_decay_schedule(0.0, 1.0, warmup, *given)
+        if not warmup:
+            stairs = schedules.exponential_decay(1.0, *given)
+        jumps = [k * length for k in range(1, 8) if k * length < 2**30 + 1]
+        since = [t + late for t in jumps for late in (-1, 0, 1)]
+        steps = jnp.asarray(since, jnp.int32) + warmup + begin
+        expected = [0.5 ** (t // length) for t in since]
+        assert jax.jit(jax.vmap(stairs))(steps).tolist() == expected
+        assert [float(stairs(step)) for step in steps.tolist()[:3]] == expected[:3]
+
+
+def test_the_jumps_of_optax_need_care():
+    """If this fails, `Staircase` need not divide whole numbers any more."""
+    stairs = optax.schedules.exponential_decay(1.0, 41, 0.5, staircase=True)
+    assert jax.jit(stairs)(jnp.int32(41)) == 1
+    assert stairs(41) == 0.5
+
+
+@pytest.mark.parametrize("peak", [0, jnp.float32(0)])
+def test_a_cosine_leaves_a_peak_of_zero_for_its_end(peak):
+    """Optax multiplies the peak, and stays at 0."""
+    cycle = {"warmup_steps": 10, "decay_steps": 20, "end_value": 0.5, "exponent": 2}
+    rate = schedules.warmup_cosine_decay_schedule(1.0, peak, **cycle)
+    twice = schedules.sgdr_schedule([cycle | {"init_value": 1, "peak_value": peak}] * 2)
+    expected = [1.0, 0.5, 0.0, 0.375, 0.5, 0.5]
+    steps = jnp.asarray([0, 5, 10, 15, 20, 30])
+    for schedule, start in ((rate, 0), (twice, 20)):
+        found = jax.jit(jax.vmap(schedule))(steps + start)
+        np.testing.assert_allclose(found, expected, rtol=3e-7)
+    assert rate(20) == 0.5
+
+
+def test_an_array_may_be_the_peak_of_a_compiled_cosine():
+    """Optax asks whether the array is 0, which JAX refuses in a compiled step."""
+    cycle = CYCLE | {"peak_value": jnp.float32(0.3), "end_value": 0.1}
+    rate = schedules.warmup_cosine_decay_schedule(**cycle)
+    plain = schedules.warmup_cosine_decay_schedule(**cycle | {"peak_value": 0.3})
+    ulp = np.spacing(np.float32(0.3))
+    np.testing.assert_allclose(values(rate), values(plain), rtol=3e-7, atol=ulp)
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])

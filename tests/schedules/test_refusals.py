@@ -135,6 +135,18 @@ INVALID = {
         lambda: schedules.warmup_stable_decay_schedule(0, 1, 2**30, 2**30, 1),
         "`warmup_steps \\+ stable_steps \\+ decay_steps` must be below 2\\*\\*31",
     ),
+    "all steps of a line": (
+        lambda: schedules.linear_schedule(1, 0, 2**31 - 1, 1000),
+        r"`transition_begin \+ transition_steps` must be below 2\*\*31",
+    ),
+    "all steps of a polynomial": (
+        lambda: schedules.polynomial_schedule(1, 0, 2, 2**30, 2**30),
+        r"`transition_begin \+ transition_steps` must be below 2\*\*31",
+    ),
+    "all steps of cycles": (
+        lambda: schedules.sgdr_schedule([CYCLE, CYCLE | {"decay_steps": 2**31 - 9}]),
+        "`the sum of decay_steps` must be below 2\\*\\*31",
+    ),
 }
 
 MISTYPED = {
