@@ -233,3 +233,17 @@ def test_a_window_that_is_not_of_this_length(tmp_path, capsys):
     other = optadamw.adamw(0.1, accumulate_steps=2)
     with pytest.raises(ValueError, match="has 3 gradients, and one of `tx` holds 2"):
         interchange.to_keras(state, PARAMS, tx=other)
+
+
+def test_orbax_restores_a_folder_into_the_state_of_optax(tmp_path, capsys):
+    """Its trees are nested as those of the model, whose paths the checkpoint has."""
+    tree = {"a": {"kernel": jnp.ones((4, 3))}, "b": [jnp.ones(3), jnp.ones(2)]}
+    state = jax.jit(ADAMW.update)(tree, ADAMW.init(tree), tree)[1]
+    checkpoint.save(tmp_path / "own.npz", ADAMW, state, tree)
+    out = ("--to", "optax", "--out", tmp_path / "folder")
+    assert convert("optadamw", tmp_path / "own.npz", *out) == 0, capsys.readouterr().err
+    like = optax.adamw(0.1).init(tree)
+    with orbax.checkpoint.StandardCheckpointer() as keeper:
+        found = keeper.restore(tmp_path / "folder", like)
+    trees.assert_same_bits(found[0].mu, state.mu)
+    assert int(found[0].count) == 1

@@ -119,16 +119,16 @@ def by_schedule(step):
             "`accumulator_dtype` must be a floating dtype",
         ),
         (
-            {"accumulate_steps": 513, "accumulator_dtype": "bfloat16"},
+            {"accumulate_steps": 257, "accumulator_dtype": "bfloat16"},
             ValueError,
-            "`accumulate_steps` must be at most 512 with an accumulator in bfloat16, "
-            "in which a longer sum stands still; got 513. Leave `accumulator_dtype` "
+            "`accumulate_steps` must be at most 256 with an accumulator in bfloat16, "
+            "in which a longer sum stands still; got 257. Leave `accumulator_dtype` "
             "out, so that it is float32.",
         ),
         (
-            {"accumulate_steps": 4097, "accumulator_dtype": "float16"},
+            {"accumulate_steps": 2049, "accumulator_dtype": "float16"},
             ValueError,
-            "`accumulate_steps` must be at most 4096 with an accumulator in float16",
+            "`accumulate_steps` must be at most 2048 with an accumulator in float16",
         ),
         ({"update_dtype": stochastic()}, TypeError, "`update_dtype` must be"),
         (

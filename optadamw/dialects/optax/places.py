@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from optadamw.base.errors import at_leaf
@@ -10,6 +11,7 @@ from optadamw.base.tree import flatten
 from optadamw.checkpoint.fitting import fitted
 from optadamw.dialects.optax.records import fields_of
 from optadamw.dialects.states.leaving import Departure
+from optadamw.dialects.states.nesting import nested
 
 
 def check_places(
@@ -104,3 +106,20 @@ def replaced(
     if isinstance(tree, dict):
         return {key: below(str(key), child) for key, child in tree.items()}
     return tree
+
+
+def with_nested_trees(saved: Any) -> Any:
+    """Nest the trees of a state by the paths of parameters, as models have them.
+
+    A tree with a parameter at the path of a module stays as it is.
+    """
+
+    def made(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        try:
+            return nested(node)
+        except ValueError:
+            return node
+
+    return jax.tree.map(made, saved, is_leaf=lambda node: isinstance(node, dict))

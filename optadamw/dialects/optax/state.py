@@ -20,7 +20,7 @@ import optax
 from optadamw.base.errors import mistyped
 from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
-from optadamw.dialects.optax.places import check_places, filled, in_place, replaced
+from optadamw.dialects.optax import places
 from optadamw.dialects.optax.records import (
     Record,
     adams_in,
@@ -263,9 +263,11 @@ def to_optax(
     record = _only(made)
     adam, windows = record.fields, windows_in(made)
     kept = [one.path for one in foreign_in(made, record) if not one.encloses]
-    check_places(leaving, adam, bool(windows))
+    places.check_places(leaving, adam, bool(windows))
     trees = {
-        name: filled(leaving, name, adam[name]) for name in MOMENTS if name in adam
+        name: places.filled(leaving, name, adam[name])
+        for name in MOMENTS
+        if name in adam
     }
     if windows:
         divisor = max(leaving.filled, 1) if use_grad_mean else 1
@@ -276,13 +278,13 @@ def to_optax(
                 array / array.dtype.type(divisor)
                 for array in window_sums(leaving, use_grad_mean)
             ]
-            trees["acc_grads"] = in_place(leaving, "acc_grads", sums, like)
+            trees["acc_grads"] = places.in_place(leaving, "acc_grads", sums, like)
     counts = {
         "count": leaving.step,
         "gradient_step": leaving.step,
         "mini_step": leaving.filled,
     }
-    return replaced(made, trees, counts, kept)
+    return places.replaced(made, trees, counts, kept)
 
 
 FORM = Form(
@@ -291,6 +293,7 @@ FORM = Form(
     to_optax,
     has_names=True,
     numbers=numbers_in,
+    filed=places.with_nested_trees,
     to_read=lambda plan: {"amsgrad": plan.amsgrad},
     read_with=("amsgrad",),
 )
