@@ -37,7 +37,11 @@ class Spikes:
         count = jnp.clip(seen, 1, self.window).astype(jnp.float32)
         mean = jnp.sum(jnp.where(filled, row, 0)) / count
         apart = jnp.where(filled, row - mean, 0)
-        sigma = jnp.sqrt(jnp.sum(apart * apart) / count)
+        # In units of the largest distance: the squares of 1e-20 would be flushed to 0,
+        # and those of 1e20 would overflow.
+        most = jnp.max(jnp.abs(apart))
+        apart = apart / jnp.where(most > 0, most, 1)
+        sigma = most * jnp.sqrt(jnp.sum(apart * apart) / count)
         # The rounding errors of a constant signal are no spikes.
         sigma = jnp.maximum(sigma, 1e-6 * jnp.abs(mean))
         sigmas = jnp.asarray(self.sigmas.value, jnp.float32)

@@ -294,6 +294,19 @@ def test_a_constant_signal_is_no_spike():
     assert taken[-1] == 20 and int(optadamw.stats_of(state).spikes) == 0
 
 
+@pytest.mark.parametrize("level", [1e-30, 1e-18, 1e30])
+def test_tiny_and_huge_losses_have_a_deviation(level):
+    """The squares of such deviations are 0 or infinite in float32."""
+    tx = optadamw.skip_spikes(optadamw.adamw(1e-3), window=8, min_history=4, of="loss")
+    params, taken, step = jnp.ones(2), [], jax.jit(tx.step)
+    state = tx.init(params)
+    for size in (*USUAL, *USUAL, 1.3, 100.0, 1.0):
+        loss = jnp.float32(level * size)
+        params, state = step(jnp.ones(2), state, params, loss=loss)
+        taken.append(int(state.step))
+    assert taken == [*range(1, 10), 9, 10]
+
+
 def test_a_loss_that_is_not_finite_is_refused_by_every_guard():
     tx = optadamw.skip_nonfinite(optadamw.scale_by_learning_rate(1.0))
     params = {"w": jnp.zeros(2)}

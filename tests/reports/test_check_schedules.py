@@ -30,6 +30,19 @@ def test_the_first_illegal_value_is_named_with_its_step(name, options, rule):
         optadamw.check_schedules(tx, 70_001)
 
 
+@pytest.mark.parametrize("power", [1, 0.5])
+def test_a_schedule_is_called_as_a_step_calls_it(power):
+    """Compiled, Optax's line ends at -4e-11, and its root in NaN; without jit at 0."""
+    rate = optax.polynomial_schedule(1e-3, 0.0, power, 10)
+    tx = optadamw.adamw(rate)
+    optadamw.check_schedules(tx, 10)
+    text = "`learning_rate` must be .* returns this at step 10 in compiled code, where"
+    with pytest.raises(ValueError, match=text):
+        optadamw.check_schedules(tx, 12)
+    ours = optadamw.schedules.polynomial_schedule(1e-3, 0.0, power, 10)
+    optadamw.check_schedules(optadamw.adamw(ours), 12)
+
+
 def test_legal_schedules_and_numbers_pass():
     rate = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100)
     optadamw.check_schedules(optadamw.adamw(rate, b2=jnp.float32(0.9)), 200)
