@@ -11,6 +11,7 @@ import numpy as np
 from optadamw.base.adjustable import times
 from optadamw.base.clock import Clock
 from optadamw.base.errors import invalid
+from optadamw.base.horizon import horizon_of
 from optadamw.base.interval import Interval
 
 
@@ -38,6 +39,11 @@ class Held:
         value = jnp.asarray((clock.held or {}).get(self.name, self.value), clock.dtype)
         value = value if self.factor == 1 else value * self.factor
         return value if self.schedule is None else value * self.schedule.at(clock)
+
+    @property
+    def horizon(self) -> int | None:
+        """The step at which the schedule ends; None without an end."""
+        return horizon_of(self.schedule)
 
     def check(self, value: float) -> None:
         """Refuse a value that, times the factor, is out of range."""

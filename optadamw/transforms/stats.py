@@ -41,7 +41,8 @@ class Stats(NamedTuple):
 
     Attributes:
       step: number of optimizer steps taken.
-      learning_rate: learning rate of the last step.
+      learning_rate: learning rate of the last step; with `groups`, of the parameters
+        that are in no group.
       weight_decay: weight decay as configured, of the first decay in the chain. It is
         not multiplied by the learning rate.
       grad_norm: norm of all gradients, accumulated, with the loss scale undone, before
@@ -67,9 +68,9 @@ class Stats(NamedTuple):
         None without `multi_steps`.
       groups: norms of each group by its name; empty without `with_stats(..., groups=)`.
       steps_past_schedule: number of steps taken after the schedule of the learning rate
-        had ended, 0 before. None unless `stats_of` is given a `tx` whose learning rate
-        is a schedule with an end: those of `optadamw.schedules` say where they end, and
-        another schedule can with an attribute `horizon`.
+        had ended, of groups the last that ends, 0 before. None unless `stats_of` is
+        given a `tx` with such a schedule that ends: those of `optadamw.schedules` say
+        where they end, and another schedule can with an attribute `horizon`.
     """
 
     step: Array

@@ -107,13 +107,12 @@ def stats_of(state: PyTree, tx: Transformation | None = None) -> Stats:
 
 
 def _past(tx: Transformation, step: Array) -> Array | None:
-    """Return the number of steps beyond the learning rate's horizon; None without."""
-    rules = tx.recipe.composition.variants[-1]
-    rates = [getattr(rule, "learning_rate", None) for rule in rules]
-    found = [horizon_of(rate) for rate in rates]
+    """Return the number of steps beyond the last end of a learning rate, if any."""
+    rules = [rule for own in tx.recipe.composition.variants for rule in own]
+    found = [horizon_of(getattr(rule, "learning_rate", None)) for rule in rules]
     ends = [end for end in found if end is not None]
     # Step number `end` reads the schedule at `end - 1`, before its last value.
-    return jnp.maximum(step - ends[0], 0) if ends else None
+    return jnp.maximum(step - max(ends), 0) if ends else None
 
 
 def _named(state: State) -> Stats:

@@ -70,3 +70,19 @@ def test_the_slow_moment_has_an_end(steps):
     values = [float(made(step)) for step in range(end + 3)]
     assert values[end:] == [pytest.approx(0.99)] * 3 and 0.99 not in values[:end]
     assert schedules.cosine_warm_restarts(10).horizon is None
+
+
+ENDS = {
+    "a group alone": (1e-3, {"w": {"learning_rate": ending(3)}}, 3),
+    "the later": (ending(2), {"w": {"learning_rate": ending(4)}}, 4),
+    "adjustable": (optadamw.adjustable(1.0) * ending(2), None, 2),
+}
+
+
+@pytest.mark.parametrize(("rate", "groups", "end"), ENDS.values(), ids=ENDS)
+def test_the_last_end_of_all_learning_rates(rate, groups, end):
+    tx = optadamw.adamw(rate, groups=groups, stats=True)
+    params = {"w": jnp.ones(2), "b": jnp.ones(2)}
+    state = tx.init(params)._replace(step=jnp.int32(7))
+    assert int(optadamw.stats_of(state, tx).steps_past_schedule) == 7 - end
+    assert f"ends after {end} steps" in optadamw.describe(tx, params)
