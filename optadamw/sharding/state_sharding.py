@@ -46,8 +46,9 @@ def state_sharding(
       params: the parameters, or their shapes (`jax.ShapeDtypeStruct`) with shardings.
       over: an axis of the mesh, or a tuple of axes, over which the state is divided
         beyond the parameters, as ZeRO-1 does: along the largest dimension that it
-        divides, the last one only if no other fits. None (default): the state lies as
-        the parameters.
+        divides, the last one only if no other fits. It is a layout for a state that
+        waits; one that trains there is that of `with_zero1`. None (default): the state
+        lies as the parameters.
       memory: the memory of the buffers, such as "pinned_host". Small fields stay on the
         device. None (default): the memory of the parameters.
       on_whole: what happens with a parameter of more than one element of which `over`
