@@ -1,6 +1,7 @@
 """A step by kernels is the step by XLA, wherever it is called."""
 
 import re
+import subprocess
 import threading
 from functools import partial
 
@@ -12,7 +13,7 @@ import pytest
 from jax import export, lax
 
 import optadamw
-from optadamw.native import kernel
+from optadamw.native import compiler, kernel, library
 from optadamw.walk import native_calls
 from tests.native import running
 from tests.support import trees
@@ -119,6 +120,37 @@ def test_a_changed_parameter_is_begun_from():
     trees.assert_same_bits(found[1], found[0])
     moved = np.asarray(found[0][0]["w"], np.float32)[::3] + 2
     assert (np.abs(moved) < 0.03).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [("float32", {"amsgrad": True}), ("bfloat16", {"commit": "kahan"})],
+)
+def test_loops_over_many_arrays_are_vectorized(dtype, options, monkeypatch, tmp_path):
+    """gcc leaves a loop that needs more than 10 comparisons of arrays as it is."""
+    sources, made = [], library.source_of
+    monkeypatch.setattr(
+        kernel, "source_of", lambda *x: sources.append(made(*x)) or sources[-1]
+    )
+    kernel.forget()
+    tx = optadamw.adamw(1e-2, ema_decay=0.9, kernel="native", **options)
+    params = {"w": jax.ShapeDtypeStruct((7001,), dtype)}
+    jax.eval_shape(tx.step, params, jax.eval_shape(tx.init, params), params)
+    (source,) = sources
+    assert "#pragma GCC ivdep\n  for (int64_t i" in source
+    found = compiler.find_compiler()
+    about = subprocess.check_output([found.path, "--version"], text=True)
+    if "Free Software" not in about or found.target != ("-march=native",):
+        return  # another compiler reports otherwise, another machine has no FMA
+    report, file = tmp_path / "report", tmp_path / "step.c"
+    file.write_text(f'#define HANDLER step\n#define SOURCE ""\n{source}')
+    flags = (*compiler.FLAGS, f"-fopt-info-vec-optimized={report}")
+    monkeypatch.setattr(compiler, "FLAGS", flags)
+    found.compile(file, tmp_path / "step.so")
+    vectorized = {int(x) for x in re.findall(r"step.c:(\d+):", report.read_text())}
+    lines = enumerate(file.read_text().splitlines(), start=1)
+    loops = [number for number, line in lines if "#pragma GCC ivdep" in line]
+    assert loops and all({n, n + 1} & vectorized for n in loops)
 
 
 def test_numbers_in_float64():
