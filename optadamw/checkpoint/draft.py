@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf
@@ -122,7 +123,9 @@ class Draft:
 
     def _note_fresh(self, name: Name, like: Any) -> None:
         step = max(self.source.steps.values())
-        is_counter = np.issubdtype(dtype_of(like), np.integer) and np.shape(like) == ()
+        is_counter = (
+            jnp.issubdtype(dtype_of(like), jnp.integer) and np.shape(like) == ()
+        )
         if is_around(name) and is_counter and step:
             value = int(jax.device_get(like))
             self.notes.append(f"{name} starts at {value}, at step {step:,}")

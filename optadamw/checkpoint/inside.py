@@ -1,6 +1,6 @@
 """Find the transformations of this library inside an Optax transformation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -37,14 +37,21 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return list(value)
     if isinstance(value, Mapping):
-        # By sorted keys, as JAX flattens the dicts in Optax's states.
-        return [value[key] for key in sorted(value, key=str)]
+        return [value[key] for key in _in_order(value)]
     if isinstance(value, MethodType):  # optax.MultiSteps
         return list(vars(value.__self__).values())
     if isinstance(value, FunctionType):
         cells = value.__closure__ or ()
         return [_content(cell) for cell in cells]
     return []
+
+
+def _in_order(keys: Iterable[Any]) -> list[Any]:
+    """Sort keys as JAX does when it flattens a dict: 2 before 10, "10" before "2"."""
+    try:
+        return sorted(keys)
+    except TypeError:  # JAX refuses such a dict
+        return sorted(keys, key=str)
 
 
 def _content(cell: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,14 +103,19 @@ def restore(
     """
     _check_types(tx, cast, expect_step, made_by)
     check_choice(partial_window)
-    source = source_of(saved, made_by)
+    source = source_of(saved)
     _check_step(source, expect_step)
     target = named_state(tx.init(params), "tx.init(params)")
     if sharding is not None:
         target = placed(target, sharding)
     _check_scopes(source, target)
     fields = _check_fields(afresh, source, target)
-    new = meanings(tx if inner is None else inner, source.steps)
+    # The record of a file sorts "states/10" before "states/2", and JAX the States by
+    # number.
+    steps = {scope: source.steps[scope] for scope in target.fields}
+    if made_by is not None and not source.meaning:
+        source = replace(source, meaning=meanings(made_by, steps))
+    new = meanings(tx if inner is None else inner, steps)
     decisions = {
         scope: decided(scope, kept, source, new.get(scope), partial_window, fields)
         for scope, kept in target.fields.items()

@@ -1,15 +1,14 @@
 """Read a saved state from any of the forms that `restore` accepts."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from optadamw.base.errors import mistyped
-from optadamw.checkpoint.portable import Saved, described, meanings, opened
+from optadamw.checkpoint.portable import Saved, described, opened
 from optadamw.checkpoint.record import ENTRY
 
 
-def source_of(saved: Any, made_by: Any = None) -> Saved:
+def source_of(saved: Any) -> Saved:
     """Check a saved state in any of its forms, and return it as a `Saved`."""
     if isinstance(saved, str | bytes) or hasattr(saved, "__fspath__"):
         raise mistyped(
@@ -20,9 +19,7 @@ def source_of(saved: Any, made_by: Any = None) -> Saved:
     elif not isinstance(saved, Saved):
         if _looks_portable(saved):
             saved = opened(saved)  # refuses: the record is missing
-        saved = described(saved, made_by, "saved")
-    if made_by is not None and not saved.meaning:
-        saved = replace(saved, meaning=meanings(made_by, saved.steps))
+        saved = described(saved, None, "saved")
     return saved
 
 

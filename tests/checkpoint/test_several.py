@@ -1,0 +1,78 @@
+"""States beside one another, and beside states that are not of this library."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optadamw
+from optadamw import checkpoint
+from tests.support import trees
+
+PARAMS = {"a": jnp.ones(2), "b": jnp.ones(2)}
+DOWN, UP = optadamw.adamw(0.1), optadamw.adamw(0.1, maximize=True)
+
+
+def by_label(first, second):
+    """Labels that JAX sorts as numbers: as text, 10 comes before 2."""
+    return optax.multi_transform({2: first, 10: second}, {"a": 2, "b": 10})
+
+
+def by_place(first, second):
+    """A chain whose States are at the places 2 and 10."""
+    parts = [optax.identity()] * 11
+    return optax.chain(*parts[:2], first, *parts[3:10], second)
+
+
+def stepped(tx):
+    return tx.update(PARAMS, tx.init(PARAMS), PARAMS)[1]
+
+
+def through_a_file(tx, state):
+    file = io.BytesIO()
+    np.savez(file, **checkpoint.to_portable(tx, state))
+    file.seek(0)
+    return np.load(file)
+
+
+@pytest.mark.parametrize("build", [by_label, by_place])
+@pytest.mark.parametrize("form", ["file", "memory"])
+def test_states_are_told_apart_by_their_order_in_jax(build, form):
+    tx, other = build(UP, DOWN), build(DOWN, UP)
+    state = stepped(tx)
+    saved = through_a_file(tx, state) if form == "file" else state
+    made_by = None if form == "file" else tx
+    restored, report = checkpoint.restore(tx, PARAMS, saved, made_by=made_by)
+    assert report.is_whole
+    trees.assert_same_bits(restored, state)
+    with pytest.raises(ValueError, match="maximize"):
+        checkpoint.restore(other, PARAMS, saved, made_by=made_by)
+
+
+def test_dicts_of_orbax_are_told_apart_by_the_order_of_the_states():
+    """Orbax makes dicts of a chain, whose keys are text."""
+    tx = by_place(UP, DOWN)
+    state = stepped(tx)
+    saved = {str(i): part for i, part in enumerate(state)}
+    assert checkpoint.restore(tx, PARAMS, saved, made_by=tx)[1].is_whole
+    with pytest.raises(ValueError, match="maximize"):
+        checkpoint.restore(by_place(DOWN, UP), PARAMS, saved, made_by=tx)
+
+
+def test_states_of_other_buffers_are_told_apart_by_their_labels():
+    tx = by_label(optadamw.adamw(0.1, ema_decay=0.9), DOWN)
+    state = stepped(tx)
+    restored, _ = checkpoint.restore(tx, PARAMS, through_a_file(tx, state))
+    trees.assert_same_bits(restored, state)
+
+
+def test_a_typed_key_beside_the_state_starts_afresh():
+    saved = checkpoint.to_portable(DOWN, stepped(DOWN))
+    tx = optax.chain(DOWN, optax.add_noise(0.01, 0.5, jax.random.key(0)))
+    state, report = checkpoint.restore(tx, PARAMS, saved)
+    assert int(state[0].step) == 1
+    assert any("rng_key" in name for name in report.fresh)
+    tx.update(PARAMS, state, PARAMS)
