@@ -47,7 +47,7 @@ class Patterns:
                     text = text.pattern
                 raise ValueError(
                     f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
-                    f"it: {near(text, leaves.paths)}."
+                    f"it: {near(text, leaves.paths)}.{_hint(pattern, leaves.paths)}"
                 )
         count = len(leaves.paths)
         return tuple(
@@ -71,6 +71,21 @@ class Patterns:
     def __repr__(self) -> str:
         shown = self.patterns[0] if len(self.patterns) == 1 else list(self.patterns)
         return repr(shown)
+
+
+def _hint(pattern: str | re.Pattern[str] | Excluded, paths: tuple[str, ...]) -> str:
+    """Return what a sign of a glob means, if a path has the sign in its name."""
+    if not isinstance(pattern, str):
+        return ""
+    if "[" in pattern and any("[" in path for path in paths):
+        written = pattern.replace("[", "[[]")
+        return f" '[' opens a class of characters; for itself write {written!r}."
+    if pattern[0] == "!" and any("!" in path for path in paths):
+        return (
+            " A leading '!' excludes; for a path with '!' in it write a regular "
+            f"expression: re.compile({re.escape(pattern)!r})."
+        )
+    return ""
 
 
 def only(*patterns: str | re.Pattern[str]) -> Patterns:

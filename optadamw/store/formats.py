@@ -165,7 +165,8 @@ def storage(name: str, given: Stored, *, signed: bool = True) -> Any:
     if isinstance(given, Stochastic):
         return Dense(given.kept_as, draws=True)
     if callable(given) and given in (blockwise, stochastic):
-        raise mistyped(name, "a dtype or a storage", given, "Call it: blockwise().")
+        remedy = f"Call it: {given.__name__}()."
+        raise mistyped(name, "a dtype or a storage", given, remedy)
     return dense(name, given)
 
 

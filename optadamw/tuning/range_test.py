@@ -265,12 +265,20 @@ def _concluded(rates: np.ndarray, losses: np.ndarray, smoothing: float) -> Range
     noise = float(np.abs(np.diff(quiet)).mean())
     level = float(quiet.mean())
     reason = ""
-    if level - known[place] <= max(noise, 1e-3 * abs(level)):
+    is_short = len(tried) < len(rates) and not ended
+    is_flat = level - known[place] <= max(noise, 1e-3 * abs(level))
+    if is_flat and is_short:
+        reason = (
+            f"`batches` ended after {len(losses)} items, at the rate {tried[-1]:.3g}, "
+            "before the loss fell by more than its noise. Give "
+            f"{len(rates) + 1} items, or fewer `steps`."
+        )
+    elif is_flat:
         reason = (
             "the loss never fell by more than its noise. Raise `high`, lower `low`, or "
             "give larger batches."
         )
-    elif place == len(known) - 1 and len(tried) < len(rates) and not ended:
+    elif place == len(known) - 1 and is_short:
         reason = (
             f"`batches` ended after {len(losses)} items, at the rate {tried[-1]:.3g}, "
             f"and the loss still fell. Give {len(rates) + 1} items, or fewer `steps`."

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,3 +86,17 @@ def test_near_paths_come_before_other_paths():
 
 def test_a_tree_without_leaves_matches_every_pattern():
     optadamw.adamw(0.1, mask="*/kernel").init({})
+
+
+@pytest.mark.parametrize("name", ["layers[0]", "!bias"])
+def test_a_sign_of_globs_in_a_path_is_explained(name):
+    """The remedy of the message chooses the parameter."""
+    params = {name: jnp.ones(2), "other": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"matches no parameter.*write") as error:
+        optadamw.adamw(0.1, mask=name).init(params)
+    written = re.search(r"write .*?('.*'|re\.compile\(.*\))\.$", str(error.value))[1]
+    tx = optadamw.adamw(0.1, weight_decay=0.5, mask=eval(written))
+    stepped, _ = tx.step(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert (stepped[name] < 1).all() and (stepped["other"] == 1).all()
+    with pytest.raises(ValueError, match=r"near it: 'other'[^\]]*\.$"):
+        optadamw.adamw(0.1, mask="othr").init({"other": jnp.ones(2)})

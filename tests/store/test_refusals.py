@@ -70,6 +70,7 @@ def by_schedule(step):
         ({"nu_dtype": type(stochastic())}, TypeError, "`nu_dtype` must be"),
         ({"mu_dtype": blockwise}, TypeError, "Call it: blockwise()"),
         ({"nu_dtype": blockwise}, TypeError, "Call it: blockwise()"),
+        ({"mu_dtype": stochastic}, TypeError, "Call it: stochastic()"),
         ({"nu_dtype": stochastic}, TypeError, "Call it"),
         (
             {"nu_dtype": "float64"},

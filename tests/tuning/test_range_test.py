@@ -1,6 +1,7 @@
 """The range test suggests a rate that trains, and says so where it cannot."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,17 @@ def test_there_is_no_suggestion_where_the_loss_does_not_fall():
     rising = tried(tx_of=lambda rate: optadamw.adamw(rate, maximize=True))
     assert rising.suggestion is rising.steepest is None
     assert "never fell by more than its noise" in str(rising)
+
+
+def test_batches_that_end_before_the_loss_falls_are_named():
+    found = optadamw.lr_range_test(
+        *(train_step, optadamw.adamw, initial(), [(X, Y)] * 12),
+        **{"low": 1e-12, "steps": 100},
+    )
+    assert found.suggestion is None
+    assert re.search(
+        r"`batches` ended after 12 items, .* before the loss fell.*Give 101", str(found)
+    )
 
 
 def test_there_is_no_suggestion_where_the_loss_still_falls():
