@@ -49,6 +49,8 @@ OPTIMIZERS = {
     "My>Own": "My>Own. Convert the state of AdamW or Adam. If My>Own is an AdamW",
     "AdamW": None,
     "Adam": None,
+    "Custom>Adam": None,
+    "optadamw>Optimizer": "this library: load the model in Keras",
 }
 
 

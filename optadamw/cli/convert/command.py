@@ -96,6 +96,8 @@ def _names(path: Path | None) -> Any:
         raise ValueError(f"'{path}' is no JSON ({error}).") from error
     if not isinstance(found, list | dict):
         raise ValueError(f"'{path}' must hold a list or a mapping of names.")
+    if any(isinstance(one, list | dict) for one in found):
+        raise ValueError(f"'{path}' holds a list in a list. List the names themselves.")
     return found
 
 

@@ -25,6 +25,12 @@ READ = ("Adam", "AdamW")
 """The optimizers whose variables are read. Others have variables that look like these:
 the momentum of ScheduleFreeAdamW holds parameters, the velocity of Adamax norms."""
 
+PACKAGES = ("", "Addons", "Custom")
+"""The packages of these two: tf.keras 2.11 and 2.12 write "Custom>Adam"."""
+
+OURS = "optadamw>Optimizer"
+"""The optimizer of `optadamw.integrations.keras`."""
+
 SCALER = "LossScaleOptimizer"
 
 NUMBERS = {
@@ -103,8 +109,13 @@ def refuse_others(path: Path, named: Named | None) -> None:
     if named is None:
         return
     package, _, name = named.name.rpartition(">")
-    if name not in READ or package not in ("", "Addons"):
+    if name not in READ or package not in PACKAGES:
         of, own = "Keras's ", ""
+        if named.name == OURS:
+            raise DamagedFile(
+                f"'{path}' holds the state of this library: load the model in Keras, "
+                "and save `model.optimizer.state` with optadamw.checkpoint."
+            )
         if package or name not in OTHERS.values():
             of = ""
             own = (
@@ -132,7 +143,7 @@ def options_of(named: Named | None) -> dict[str, Any]:
     }
     if "weight_decay" in config and config["weight_decay"] is None:
         found["weight_decay"] = 0.0
-    if ">" in named.name:
+    if named.name.startswith("Addons>"):
         found.pop("weight_decay", None)
     for field, key in (("amsgrad", "amsgrad"), ("use_ema", "use_ema")):
         if isinstance(config.get(key), bool):

@@ -20,7 +20,7 @@ from optadamw.base.types import PyTree
 from optadamw.dialects.flux.powers import products, step_of
 from optadamw.dialects.states.arrays import scalar, to_numpy, whole
 from optadamw.dialects.states.assembly import assembled
-from optadamw.dialects.states.contents import Contents, Row
+from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
@@ -127,7 +127,7 @@ def _step(triples: Mapping[str, Any], betas: tuple[float, float] | None) -> int:
         found = step_of(powers, _checked(betas), dtype)
         if found is None:
             raise at_leaf(
-                label,
+                unquoted(label),
                 f"the powers of its betas are {powers}, too small to tell the step.",
                 "Pass step=.",
             )

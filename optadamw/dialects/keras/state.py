@@ -228,6 +228,11 @@ def stored(
     if leaving.state.accumulator is not None and "accumulator" in leaving.peer.keys:
         every, accumulators = window_length(leaving), window_sums(leaving)
     iteration = leaving.step * every + leaving.filled
+    if iteration > np.iinfo(counter).max:
+        raise ValueError(
+            f"`state` has taken {iteration:,} gradients, and Keras counts them in "
+            f"{np.dtype(counter).name}."
+        )
     head = [np.array(iteration, counter), *rate]
     if leaving.scale is not None:
         scale, growth = leaving.scale

@@ -109,7 +109,7 @@ def from_optax(
         raise mistyped("use_grad_mean", "True or False", use_grad_mean)
     drop = options.get("drop", ())
     check_collection("drop", drop)
-    found = _only(saved)
+    found = _only("saved", saved)
     adam = found.fields
     options["drop"] = _alone(saved, found, drop)
     request = Request.of(PEER, params, options)
@@ -163,7 +163,7 @@ def _check_said(tx: Transformation | None, amsgrad: Maximum | None) -> None:
         )
 
 
-def _only(tree: Any) -> Record:
+def _only(name: str, tree: Any) -> Record:
     """Return the one record of Adam."""
     found = adams_in(tree)
     if len(found) == 1:
@@ -174,7 +174,7 @@ def _only(tree: Any) -> Record:
         for one in lookalikes_in(tree)[:1]
     )
     raise ValueError(
-        f"`saved` holds {len(found)} states of an Adam, with count, mu, nu; it must "
+        f"`{name}` holds {len(found)} states of an Adam, with count, mu, nu; it must "
         f"hold one.{alike} Pass the state of optax.adamw or of a chain with it; of "
         "optax.multi_transform the states one by one."
     )
@@ -260,7 +260,7 @@ def to_optax(
     if not callable(getattr(into, "init", None)):
         raise mistyped("into", "a transformation of Optax", into)
     made = into.init(params)
-    record = _only(made)
+    record = _only("into", made)
     adam, windows = record.fields, windows_in(made)
     kept = [one.path for one in foreign_in(made, record) if not one.encloses]
     places.check_places(leaving, adam, bool(windows))

@@ -59,6 +59,11 @@ def _check_own(request: Request, contents: Contents) -> None:
             )
 
 
+OWN = "a buffer of a rule of your own"
+CALLED = {"mu_slow": "the slow mean of `b3`", "z": "the steps of schedule_free"}
+"""The buffers of rules of this library that no other library has."""
+
+
 def _check_agreed(request: Request, tx: Transformation, fields: set[str]) -> None:
     kept = {slot.name for slot in tx.recipe.composition.buffers}
     title = request.peer.title
@@ -79,7 +84,7 @@ def _check_agreed(request: Request, tx: Transformation, fields: set[str]) -> Non
     for name in request.custom:
         if name not in request.afresh:
             raise ValueError(
-                f"`tx` keeps `{name}`, a buffer of a rule of your own, which no saved "
+                f"`tx` keeps `{name}`, {CALLED.get(name, OWN)}, which no saved "
                 f"state of {title} holds. Start it afresh with afresh=({name!r},)."
             )
 

@@ -21,6 +21,7 @@ RELATIVES = {
 
 
 FOREIGN = {
+    "dampening": "SGD",
     "delta": "AdamP",
     "wd_ratio": "AdamP",
     "clip_exp": "Adopt",
