@@ -239,7 +239,8 @@ def adamw(
       bias_correction: False leaves out the divisions by `1 - beta^t`, as MLX does by
         default; "mu" or "nu" corrects that moment only. None: both.
       eps_mode: "outside" (also None) adds `eps` to the root of the corrected moment;
-        "hat" to the root of the uncorrected one, as Keras and TensorFlow do.
+        "hat" to the root of the uncorrected one, as Keras and TensorFlow do. Both are
+        equal if `bias_correction` is False or "mu".
       kernel: "auto" runs `step` on the CPU in one pass by kernels that are compiled
         from the rules, where that is possible; "native" raises an error where it is
         not; "xla" uses none. None: "auto" on one x86-64 CPU with a C compiler, else

@@ -65,6 +65,7 @@ def scale_by_adam(
       bias_correction: whether to divide the moments by `1 - beta^t`; "mu" or "nu"
         corrects one moment only. Default: True (MLX's default is False).
       eps_mode: the formula above in which `eps` enters: "outside" (default) or "hat".
+        Both are equal if `nu` is not corrected.
 
     Returns:
       A transformation whose state has `step`, `mu` and `nu`.

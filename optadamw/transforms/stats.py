@@ -49,9 +49,10 @@ class Stats(NamedTuple):
         any clip.
       clipped_grad_norm: norm of the gradients after all clips, from which the moments
         are computed.
-      update_norm: norm of the updates before they are rounded; None without
-        `norms=True`.
-      param_norm: norm of the parameters after the step; None without `norms=True`.
+      update_norm: norm of the updates before they are rounded, and before an average
+        overwrites the parameters (`ema_overwrite_every`); None without `norms=True`.
+      param_norm: norm of the parameters after the step, and after such an overwrite;
+        None without `norms=True`.
         Parameters without a gradient are left out. Only `grad_norm` is rescued from
         overflow: this norm and `update_norm` are infinite from 1.8e19 on.
       clip_fraction: fraction of the steps whose gradient was clipped.

@@ -44,6 +44,16 @@ def test_groups_have_the_norms_of_their_parameters():
     np.testing.assert_allclose(stats.clipped_grad_norm, 0.5, rtol=1e-6)
 
 
+def test_updates_are_measured_before_an_average_overwrites_the_parameters():
+    tx = optadamw.adamw(0.1, weight_decay=0.0, stats="norms")
+    average = {"ema_decay": 0.5, "ema_overwrite_every": 1}
+    overwritten = optadamw.adamw(0.1, weight_decay=0.0, stats="norms", **average)
+    _, plain = stats_after_a_step(tx)
+    after, stats = stats_after_a_step(overwritten)
+    assert stats.update_norm == plain.update_norm
+    np.testing.assert_allclose(stats.param_norm, norm(after), rtol=1e-6)
+
+
 def test_a_clip_reads_the_norm_of_all_and_not_of_a_group():
     params, grads = trees.normal(trees.FLOATS, 0), trees.normal(trees.FLOATS, 1)
     clipped = optadamw.adamw(0.1, clip_global_norm=0.5)

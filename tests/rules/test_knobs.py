@@ -316,6 +316,18 @@ def test_other_dtypes_with_everything_on(dtype, route):
         comparison.follow(lambda: tx, adamw, params, gradients, route=route)
 
 
+@pytest.mark.parametrize("correction", [False, "mu"])
+def test_both_places_of_eps_are_equal_if_the_second_moment_is_not_corrected(correction):
+    params, gradients = trees()
+    steps = [
+        optadamw.adamw(0.1, bias_correction=correction, eps=0.1, eps_mode=mode)
+        for mode in ("outside", "hat")
+    ]
+    one, other = (tx.step(gradients[0], tx.init(params), params)[0] for tx in steps)
+    for name in SHAPES:
+        assert np.array_equal(one[name], other[name])
+
+
 @pytest.mark.parametrize("route", ["step", "update"])
 def test_a_missing_gradient_touches_nothing(route):
     options = {
