@@ -23,7 +23,12 @@ from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
-from optadamw.dialects.states.nesting import flattened, moments_by_path, nested
+from optadamw.dialects.states.nesting import (
+    dicts_in,
+    flattened,
+    moments_by_path,
+    nested,
+)
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.settings import Betas, betas_of
@@ -177,7 +182,7 @@ def to_flux(
     for (path, (m, v)), pair in zip(moments, _pairs(leaving, betas), strict=True):
         powers = tuple(products(beta, leaving.step + 1, m.dtype)[-1] for beta in pair)
         flat[path] = (m, v, powers)
-    return nested(flat)
+    return nested(flat, dicts=dicts_in(params))
 
 
 def _pairs(leaving: Departure, betas: Betas | None) -> list[Betas]:

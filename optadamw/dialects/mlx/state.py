@@ -20,7 +20,13 @@ from optadamw.dialects.states.assembly import assembled
 from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
-from optadamw.dialects.states.nesting import dotted, flattened, moments_by_path, nested
+from optadamw.dialects.states.nesting import (
+    dicts_in,
+    dotted,
+    flattened,
+    moments_by_path,
+    nested,
+)
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.rates import rate_by_key
 from optadamw.dialects.states.request import FromOptions, Request
@@ -148,7 +154,7 @@ def to_mlx(
                 "MLX keeps its parameters by names beside 'step' and 'learning_rate'.",
                 "Give it another name with `names`.",
             )
-    made = nested(flat, fills_gaps=True)
+    made = nested(flat, fills_gaps=True, dicts=dicts_in(params))
     if isinstance(made, list):
         made = {str(i): value for i, value in enumerate(made) if value != {}}
     return {

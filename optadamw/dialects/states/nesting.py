@@ -1,8 +1,9 @@
 """Nested dicts and lists with records at their leaves, as MLX and Julia keep them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from optadamw.base.errors import at_leaf, kind_at_leaf
@@ -44,13 +45,33 @@ MOST = 10_000
 """The largest number of gaps that a list is filled with; other keys are no indices."""
 
 
-def nested(flat: Mapping[str, Any], fills_gaps: bool = False) -> Any:
+def dicts_in(params: Any) -> set[str]:
+    """Return the paths of dicts in a tree, whose keys may look like indices."""
+    found: dict[str, bool] = {}
+    for keys, _ in jax.tree_util.tree_leaves_with_path(params):
+        path = ""
+        for key in keys:
+            name = str(getattr(key, "key", getattr(key, "idx", key)))
+            is_plain = isinstance(key, jax.tree_util.DictKey) and "/" not in name
+            found[path] = found.get(path, True) and is_plain
+            path = f"{path}/{name}" if path else name
+    return {path for path, is_dict in found.items() if is_dict}
+
+
+def nested(
+    flat: Mapping[str, Any],
+    fills_gaps: bool = False,
+    dicts: Collection[str] = (),
+    path: str = "",
+) -> Any:
     """Nest values by their paths, in dicts, or in lists if the keys are 0, 1, 2, ...
 
     Args:
       flat: the values by their paths.
       fills_gaps: whether keys such as 1, 4 make a list too, with empty dicts between,
         as in MLX for modules without trained parameters. Default: they make a dict.
+      dicts: the paths that are dicts whatever their keys. Default: none is known.
+      path: the path of `flat`. Default: it is the root.
 
     Raises:
       ValueError: a path that is both a record and leads to others.
@@ -58,13 +79,18 @@ def nested(flat: Mapping[str, Any], fills_gaps: bool = False) -> Any:
     if set(flat) == {""}:
         return flat[""]
     children: dict[str, dict[str, Any]] = {}
-    for path, value in flat.items():
-        key, _, rest = path.partition("/")
+    for name, value in flat.items():
+        key, _, rest = name.partition("/")
         children.setdefault(key, {})[rest] = value
     for key, below in children.items():
         if "" in below and len(below) > 1:
             raise at_leaf(key, "it is a parameter and holds others.", "Rename one.")
-    made = {key: nested(below, fills_gaps) for key, below in children.items()}
+    made = {
+        key: nested(below, fills_gaps, dicts, f"{path}/{key}" if path else key)
+        for key, below in children.items()
+    }
+    if path in dicts:
+        return made
     if fills_gaps and all(key == str(_number(key)) for key in made):
         count = max(map(_number, made)) + 1
         if count <= len(made) + MOST:
