@@ -150,6 +150,14 @@ def test_a_staircase_falls_at_its_steps(length):
         assert [float(stairs(step)) for step in steps.tolist()[:3]] == expected[:3]
 
 
+@pytest.mark.parametrize("step", [40, 41, 2**31 - 1])
+def test_a_slow_moment_stays_at_its_end(step):
+    """The count of steps stays at 2**31 - 1, to which 1 cannot be added."""
+    for first, last in ((0.9, 0.9), (0.9, 0.999)):
+        rate = schedules.slow_moment_schedule(first, last, 41)
+        assert jax.jit(rate)(jnp.int32(step)) == np.float32(last)
+
+
 def test_the_jumps_of_optax_need_care():
     """If this fails, `Staircase` need not divide whole numbers any more."""
     stairs = optax.schedules.exponential_decay(1.0, 41, 0.5, staircase=True)
