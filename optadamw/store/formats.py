@@ -108,7 +108,7 @@ def blockwise(
       keep: leaves that stay float32 at any size, chosen as by `mask`, such as
         "*/embedding". None (default): none.
       rounding: "stochastic" (default), or "nearest", with which a moment never decays
-        unless its beta is below 0.93.
+        unless its beta is below 0.9375.
       axis: the axis along which the numbers of a block lie, counted from the end: -1 is
         the last. A leaf with fewer axes has blocks along its first. None (default): for
         each leaf the axis before the last, if its blocks there are a multiple of 8 and

@@ -23,8 +23,8 @@ def ema_params(
 ) -> Transformation:
     """Keep a running average of the parameters; `ema_of(state)` reads it.
 
-    With p the parameter after the step, as it is written in its dtype, and
-    t = `state.step` + 1:
+    With p the parameter after the step, as it is written in its dtype (with
+    `commit="master"` or "kahan" together with its residual), and t = `state.step` + 1:
 
         e_0 = p_0,    e_t = d e_{t-1} + (1 - d) p_t
         d = decay                                      plain

@@ -23,6 +23,11 @@ def refuse_misspelt(given: Iterable[str]) -> None:
 
 
 def _is_almost(name: str, known: str) -> bool:
-    """Whether letters changed places, or a letter of seven is missing or too many."""
-    likeness = SequenceMatcher(None, name, known).ratio()
-    return sorted(name) == sorted(known) or likeness > 0.85
+    """Whether letters changed places or size, or one of seven is missing or too many.
+
+    An s at the end may be too many besides.
+    """
+    plain = name.lower()
+    likeness = SequenceMatcher(None, plain, known).ratio()
+    letters = [sorted(known + end) for end in ("", "s")]
+    return sorted(plain) in letters or likeness > 0.85

@@ -1,5 +1,7 @@
 """States of other optimizers, which look like those of AdamW and are refused."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -146,3 +148,30 @@ def test_variables_that_a_layer_does_not_have(kind, options, arrays, names, tmp_
     assert convert("keras", path, "--to", "optadamw", "--out", out) == 0
     found = {name for name in np.load(out).files if name.startswith("mu/")}
     assert found == {"mu/a/kernel", *(f"mu/b/{name}" for name in names)}
+
+
+STRANGE = {
+    "null": ("null", "that is no mapping"),
+    "list": ("[]", "that is no mapping"),
+    "deep": ("[" * 100_000 + "]" * 100_000, "that is no JSON"),
+    "cut": ('{"config": {', "that is no JSON"),
+    "large": ({"beta_1": 10**400}, "'beta_1' that is no finite number"),
+    "infinite": ({"epsilon": float("inf")}, "'epsilon' that is no finite number"),
+}
+
+
+@pytest.mark.parametrize(("text", "error"), STRANGE.values(), ids=STRANGE)
+def test_a_configuration_that_keras_does_not_write(text, error, tmp_path, capsys):
+    path = compiled(tmp_path / "model.keras", {} if isinstance(text, str) else text, 2)
+    if isinstance(text, str):
+        with zipfile.ZipFile(path) as archive:
+            weights = archive.read("model.weights.h5")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", text)
+            archive.writestr("model.weights.h5", weights)
+    np.savez(tmp_path / "params.npz", **{"a/kernel": ROW, "b/kernel": ROW})
+    for params in ((), ("--params", tmp_path / "params.npz")):
+        words = ("keras", path, *params, "--to", "mlx", "--out", tmp_path / "out.npz")
+        assert convert(*words) == 1
+        found = capsys.readouterr().err
+        assert error in found or (not params and "the file" in found), found

@@ -313,7 +313,7 @@ def test_extra_arguments_are_accepted(row):
     chained.update(grads, chained.init(params), params, loss=1.0, value=2.0)
 
 
-@pytest.mark.parametrize("name", ["weights", "wieght", "grad_norms", "gradnorm"])
+@pytest.mark.parametrize("name", ["weights", "wieghts", "Loss", "gradnorm"])
 def test_a_keyword_that_is_almost_one_of_a_step_is_refused(name):
     params, grads = _params_and_grads()
     tx = optadamw.adamw(0.1, accumulate_steps=2, skip_nonfinite=True)

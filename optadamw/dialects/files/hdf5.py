@@ -1,7 +1,6 @@
 """Read and write the optimizer in Keras's files, if h5py is installed."""
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,9 +56,9 @@ def read_model(path: Path, bounds: Bounds) -> InFile:
     """
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     with zipfile.ZipFile(path) as archive:
-        entries = [archive.getinfo(name) for name in ("config.json", INSIDE)]
-        bounds.check(sum(entry.file_size for entry in entries))
-        config, weights = (archive.read(entry) for entry in entries)
+        entry = archive.getinfo(INSIDE)
+        bounds.check(entry.file_size)
+        config, weights = keras_config.config_in(archive, bounds), archive.read(entry)
     found: dict[str, Any] = {}
     counts: dict[str, int] = {}
     nested: set[str] = set()
@@ -83,7 +82,7 @@ def read_model(path: Path, bounds: Bounds) -> InFile:
         layer: [arrays[f"{layer}/{i}"] for i in range(count)]
         for layer, count in counts.items()
     }
-    return InFile(json.loads(config), variables, nested)
+    return InFile(config, variables, nested)
 
 
 def _has_more(h5py: Any, layer: Any, bounds: Bounds) -> bool:

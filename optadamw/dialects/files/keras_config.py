@@ -5,6 +5,7 @@ attribute training_config. Files of weights alone have neither.
 """
 
 import json
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from optadamw.checkpoint.bounds import Bounds
 from optadamw.dialects.files.packages import needed
-from optadamw.dialects.files.refusing import DamagedFile
+from optadamw.dialects.files.refusing import DamagedFile, brief
 from optadamw.dialects.states.variable_names import OTHERS
 
 CONFIG = "config.json"
@@ -69,8 +70,7 @@ def in_archive(archive: zipfile.ZipFile, bounds: Bounds) -> Named | None:
     """Return the optimizer that config.json names."""
     if CONFIG not in archive.namelist():
         return None
-    bounds.check(archive.getinfo(CONFIG).file_size)
-    node = json.loads(archive.read(CONFIG))
+    node: Any = config_in(archive, bounds)
     for key in ("compile_config", "optimizer"):
         node = node.get(key) if isinstance(node, dict) else None
     return _named(node)
@@ -81,23 +81,45 @@ def in_attributes(file: Any, bounds: Bounds) -> Named | None:
     if OLD not in file.attrs:
         return None
     bounds.check(int(file.attrs.get_id(OLD).get_storage_size()))
-    node = json.loads(file.attrs[OLD])
-    return _named(node.get("optimizer_config") if isinstance(node, dict) else None)
+    return _named(_parsed(bounds, OLD, file.attrs[OLD]).get("optimizer_config"))
+
+
+def config_in(archive: zipfile.ZipFile, bounds: Bounds) -> dict[str, Any]:
+    """Return the configuration of the model in a .keras file.
+
+    Raises:
+      DamagedFile: it is no JSON of a mapping.
+      KeyError: the file has none.
+    """
+    bounds.check(archive.getinfo(CONFIG).file_size)
+    return _parsed(bounds, CONFIG, archive.read(CONFIG))
+
+
+def _parsed(bounds: Bounds, name: str, text: str | bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(
+            f"'{bounds.path}' has a '{name}' that is no JSON ({brief(error)})."
+        ) from error
+    if not isinstance(found, dict):
+        raise DamagedFile(f"'{bounds.path}' has a '{name}' that is no mapping.")
+    return found
 
 
 def _named(node: Any) -> Named | None:
     """Return the optimizer of a serialized object, without a LossScaleOptimizer."""
-    if not isinstance(node, dict):
-        return None
-    name, config = node.get("class_name"), node.get("config")
-    if not isinstance(name, str) or not isinstance(config, dict):
-        return None
-    if name.rpartition(">")[2] == SCALER and "inner_optimizer" in config:
-        return _named(config["inner_optimizer"])
-    registered = node.get("registered_name")
-    # Keras registers its own classes under their name, or under none.
-    is_told = isinstance(registered, str) and ">" in registered
-    return Named(str(registered) if is_told else name, config)
+    while isinstance(node, dict):
+        name, config = node.get("class_name"), node.get("config")
+        if not isinstance(name, str) or not isinstance(config, dict):
+            return None
+        if name.rpartition(">")[2] != SCALER or "inner_optimizer" not in config:
+            registered = node.get("registered_name")
+            # Keras registers its own classes under their name, or under none.
+            is_told = isinstance(registered, str) and ">" in registered
+            return Named(str(registered) if is_told else name, config)
+        node = config["inner_optimizer"]
+    return None
 
 
 def refuse_others(path: Path, named: Named | None) -> None:
@@ -127,17 +149,20 @@ def refuse_others(path: Path, named: Named | None) -> None:
         )
 
 
-def options_of(named: Named | None) -> dict[str, Any]:
+def options_of(path: Path, named: Named | None) -> dict[str, Any]:
     """Return the options of an optimizer, by the options of `optadamw convert`.
 
     The learning rate is a variable. The decay of TensorFlow Addons is left out, as it
     is not multiplied by the rate.
+
+    Raises:
+      DamagedFile: a number that float64 cannot hold.
     """
     if named is None:
         return {}
     config = named.config
     found: dict[str, Any] = {
-        field: float(config[key])
+        field: _number(path, key, config[key])
         for field, key in NUMBERS.items()
         if _is_number(config.get(key))
     }
@@ -152,6 +177,12 @@ def options_of(named: Named | None) -> dict[str, Any]:
     if every is None or (isinstance(every, int) and not isinstance(every, bool)):
         found["accumulate"] = every or 1
     return found
+
+
+def _number(path: Path, key: str, value: int | float) -> float:
+    if not abs(value) <= sys.float_info.max:
+        raise DamagedFile(f"'{path}' has a '{key}' that is no finite number.")
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -132,6 +132,17 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
         raise
     except (KeyError, OSError, ValueError, zipfile.BadZipFile):
         return {}  # its reader says what is wrong with the file
+    try:
+        found = _trained_variables(config, groups, nested)
+    except (AttributeError, KeyError, TypeError):
+        return {}  # another JSON than Keras's
+    return {} if nested or any(groups.values()) else found
+
+
+def _trained_variables(
+    config: Mapping[str, Any], groups: dict[str, list[np.ndarray]], nested: set[str]
+) -> dict[str, np.ndarray]:
+    """Take the trained variables of the layers from `groups`; {} if one is unknown."""
     found: dict[str, np.ndarray] = {}
     for layer in config.get("config", {}).get("layers", []):
         name, kind = layer["config"].get("name", ""), layer["class_name"]
@@ -146,9 +157,9 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
         names = _variables(layer)
         if len(arrays) != len(names) + STATISTICS.get(kind, 0):
             return {}  # such as a layer with LoRA
-        for variable, array in zip(names, arrays, strict=False):
+        for variable, array in zip(names, arrays[: len(names)], strict=True):
             found[f"{name}/{variable}"] = array
-    return {} if nested or any(groups.values()) else found
+    return found
 
 
 def _variables(layer: Mapping[str, Any]) -> list[str]:

@@ -86,7 +86,7 @@ def open_state(
     if Path(path).suffix.lower() in (".keras", ".h5"):
         named = keras_config.named_in(Path(path), is_limited)
         saved = saved if key is None else _under(key, saved, path)
-        return Opened(saved, None, keras_config.options_of(named))
+        return Opened(saved, None, keras_config.options_of(Path(path), named))
     if key is not None:
         return Opened(_under(key, saved, path))
     if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:
