@@ -30,6 +30,9 @@ READ = (
     under_limit(512)
     + """
 import json, time
+from functools import partial
+from optadamw.dialects.files import opening
+params = opening.read_params
 for path in sys.argv[1:]:
     begun = time.monotonic()
     try:
@@ -38,6 +41,11 @@ for path in sys.argv[1:]:
     except (ValueError, TypeError, OSError) as error:
         told = type(error).__name__
         assert path in str(error) or type(error) is not ValueError, str(error)
+    for more in (partial(opening.open_state, key=None, in_state_dict=False), params):
+        try:
+            more(path)
+        except (ValueError, TypeError, OSError) as error:
+            assert path in str(error) or type(error) is not ValueError, str(error)
     print(json.dumps([path, told, time.monotonic() - begun]), flush=True)
 """
 )
@@ -180,16 +188,20 @@ def pt(full: bool) -> Made:
         yield f"opcode {op[:2]!r}", _zip({"x/data.pkl": pickled, "x/version": b"3"})
 
 
+def _variables(fill: Callable[[Any], None]) -> bytes:
+    """An .h5 file with a group of variables, which `fill` makes."""
+    h5py: Any = __import__("h5py")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.h5"
+        with h5py.File(path, "w") as whole:
+            fill(whole.create_group("optimizer/vars"))
+        return path.read_bytes()
+
+
 def h5(full: bool) -> Made:
     """Hostile .h5 files."""
     h5py: Any = __import__("h5py")
-
-    def file(fill: Callable[[Any], None]) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "x.h5"
-            with h5py.File(path, "w") as whole:
-                fill(whole.create_group("optimizer/vars"))
-            return path.read_bytes()
+    file = _variables
 
     def empty(shape: Any, dtype: str = "f4", **options: Any) -> bytes:
         return file(
@@ -241,6 +253,34 @@ def keras(full: bool) -> Made:
     for megabytes in (300, 1024) if full else (300,):
         yield f"deflated {megabytes}", _deflated("model.weights.h5", b"", megabytes)
     yield "without weights", _zip({"config.json": b"{}"})
+    yield from _configurations()
+
+
+def _configurations() -> Made:
+    """Configurations of models beside weights that are whole."""
+    weights = _variables(lambda g: g.__setitem__("0", np.ones(64, np.float32)))
+
+    def model(optimizer: str) -> bytes:
+        return b'{"compile_config": {"optimizer": %s}}' % optimizer.encode()
+
+    adam = '{"class_name": "AdamW", "config": {"beta_1": %s}}'
+    inner = '{"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": '
+    for name, text in {
+        "null": b"null",
+        "a list": b"[]",
+        "deep": b"[" * 200_000 + b"]" * 200_000,
+        "digits": model(adam % ("9" * 4_000)),
+        "more digits": model(adam % ("9" * 1_000_000)),
+        "infinite": model(adam % "1e999"),
+        "in each other": model(inner * 5_000 + "null" + "}}" * 5_000),
+        "layers": b'{"config": {"layers": [null, 3, {"config": []}]}}',
+        "no text": bytes(range(256)),
+    }.items():
+        yield (
+            f"configuration: {name}",
+            _zip({"config.json": text, "model.weights.h5": weights}),
+        )
+    yield "deflated configuration", _deflated("config.json", b"[", 300)
 
 
 READERS: dict[str, tuple[Callable[[bool], Made], str]] = {

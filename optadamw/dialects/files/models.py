@@ -108,9 +108,13 @@ def trained(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _place(array: Any) -> Any:
     """Return where a tensor of PyTorch lies in memory; None if that tells nothing."""
-    if not hasattr(array, "data_ptr") or not array.numel():
+    if not hasattr(array, "data_ptr"):
         return None
-    return array.data_ptr(), tuple(array.shape), tuple(array.stride())
+    try:
+        place = array.data_ptr(), tuple(array.shape), tuple(array.stride())
+    except RuntimeError:  # a sparse or nested tensor, which is refused by its name
+        return None
+    return place if array.numel() else None
 
 
 def _is_model(node: Any) -> bool:
