@@ -39,7 +39,9 @@ def test_one_rate_for_all():
 
 
 @pytest.mark.parametrize(
-    "group", [{"learning_rate": 1e-3, "b1": 0.5}, {"freeze": True}], ids=str
+    "group",
+    [{"learning_rate": jnp.float32(1e-3), "b1": 0.5}, {"freeze": True}],
+    ids=["own", "frozen"],
 )
 def test_the_rate_of_all_that_are_trained(group):
     tx, state = trained(groups={"bias": group})

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from optadamw.base.hyperparameters import (
     Clock,
@@ -110,7 +111,7 @@ def learning_rate_of(
     for path, rate in rates[1:]:
         first, one = rates[0]
         if isinstance(one, Scheduled) != isinstance(rate, Scheduled) or (
-            _number(one, clock) != _number(rate, clock)
+            _in_float32(one, clock) != _in_float32(rate, clock)
         ):
             raise ValueError(
                 f"`tx` has the learning rate {_number(one, clock):g} for '{first}' and "
@@ -179,6 +180,10 @@ def _settings(
 def _number(value: Hyperparameter, clock: Clock) -> float:
     found = value.at(clock)
     return found if isinstance(found, float) else float(jax.device_get(found))
+
+
+def _in_float32(value: Hyperparameter, clock: Clock) -> np.float32:
+    return np.float32(_number(value, clock))
 
 
 def _constant(value: Hyperparameter) -> float | None:
