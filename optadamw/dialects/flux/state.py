@@ -97,7 +97,7 @@ def _common_betas(request: Request) -> Betas | None:
     found = betas_of(request.tx, request.leaves, Clock.at(jnp.int32(0)))
     for path, pair in found.items():
         first, one = next(iter(found.items()))
-        if not np.array_equal(np.float32([*pair]), np.float32([*one])):
+        if not np.array_equal(np.array(pair, np.float32), np.array(one, np.float32)):
             raise ValueError(
                 f"`tx` has the betas {one} for '{first}' and {pair} for '{path}', so "
                 "that no pair tells the step of all. Pass step=."
