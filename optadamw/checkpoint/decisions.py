@@ -17,6 +17,13 @@ REMEDY = {
     "with afresh=('nu_max',): it grows again from the second moment.",
 }
 
+BY_GROUP = (
+    " A file names the groups and not their parameters. If each parameter has the kind "
+    "that it had, restore with the groups of the file, and step that state with the "
+    "new `tx`."
+)
+"""The remedy if the groups differ, and the kinds of all parameters perhaps do not."""
+
 UNSAID = {"ema": "the average of ema_params"}
 """The meaning of a field of which a file says none."""
 
@@ -155,7 +162,8 @@ def _decide_meaning(
         if both and old.get(key) != new.get(key):
             was, here = (m.get(key, UNSAID.get(name)) for m in (old, new))
             text = f"`{name}` was saved as {was}; here it is {here}."
-            raise ValueError(f"{text} {remedy}")
+            by_group = any("; rest: " in str(one) for one in (was, here))
+            raise ValueError(f"{text} {remedy}{BY_GROUP if by_group else ''}")
     for name in ("history", "stats", "residual"):
         if name in fields and name in present and old.get(name) != new.get(name):
             why = f"{STARTS[name]}: it held {old.get(name)}, now {new.get(name)}"

@@ -167,6 +167,22 @@ def test_a_state_in_memory_is_restored_and_its_meaning_asked_for():
         checkpoint.restore(adamw(maximize=True), params, state, made_by=adamw())
 
 
+@pytest.mark.parametrize("option", ["maximize", "amsgrad"])
+def test_other_groups_beside_one_with_a_kind_of_its_own(option):
+    """The way that the error names loses nothing: a State knows no groups."""
+    own = {"bias": {option: True}}
+    old = optadamw.adamw(0.1, groups=own)
+    new = optadamw.adamw(0.1, groups={"kernel": {"learning_rate": 0.2}, **own})
+    params, state = run(old, 2)
+    saved = checkpoint.to_portable(old, state)
+    with pytest.raises(ValueError, match="restore with the groups of the file"):
+        checkpoint.restore(new, params, saved)
+    restored, _ = checkpoint.restore(old, params, saved)
+    grads = jax.tree.map(jnp.ones_like, params)
+    made = [jax.jit(new.step)(grads, one, params) for one in (restored, state)]
+    trees.assert_same_bits(*made)
+
+
 def test_injected_hyperparameters_are_state_and_say_so():
     old, new = (optax.inject_hyperparams(optadamw.adamw)(rate) for rate in (0.25, 0.5))
     params, state = run(old, 2)
