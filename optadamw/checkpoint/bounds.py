@@ -18,6 +18,14 @@ RATIO = 20
 reach 1,000; those of a run that took steps stay below 2."""
 
 
+TEXT = 1 << 23
+"""Bytes of text in JSON that every file may hold: 8 MiB. Read, it takes 28 times as
+many in the worst case, which is 240 MB."""
+
+FOR_EACH = 1 << 12
+"""Bytes of text that a file may hold for each of its arrays besides; ours has 300."""
+
+
 class TooLarge(ValueError):
     """A file holds more bytes of arrays than its size lets expect."""
 
@@ -46,6 +54,23 @@ class Bounds:
                 f"'{self.path}' has {length:,} bytes and announces arrays of "
                 f"{size:,} bytes, more than {RATIO} times as many. If the file is "
                 f"from a source that you trust, lift the limit: {self.remedy}."
+            )
+
+    def check_text(self, size: int, count: int = 0) -> None:
+        """Refuse more text in JSON than the limits allow.
+
+        Args:
+          size: bytes of the text.
+          count: the number of arrays in the file. Default: 0, it is not known.
+
+        Raises:
+          TooLarge: more than 8 MiB, and more than 4 KiB for each array.
+        """
+        if self.is_limited and size > max(TEXT, FOR_EACH * count):
+            raise TooLarge(
+                f"'{self.path}' has {size:,} bytes of text that describe its arrays, "
+                f"more than {TEXT >> 20} MiB. If the file is from a source that you "
+                f"trust, lift the limit: {self.remedy}."
             )
 
 

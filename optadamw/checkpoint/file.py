@@ -95,7 +95,7 @@ def load(path: str | os.PathLike[str], *, is_limited: bool = True) -> Saved:
     bounds = Bounds(path, is_limited, "`load(path, is_limited=False)`")
     with open(path, "rb") as file:
         try:
-            arrays = zipped.read(file, bounds.check)
+            arrays = zipped.read(file, bounds, (ENTRY,))
         except TooLarge:
             raise
         except Exception as error:  # zip, NumPy: more kinds than can be listed

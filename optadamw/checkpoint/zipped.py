@@ -10,11 +10,13 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from optadamw.checkpoint.bounds import Bounds
 
 NAMES = "optadamw.names"
 """The entry with the names that a zip file cannot hold."""
@@ -80,16 +82,19 @@ def _write(
 
 
 def read(
-    file: BinaryIO, check_size: Callable[[int], None] | None = None
+    file: BinaryIO, bounds: Bounds, texts: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """Read the arrays by their names.
 
     Args:
       file: the file.
-      check_size: called with the bytes of all arrays before one is read. None
-        (default): there is no check.
+      bounds: the limits on the bytes of all arrays, which are checked before one is
+        read.
+      texts: the names of the entries that are text in JSON besides `NAMES`. Default:
+        there are none.
 
     Raises:
+      TooLarge: the file announces more than `bounds` allows.
       ValueError, zipfile.BadZipFile: the file is not whole, or holds other things.
     """
     with zipfile.ZipFile(file) as archive:
@@ -100,8 +105,10 @@ def read(
             is_stored = entry.compress_type == zipfile.ZIP_STORED
             if is_stored and entry.compress_size != entry.file_size:
                 raise ValueError(f"the size of '{entry.filename}' was altered")
-        if check_size is not None:
-            check_size(sum(entry.file_size for entry in entries))
+        bounds.check(sum(entry.file_size for entry in entries))
+        written = {f"{name}.npy" for name in (NAMES, *texts)}
+        sizes = [entry.file_size for entry in entries if entry.filename in written]
+        bounds.check_text(sum(sizes), len(entries))
         found = {
             entry.filename.removesuffix(".npy"): _read(archive, entry)
             for entry in entries

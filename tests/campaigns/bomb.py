@@ -280,6 +280,10 @@ def _configurations() -> Made:
             f"configuration: {name}",
             _zip({"config.json": text, "model.weights.h5": weights}),
         )
+    for size in (8, 100):
+        text = b'{"a":[' + b"{}," * (size << 18) + b"{}]}"
+        entries = {"config.json": text, "model.weights.h5": weights}
+        yield f"configuration of {size} times 256 Ki", _zip(entries, deflated=True)
     yield "deflated configuration", _deflated("config.json", b"[", 300)
 
 

@@ -17,6 +17,8 @@ OPTIONS = {
     "RAdam": {"buffer": [[None] * 3] * 10},
     "AdEMAMix": {"betas": (0.9, 0.999, 0.9999)},
     "correct_bias=False": {"correct_bias": False},
+    "bias_correction=False": {"bias_correction": False},
+    "weight_decouple=False": {"weight_decouple": False},
 }
 
 
@@ -156,6 +158,7 @@ STRANGE = {
     "deep": ("[" * 100_000 + "]" * 100_000, "that is no JSON"),
     "cut": ('{"config": {', "that is no JSON"),
     "large": ({"beta_1": 10**400}, "'beta_1' that is no finite number"),
+    "long": ('{"a": [' + "{}," * (1 << 22) + "{}]}", "bytes of text that describe"),
     "infinite": ({"epsilon": float("inf")}, "'epsilon' that is no finite number"),
 }
 

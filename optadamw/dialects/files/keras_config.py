@@ -80,7 +80,7 @@ def in_attributes(file: Any, bounds: Bounds) -> Named | None:
     """Return the optimizer that the attribute of an old model names."""
     if OLD not in file.attrs:
         return None
-    bounds.check(int(file.attrs.get_id(OLD).get_storage_size()))
+    bounds.check_text(int(file.attrs.get_id(OLD).get_storage_size()))
     return _named(_parsed(bounds, OLD, file.attrs[OLD]).get("optimizer_config"))
 
 
@@ -91,7 +91,7 @@ def config_in(archive: zipfile.ZipFile, bounds: Bounds) -> dict[str, Any]:
       DamagedFile: it is no JSON of a mapping.
       KeyError: the file has none.
     """
-    bounds.check(archive.getinfo(CONFIG).file_size)
+    bounds.check_text(archive.getinfo(CONFIG).file_size)
     return _parsed(bounds, CONFIG, archive.read(CONFIG))
 
 

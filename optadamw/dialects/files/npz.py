@@ -25,7 +25,7 @@ _COMMENT = re.compile(rb"optadamw ([0-9a-f]{64})\n(.*)", re.DOTALL)
 def read(path: Path, bounds: Bounds) -> Any:
     """Read the arrays by their names, or the state that `write` packed."""
     with refusing(f"'{path}' is no whole .npz file"), open(path, "rb") as file:
-        arrays = zipped.read(file, bounds.check)
+        arrays = zipped.read(file, bounds, (packing.ENTRY,))
         comment = zipped.comment_in(file)
     # An outline whose first or last bytes were altered is still one of these two.
     is_ours = comment.startswith(b"optadamw ")

@@ -36,7 +36,8 @@ FOREIGN = {
 
 def check_decay(one: Saved) -> None:
     """Refuse Adam with L2, which only its group tells from AdamW."""
-    for key in ("decoupled_weight_decay", "decouple_wd"):  # PyTorch's, optimi's
+    # The keys of PyTorch, optimi and pytorch_optimizer.
+    for key in ("decoupled_weight_decay", "decouple_wd", "weight_decouple"):
         if one.options.get(key, True):
             continue
         where = f"weight_decay of group {one.group}"
@@ -64,13 +65,15 @@ def check_options(one: Saved) -> None:
             "AdamW's.",
             "Convert the state of AdamW or Adam.",
         )
-    if one.options.get("correct_bias", True) is False:
+    for key in ("correct_bias", "bias_correction"):  # transformers', apex's
+        if one.options.get(key, True) is not False:
+            continue
         raise at_leaf(
             unquoted(one.label),
-            "its group has correct_bias=False, and a conversion cannot tell that the "
+            f"its group has {key}=False, and a conversion cannot tell that the "
             "moments were not corrected.",
-            "Go on in Python with adamw(bias_correction=False): leave correct_bias out "
-            "of the group.",
+            f"Leave {key} out of the group, and go on in Python with "
+            "adamw(bias_correction=False).",
         )
 
 
