@@ -56,7 +56,9 @@ class WithOptionsInTx:
             raise ValueError(
                 "`tx` scales the loss itself, and a second loss scale around it would "
                 "divide the gradients twice. Pass compile(..., auto_scale_loss=False), "
-                "or leave `loss_scale` out of `tx`."
+                "or leave `loss_scale` out of `tx`. A file does not hold the argument: "
+                "load its model by load_model(path, compile=False), compile it so, "
+                "build the optimizer, and call model.load_weights(path)."
             )
 
     def exclude_from_weight_decay(

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import Constant, every_so_many, switch
+from optadamw.base.hyperparameters import Constant, Dynamic, every_so_many, switch
 from optadamw.base.types import DTypeLike
 from optadamw.control.accumulation import Accumulation
 from optadamw.store.dense import Dense, dense
@@ -98,7 +98,12 @@ def _check_length(count: Any, store: Dense) -> None:
     Of 256 equal gradients a mean in bfloat16 is off by up to 0.22 of itself; of 512 by
     0.5, because 256 + 1 is 256 there.
     """
-    if store.dtype is None or not store.is_lossy or not isinstance(count, Constant):
+    if store.dtype is None or not store.is_lossy:
+        return
+    is_known = isinstance(count, Constant)
+    if isinstance(count, Dynamic):
+        is_known = not count.is_traced
+    if not is_known:
         return
     most = 2 * 2 ** jnp.finfo(store.dtype).nmant
     if count.value > most:

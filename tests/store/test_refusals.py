@@ -127,7 +127,7 @@ def by_schedule(step):
             "out, so that it is float32.",
         ),
         (
-            {"accumulate_steps": 2049, "accumulator_dtype": "float16"},
+            {"accumulate_steps": jnp.int32(2049), "accumulator_dtype": "float16"},
             ValueError,
             "`accumulate_steps` must be at most 2048 with an accumulator in float16",
         ),
