@@ -1,6 +1,6 @@
 """Call the schedules of a transformation ahead of a training, on the host."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -49,7 +49,7 @@ def check_schedules(tx: optax.GradientTransformation, steps: int) -> None:
     Raises:
       ValueError: a value is outside its interval; the message has the argument, the
         value and the step. Or `steps` is below 1.
-      TypeError: `tx` is not from this library.
+      TypeError: `tx` is not from this library, or a schedule cannot be traced.
 
     Example:
       >>> import optadamw, optax
@@ -72,29 +72,49 @@ schedule in scale_by_learning_rate returns this at step 51.
         # One step at a time, as a training computes it: XLA may round an array of
         # steps in another way.
         compiled = jax.jit(partial(lax.map, read))
+        _check_traced(verb, name, read)
         for start in range(0, count, CHUNK):
             at = jnp.arange(start, min(start + CHUNK, count))
             _refuse_illegal(verb, name, value, jax.vmap(read)(at), start)
             _refuse_illegal(verb, name, value, compiled(at), start, _COMPILED)
 
 
-def _watched(tx: Transformation) -> Iterator[tuple[str, str, Dynamic | Scheduled]]:
-    """Yield atom, argument and value of every array and schedule with an interval."""
+Watched = Dynamic | Scheduled | Held
+
+
+def _watched(tx: Transformation) -> Iterator[tuple[str, str, Watched]]:
+    """Yield atom, argument and value of every array and schedule with an interval.
+
+    A number that is `adjustable` is checked when it is set; times a schedule, it has
+    its first value here.
+    """
     for rules in tx.recipe.composition.variants:
         for rule in filter(None, rules):
             for field, value in rule.watched.items():
-                if not isinstance(value, Held):  # checked when it is set
+                if not isinstance(value, Held) or value.schedule is not None:
                     yield rule.verb, argument_name(rule.verb, field), value
 
 
-def _read(value: Dynamic | Scheduled, step: Array) -> Array:
-    return value.at(Clock.at(step))
+def _read(value: Watched, step: Array) -> Array:
+    return jnp.asarray(value.at(Clock.at(step)))
+
+
+def _check_traced(verb: str, name: str, read: Callable[[Array], Array]) -> None:
+    """Refuse a schedule that JAX cannot trace, as a compiled step cannot have it."""
+    try:
+        jax.eval_shape(read, jnp.asarray(0))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        raise TypeError(
+            f"`{name}`: the schedule in {verb} cannot be traced, as in a step under "
+            "jax.jit: it asks for the value of the step. Use jnp.where in place of "
+            "`if`, and arrays of JAX in place of lists and of NumPy's."
+        ) from None
 
 
 def _refuse_illegal(
     verb: str,
     name: str,
-    value: Dynamic | Scheduled,
+    value: Watched,
     found: Array,
     start: int,
     remark: str = "",
@@ -102,7 +122,7 @@ def _refuse_illegal(
     assert value.legal is not None
     bad = np.flatnonzero(~np.asarray(value.legal.holds(found, np.dtype(np.float32))))
     if bad.size:
-        kind = "schedule" if isinstance(value, Scheduled) else "array"
+        kind = "array" if isinstance(value, Dynamic) else "schedule"
         where = f"The {kind} in {verb} returns this at step {start + bad[0]}{remark}."
         shown = float(f"{found[bad[0]]:.8g}")  # as many digits as a float32 has
         raise invalid(name, str(value.legal), shown, where)

@@ -57,3 +57,16 @@ def test_a_number_of_steps_that_is_none_is_refused(steps):
 def test_a_foreign_transformation_is_refused():
     with pytest.raises(TypeError, match="`tx` must be a transformation of optadamw"):
         optadamw.check_schedules(optax.adam(1e-3), 10)
+
+
+def test_a_schedule_times_an_adjustable_number():
+    bad = optadamw.adjustable(1.0, name="peak") * (lambda step: 2.0 - step)
+    with pytest.raises(ValueError, match=r"`learning_rate` must be .*; got -1\.0\..*3"):
+        optadamw.check_schedules(optadamw.adamw(bad), 10)
+    optadamw.check_schedules(optadamw.adamw(bad), 3)
+
+
+def test_a_schedule_that_cannot_be_traced_is_named():
+    tx = optadamw.adamw(lambda step: 1e-3 if step < 10 else 1e-4)
+    with pytest.raises(TypeError, match="`learning_rate`: the schedule in scale_by_le"):
+        optadamw.check_schedules(tx, 20)
