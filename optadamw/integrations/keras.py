@@ -258,18 +258,26 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
     def get_config(self) -> dict[str, Any]:
         """Return the call that made `tx` as text, the learning rate and the name.
 
+        An optimizer that is built adds the paths of its variables, which patterns in
+        `tx` choose by: Keras leaves out the name of a Sequential that it loads.
+
         Raises:
           ValueError: an argument of `tx` is a function or an array with axes.
         """
         kept = self._kept
         rate = None if kept.rate is None else float(np.asarray(self._learning_rate))
-        return {"name": self.name, "tx": text_of(kept.tx), "learning_rate": rate}
+        config = {"name": self.name, "tx": text_of(kept.tx), "learning_rate": rate}
+        return config | ({"paths": list(kept.trained)} if kept.trained else {})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Make the optimizer of a config that `get_config` returned."""
         del custom_objects
-        return cls(**{**config, "tx": read_call(config["tx"])})
+        paths = tuple(config.get("paths", ()))
+        given = {key: value for key, value in config.items() if key != "paths"}
+        made = cls(**{**given, "tx": read_call(config["tx"])})
+        made._kept.paths = paths
+        return made
 
 
 def _unused() -> float:

@@ -1,7 +1,7 @@
 """The State of a transformation as variables of Keras, and back."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class Kept:
     """The variables of the State's arrays, in the order of `jax.tree.leaves`."""
     trained: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     """The variables of the model, by their paths."""
+    paths: tuple[str, ...] = ()
+    """The paths in the file from which the optimizer was made; none without a file."""
     waiting: dict[int, Any] = field(default_factory=dict)
     """The parameters while the model holds their averages, by the ids of variables."""
 
@@ -47,8 +49,11 @@ class Kept:
         is. The order of the variables is that of `trained` within each buffer, and does
         not depend on names: Keras saves variables by their numbers.
         """
-        for variable in trained:
-            self.trained[_free(variable.path, self.trained)] = variable
+        variables = list(trained)
+        saved = self.paths if _are_of(self.paths, variables) else ()
+        for i, variable in enumerate(variables):
+            path = saved[i] if saved else _free(variable.path, self.trained)
+            self.trained[path] = variable
         state = self.tx.init(self.values())
         leaves, self.structure = jax.tree_util.tree_flatten_with_path(state)
         for keys, array in leaves:
@@ -114,13 +119,18 @@ class Kept:
         Raises:
           ValueError: it has other buffers, paths, shapes or dtypes than that of `tx`.
         """
+        # Those of a loaded model, which may be shorter than in the file.
+        present = {v.path: path for path, v in self.trained.items()}
 
         def is_by_path(node: Any) -> bool:
-            return isinstance(node, Mapping) and node.keys() == self.trained.keys()
+            legal = (self.trained.keys(), present.keys())
+            return isinstance(node, Mapping) and node.keys() in legal
 
         def ordered(node: Any) -> Any:
             if not is_by_path(node):
                 return node
+            if node.keys() != self.trained.keys():
+                node = {present[path]: value for path, value in node.items()}
             return OrderedDict((path, node[path]) for path in self.trained)
 
         state = jax.tree.map(ordered, state, is_leaf=is_by_path)
@@ -142,6 +152,18 @@ class Kept:
             variable.assign(params[path])
         for variable, array in zip(self.buffers, jax.tree.leaves(state), strict=True):
             variable.assign(array)
+
+
+def _are_of(paths: Sequence[str], variables: Sequence[Any]) -> bool:
+    """Whether paths in a file are those of these variables.
+
+    Keras leaves out the name of a Sequential that it loads: 'decoder/out/kernel' is
+    then 'out/kernel', and so is 'encoder/out/kernel'.
+    """
+    pairs = zip(paths, (v.path for v in variables), strict=False)
+    return len(paths) == len(variables) and all(
+        f"/{saved}".endswith(f"/{path}") for saved, path in pairs
+    )
 
 
 def check_constraints(tx: Transformation, variables: Iterable[Any]) -> None:

@@ -92,3 +92,46 @@ def test_a_file_of_weights_of_another_transformation_is_refused(tmp_path):
     model.optimizer.save_own_variables(store)
     del store["fields"]  # a file of an earlier version
     other.optimizer.load_own_variables(store)
+
+
+def towers(name):
+    """Two Sequentials whose layers have equal names."""
+    inputs = keras.Input((6,))
+    found = inputs
+    for part in ("encoder", "decoder"):
+        layers = [keras.layers.Dense(6, name=layer) for layer in ("hidden", "out")]
+        found = keras.Sequential([keras.Input((6,)), *layers], name=part)(found)
+    return keras.Model(inputs, found, name=name)
+
+
+GROUPS = {
+    "pattern": {"*/out/*": {"learning_rate": 1e-4}},
+    "path": {"decoder/out/kernel": {"learning_rate": 1e-4}},
+    "frozen": {"*/hidden/*": {"freeze": True}},
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
+def test_a_loaded_model_has_the_groups_of_the_one_that_was_saved(groups, tmp_path):
+    """Keras loads 'decoder/out/kernel' as 'out/kernel', which '*/out/*' misses."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+    model = towers("both")
+    model.compile(optimizer=Optimizer(adamw(1e-2, groups=groups)), loss="mse")
+    model.fit(x, x, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.fit(x, x, epochs=2, verbose=0, shuffle=False)
+    pairs = zip(model.get_weights(), loaded.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    assert list(loaded.optimizer.state.mu) == list(model.optimizer.state.mu)
+    loaded.optimizer.set_state(model.optimizer.state)
+
+
+def test_the_paths_of_a_config_are_not_those_of_another_model():
+    made = Optimizer(adamw(0.1))
+    made.build([keras.Variable(np.ones(2), name=name) for name in ("a", "b")])
+    other = Optimizer.from_config(made.get_config())
+    other.build([keras.Variable(np.ones(2), name=name) for name in ("b", "c")])
+    assert list(other.state.mu) == ["b", "c"]
