@@ -33,7 +33,7 @@ class Spikes:
 
     def limit(self, row: Array, seen: Array) -> Array:
         """Return the limit of one signal; without enough history, the largest float."""
-        filled = jnp.arange(self.window) < seen
+        filled = jnp.arange(self.window, dtype=seen.dtype) < seen
         count = jnp.clip(seen, 1, self.window).astype(jnp.float32)
         mean = jnp.sum(jnp.where(filled, row, 0)) / count
         apart = jnp.where(filled, row - mean, 0)
@@ -59,7 +59,7 @@ class Spikes:
         A value beyond its limit enters the window as the limit: one huge value does not
         raise the limit much, and a lasting change of level passes after some time.
         """
-        here = jnp.arange(self.window) == seen % self.window
+        here = jnp.arange(self.window, dtype=seen.dtype) == seen % self.window
         held = jnp.minimum(value, limit).astype(row.dtype)
         row = jnp.where(when & here, held, row)
         # The count stays below twice the window, so that it never overflows.

@@ -112,7 +112,7 @@ class GradientRelease:
         positions, treedef = positions_of(leaves, where)
         shapes = tuple(tuple(leaves.arrays[i].shape) for i in positions)
         count = count_layers([leaves.paths[i] for i in positions], shapes)
-        indices = jnp.arange(count)
+        indices = jnp.arange(count, dtype=jnp.int32)
 
         def run(params: PyTree, x: PyTree, own: PyTree) -> PyTree:
             return layer(params, x) if each is None else layer(params, x, own)

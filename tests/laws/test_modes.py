@@ -40,6 +40,16 @@ def test_every_dtype_can_be_traced(row, mode):
         _trace(row.make(), params)
 
 
+GUARDED = [r for r in ROWS if "spikes" in r.name]
+
+
+@over([*EVERYTHING, *GUARDED])
+def test_strict_dtypes_in_64_bits(row):
+    """A range is int64 there, and the counters of a state are int32."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        _trace(row.make(), {"kernel": jax.ShapeDtypeStruct((2,), jnp.float32)})
+
+
 @each_row
 def test_no_invariant_of_jax_is_broken(row):
     """C8."""
