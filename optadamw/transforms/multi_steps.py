@@ -100,10 +100,9 @@ def _check_length(count: Any, store: Dense) -> None:
     """
     if store.dtype is None or not store.is_lossy:
         return
-    is_known = isinstance(count, Constant)
-    if isinstance(count, Dynamic):
-        is_known = not count.is_traced
-    if not is_known:
+    if not isinstance(count, Constant | Dynamic):
+        return
+    if isinstance(count, Dynamic) and count.is_traced:
         return
     most = 2 * 2 ** jnp.finfo(store.dtype).nmant
     if count.value > most:

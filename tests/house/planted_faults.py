@@ -22,7 +22,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from tests.house.faults import FAULTS, Fault
+from tests.house.fault import Fault
+from tests.house.faults import FAULTS
 
 ROOT = pathlib.Path(__file__).parents[2]
 

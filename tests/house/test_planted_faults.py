@@ -8,7 +8,8 @@ import ast
 import pytest
 
 from tests.house import planted_faults
-from tests.house.faults import DEFAULT, FAULTS, Fault
+from tests.house.fault import DEFAULT, Fault
+from tests.house.faults import FAULTS
 
 # Two that the plainest row notices, so that a run takes one compilation.
 SAMPLE = ("b2 used for the first moment", "the counter is a Python number")

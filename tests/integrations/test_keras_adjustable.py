@@ -102,7 +102,7 @@ def moved(tx, rate=None):
     ],
 )
 def test_the_rate_of_a_group(own, base, rate, wanted):
-    """As in `tx.step` if none is set, and changed by the factor if one is."""
+    """A group has the rate of `tx.step` until one is set, and then new / old of it."""
     tx = adamw(base, weight_decay=0.0, groups={"head": {"learning_rate": own}})
     assert moved(tx, rate) == pytest.approx(wanted, rel=1e-4)
 

@@ -368,7 +368,7 @@ def test_optax_injects_its_hyperparameters():
 
 
 def test_a_change_of_the_parameters_between_two_steps_has_no_effect():
-    """As the docstring says: the parameters follow from z and the average."""
+    """The parameters follow from z and the average alone, as the docstring says."""
     tx = schedule_free_adamw(0.1)
     params, state = {"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)})
     grads = {"w": jnp.ones(3)}

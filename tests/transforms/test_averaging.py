@@ -144,7 +144,7 @@ def test_an_array_of_the_most_steps_never_overwrites():
 
 @pytest.mark.parametrize("first", [1, 4])
 def test_an_average_begins_late_as_a_copy(first):
-    """As `AveragedModel` of PyTorch does, by docs/reference/dialects/torch.md."""
+    """PyTorch's `AveragedModel` begins so: docs/reference/dialects/torch.md."""
     tx = optadamw.adamw(0.1, ema_decay=lambda step: jnp.where(step < first, 0.0, 0.9))
     params = {"w": jnp.ones(2)}
     state, step = tx.init(params), jax.jit(tx.step)

@@ -27,12 +27,12 @@ from optadamw.dialects.states.peer import (
     check_maximum,
 )
 from optadamw.dialects.states.settings import (
-    frozen_leaves,
-    has_maximum,
     kind_of_maximum,
     learning_rate_of,
     negations,
+    trained,
 )
+from optadamw.rules.amsgrad import Maximum as AMSGradMaximum
 from optadamw.store.dequantize import dequantize
 from optadamw.store.state import BUFFERS, State, states_in
 from optadamw.transforms.transformation import Transformation
@@ -259,11 +259,13 @@ class Departure(Call):
             )
 
     def _check_common_maximum(self, tx: Transformation) -> None:
-        kept = dict(zip(self.paths, has_maximum(tx, self.leaves), strict=True))
-        frozen = zip(self.paths, frozen_leaves(tx, self.leaves), strict=True)
-        trained = [path for path, is_frozen in frozen if not is_frozen]
-        lacking = [path for path in trained if not kept[path]]
-        if lacking and any(map(kept.get, trained)):
+        rows = list(trained(tx, self.leaves))
+        lacking = [
+            path
+            for path, rules in rows
+            if not any(isinstance(rule, AMSGradMaximum) for rule in rules)
+        ]
+        if 0 < len(lacking) < len(rows):
             raise ValueError(
                 f"`tx` takes AMSGrad's maximum for some parameters and not for "
                 f"'{lacking[0]}', and {self.peer.title} takes it for all or none. Lose "

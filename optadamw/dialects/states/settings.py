@@ -87,7 +87,7 @@ def constants_of(tx: Transformation, leaves: Leaves) -> list[Settings]:
 def betas_of(tx: Transformation, leaves: Leaves, clock: Clock) -> dict[str, Betas]:
     """Return b1 and b2 of each trained parameter in the step at this time."""
     found = {}
-    for path, rules in _trained(tx, leaves):
+    for path, rules in trained(tx, leaves):
         for rule in rules:
             if isinstance(rule, Moments):
                 found[path] = _number(rule.b1, clock), _number(rule.b2, clock)
@@ -104,7 +104,7 @@ def learning_rate_of(
     """
     rates = [
         (path, rule.learning_rate)
-        for path, rules in (() if tx is None else _trained(tx, leaves))
+        for path, rules in (() if tx is None else trained(tx, leaves))
         for rule in rules
         if isinstance(rule, Rate)
     ]
@@ -121,7 +121,7 @@ def learning_rate_of(
     return rates[0][1] if rates else None
 
 
-def _trained(tx: Transformation, leaves: Leaves) -> Iterator[tuple[str, list[Rule]]]:
+def trained(tx: Transformation, leaves: Leaves) -> Iterator[tuple[str, list[Rule]]]:
     """Yield the path and the rules of each parameter that is not frozen."""
     for path, rules, is_frozen in zip(
         leaves.paths, rules_by_leaf(tx, leaves), frozen_leaves(tx, leaves), strict=True

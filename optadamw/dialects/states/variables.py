@@ -170,19 +170,19 @@ def _check_names(
     places: Sequence[Mapping[str, int]],
 ) -> None:
     """Refuse variables whose names, if all have one, say that they are others."""
-    told = [None if v.name is None else told_apart(v.name)[0] for v in variables]
-    if any(variable.name is None for variable in variables):
+    names = [variable.name for variable in variables if variable.name is not None]
+    if len(names) < len(variables):
         return
     fields: list[str | None] = [None] * len(variables)
     for row in places:
         for field, place in row.items():
             fields[head + place] = field
-    for variable, own, wanted in zip(variables, told, fields, strict=True):
-        if own != wanted:
+    for name, wanted in zip(names, fields, strict=True):
+        if told_apart(name)[0] != wanted:
             ends = {held: f"the {end}" for end, held in SUFFIXES.items()}
             due = ends[wanted] if wanted else "a counter or the rate"
             raise ValueError(
-                f"'{variable.name}' stands in the place of {due} among the saved "
+                f"'{name}' stands in the place of {due} among the saved "
                 f"variables of {title}'s AdamW. Pass those of AdamW or Adam, in the "
                 "order of optimizer.variables; jax.tree.map and many files sort names."
             )
