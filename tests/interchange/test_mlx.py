@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+import optadamw
 from optadamw import interchange
 from optadamw.cli.main import main
 from optadamw.dialects.states.nesting import dotted
@@ -72,3 +74,40 @@ def test_mlx_refuses_other_states_and_names():
         ValueError, "it is a parameter and holds others", interchange.to_mlx, state,
         params, tx=tx, names=names,
     )  # fmt: skip
+
+
+ONE, TWO = {"weight": jnp.ones(2)}, {"weight": jnp.full(2, 2.0)}
+LISTS = {
+    "a list": ([{}, ONE, {}, TWO], None),
+    "integers, as NNX has them": ({1: ONE, 3: TWO}, None),
+    "texts, as names that were split": ({"1": ONE, "3": TWO}, None),
+    "names of MLX": (
+        {"1": ONE, "3": TWO},
+        {f"layers/{i}/weight": f"layers.{i}.weight" for i in (1, 3)},
+    ),
+    "names of MLX for others": (
+        [ONE, TWO],
+        {"layers/0/weight": "layers.1.weight", "layers/1/weight": "layers.3.weight"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("layers", "names"), LISTS.values(), ids=LISTS)
+def test_a_list_of_modules_is_one_for_mlx(layers, names):
+    """MLX takes no dict in its place: it sets elements by their number."""
+    params, tx = {"layers": layers}, optadamw.adamw(1e-3)
+    made = interchange.to_mlx(tx.init(params), params, tx=tx, names=names)
+    assert [list(layer) for layer in made["layers"]] == [[], ["weight"]] * 2
+
+
+@pytest.mark.parametrize("layers", [[ONE], {0: ONE}], ids=["lists", "integers"])
+def test_a_dict_is_one_beside_lists(layers):
+    heads = {"0": ONE, "1": TWO}
+    params, tx = {"layers": layers, "heads": heads}, optadamw.adamw(1e-3)
+    state = tx.init(params)
+    for made in (
+        interchange.to_mlx(state, params, tx=tx),
+        interchange.to_flux(state, params, tx=tx),
+    ):
+        assert list(made["heads"]) == ["0", "1"]
+        assert isinstance(made["layers"], list)

@@ -24,10 +24,10 @@ from optadamw.dialects.states.contents import Contents, Row, unquoted
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import (
-    dicts_in,
     flattened,
     moments_by_path,
     nested,
+    text_dicts,
 )
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.request import FromOptions, Request
@@ -163,7 +163,8 @@ def to_flux(
       betas: The betas of the AdamW that continues. None (default) takes those of `tx`.
 
     Returns:
-      Nested dicts, and lists if the names are numbers, of `(m, v, (p1, p2))`.
+      Nested dicts, and lists if the names are numbers, of `(m, v, (p1, p2))`. If
+      `params` has lists, its dicts with texts as keys stay dicts.
 
     Raises:
       ValueError: neither `betas` nor `tx`.
@@ -182,7 +183,7 @@ def to_flux(
     for (path, (m, v)), pair in zip(moments, _pairs(leaving, betas), strict=True):
         powers = tuple(products(beta, leaving.step + 1, m.dtype)[-1] for beta in pair)
         flat[path] = (m, v, powers)
-    return nested(flat, dicts=dicts_in(params))
+    return nested(flat, dicts=text_dicts(leaving))
 
 
 def _pairs(leaving: Departure, betas: Betas | None) -> list[Betas]:

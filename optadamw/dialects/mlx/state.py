@@ -21,11 +21,11 @@ from optadamw.dialects.states.contents import Contents, Row
 from optadamw.dialects.states.form import Form
 from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.nesting import (
-    dicts_in,
     dotted,
     flattened,
     moments_by_path,
     nested,
+    text_dicts,
 )
 from optadamw.dialects.states.peer import Peer
 from optadamw.dialects.states.rates import rate_by_key
@@ -132,7 +132,8 @@ def to_mlx(
         in the next step.
 
     Returns:
-      Nested dicts, and lists if the names are numbers.
+      Nested dicts, and lists if the names are numbers. If `params` has lists, its dicts
+      with texts as keys stay dicts.
 
     Raises:
       ValueError: no learning rate; a parameter called "step" or "learning_rate".
@@ -154,7 +155,7 @@ def to_mlx(
                 "MLX keeps its parameters by names beside 'step' and 'learning_rate'.",
                 "Give it another name with `names`.",
             )
-    made = nested(flat, fills_gaps=True, dicts=dicts_in(params))
+    made = nested(flat, fills_gaps=True, dicts=text_dicts(leaving))
     if isinstance(made, list):
         made = {str(i): value for i, value in enumerate(made) if value != {}}
     return {

@@ -45,17 +45,27 @@ MOST = 10_000
 """The largest number of gaps that a list is filled with; other keys are no indices."""
 
 
-def dicts_in(params: Any) -> set[str]:
-    """Return the paths of dicts in a tree, whose keys may look like indices."""
-    found: dict[str, bool] = {}
-    for keys, _ in jax.tree_util.tree_leaves_with_path(params):
-        path = ""
-        for key in keys:
-            name = str(getattr(key, "key", getattr(key, "idx", key)))
-            is_plain = isinstance(key, jax.tree_util.DictKey) and "/" not in name
-            found[path] = found.get(path, True) and is_plain
-            path = f"{path}/{name}" if path else name
-    return {path for path, is_dict in found.items() if is_dict}
+def text_dicts(leaving: Departure) -> Collection[str]:
+    """Return the paths of dicts that stay dicts, even if their keys are numbers.
+
+    If `params` has lists, or dicts with integers as keys as NNX's for lists, then its
+    dicts with texts as keys are dicts of the model too. Otherwise such a dict may be a
+    list of modules whose names were split, and `names` of the peer have no dicts.
+    """
+    if any(place.name is not None for place in leaving.places):
+        return ()
+    found: set[str] = set()
+    has_lists = False
+    for entries, _ in jax.tree_util.tree_leaves_with_path(leaving.params):
+        keys = [jax.tree_util.keystr((entry,), simple=True) for entry in entries]
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, jax.tree_util.DictKey):
+                has_lists |= isinstance(entry, jax.tree_util.SequenceKey)
+            elif isinstance(entry.key, str):
+                found.add("/".join(keys[:i]))
+            else:
+                has_lists |= isinstance(entry.key, int)
+    return found if has_lists else ()
 
 
 def nested(
