@@ -70,7 +70,12 @@ def _clipped(
     rules: Sequence[Rule], norms: Norms, scalars: Scalars, before: Array
 ) -> Array:
     """Return the norm of the gradients after all clips that precede the moments."""
-    leading = [i for i, rule in enumerate(rules) if rule.stage == Stage.GRADIENT]
+    leading = []
+    for i, rule in enumerate(rules):
+        if rule.stage in (Stage.MOMENTS, Stage.RATE):
+            break  # a clip that stands after it clips the direction, or the update
+        if rule.stage == Stage.GRADIENT:
+            leading.append(i)
     changing = [i for i in leading if not rules[i].keeps_norm]
     if not changing:
         return before

@@ -85,10 +85,13 @@ class Norms:
         return self._known[index]
 
     def _of_gradients(self) -> Array:
-        if self.given is not None and not self.groups:
-            norms = jnp.reshape(self.given, (1,))
-        else:
+        if self.given is None:
             norms = self._measured(0, {}, None, self.groups)
+        else:
+            norms = jnp.reshape(self.given, (1,))
+            if self.groups:  # which the caller cannot give
+                groups = self._measured(0, {}, None, self.groups)[1:]
+                norms = jnp.concatenate([norms, groups.astype(norms.dtype)])
         if self.scale is None:
             return norms
         # The norm is scaled and not the gradients: XLA's CPU backend would materialize

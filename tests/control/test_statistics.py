@@ -133,6 +133,39 @@ def test_the_share_of_clipped_steps():
     assert float(optadamw.stats_of(state).clip_fraction) == 0.5
 
 
+def test_a_clip_after_the_moments_clips_no_gradient():
+    adam, clip = optadamw.scale_by_adam(), optadamw.clip_by_global_norm(0.5)
+    rate = optadamw.scale_by_learning_rate(0.1)
+    after = optadamw.chain(adam, clip, rate)
+    both = optadamw.chain(optadamw.clip_by_global_norm(1.0), adam, clip, rate)
+    large = jax.tree.map(lambda g: 100 * g, GRADS)
+    for tx, clipped, share in ((after, None, 0.0), (both, 1.0, 1.0)):
+        _, stats = stats_after_a_step(optadamw.with_stats(tx), large)
+        wanted = clipped or norm(large)
+        np.testing.assert_allclose(stats.clipped_grad_norm, wanted, rtol=1e-5)
+        assert float(stats.clip_fraction) == share
+
+
+@pytest.mark.parametrize("given", [10.0, np.nan])
+def test_groups_leave_the_norm_that_was_given(given):
+    chained = optadamw.chain(
+        optadamw.clip_by_global_norm(1.0), optadamw.scale_by_learning_rate(0.1)
+    )
+    guarded = optadamw.skip_nonfinite(chained)
+    found = []
+    for groups in ({}, {"biases": "bias"}):
+        tx = optadamw.with_stats(guarded, groups=groups)
+        after, state = tx.step(GRADS, tx.init(PARAMS), PARAMS, grad_norm=given)
+        found.append((after, optadamw.stats_of(state)))
+    (wanted, plain), (after, stats) = found
+    trees.assert_same_bits(after, wanted)
+    np.testing.assert_equal(float(stats.grad_norm), float(plain.grad_norm))
+    assert int(stats.skipped) == int(plain.skipped) == int(np.isnan(given))
+    if stats.skipped == 0:
+        biases = stats.groups["biases"].grad_norm
+        np.testing.assert_allclose(biases, norm(GRADS["bias"]), rtol=1e-6)
+
+
 def test_they_are_found_in_a_chain_of_optax_and_under_jit():
     inner = optadamw.adamw(0.1, stats=True, skip_nonfinite=True)
     tx = optax.chain(optax.identity(), inner)
