@@ -32,6 +32,8 @@ def _runs(steps: int, factor: float) -> list[_Run]:
     while start < _END:
         length = _length(steps, factor, i)
         runs.append(_Run(start, length))
+        if length >= _END:
+            break  # it is the last, and `_length` knows no longer one
         following = _first_longer(steps, factor, i, length)
         start, i = start + (following - i) * length, following
     return runs

@@ -12,11 +12,16 @@ from optadamw.dialects import paper
 from tests.dialects.training import halving
 
 
+def rounded(steps, factor, i):
+    """The length of a period; 2**62 for a longer one, in which all later steps are."""
+    return round(min(steps * factor**i, 2.0**62))
+
+
 def exact(step, steps, factor, low=0.0, high=1.0, ahead=False):
     """Multiplier and period in float64, walking from restart to restart."""
     start, i = 0, 0
     while True:
-        length = round(steps * factor**i)
+        length = rounded(steps, factor, i)
         if step < start + length:
             break
         start, i = start + length, i + 1
@@ -28,9 +33,9 @@ def exact(step, steps, factor, low=0.0, high=1.0, ahead=False):
 
 
 RESTARTS = [
-    (1, 1.0), (1, 2.0), (7, 1.0), (10, 2.0), (5, 1.5), (100, 1.1), (3, 3.0),
+    (3, 1e308), (1, 1.0), (1, 2.0), (7, 1.0), (10, 2.0), (5, 1.5), (100, 1.1), (3, 3.0),
     (1000, 1.25), (2**20, 1.0), (2**31 - 1, 1.0), (2**30, 2.0), (997, 7.0),
-    (3, 1e308),
+    (3, 1e15), (3, 1e20),
 ]  # fmt: skip
 
 
@@ -38,7 +43,7 @@ def around(steps, factor):
     """Steps at and beside restarts, and the last that an int32 counts."""
     edges, length, start = {0, 1, 2}, 0, 0
     for i in itertools.count():
-        length = round(steps * factor**i)
+        length = rounded(steps, factor, i)
         start += length
         if start >= 2**31 or i > 40:
             break
