@@ -127,7 +127,7 @@ def read_state(
         return bare._replace(every=plan.accumulate or bare.every)
     _check_order(form, plan.names, saved, params, "--names")
     state = form.reads(
-        form.opened(saved),
+        saved,
         params,
         names=plan.names,
         layout=transposing(plan.transpose),

@@ -46,10 +46,15 @@ def check_used(plan: Plan) -> None:
 def check_accumulates(plan: Plan, state: State) -> None:
     """Refuse --accumulate for a state without an accumulator.
 
+    Keras's variables are told apart with it, also if the accumulator is dropped then.
+
     Raises:
       ValueError: it was given, and the state has none.
     """
-    if plan.accumulate is not None and state.accumulator is None:
+    source = FORMS.get(plan.source)
+    is_read = source is not None and "accumulate" in source.read_with
+    is_dropped = is_read and "accumulator" in plan.drop
+    if plan.accumulate is not None and state.accumulator is None and not is_dropped:
         raise ValueError(_unused(plan, "accumulate"))
 
 

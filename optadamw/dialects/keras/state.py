@@ -289,7 +289,7 @@ FORM = Form(
         "use_ema": plan.use_ema,
         "gradient_accumulation_steps": plan.accumulate or 1,
     },
-    read_with=("amsgrad", "use_ema"),
+    read_with=("amsgrad", "use_ema", "accumulate"),
     to_write=lambda plan: (
         {"learning_rate": "schedule"} if plan.learning_rate is None else {}
     ),

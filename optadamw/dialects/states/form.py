@@ -132,8 +132,6 @@ class Form:
     """Whether the optimizer needs the learning rate in its state."""
     numbers: Callable[[Any, int], Mapping[str, float]] = no_numbers
     """Finds the numbers of the run in a saved state of so many parameters."""
-    opened: Callable[[Any], Any] = unchanged
-    """Converts the contents of a file to the first argument of `reads`."""
     filed: Callable[[Any], Any] = unchanged
     """Converts the result of `writes` to the contents of a file."""
     to_read: Callable[[Plan], Mapping[str, Any]] = nothing

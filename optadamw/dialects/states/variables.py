@@ -7,6 +7,7 @@ Positions alone say what a variable is; only the count of all of them can be che
 so what the optimizer was made with must be known.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,16 +50,9 @@ def listed(title: str, saved: Any) -> list[Variable]:
       TypeError, ValueError: another kind of object; keys of a store that are missing.
     """
     if isinstance(saved, Mapping):
-        if all(str(key).isdigit() for key in saved):
-            values = {int(key): value for key, value in saved.items()}
-            if sorted(values) != list(range(len(values))) or len(saved) != len(values):
-                raise invalid(
-                    "saved",
-                    f"a store with the keys '0' to '{len(saved) - 1}'",
-                    sorted(map(str, saved)),
-                    "The file is damaged.",
-                )
-            return [Variable(None, values[i]) for i in range(len(values))]
+        values = by_number(saved)
+        if values is not None:
+            return [Variable(None, value) for value in values]
         return [Variable(str(name), value) for name, value in saved.items()]
     if isinstance(saved, Sequence) and not isinstance(saved, str):
         return [Variable(_name_of(value), value) for value in saved]
@@ -68,6 +62,36 @@ def listed(title: str, saved: Any) -> list[Variable]:
         "numbers or paths",
         type(saved),
     )
+
+
+_NUMBER = re.compile(r"(arr_)?([0-9]{1,9})")
+"""A key that is a number; `np.savez(file, *weights)` calls its arrays "arr_0" ..."""
+
+
+def by_number(saved: Mapping[Any, Any]) -> list[Any] | None:
+    """Return the values in the order of their keys; None if the keys are no numbers.
+
+    The order of a file is another one: "10" comes before "2".
+
+    Raises:
+      ValueError: a number that is missing or there twice.
+    """
+    found = [_NUMBER.fullmatch(str(key)) for key in saved]
+    if len({match[1] if match else "" for match in found}) > 1 or None in found:
+        return None
+    values = {
+        int(match[2]): value
+        for match, value in zip(found, saved.values(), strict=True)
+        if match
+    }
+    if sorted(values) != list(range(len(saved))):
+        raise invalid(
+            "saved",
+            f"a store with the keys '0' to '{len(saved) - 1}'",
+            sorted(map(str, saved)),
+            "The file is damaged.",
+        )
+    return [values[i] for i in range(len(values))]
 
 
 def _name_of(value: Any) -> str | None:

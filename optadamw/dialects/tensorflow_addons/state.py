@@ -9,12 +9,13 @@
 | `nu_max`, "raw" | slot `vhat` |
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
-from optadamw.base.errors import mistyped
+from optadamw.base.errors import invalid, mistyped
 from optadamw.base.types import PyTree
 from optadamw.dialects.states.arrays import whole
 from optadamw.dialects.states.assembly import assembled
@@ -24,6 +25,7 @@ from optadamw.dialects.states.leaving import Departure, ToOptions
 from optadamw.dialects.states.peer import MOMENTS, Maximum, Peer
 from optadamw.dialects.states.request import FromOptions, Request
 from optadamw.dialects.states.signature import reads, writes
+from optadamw.dialects.states.variables import by_number
 from optadamw.store.state import State
 
 PEER = Peer(
@@ -37,7 +39,7 @@ PEER = Peer(
 
 @reads(PEER)
 def from_tensorflow_addons(
-    saved: Sequence[Any],
+    saved: Sequence[Any] | Mapping[str, Any],
     params: PyTree,
     **options: Unpack[FromOptions],
 ) -> State:
@@ -49,10 +51,12 @@ def from_tensorflow_addons(
     `tf.keras.optimizers.legacy.Adam` keeps its weights in the same way.
 
     Args:
-      saved: `optimizer.get_weights()`: a list that begins with `iter`.
+      saved: `optimizer.get_weights()`: a list that begins with `iter`, or a mapping
+        from numbers ("0", "1", ... or "arr_0", "arr_1", ...) or from the names of
+        `optimizer.weights` in their order.
 
     Raises:
-      ValueError: another number of weights than `params` makes.
+      ValueError: another number of weights than `params` makes; names in another order.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -62,6 +66,7 @@ def from_tensorflow_addons(
       7
     """
     request = Request.of(PEER, params, options)
+    saved = _listed(saved)
     if not isinstance(saved, Sequence) or isinstance(saved, str) or not saved:
         raise mistyped("saved", "the list optimizer.get_weights() returns", saved)
     count, total = len(request.leaves.paths), len(saved) - 1
@@ -114,7 +119,31 @@ def to_tensorflow_addons(
 
 
 def _listed(saved: Any) -> Any:
-    return list(saved.values()) if isinstance(saved, Mapping) else saved
+    """List the weights of a mapping by their numbers, or by names in their order."""
+    if not isinstance(saved, Mapping):
+        return saved
+    found = by_number(saved)
+    if found is not None:
+        return found
+    places = [_SLOT.fullmatch(str(name)) for name in saved]
+    slots = [match[2] if match else None for match in places]
+    names = [match[1] if match else None for match in places]
+    count = slots.count("m")
+    due = [slot for slot in ("m", "v", "vhat") if slot in slots]
+    expected = [None, *(slot for slot in due for _ in range(count))]
+    if slots != expected or names[1:] != names[1 : count + 1] * len(due):
+        raise invalid(
+            "saved",
+            "numbered from 0, or named as in optimizer.weights: iter, then the slots "
+            "'<parameter>/m' of all parameters, then '<parameter>/v'",
+            list(saved)[:8],
+            "Files that sort names lose the order: numpy.savez(file, "
+            "*optimizer.get_weights()) keeps it.",
+        )
+    return list(saved.values())
 
 
-FORM = Form(PEER, from_tensorflow_addons, to_tensorflow_addons, opened=_listed)
+_SLOT = re.compile(r"(.+)/(m|v|vhat)(?::0)?")
+"""The name of a slot: "AdamW/dense/kernel/m:0"."""
+
+FORM = Form(PEER, from_tensorflow_addons, to_tensorflow_addons)
