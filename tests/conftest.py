@@ -85,6 +85,7 @@ ALLOWED_SKIPS = {
     ("interchange/test_agreement.py", "PyTorch is not installed"),
     ("interchange/test_bounds.py", "PyTorch is not installed"),
     ("interchange/test_bounds.py", "h5py is not installed"),
+    ("interchange/test_bounds_hdf5.py", "h5py is not installed"),
     ("interchange/test_command.py", "PyTorch is not installed"),
     ("interchange/test_damaged_keras.py", "h5py is not installed"),
     ("interchange/test_files.py", "PyTorch is not installed"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -188,7 +189,7 @@ def pt(full: bool) -> Made:
         yield f"opcode {op[:2]!r}", _zip({"x/data.pkl": pickled, "x/version": b"3"})
 
 
-def _variables(fill: Callable[[Any], None]) -> bytes:
+def _variables(fill: Callable[[Any], Any]) -> bytes:
     """An .h5 file with a group of variables, which `fill` makes."""
     h5py: Any = __import__("h5py")
     with tempfile.TemporaryDirectory() as folder:
@@ -244,6 +245,61 @@ def h5(full: bool) -> Made:
     for part in (2, 3, 5, 7):
         yield f"cut at {part}", whole[: len(whole) // part]
     yield "empty file", b""
+    yield from _chunks_and_links(zlib.compress(bytes(GIB)))
+    yield from _references()
+
+
+def _chunks_and_links(inflating: bytes) -> Made:
+    """Chunks and links of HDF5 that take more than their arrays."""
+
+    def chunked(group: Any, length: int, chunk: int, **options: Any) -> Any:
+        options |= {"chunks": (chunk,), "compression": "gzip", "dtype": "f4"}
+        return group.create_dataset("0", (length,), maxshape=(None,), **options).id
+
+    def linked(group: Any) -> None:
+        group["0"] = np.float32(1)
+        for i in range(1, 60_000):
+            group.id.link(b"0", str(i).encode())
+
+    def inflated(length: int, chunk: int) -> Callable[[Any], Any]:
+        return lambda g: chunked(g, length, chunk).write_direct_chunk((0,), inflating)
+
+    for count in (2**18, 2**22, 2**26):
+        yield (
+            f"{count} chunks",
+            _variables(lambda g, n=count: chunked(g, n, 1) and None),
+        )
+    yield "a large chunk", _variables(inflated(1, GIB // 4))
+    yield "a chunk that inflates", _variables(inflated(16, 16))
+    yield "links", _variables(linked)
+
+
+def _references() -> Made:
+    """4,096 references to one text of 1 MiB, as numbers and as attributes."""
+    h5py: Any = __import__("h5py")
+    kind = h5py.string_dtype()
+
+    def text(store: Any) -> None:
+        store.create_dataset("text", (1,), dtype=kind)[0] = b"x" * (1 << 20)
+
+    def references(store: Any) -> None:
+        text(store)
+        store.file.flush()
+        at = store["text"].id.get_offset()
+        with open(store.file.filename, "rb") as file:
+            file.seek(at)
+            reference = file.read(16)
+        options = {"dtype": kind, "chunks": (4096,), "compression": "gzip"}
+        data = store.create_dataset("0", (4096,), **options)
+        data.id.write_direct_chunk((0,), zlib.compress(reference * 4096))
+
+    def attribute(store: Any) -> None:
+        made = np.array([b"x" * 4000] * 400, object)
+        store.file.create_group("optimizer_weights")
+        store.file["optimizer_weights"].attrs.create("weight_names", made, dtype=kind)
+
+    yield "references", _variables(references)
+    yield "references as names", _variables(attribute)
 
 
 def keras(full: bool) -> Made:

@@ -9,19 +9,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from optadamw.checkpoint.arrays import digests
-from optadamw.checkpoint.bounds import Bounds, TooLarge, nbytes
+from optadamw.checkpoint.bounds import Bounds, TooLarge
 from optadamw.dialects.files import keras_config
+from optadamw.dialects.files.hdf5_nodes import DIGEST, Nodes
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 
 INSIDE = "model.weights.h5"
 """The entry of a .keras file with the weights."""
-
-MOST = 10_000
-"""The largest number of groups in a layer that are read; attention has about ten."""
-
-DIGEST = "optadamw_sha256"
-"""The attribute of a dataset with its digest, in the files that are written here."""
 
 
 def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
@@ -59,25 +54,25 @@ def read_model(path: Path, bounds: Bounds) -> InFile:
         entry = archive.getinfo(INSIDE)
         bounds.check(entry.file_size)
         config, weights = keras_config.config_in(archive, bounds), archive.read(entry)
-    found: dict[str, Any] = {}
+    places: dict[str, str] = {}
     counts: dict[str, int] = {}
     nested: set[str] = set()
     with h5py.File(io.BytesIO(weights), "r") as file:
-        layers = _group(h5py, file, "layers", bounds)
-        for name in layers or ():
-            group = _group(h5py, layers, name, bounds)
-            store = _group(h5py, group, "vars", bounds)
-            layer = str(name if store is None else store.attrs.get("name", name))
-            if _has_more(h5py, group, bounds):
+        nodes = Nodes(file, bounds)
+        layers = nodes.group(file, "layers")
+        for name in () if layers is None else nodes.names(layers):
+            group = nodes.group(layers, name)
+            store = nodes.group(group, "vars")
+            layer = name if store is None else nodes.text(store, "name") or name
+            if _has_more(nodes, group):
                 nested.add(layer)
             if store is None:
                 continue
-            datasets = _datasets(
-                h5py, store, [str(i) for i in range(len(store))], bounds
-            )
-            counts[layer] = len(datasets)
-            found |= {f"{layer}/{i}": data for i, data in datasets.items()}
-        arrays = _read(found, bounds)
+            counts[layer] = len(nodes.names(store))
+            for number in map(str, range(counts[layer])):
+                nodes.announce(store, number)
+                places[f"{layer}/{number}"] = f"layers/{name}/vars/{number}"
+        arrays = nodes.read(places)
     variables = {
         layer: [arrays[f"{layer}/{i}"] for i in range(count)]
         for layer, count in counts.items()
@@ -85,40 +80,32 @@ def read_model(path: Path, bounds: Bounds) -> InFile:
     return InFile(config, variables, nested)
 
 
-def _has_more(h5py: Any, layer: Any, bounds: Bounds) -> bool:
+def _has_more(nodes: Nodes, layer: Any) -> bool:
     """Whether layers inside a layer have variables; states of seeds are integers."""
-    nodes = [_child(h5py, layer, name, bounds) for name in layer if name != "vars"]
-    seen: set[int] = set()
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, h5py.Dataset):
-            if node.dtype.kind not in "iub":
-                return True
-            continue
-        place = h5py.h5o.get_info(node.id).addr
-        if place in seen or not isinstance(node, h5py.Group):
-            continue  # a group may lie in itself
-        seen.add(place)
-        nodes += [_child(h5py, node, name, bounds) for name in node]
-        if len(seen) > MOST:
-            raise DamagedFile(f"'{bounds.path}' has a layer of more than {MOST} parts.")
+    groups = [layer]
+    seen = {nodes.place(layer)}
+    while groups:
+        group = groups.pop()
+        for name in nodes.names(group):
+            if group is layer and name == "vars":
+                continue
+            node = nodes.child(group, name)
+            if nodes.is_array(node):
+                if node.dtype.kind not in "iub":
+                    return True
+            elif nodes.is_group(node) and nodes.place(node) not in seen:
+                seen.add(nodes.place(node))  # a group may lie in itself
+                groups.append(node)
     return False
-
-
-def _group(h5py: Any, parent: Any, name: str, bounds: Bounds) -> Any:
-    """Return a group in a group; None without."""
-    found = _child(h5py, parent, name, bounds)
-    if found is not None and not isinstance(found, h5py.Group):
-        raise DamagedFile(f"'{bounds.path}' has an array in place of '{name}'.")
-    return found
 
 
 def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     try:
         with h5py.File(source, "r") as file:
-            keras_config.refuse_others(path, keras_config.in_attributes(file, bounds))
-            found = _variables(h5py, file, bounds)
+            nodes = Nodes(file, bounds)
+            keras_config.refuse_others(path, keras_config.in_attributes(nodes))
+            found = _variables(nodes)
     except (DamagedFile, TooLarge):
         raise
     except KeyError as error:
@@ -135,84 +122,26 @@ def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:
     return found
 
 
-def _variables(h5py: Any, file: Any, bounds: Bounds) -> dict[str, np.ndarray] | None:
+def _variables(nodes: Nodes) -> dict[str, np.ndarray] | None:
     """Return the variables of the optimizer in a file of HDF5; None without."""
-    old = _child(h5py, file, "optimizer_weights", bounds)
+    file = nodes.file
+    old = nodes.group(file, "optimizer_weights")
     if old is not None:  # a whole model in the old format
-        names = [_text(name) for name in old.attrs["weight_names"]]
-        return _values(h5py, old, names, bounds)
-    optimizer = _child(h5py, file, "optimizer", bounds)
-    store = None if optimizer is None else _child(h5py, optimizer, "vars", bounds)
-    return None if store is None else _values(h5py, store, list(store), bounds)
+        names = nodes.texts(old, "weight_names")
+        return _values(nodes, old, "optimizer_weights", names)
+    optimizer = nodes.group(file, "optimizer")
+    store = None if optimizer is None else nodes.group(optimizer, "vars")
+    if store is None:
+        return None
+    return _values(nodes, store, "optimizer/vars", nodes.names(store))
 
 
 def _values(
-    h5py: Any, group: Any, names: list[str], bounds: Bounds
+    nodes: Nodes, group: Any, path: str, names: list[str]
 ) -> dict[str, np.ndarray]:
-    return _read(_datasets(h5py, group, names, bounds), bounds)
-
-
-def _datasets(
-    h5py: Any, group: Any, names: list[str], bounds: Bounds
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
     for name in names:
-        node = group
-        for part in name.split("/"):
-            node = _child(h5py, node, part, bounds)
-            if node is None:
-                raise KeyError(name)
-        found[name] = _checked(h5py, node, name, bounds)
-    return found
-
-
-def _read(datasets: Mapping[str, Any], bounds: Bounds) -> dict[str, np.ndarray]:
-    """Read the numbers; the headers say before how much memory they take."""
-    bounds.check(sum(nbytes(d.shape, d.dtype.itemsize) for d in datasets.values()))
-    arrays = {name: np.asarray(dataset) for name, dataset in datasets.items()}
-    kept = {n: d.attrs[DIGEST] for n, d in datasets.items() if DIGEST in d.attrs}
-    sums = digests([arrays[name] for name in kept])
-    for (name, wanted), sum_ in zip(kept.items(), sums, strict=True):
-        if _text(wanted) != sum_:
-            raise DamagedFile(
-                f"'{bounds.path}' is damaged: its variable '{name}' was altered. Use "
-                "another copy."
-            )
-    return arrays
-
-
-def _child(h5py: Any, group: Any, name: str, bounds: Bounds) -> Any:
-    """Return a member of a group; None without. Links out of the file are refused."""
-    link = group.get(name, getlink=True)
-    if link is None:
-        return None
-    if isinstance(link, h5py.ExternalLink):
-        raise DamagedFile(
-            f"'{bounds.path}' links to another file, '{link.filename}', under "
-            f"'{name}'. Only files that hold all of their arrays are read."
-        )
-    if isinstance(link, h5py.SoftLink):
-        raise DamagedFile(
-            f"'{bounds.path}' has a link in place of '{name}', which Keras does not "
-            "write. Only files that hold their arrays by name are read."
-        )
-    return group[name]
-
-
-def _checked(h5py: Any, node: Any, name: str, bounds: Bounds) -> Any:
-    """Refuse what is no array of numbers, or whose numbers are in other files."""
-    if not isinstance(node, h5py.Dataset) or node.shape is None:
-        raise DamagedFile(f"'{bounds.path}' has no array under '{name}'.")
-    if node.external or node.is_virtual:
-        raise DamagedFile(
-            f"'{bounds.path}' keeps the numbers of '{name}' in other files. Only files "
-            "that hold all of their arrays are read."
-        )
-    return node
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+        nodes.announce(group, name)
+    return nodes.read({name: f"{path}/{name}" for name in names})
 
 
 def write(file: BinaryIO, saved: Any) -> None:

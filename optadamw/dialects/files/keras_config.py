@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optadamw.checkpoint.bounds import Bounds
+from optadamw.dialects.files.hdf5_nodes import Nodes
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief
 from optadamw.dialects.states.variable_names import OTHERS
@@ -63,7 +64,7 @@ def named_in(path: Path, is_limited: bool = True) -> Named | None:
             return in_archive(archive, bounds)
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     with h5py.File(path, "r") as file:
-        return in_attributes(file, bounds)
+        return in_attributes(Nodes(file, bounds))
 
 
 def in_archive(archive: zipfile.ZipFile, bounds: Bounds) -> Named | None:
@@ -76,12 +77,13 @@ def in_archive(archive: zipfile.ZipFile, bounds: Bounds) -> Named | None:
     return _named(node)
 
 
-def in_attributes(file: Any, bounds: Bounds) -> Named | None:
+def in_attributes(nodes: Nodes) -> Named | None:
     """Return the optimizer that the attribute of an old model names."""
-    if OLD not in file.attrs:
+    text = nodes.text(nodes.file, OLD)
+    if text is None:
         return None
-    bounds.check_text(int(file.attrs.get_id(OLD).get_storage_size()))
-    return _named(_parsed(bounds, OLD, file.attrs[OLD]).get("optimizer_config"))
+    nodes.bounds.check_text(len(text))
+    return _named(_parsed(nodes.bounds, OLD, text).get("optimizer_config"))
 
 
 def config_in(archive: zipfile.ZipFile, bounds: Bounds) -> dict[str, Any]:

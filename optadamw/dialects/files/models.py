@@ -6,7 +6,6 @@ the order of `model.parameters()`. A .keras file has its layers in the order of
 """
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
 from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.files.packages import MissingPackage
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
@@ -132,9 +132,9 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     """Return the trained variables of the layers of a .keras file, by their names."""
     try:
         config, groups, nested = hdf5.read_model(path, bounds)
-    except TooLarge:
+    except (TooLarge, MissingPackage):
         raise
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # zip, HDF5 and h5py: more kinds than can be listed
         return {}  # its reader says what is wrong with the file
     try:
         found = _trained_variables(config, groups, nested)

@@ -1,0 +1,270 @@
+"""What a file of HDF5 holds, counted before it takes memory.
+
+A file of 3 KB can announce 33 million chunks, each of which takes 350 bytes, and one of
+1 MB can refer 4,096 times to one text of 1 MB, or have a chunk of 64 bytes that
+inflates to 1 GiB. Keras writes none of these.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from optadamw.checkpoint.arrays import digests
+from optadamw.checkpoint.bounds import Bounds, nbytes
+from optadamw.dialects.files.packages import needed
+from optadamw.dialects.files.refusing import DamagedFile
+
+DIGEST = "optadamw_sha256"
+"""The attribute of a dataset with its digest, in the files that are written here."""
+
+NODE = 6 << 10
+"""Bytes that a member of a group takes with its array: 600 and its name."""
+
+CHUNK = 1 << 12
+"""Bytes that HDF5 takes for a chunk of an array that is read: 350."""
+
+NUMBERS = "biufcV"
+"""The kinds of dtypes without text, objects and references; bfloat16 is a V."""
+
+DEFLATE = 1
+FILTERS = {DEFLATE, 2, 3}
+"""The filters that are read: deflate, shuffle and fletcher32, by HDF5's numbers."""
+
+
+class Nodes:
+    """An open file, and the bytes that what was found in it takes."""
+
+    def __init__(self, file: Any, bounds: Bounds) -> None:
+        self._h5py = needed("h5py", "h5py", f"Reading '{bounds.path}'")
+        self.file = file
+        self.bounds = bounds
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Count bytes.
+
+        Raises:
+          TooLarge: the file holds more than its limits allow.
+        """
+        self.taken += size
+        self.bounds.check(self.taken)
+
+    def names(self, group: Any) -> list[str]:
+        """Return the names of the members of a group."""
+        self.bounds.check(self.taken + len(group) * NODE)
+        found: list[str] = []
+
+        def add(name: bytes) -> None:
+            self.take(NODE + len(name))  # members can share the bytes of a long name
+            found.append(name.decode("utf-8", "surrogateescape"))
+
+        group.id.links.iterate(add)
+        return found
+
+    def child(self, group: Any, name: str) -> Any:
+        """Return a member of a group; None without. Links elsewhere are refused."""
+        if name not in group:
+            return None
+        self._check_link(group, name)
+        return group[name]
+
+    def _check_link(self, group: Any, name: str) -> None:
+        """Refuse a link to another file, and one by a path.
+
+        Raises:
+          KeyError: there is no such member.
+        """
+        h5l = self._h5py.h5l
+        kind = group.id.links.get_info(name.encode()).type
+        if kind == h5l.TYPE_SOFT:
+            raise DamagedFile(
+                f"'{self.bounds.path}' has a link in place of '{name}', which Keras "
+                "does not write. Only files that hold their arrays by name are read."
+            )
+        if kind != h5l.TYPE_HARD:
+            file = group.get(name, getlink=True).filename
+            raise DamagedFile(
+                f"'{self.bounds.path}' links to another file, '{file}', under "
+                f"'{name}'. Only files that hold all of their arrays are read."
+            )
+
+    def group(self, parent: Any, name: str) -> Any:
+        """Return a group in a group; None without."""
+        found = self.child(parent, name)
+        if found is not None and not self.is_group(found):
+            raise DamagedFile(
+                f"'{self.bounds.path}' has an array in place of '{name}'."
+            )
+        return found
+
+    def is_group(self, node: Any) -> bool:
+        return isinstance(node, self._h5py.Group)
+
+    def is_array(self, node: Any) -> bool:
+        return isinstance(node, self._h5py.Dataset)
+
+    def place(self, node: Any) -> int:
+        """Return where a node lies in the file, under whatever name it was found."""
+        return int(self._h5py.h5o.get_info(node.id).addr)
+
+    def text(self, node: Any, name: str) -> str | None:
+        """Return an attribute that is one text; None without.
+
+        One text lies in the file as often as it is read. An array can have references
+        to the same text.
+        """
+        if name not in node.attrs:
+            return None
+        held = node.attrs.get_id(name)
+        if held.shape != () or self._h5py.check_string_dtype(held.dtype) is None:
+            raise DamagedFile(
+                f"'{self.bounds.path}' has something else than one text in its "
+                f"attribute '{name}'."
+            )
+        found = node.attrs[name]
+        return found.decode() if isinstance(found, bytes) else str(found)
+
+    def texts(self, node: Any, name: str) -> list[str]:
+        """Return an attribute that is a list of texts.
+
+        Keras cuts more than 64,512 bytes into the attributes name0, name1, ...
+
+        Raises:
+          KeyError: there is none.
+        """
+        if name in node.attrs:
+            return self._texts(node, name)
+        found = self._texts(node, f"{name}0")
+        number = 1
+        while f"{name}{number}" in node.attrs:
+            found += self._texts(node, f"{name}{number}")
+            number += 1
+        return found
+
+    def _texts(self, node: Any, name: str) -> list[str]:
+        held = node.attrs.get_id(name)
+        shape: Sequence[int] = held.shape or ()
+        size = nbytes(shape, held.dtype.itemsize)
+        if len(shape) != 1 or (size and held.dtype.kind != "S"):
+            raise DamagedFile(
+                f"'{self.bounds.path}' has something else than a list of names of one "
+                f"length in its attribute '{name}'."
+            )
+        self.take(size + NODE * shape[0])
+        return [found.decode() for found in node.attrs[name]] if size else []
+
+    def announce(self, group: Any, name: str) -> None:
+        """Count the bytes of an array by its header, before it is read.
+
+        Raises:
+          DamagedFile: there are no numbers under this path, or in another file.
+          KeyError: there is nothing.
+        """
+        found = self._array(group, name)
+        made = found.get_create_plist()
+        layout, h5d = made.get_layout(), self._h5py.h5d
+        if layout == h5d.VIRTUAL or made.get_external_count():
+            raise DamagedFile(
+                f"'{self.bounds.path}' keeps the numbers of '{name}' in other files. "
+                "Only files that hold all of their arrays are read."
+            )
+        shape, dtype = found.shape, found.dtype
+        if shape is None:
+            raise self._no_array(name)
+        if dtype.hasobject or dtype.base.kind not in NUMBERS:
+            raise DamagedFile(
+                f"'{self.bounds.path}' has {dtype} under '{name}', which are no "
+                "numbers."
+            )
+        if layout != h5d.CHUNKED:
+            self.take(nbytes(shape, dtype.itemsize))
+            return
+        chunk = made.get_chunk()
+        counts = [-(-n // part) for n, part in zip(shape, chunk, strict=True)]
+        # HDF5 reads the whole of a chunk, also of one that is larger than its array.
+        size = nbytes(chunk, dtype.itemsize)
+        self.take(math.prod(counts) * (size + CHUNK))
+        filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+        if filters and self.bounds.is_limited:
+            self._check_filters(name, filters)
+            starts = itertools.product(
+                *(range(0, n, part) for n, part in zip(shape, chunk, strict=True))
+            )
+            self._check_chunks(name, found, filters, starts, size)
+
+    def _array(self, group: Any, name: str) -> Any:
+        """Open an array by HDF5's own functions: h5py's take six times as long."""
+        *parts, last = name.split("/")
+        for part in parts:
+            group = self.group(group, part)
+            if group is None:
+                raise KeyError(name)
+        self._check_link(group, last)
+        found = self._h5py.h5o.open(group.id, last.encode())
+        if not isinstance(found, self._h5py.h5d.DatasetID):
+            raise self._no_array(name)
+        return found
+
+    def _no_array(self, name: str) -> DamagedFile:
+        return DamagedFile(f"'{self.bounds.path}' has no array under '{name}'.")
+
+    def _check_filters(self, name: str, filters: Sequence[int]) -> None:
+        """Refuse filters whose result HDF5 does not limit and that are not known."""
+        if set(filters) - FILTERS or filters.count(DEFLATE) > 1:
+            raise DamagedFile(
+                f"'{self.bounds.path}' keeps '{name}' with filters of HDF5 whose "
+                "result can have any size. If the file is from a source that you "
+                f"trust, lift the limit: {self.bounds.remedy}."
+            )
+
+    def _check_chunks(
+        self,
+        name: str,
+        found: Any,
+        filters: Sequence[int],
+        starts: Iterable[tuple[int, ...]],
+        size: int,
+    ) -> None:
+        """Refuse chunks that inflate to more than their size: HDF5 has no limit."""
+        if DEFLATE not in filters:
+            return
+        skipped = 1 << filters.index(DEFLATE)
+        room = size + 4 * len(filters)  # fletcher32 adds a sum of four bytes
+        for start in starts:
+            if found.get_chunk_info_by_coord(start).byte_offset is None:
+                continue
+            mask, stored = found.read_direct_chunk(start)
+            if mask & skipped:
+                continue
+            inflating = zlib.decompressobj()
+            inflating.decompress(stored, room)
+            if inflating.decompress(inflating.unconsumed_tail, 1):
+                raise DamagedFile(
+                    f"'{self.bounds.path}' has a chunk of '{name}' that inflates to "
+                    f"more than its {size:,} bytes."
+                )
+
+    def read(self, places: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Read arrays that were announced, by their paths, and compare digests."""
+        arrays: dict[str, np.ndarray] = {}
+        kept: dict[str, str] = {}
+        h5py = self._h5py
+        for name, path in places.items():
+            found = h5py.h5d.open(self.file.id, path.encode())
+            arrays[name] = np.empty(found.shape, found.dtype)
+            if arrays[name].size:
+                found.read(h5py.h5s.ALL, h5py.h5s.ALL, arrays[name])
+            if h5py.h5a.exists(found, DIGEST.encode()):
+                kept[name] = self.text(h5py.Dataset(found), DIGEST) or ""
+        sums = digests([arrays[name] for name in kept])
+        for (name, wanted), sum_ in zip(kept.items(), sums, strict=True):
+            if wanted != sum_:
+                raise DamagedFile(
+                    f"'{self.bounds.path}' is damaged: its variable '{name}' was "
+                    "altered. Use another copy."
+                )
+        return arrays

@@ -1,0 +1,208 @@
+"""Small files of HDF5 that would take much memory, and large ones that are right."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optadamw.checkpoint import bounds
+from optadamw.checkpoint.bounds import Bounds, TooLarge
+from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.files.refusing import DamagedFile
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+
+TEXT = h5py.string_dtype()
+
+
+@pytest.fixture(autouse=True)
+def small_limit(monkeypatch):
+    """Files as small as those of these tests are limited too."""
+    monkeypatch.setattr(bounds, "SMALL", 1 << 20)
+
+
+def _with_references(path: Path, dtype: Any, head: bytes = b"") -> None:
+    """4,096 references to one text of 1 KiB, which h5py would copy for each."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("text", (1,), dtype=TEXT)[0] = b"x" * 1024
+    with h5py.File(path, "r") as file:
+        place = file["text"].id.get_offset()
+    reference = path.read_bytes()[place : place + 16]
+    with h5py.File(path, "a") as file:
+        store = file.create_group("optimizer/vars")
+        options = {"chunks": (4096,), "compression": "gzip"}
+        data = store.create_dataset("0", (4096,), dtype=dtype, **options)
+        data.id.write_direct_chunk((0,), zlib.compress((head + reference) * 4096))
+
+
+def references(path: Path) -> None:
+    _with_references(path, TEXT)
+
+
+def references_in_records(path: Path) -> None:
+    _with_references(path, np.dtype([("a", "f4"), ("b", TEXT)]), bytes(4))
+
+
+def _store(path: Path, fill: Any) -> None:
+    with h5py.File(path, "w") as file:
+        fill(file.create_group("optimizer/vars"))
+
+
+def text(path: Path) -> None:
+    _store(path, lambda store: store.create_dataset("0", data=b"text"))
+
+
+def large_chunk(path: Path) -> None:
+    options = {"maxshape": (None,), "chunks": (1 << 20,), "compression": "gzip"}
+    _store(path, lambda store: store.create_dataset("0", (1,), dtype="f4", **options))
+
+
+def many_chunks(path: Path) -> None:
+    _store(path, lambda s: s.create_dataset("0", (1 << 10,), dtype="f4", chunks=(1,)))
+
+
+def many_links(path: Path) -> None:
+    def fill(store: Any) -> None:
+        store["0"] = np.float32(1)
+        for i in range(1, 1000):
+            store[str(i)] = store["0"]
+
+    _store(path, fill)
+
+
+def inflating_chunk(path: Path, skips: int = 0) -> None:
+    """A chunk of 64 bytes that inflates to 4 MiB."""
+
+    def fill(store: Any) -> None:
+        options = {"chunks": (16,), "compression": "gzip", "shuffle": True}
+        data = store.create_dataset("0", (16,), dtype="f4", **options)
+        data.id.write_direct_chunk((0,), zlib.compress(bytes(4 << 20)), skips)
+
+    _store(path, fill)
+
+
+def inflating_chunk_unshuffled(path: Path) -> None:
+    inflating_chunk(path, skips=1)
+
+
+def filtered_otherwise(path: Path) -> None:
+    data = np.zeros(100, np.float32)
+    _store(path, lambda store: store.create_dataset("0", data=data, compression="lzf"))
+
+
+def texts_for_names(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        old = file.create_group("optimizer_weights")
+        old.attrs.create("weight_names", np.array([b"a"] * 9, object), dtype=TEXT)
+
+
+def texts_for_one(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_group("optimizer/vars")["0"] = 1.0
+        made = np.array([b"{}"] * 9, object)
+        file.attrs.create("training_config", made, dtype=TEXT)
+
+
+def nothing_for_one(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_group("optimizer/vars")["0"] = 1.0
+        file.attrs["training_config"] = h5py.Empty("f4")
+
+
+HOSTILE = {
+    references: "are no numbers",
+    references_in_records: "are no numbers",
+    text: "are no numbers",
+    large_chunk: "announces arrays of 4,",
+    many_chunks: "announces arrays of 4,",
+    many_links: "announces arrays of 6,",
+    inflating_chunk: "inflates to more than its 64 bytes",
+    inflating_chunk_unshuffled: "inflates to more than its 64 bytes",
+    filtered_otherwise: "filters of HDF5 whose result can have any size.*--no-limit",
+    texts_for_names: "something else than a list of names",
+    texts_for_one: "something else than one text",
+    nothing_for_one: "something else than one text",
+}
+
+
+@pytest.mark.parametrize(("make", "words"), HOSTILE.items(), ids=lambda x: str(x)[:25])
+def test_they_are_refused(make, words, tmp_path):
+    path = tmp_path / "x.h5"
+    make(path)
+    with pytest.raises((DamagedFile, TooLarge), match=words):
+        files.read(path)
+    inside = tmp_path / "x.keras"
+    with zipfile.ZipFile(inside, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, hdf5.INSIDE)
+    with pytest.raises((DamagedFile, TooLarge), match=words):
+        files.read(inside)
+
+
+def _layers(fill: Any) -> Any:
+    def made(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            fill(file.create_group("layers"))
+
+    return made
+
+
+def _references_in_a_layer(layers: Any) -> None:
+    store = layers.create_group("dense/vars")
+    store.create_dataset("0", (4,), dtype=TEXT)
+
+
+def _groups_in_each_other(layers: Any) -> None:
+    """1,000,000 arrays by 2,000 links."""
+    one = layers.create_group("0/vars")
+    one["0"] = np.float32(1)
+    for i in range(1, 1000):
+        one[str(i)] = one["0"]
+        layers[str(i)] = layers["0"]
+
+
+@pytest.mark.parametrize("fill", [_references_in_a_layer, _groups_in_each_other])
+def test_layers_are_limited_too(fill, tmp_path):
+    _layers(fill)(tmp_path / "x.h5")
+    path = tmp_path / "x.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "x.h5", hdf5.INSIDE)
+        archive.writestr("config.json", "{}")
+    with pytest.raises((DamagedFile, TooLarge), match=r"are no numbers|announces"):
+        hdf5.read_model(path, Bounds(path))
+
+
+def test_arrays_that_are_deflated_are_read(tmp_path):
+    path, zeros = tmp_path / "x.h5", np.zeros((300, 70), np.float32)
+    grown = np.arange(2100, dtype=np.float64).reshape(30, 70)
+
+    def fill(store: Any) -> None:
+        options = {"shuffle": True, "fletcher32": True, "compression": "gzip"}
+        store.create_dataset("0", data=zeros, chunks=(90, 33), **options)
+        store.create_dataset("1", data=grown, compression="gzip")
+        store.create_dataset("2", data=grown, chunks=(9, 33), fletcher32=True)
+        store.create_dataset("3", data=np.zeros((0, 2)), maxshape=(None, 2))
+
+    _store(path, fill)
+    found = files.read(path)
+    for name, wanted in zip("0123", (zeros, grown, grown, zeros[:0, :2]), strict=True):
+        np.testing.assert_array_equal(found[name], wanted)
+
+
+def test_filters_are_read_without_a_limit(tmp_path):
+    filtered_otherwise(tmp_path / "x.h5")
+    assert files.read(tmp_path / "x.h5", is_limited=False)["0"].shape == (100,)
+
+
+def test_names_in_parts_are_read(tmp_path):
+    """Keras cuts the names of a large model into attributes of 64,512 bytes."""
+    names = [f"adam/{'a_long_name_of_a_layer' * 4}_{i}/kernel" for i in range(900)]
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        old = file.create_group("optimizer_weights")
+        for i, part in enumerate(np.array_split(np.asarray(names, "S"), 2)):
+            old.attrs[f"weight_names{i}"] = part
+        for name in names:
+            old[name] = np.zeros(40)
+    assert list(files.read(tmp_path / "x.h5", is_limited=False)) == names
