@@ -84,16 +84,9 @@ def source_of(loops: Loops, scalars: int) -> str:
     return _source([sizes, loops.source], "step")
 
 
-def source_of_norm(has_float16: bool) -> str:
-    """Return the C source of the norm of gradients without its digest.
-
-    Args:
-      has_float16: whether gradients may be float16, which not every compiler knows.
-    """
-    lines = ["enum { BLOCK = 1 };"]
-    if has_float16:
-        lines.append("#define WITH_FLOAT16")
-    return _source(lines, "norm")
+def source_of_norm() -> str:
+    """Return the C source of the norm of gradients without its digest."""
+    return _source(["enum { BLOCK = 1 };"], "norm")
 
 
 def _source(own: Sequence[str], handler: str) -> str:

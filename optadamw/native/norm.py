@@ -63,12 +63,12 @@ def norm_target(
         return compiler
     if not dtypes or not set(dtypes) <= set(DTYPES):
         return Refusal("gradients that are not float32, bfloat16 or float16")
-    return _target(np.dtype(np.float16) in dtypes, compiler)
+    return _target(compiler)
 
 
 @cache
-def _target(has_float16: bool, compiler: Compiler) -> Target:
-    return begin(source_of_norm(has_float16), compiler, "norm").target
+def _target(compiler: Compiler) -> Target:
+    return begin(source_of_norm(), compiler, "norm").target
 
 
 def forget() -> None:

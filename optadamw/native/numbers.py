@@ -11,8 +11,8 @@ TYPES = {
     "bool": "bool",
     **{f"int{n}": f"int{n}_t" for n in (8, 16, 32, 64)},
     **{f"uint{n}": f"uint{n}_t" for n in (8, 16, 32, 64)},
-    # The header declares bf16 as 16 bits, with which C does not compute.
-    **{"bfloat16": "bf16", "float16": "_Float16"},
+    # The header declares them as 16 bits, with which C does not compute.
+    **{"bfloat16": "bf16", "float16": "f16"},
     **{"float32": "float", "float64": "double"},
 }
 SUFFIX = {"float32": "f", "float64": ""}
@@ -29,8 +29,8 @@ BITS = (
     *({"float32", "uint32"}, {"float32", "int32"}, {"int32", "uint32"}),
     *({"float64", "uint64"}, {"bfloat16", "uint16"}, {"float16", "uint16"}),
 )
-NEIGHBORS = ("bfloat16", "float16")
-"""The dtypes for which `numbers.h` has functions."""
+NARROW = ("bfloat16", "float16")
+"""The dtypes that are kept as bits; `numbers.h` has functions for them."""
 
 BUILTIN = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil"}
 """Functions that IEEE 754 rounds exactly; exp and its like are approximations."""
@@ -58,9 +58,9 @@ def literal(constant: Constant) -> str:
     kind = c_type(dtype)
     if dtype == np.bool_:
         return "true" if value else "false"
-    if dtype.name in ("bfloat16", "float16"):
+    if dtype.name in NARROW:
         wide = literal(Constant(np.float32(value), np.dtype(np.float32)))
-        return f"to_bf16({wide})" if kind == "bf16" else f"(({kind}){wide})"
+        return f"to_{kind}({wide})"
     if is_float(dtype):
         return f"({_float_literal(float(value), SUFFIX[dtype.name])})"
     # As bits, since C has no literal for the smallest int64.
@@ -109,7 +109,7 @@ def expression(
         suffix = "" if dtypes[0].name == "float64" else "f"
         size = f"__builtin_fabs{suffix}({widened(operands[0], dtypes[0])})"
         return f"{size} < __builtin_inf{suffix}()"
-    if name == "nextafter" and dtype.name in NEIGHBORS:
+    if name == "nextafter" and dtype.name in NARROW:
         return f"nextafter_{dtype.name}({operands[0]}, {operands[1]})"
     if is_float(dtype):
         return _of_floats(operation, operands)
@@ -172,15 +172,14 @@ def _conversion(x: str, old: np.dtype, new: np.dtype) -> str:
         return f"{widened(x, old)} != 0"
     if is_float(old) and not is_float(new):
         raise Unsupported("a float becomes an integer")
-    if new.name == "bfloat16":
-        if old.name not in ("float16", "float32", "bool"):
-            raise Unsupported(f"{old.name} becomes bfloat16")
-        return f"to_bf16((float){x})"
+    if new.name in NARROW:
+        # By way of float32, in which another dtype would be rounded twice.
+        if old.name not in (*NARROW, "float32", "bool"):
+            raise Unsupported(f"{old.name} becomes {new.name}")
+        return f"to_{c_type(new)}((float){widened(x, old)})"
     return f"({c_type(new)}){widened(x, old)}"
 
 
 def widened(x: str, dtype: np.dtype) -> str:
     """Return a number in a type with which C computes."""
-    if dtype.name == "bfloat16":
-        return f"from_bf16({x})"
-    return f"((float){x})" if dtype.name == "float16" else x
+    return f"from_{c_type(dtype)}({x})" if dtype.name in NARROW else x

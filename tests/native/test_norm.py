@@ -231,8 +231,8 @@ def test_a_fault_in_the_source_is_noticed(number, name, monkeypatch):
     old, new = FAULTS[name]
     source_of = library.source_of_norm
 
-    def with_fault(has_float16):
-        source = source_of(has_float16)
+    def with_fault():
+        source = source_of()
         assert old in source
         return source.replace(old, new)
 
@@ -255,19 +255,3 @@ def check_some_norms(size):
     rows = jnp.stack([many[0], many[1]])
     found = jax.vmap(lambda x: norm_of([x]))(rows)
     assert np.array_equal(found, [np.float32(true_norm(x)) for x in rows])
-
-
-def test_float16_under_a_compiler_that_has_none(monkeypatch):
-    """XLA measures gradients in float16 then; the others are measured in C."""
-    monkeypatch.setattr(
-        norms, "source_of_norm", lambda has_float16: "#error" if has_float16 else ""
-    )
-    norms.forget()
-    compiler = kernel.usable_compiler()
-    half, single = np.dtype(np.float16), np.dtype(np.float32)
-    assert not library.is_made(norms.norm_target([half, single], compiler).name)
-    mixed = [jnp.full(9, 2.0, half), jnp.ones(7)]
-    assert norm_of(mixed) == np.float32(true_norm(mixed))
-    monkeypatch.undo()
-    norms.forget()
-    assert library.is_made(norms.norm_target([single], compiler).name)

@@ -211,6 +211,13 @@ def test_conversions():
             },
             (every, every.astype(jnp.float32)),
         )
+    # A number in the middle of two of float16 is rounded to the even one.
+    halves = np.sort(np.arange(0x7C00, dtype=np.uint16).view(np.float16))
+    middles = np.append((halves[1:].astype(np.float32) + halves[:-1]) / 2, 65520)
+    middles = np.concatenate([middles, -middles]).astype(np.float32)
+    beside = [np.nextafter(middles, np.float32(x)) for x in (-np.inf, np.inf)]
+    rounded = jnp.asarray(np.concatenate([middles, *beside]))
+    check({"float16": converted("float16")}, (rounded, rounded.astype(jnp.float16)))
     whole = jnp.asarray(np.tile(WHOLE, 9).astype(np.uint32))
     check({"float": converted("float32")}, (whole, whole.astype(jnp.float32)))
 

@@ -98,7 +98,7 @@ def test_a_fault_is_found(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_nothing_is_found_in_the_norm(sanitizer, tmp_path):
-    source = library.source_of_norm(True)
+    source = library.source_of_norm()
     run = sanitized(source, sanitizer, tmp_path, calls="sanitized_norm.c")
     assert_nothing_found(run)
     fault = source.replace("i + LANES <= n", "i < n")

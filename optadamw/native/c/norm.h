@@ -41,9 +41,7 @@ enum { LANES = 64 };
 #define WIDE(x) ((double)(x))
 SUM_OF_SQUARES(float32, float, WIDE)
 SUM_OF_SQUARES(bfloat16, bf16, (double)from_bf16)
-#ifdef WITH_FLOAT16
-SUM_OF_SQUARES(float16, _Float16, WIDE)
-#endif
+SUM_OF_SQUARES(float16, f16, (double)from_f16)
 
 static int64_t blocks_in(const Job *job, int64_t leaf) {
   const int64_t rows = *(const int64_t *)job->call;
@@ -52,9 +50,7 @@ static int64_t blocks_in(const Job *job, int64_t leaf) {
 
 static double squares(const Buffer *x, int64_t begin, int64_t n) {
   if (x->dtype == FLOAT32) return squares_float32((const float *)x->data + begin, n);
-#ifdef WITH_FLOAT16
-  if (x->dtype == FLOAT16) return squares_float16((const _Float16 *)x->data + begin, n);
-#endif
+  if (x->dtype == FLOAT16) return squares_float16((const f16 *)x->data + begin, n);
   return squares_bfloat16((const bf16 *)x->data + begin, n);
 }
 
@@ -68,10 +64,7 @@ static void run_pieces(const Job *job, Piece *pieces, int64_t n) {
 }
 
 static bool is_known(int dtype) {
-#ifdef WITH_FLOAT16
-  if (dtype == FLOAT16) return true;
-#endif
-  return dtype == FLOAT32 || dtype == BFLOAT16;
+  return dtype == FLOAT16 || dtype == FLOAT32 || dtype == BFLOAT16;
 }
 
 static const char *checked(const CallFrame *frame) {

@@ -17,7 +17,10 @@
    keeps the sign of a zero. */
 static const float ONE = 1.0f;
 
+/* Numbers of 16 bits are kept as bits, with which C does not compute: clang 14 has no
+   float16 on x86-64, and gcc 12 makes scalar code of loops with one. */
 typedef uint16_t bf16;
+typedef uint16_t f16;
 
 #define BITS(from, from_type, to, to_type)                 \
   static inline to_type from##_as_##to(from_type x) {      \
@@ -35,13 +38,8 @@ BITS(float64, double, uint64, uint64_t)
 BITS(uint64, uint64_t, float64, double)
 BITS(bfloat16, bf16, uint16, uint16_t)
 BITS(uint16, uint16_t, bfloat16, bf16)
-/* clang before 15 has no float16 on x86-64: a kernel with one does not compile there,
-   and XLA runs its leaves. */
-#if !defined(__clang__) || __clang_major__ >= 15 || defined(__aarch64__)
-#define HAS_FLOAT16
-BITS(float16, _Float16, uint16, uint16_t)
-BITS(uint16, uint16_t, float16, _Float16)
-#endif
+BITS(float16, f16, uint16, uint16_t)
+BITS(uint16, uint16_t, float16, f16)
 
 static inline float from_bf16(bf16 x) {
   return uint32_as_float32((uint32_t)x << 16);
@@ -53,6 +51,28 @@ static inline bf16 to_bf16(float x) {
   const uint32_t even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t nan = (bits >> 16) | 0x40u;
   return (bf16)(x != x ? nan : even);
+}
+
+/* Exact; a NaN is made quiet. Denormals are numbers: their loads are integers. */
+static inline float from_f16(f16 x) {
+  const uint32_t size = x & 0x7fffu;
+  const uint32_t quiet = size > 0x7c00u ? 0x400000u : 0u;
+  const uint32_t tiny = float32_as_uint32((float)(int32_t)size * 0x1p-24f);
+  const uint32_t up = size < 0x7c00u ? 0x38000000u : 0x70000000u; /* 112, 224 << 23 */
+  const uint32_t bits = size < 0x400u ? tiny : ((size << 13) + up) | quiet;
+  return uint32_as_float32(bits | (uint32_t)(x & 0x8000u) << 16);
+}
+
+/* To nearest, ties to even, to infinity from 65520; a NaN becomes quiet. A sum with 0.5,
+   whose last digit is 2**-24, rounds to a denormal. The NaN is found by its bits: with
+   x != x, gcc 12 for SVE makes 0 of numbers that were chosen between x and 0. */
+static inline f16 to_f16(float x) {
+  const uint32_t bits = float32_as_uint32(x), size = bits & 0x7fffffffu;
+  const uint32_t tiny = float32_as_uint32(uint32_as_float32(size) + 0.5f) - 0x3f000000u;
+  const uint32_t nearest = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
+  const uint32_t finite = size < 0x38800000u ? tiny : nearest;
+  const uint32_t other = size > 0x7f800000u ? 0x7e00u | (size >> 13 & 0x3ffu) : 0x7c00u;
+  return (f16)((size < 0x47800000u ? finite : other) | (bits >> 16 & 0x8000u));
 }
 
 /* +0.0 is larger than -0.0, a NaN wins. Against a constant of normal size one
@@ -99,10 +119,7 @@ EXTREMES(float64, double, uint64, __DBL_MIN__)
                : bits##_as_##name(made);                                       \
   }
 NEXT(bfloat16, bf16, uint16, uint16_t, from_bf16, 0x8000u)
-#ifdef HAS_FLOAT16
-#define AS_FLOAT(x) ((float)(x))
-NEXT(float16, _Float16, uint16, uint16_t, AS_FLOAT, 0x8000u)
-#endif
+NEXT(float16, f16, uint16, uint16_t, from_f16, 0x8000u)
 
 /* A shift by the width or more gives zeros, or copies of the sign. */
 #define SHIFT(name, type, unsigned_type, width)                                \
