@@ -24,11 +24,11 @@ from optadamw.base.interval import POSITIVE as POSITIVE
 from optadamw.base.interval import Interval as Interval
 from optadamw.base.masks import Selector as Selector
 from optadamw.base.masks import selector as selector
-from optadamw.base.numerics import norm as norm
 from optadamw.base.numerics import one_minus_power as one_minus_power
 from optadamw.base.numerics import quotient as quotient
 from optadamw.base.numerics import sqrt as sqrt
 from optadamw.base.reductions import Reductions as Reductions
+from optadamw.base.squares import norm as norm
 from optadamw.base.types import Array as Array
 from optadamw.base.types import ScalarOrSchedule as ScalarOrSchedule
 from optadamw.rules.leaf import Leaf as Leaf

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.base import numerics, reproducible
+from optadamw.base import reproducible, squares
 from optadamw.base.types import Array
 
 
@@ -32,7 +32,7 @@ def _share_of(flags: Array, dtype: np.dtype) -> Array:
 
 
 PLAIN = Reductions(
-    numerics.norm, numerics.sum_of_squares, numerics.mean_of_squares, _share_of
+    squares.norm, squares.sum_of_squares, squares.mean_of_squares, _share_of
 )
 REPRODUCIBLE = Reductions(
     reproducible.norm,

@@ -13,16 +13,15 @@ from jax.sharding import AxisType
 
 from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import real_scalar
-from optadamw.base.numerics import (
-    compute_dtype,
+from optadamw.base.numerics import compute_dtype, sqrt
+from optadamw.base.reproducible import Squares, largest, root_of, squares_of
+from optadamw.base.squares import (
     rescaled_squares,
-    sqrt,
     squares_in_one_pass,
     sum_of_squares,
     total_norm,
     widened,
 )
-from optadamw.base.reproducible import Squares, largest, root_of, squares_of
 from optadamw.base.types import Array
 from optadamw.base.varying import made_varying
 from optadamw.leaf.compute import measure_leaf

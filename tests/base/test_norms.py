@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import optadamw
-from optadamw.base import numerics
+from optadamw.base import squares
 
 WAYS = ("cpu", "default")
 
@@ -18,15 +18,15 @@ def way(request, monkeypatch):
     def chosen(*args, **branches):
         return branches[request.param](*args)
 
-    monkeypatch.setattr(numerics.lax, "platform_dependent", chosen)
+    monkeypatch.setattr(squares.lax, "platform_dependent", chosen)
 
 
 def together(*arrays):
     arrays = [jnp.asarray(x, jnp.float32) for x in arrays]
-    return numerics.total_norm(
-        [numerics.squares_in_one_pass(x) for x in arrays],
+    return squares.total_norm(
+        [squares.squares_in_one_pass(x) for x in arrays],
         lambda plain: [
-            numerics.rescaled_squares(x, total)
+            squares.rescaled_squares(x, total)
             for x, total in zip(arrays, plain, strict=True)
         ],
     )
@@ -48,7 +48,7 @@ def test_a_norm_is_right_whatever_the_size(way, arrays):
     expected = np.linalg.norm(np.concatenate(arrays).astype(np.float64))
     np.testing.assert_allclose(together(*arrays), expected, rtol=1e-6)
     np.testing.assert_allclose(
-        numerics.norm(jnp.asarray(np.concatenate(arrays), jnp.float32)),
+        squares.norm(jnp.asarray(np.concatenate(arrays), jnp.float32)),
         expected,
         rtol=1e-6,
     )
