@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from optadamw.checkpoint.bounds import Bounds
+from optadamw.checkpoint.bounds import TEXT, Bounds
 
 NAMES = "optadamw.names"
 """The entry with the names that a zip file cannot hold."""
@@ -108,11 +108,14 @@ def read(
         bounds.check(sum(entry.file_size for entry in entries))
         written = {f"{name}.npy" for name in (NAMES, *texts)}
         sizes = [entry.file_size for entry in entries if entry.filename in written]
-        bounds.check_text(sum(sizes), len(entries))
+        bounds.check_text(sum(sizes))
         found = {
             entry.filename.removesuffix(".npy"): _read(archive, entry)
             for entry in entries
         }
+    for name in (NAMES, *texts):
+        if name in found and found[name].nbytes > TEXT:
+            bounds.check_json(found[name].tobytes())
     return _named(found)
 
 

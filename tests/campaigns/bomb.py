@@ -5,6 +5,7 @@ deflates to one megabyte, a tensor that is expanded, names and nesting without e
 reader must refuse it in its own words, or read it, within 10 seconds and 512 MiB.
 """
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -108,10 +109,31 @@ def npz(full: bool) -> Made:
             f"an outline of {megabytes}",
             _deflated("saved.json.npy", _npy((megabytes << 20,), "|u1"), megabytes),
         )
+    yield from _outlines()
     yield (
         "an outline of nesting",
         _zip({"saved.json.npy": _npy((9000,), "|u1", b"[" * 9000)}),
     )
+
+
+EMPTY = b'{"a": [' + b"{}," * (5 << 20) + b"{}]}"
+"""15 MiB of text that takes 400 MB when it is read."""
+
+
+def _outlines() -> Made:
+    """An outline of empty dicts beside arrays that cost next to nothing."""
+    small = {f"{i}.npy": _npy((0,)) for i in range(10_000)}
+    outline = {"saved.json.npy": _npy((len(EMPTY),), "|u1", EMPTY)}
+    yield "an outline and many arrays", _zip(small | outline, deflated=True)
+    yield "an outline as it is", _zip(outline)
+    text = b"optadamw %s\n%s" % (hashlib.sha256(EMPTY).hexdigest().encode(), EMPTY)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for i in range(len(text) // 60_000 + 1):
+            info = zipfile.ZipInfo(f"{i}.npy")
+            info.comment = text[i * 60_000 : (i + 1) * 60_000]
+            archive.writestr(info, _npy((0,)))
+    yield "an outline in comments", file.getvalue()
 
 
 def safetensors(full: bool) -> Made:
@@ -148,6 +170,10 @@ def safetensors(full: bool) -> Made:
     for metadata in ({"saved.json": "["}, {"saved.json": "[" * 9000}, {"a": 1}, 5):
         yield f"metadata {metadata}"[:30], file({"__metadata__": metadata})
     yield "not text", file(b"\xff\xfe" * 50)
+    yield "empty dicts", file(EMPTY)
+    digest = hashlib.sha256(EMPTY).hexdigest()
+    metadata = {"saved.json": EMPTY.decode(), "saved.sha256": digest}
+    yield "an outline of empty dicts", file({"__metadata__": metadata})
 
 
 def pt(full: bool) -> Made:

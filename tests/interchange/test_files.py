@@ -11,6 +11,7 @@ import pytest
 
 from optadamw import interchange
 from optadamw.checkpoint import zipped
+from optadamw.checkpoint.bounds import Bounds
 from optadamw.dialects.files import files, packing
 from optadamw.dialects.files import torch as torch_files
 from optadamw.dialects.files.packages import MissingPackage
@@ -124,7 +125,7 @@ def test_what_cannot_be_packed():
 )
 def test_damaged_outlines(outline):
     with pytest.raises(ValueError, match=r"of 'x\.npz' is damaged"):
-        packing.unpacked(Path("x.npz"), {"x": np.ones(2, np.float32)}, outline)
+        packing.unpacked(Bounds(Path("x.npz")), {"x": np.ones(2, np.float32)}, outline)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "keras", "h5", "safetensors"])

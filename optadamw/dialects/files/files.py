@@ -90,8 +90,7 @@ def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
 
 
 def _read_safetensors(path: Path, bounds: Bounds) -> Any:
-    del bounds  # the format has no more numbers than the file has bytes
-    arrays, metadata = safetensors.read(path)
+    arrays, metadata = safetensors.read(path, bounds)
     outline, digest = metadata.get(packing.ENTRY), metadata.get(_DIGEST)
     if outline is None and digest is None:
         return arrays
@@ -100,7 +99,7 @@ def _read_safetensors(path: Path, bounds: Bounds) -> Any:
             f"The outline '{packing.ENTRY}' of '{path}' was altered: its SHA-256 is "
             f"not the one in '{_DIGEST}'. Use another copy."
         )
-    return packing.unpacked(path, arrays, outline)
+    return packing.unpacked(bounds, arrays, outline)
 
 
 def _write_safetensors(file: BinaryIO, saved: Any) -> None:

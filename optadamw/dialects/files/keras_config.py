@@ -82,7 +82,6 @@ def in_attributes(nodes: Nodes) -> Named | None:
     text = nodes.text(nodes.file, OLD)
     if text is None:
         return None
-    nodes.bounds.check_text(len(text))
     return _named(_parsed(nodes.bounds, OLD, text).get("optimizer_config"))
 
 
@@ -98,6 +97,7 @@ def config_in(archive: zipfile.ZipFile, bounds: Bounds) -> dict[str, Any]:
 
 
 def _parsed(bounds: Bounds, name: str, text: str | bytes) -> dict[str, Any]:
+    bounds.check_json(text)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -30,13 +30,13 @@ def read(path: Path, bounds: Bounds) -> Any:
     # An outline whose first or last bytes were altered is still one of these two.
     is_ours = comment.startswith(b"optadamw ")
     if is_ours or (b'{"format": ' in comment and b'"sha256": {' in comment):
-        return packing.unpacked(path, arrays, _outline(path, comment))
+        return packing.unpacked(bounds, arrays, _outline(path, comment))
     outline = arrays.pop(packing.ENTRY, None)
     if outline is None:
         return arrays
     with refusing(f"The outline '{packing.ENTRY}' of '{path}' is damaged"):
         text = outline.astype(np.uint8).tobytes()
-        return packing.unpacked(path, arrays, text.decode())
+        return packing.unpacked(bounds, arrays, text.decode())
 
 
 def _outline(path: Path, comment: bytes) -> str:

@@ -16,7 +16,7 @@ from optadamw.dialects.files.refusing import DamagedFile, refusing
 def read(path: Path, bounds: Bounds) -> Any:
     """Read a whole checkpoint as nested dicts and lists."""
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Reading the folder '{path}'")
-    _check_entries(path)
+    _check_entries(path, bounds)
     what = f"'{path}' is no whole checkpoint of Orbax"
     with refusing(what), ocp.PyTreeCheckpointer() as keeper:
         bounds.check(_announced(keeper.metadata(path.absolute())))
@@ -26,12 +26,13 @@ def read(path: Path, bounds: Bounds) -> Any:
             raise ValueError(str(error)) from error
 
 
-def _check_entries(path: Path) -> None:
+def _check_entries(path: Path, bounds: Bounds) -> None:
     """Refuse pipes and devices, which Orbax would wait for, and links to other folders.
 
     Raises:
       DamagedFile: a link to what is not in the folder.
       OSError: a pipe, a socket or a device; or a folder that cannot be read.
+      TooLarge: text that takes far more memory than the folder has bytes.
     """
     root = path.resolve()
     for folder, folders, names in os.walk(path):
@@ -43,6 +44,8 @@ def _check_entries(path: Path) -> None:
                     "folders that hold all of their arrays are read."
                 )
             check_regular(entry)
+            if name in TEXTS or Path(folder).name == "array_metadatas":
+                bounds.check_json(entry.read_bytes() if entry.is_file() else b"")
 
 
 def _announced(metadata: Any) -> int:
@@ -92,6 +95,10 @@ MADE = MARKS | {
     *("commit_success.txt", "d", "manifest.ocdbt"),
 }
 """The entries that Orbax makes in a folder, besides one for each process."""
+
+
+TEXTS = MARKS | {"_sharding", "_strings.json", ".zarray", "zarr.json"}
+"""The files of Orbax that are text in JSON, besides those of "array_metadatas"."""
 
 
 def write(path: Path, saved: Any) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.checkpoint.arrays import digests, plain
+from optadamw.checkpoint.bounds import Bounds
 from optadamw.dialects.files.refusing import DamagedFile
 from optadamw.dialects.states.arrays import to_numpy
 
@@ -72,12 +73,20 @@ def _key(key: Any) -> Any:
     return key
 
 
-def unpacked(path: Path, arrays: Mapping[str, np.ndarray], outline: str) -> Any:
+def unpacked(bounds: Bounds, arrays: Mapping[str, np.ndarray], outline: str) -> Any:
     """Undo `packed`, with lists for tuples and dicts for records.
 
+    Args:
+      bounds: the file, and its limits.
+      arrays: the arrays in it.
+      outline: its outline.
+
     Raises:
-      DamagedFile: the outline or an array of the file at `path` is damaged or missing.
+      DamagedFile: the outline or an array is damaged or missing.
+      TooLarge: the outline takes far more memory than the file has bytes.
     """
+    bounds.check_json(outline)
+    path = bounds.path
     try:
         whole = json.loads(outline)
         if whole["format"] != FORMAT:

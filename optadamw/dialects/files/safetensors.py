@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.checkpoint.arrays import plain
+from optadamw.checkpoint.bounds import Bounds
 from optadamw.dialects.files.refusing import DamagedFile
 
 DTYPES = {
@@ -47,24 +48,28 @@ _MOST_AXES = 64
 """The limit that NumPy sets."""
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(
+    path: str | os.PathLike[str], bounds: Bounds | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read the arrays of a file, by name, and its metadata.
+
+    Args:
+      path: the file.
+      bounds: its limits, of which the header has one; the arrays have as many numbers
+        as the file has bytes. Default: the limits of a file from a stranger.
 
     Raises:
       OSError: there is no such file, or it cannot be read.
       DamagedFile: the file is not whole, or not of this format.
+      TooLarge: the header takes far more memory than the file has bytes.
     """
-    data = Path(path).read_bytes()
-    name = os.fspath(path)
-    if len(data) < 8:
-        raise _damaged(name, f"it has {len(data)} bytes, fewer than its first field")
-    length = int.from_bytes(data[:8], "little")
-    if length > min(len(data) - 8, _LARGEST_HEADER):
-        raise _damaged(
-            name, f"its header would have {length} bytes, and it has {len(data)}"
-        )
+    name, path = os.fspath(path), Path(path)
+    with open(path, "rb") as file:
+        text = _header(name, file, path.stat().st_size)
+        (bounds or Bounds(path)).check_json(text)
+        body = memoryview(file.read())
     try:
-        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_distinct)
+        header = json.loads(text.decode(), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise _damaged(name, f"its header is no JSON ({error})") from error
     if not isinstance(header, dict):
@@ -74,7 +79,6 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         isinstance(text, str) for text in metadata.values()
     ):
         raise _damaged(name, "its metadata are not texts")
-    body = memoryview(data)[8 + length :]
     entries = {key: _entry(name, key, entry) for key, entry in header.items()}
     _check_cover(name, entries, len(body))
     arrays = {
@@ -82,6 +86,17 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         for key, (dtype, shape, begin, end) in entries.items()
     }
     return arrays, metadata
+
+
+def _header(name: str, file: BinaryIO, size: int) -> bytes:
+    first = file.read(8)
+    if len(first) < 8:
+        raise _damaged(name, f"it has {len(first)} bytes, fewer than its first field")
+    length = int.from_bytes(first, "little")
+    text = file.read(length) if length <= min(size - 8, _LARGEST_HEADER) else b""
+    if len(text) < length:
+        raise _damaged(name, f"its header would have {length} bytes, and it has {size}")
+    return text
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
