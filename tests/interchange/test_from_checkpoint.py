@@ -143,6 +143,39 @@ def test_a_frozen_parameter_has_moments_of_zeros(tmp_path, capsys):
     assert "'c' is in the parameters only" in capsys.readouterr().err
 
 
+def test_parameters_of_16_bits_beside_some_of_float32(tmp_path, capsys):
+    """Norms and biases are kept in float32, and then they have no residual."""
+    params = PARAMS | {"a/kernel": PARAMS["a/kernel"].astype(jnp.bfloat16)}
+    tx = optadamw.adamw(0.1, precision="mixed", groups={"scale": {"freeze": True}})
+    state = tx.init(params)
+    moments = {k: m if m is None else params[k] for k, m in state.mu.items()}
+    state = state._replace(mu=jax.tree.map(lambda x: x.astype(jnp.float32), moments))
+    checkpoint.save(tmp_path / "own.npz", tx, state, params)
+    (tmp_path / "names.json").write_text(json.dumps(NAMES))
+    words = ("optadamw", tmp_path / "own.npz", "--to-names", tmp_path / "names.json")
+    words += ("--to", "torch", "--learning-rate", 0.1, "--out", tmp_path / "out.npz")
+    assert convert(*words) == 1
+    assert "Lose it with --drop residual." in capsys.readouterr().err
+    assert convert(*words, "--drop", "residual") == 0, capsys.readouterr().err
+    found = interchange.from_torch(
+        files.read(tmp_path / "out.npz"), params, names=NAMES
+    )
+    for path in ("a/kernel", "b/kernel"):
+        trees.assert_same_bits(found.mu[path], state.mu[path])
+
+
+def test_a_maximum_of_8_bits_is_dropped_with_its_scales(tmp_path, capsys):
+    big = {"a": jnp.ones((64, 64), jnp.bfloat16)}
+    tx = optadamw.adamw(0.1, precision="compact", amsgrad="corrected")
+    state = tx.init(big)
+    assert state.nu_max_scales["a"] is not None
+    checkpoint.save(tmp_path / "own.npz", tx, state, big)
+    words = ("optadamw", tmp_path / "own.npz", "--to", "torch", "--drop", "nu_max")
+    words += ("--learning-rate", 0.1, "--out", tmp_path / "out.npz")
+    assert convert(*words) == 0, capsys.readouterr().err
+    assert "nu_max" not in capsys.readouterr().out
+
+
 def test_the_average_of_a_frozen_parameter_is_the_parameter(tmp_path, capsys):
     """Keras writes the averages into the model at the end of `fit`."""
     tx = optadamw.adamw(0.1, groups={"b/*": {"freeze": True}}, ema_decay=0.9)

@@ -21,7 +21,14 @@ from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import LARGEST, SMALLEST, Counts
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.peer import Maximum
-from optadamw.store.state import BUFFERS, SCALES, State, is_buffer, state_of
+from optadamw.store.state import (
+    BUFFERS,
+    TREES,
+    State,
+    is_buffer,
+    scales_of,
+    state_of,
+)
 
 
 class Bare(NamedTuple):
@@ -66,27 +73,29 @@ def loaded(
             f"'{os.fspath(path)}' holds {len(saved.fields)} States; one can be "
             "converted. Restore it and convert them one by one."
         )
+    _check_drop(path, saved, drop)
+    gone = {field for name in drop for field in TOGETHER.get(name, (name,))}
+    gone |= {scales_of(name) for name in gone}
     fields: dict[str, Any] = {}
     frozen = _frozen(saved, params)
-    for name in saved.fields[""]:
-        if name in BUFFERS:
+    for name in [name for name in saved.fields[""] if name not in gone]:
+        if name in BUFFERS and name != "residual":
             fields[name] = _tree(saved, name, params, frozen)
-        elif name in SCALES.values() or name not in State._fields:
-            # None for the leaves that are not in 8 bits, or lack a buffer of `custom`.
+        elif name in TREES or name not in State._fields:
+            # None for the leaves that are not in 8 bits, or lack a buffer of `custom`,
+            # or a residual: parameters of float32 have none.
             arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
             fields[name] = arrays
         elif name in saved.arrays:
             fields[name] = jnp.asarray(saved.arrays[name])
-    _check_drop(path, saved, drop)
     meaning = saved.meaning.get("", {})
     maximum: Maximum | None = None
     if "nu_max" in meaning and "nu_max" not in drop:
         kinds = _kinds(path, meaning, "nu_max", MAXIMA)
         maximum = "corrected" if "corrected" in kinds else "raw"
     window = meaning.get("window", {})
-    gone = {field for name in drop for field in TOGETHER.get(name, (name,))}
     return Bare(
-        state_of({name: x for name, x in fields.items() if name not in gone}),
+        state_of(fields),
         maximum,
         "negated" in _kinds(path, meaning, "mu", SIGNS),
         window.get("every"),
