@@ -4,7 +4,7 @@
 its `state.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,7 +30,7 @@ from optadamw.dialects.optimi import state as optimi
 from optadamw.dialects.states.form import Form, Plan, transposing, with_known
 from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.group_numbers import PLACES, number_in, refuse_lost
-from optadamw.dialects.states.state_dict import groups_in, is_state_dict
+from optadamw.dialects.states.state_dict import groups_in, groups_with_params
 from optadamw.dialects.tensorflow import state as tensorflow
 from optadamw.dialects.tensorflow_addons import state as tensorflow_addons
 from optadamw.dialects.timm import state as timm
@@ -141,12 +141,8 @@ def read_state(
     return Bare(state, maximum, _negates(saved), every, counts)
 
 
-def _groups(saved: Any) -> Sequence[Mapping[str, Any]]:
-    return saved["param_groups"] if is_state_dict(saved) else ()
-
-
 def _negates(saved: Any) -> bool:
-    signs = {bool(g.get("maximize", False)) for g in _groups(saved) if g.get("params")}
+    signs = {bool(g.get("maximize", False)) for g in groups_with_params(saved)}
     if len(signs) > 1:
         raise ValueError(
             "Some groups of the saved state maximize and others do not, and a file has "
@@ -161,7 +157,7 @@ def _check_order(
     """Refuse to guess an order: that of a file of parameters says nothing."""
     if form.has_names or names is not None or len(params) == 1:
         return
-    groups = _groups(saved)
+    groups = groups_with_params(saved)
     found = names_in(groups)
     # Other names say nothing of parameters that are called by numbers, as in a list.
     if found and (set(found) == set(params) or not all(map(str.isdigit, params))):
@@ -210,7 +206,8 @@ def with_numbers(plan: Plan, path: str | Path, opened: Opened, count: int) -> Pl
                 "Convert it in Python, with the `tx` that goes on."
             )
         return with_known(plan, known)
-    groups = groups_in(form.peer.title, saved)
+    groups_in(form.peer.title, saved)  # refuses what is no state dict
+    groups = groups_with_params(saved)
     held: tuple[str, ...] = ()
     if target is not None and target.is_state_dict:
         refuse_lost(groups, target.peer, plan.weight_decay is not None)

@@ -13,7 +13,7 @@ from optadamw.dialects.files.models import Model, by_shape, in_order, model_in
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.states.form import Plan
 from optadamw.dialects.states.group_names import names_in
-from optadamw.dialects.states.state_dict import is_state_dict
+from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
 
 
 def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]:
@@ -64,8 +64,7 @@ def with_found_names(
     needs_more = target is not None and not target.has_names and plan.to_names is None
     if not needs_names and not needs_more:
         return plan, None
-    groups = saved["param_groups"] if is_state_dict(saved) else ()
-    if saved_names := names_in(groups):
+    if saved_names := names_in(groups_with_params(saved)):
         names = in_order(saved_names, params) if needs_more else None
         if names is None:
             return plan, None
@@ -91,10 +90,10 @@ def _order(
     """Return the names in the order of a model, or of shapes, and where it was found.
 
     The groups of a state dict are one after another, whatever their places in the
-    model, so its order is that of a model only if there is one group.
+    model, so its order is that of a model only if one group has all parameters.
     """
     shapes = _shapes(saved)
-    is_split = is_state_dict(saved) and len(saved["param_groups"]) > 1
+    is_split = len(groups_with_params(saved)) > 1
     for model in () if is_split else models:
         own = [array.shape for array in model.params.values()]
         names = in_order(model.order, params)
@@ -110,9 +109,7 @@ def _shapes(saved: Any) -> list[tuple[int, ...]]:
         return []
     state = saved["state"]
     shapes = []
-    for place in (
-        i for group in saved["param_groups"] for i in group.get("params", ())
-    ):
+    for place in (i for group in groups_with_params(saved) for i in group["params"]):
         is_key = isinstance(place, int | np.integer | str)
         own = state.get(place, state.get(str(place))) if is_key else None
         first = own.get("exp_avg") if isinstance(own, Mapping) else None

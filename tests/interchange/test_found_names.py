@@ -220,7 +220,24 @@ def test_without_parameters_the_error_says_what_is_needed(tmp_path, capsys):
     assert status == 1 and "`--params` must be given" in error
 
 
-def checkpoint_of(tmp_path, groups=1):
+def test_the_numbers_of_a_group_without_parameters_are_those_of_none(tmp_path, capsys):
+    """Trainers make a group without weight decay also for a model without biases."""
+    written(tmp_path / "model.safetensors", MODEL)
+    saved = state_dict(SHAPES.values(), groups=2)
+    empty = {"lr": 0.5, "betas": (0.1, 0.2), "caution": True, "params": []}
+    saved["param_groups"].insert(1, empty)
+    files.write(tmp_path / "optimizer.npz", saved)
+    words = ("torch", tmp_path / "optimizer.npz", "--out", tmp_path / "out.npz")
+    words += ("--params", tmp_path / "model.safetensors", "--force")
+    assert convert(*words, "--to", "timm") == 1
+    assert "its 2 groups, of 2 and 2 parameters, are" in capsys.readouterr().err
+    words += ("--names", written_names(tmp_path))
+    for target in ("timm", "keras"):
+        assert convert(*words, "--to", target) == 0, capsys.readouterr().err
+    assert float(np.load(tmp_path / "out.npz")["1"]) == np.float32(0.003)
+
+
+def checkpoint_of(tmp_path, groups=1, last=()):
     """A checkpoint as scripts of PyTorch write it."""
     model = torch.nn.Sequential(
         torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 2)
@@ -228,7 +245,8 @@ def checkpoint_of(tmp_path, groups=1):
     parts = np.array_split(np.arange(6), groups)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
-        [{"params": [parameters[i] for i in part]} for part in parts], lr=0.003
+        [*({"params": [parameters[i] for i in part]} for part in parts), *last],
+        lr=0.003,
     )
     for _ in range(3):
         optimizer.zero_grad()
@@ -270,6 +288,20 @@ def test_a_checkpoint_of_pytorch_needs_no_more(tmp_path, capsys):
     back = torch.load(tmp_path / "back.pt")
     for i, moment in enumerate(moments.values()):
         np.testing.assert_array_equal(back["state"][i]["exp_avg"].numpy(), moment)
+
+
+@needs_torch
+def test_a_group_without_parameters_leaves_the_order_of_the_model(tmp_path, capsys):
+    empty = {"params": [], "weight_decay": 0.0}
+    _, moments = checkpoint_of(tmp_path, last=[empty])
+    status = convert(
+        *("torch", tmp_path / "checkpoint.pt", "--to", "timm"),
+        *("--out", tmp_path / "out.npz"),
+    )
+    assert status == 0, capsys.readouterr().err
+    found = files.read(tmp_path / "out.npz")["state"]
+    for i, moment in enumerate(moments.values()):
+        np.testing.assert_array_equal(found[i]["exp_avg"], moment)
 
 
 @needs_torch

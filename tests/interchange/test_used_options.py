@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from optadamw.cli.convert.table import on_schedule, table
 from optadamw.dialects.conversion import FORMS, write_state
 from optadamw.dialects.files import files
 from optadamw.dialects.files.checkpoints import Bare
 from optadamw.dialects.states.form import Plan
 from optadamw.dialects.used_options import check_used
+from tests.interchange import cases
 from tests.interchange.files import NAMES, convert, prepared, trained
 
 NUMBERS = {
@@ -44,6 +46,26 @@ def test_a_number_is_written_or_refused(target, number, state_and_params, tmp_pa
             check_used(plan)
     else:
         check_used(plan)
+
+
+@pytest.mark.parametrize("target", FORMS)
+def test_a_number_that_nobody_states_is_reported_or_asked_for(
+    target, state_and_params, tmp_path
+):
+    state, params = state_and_params
+    bare = Bare(state, None, False, None, "steps")
+    for number in NUMBERS:
+        rest = {name: 0.125 for name in NUMBERS if name != number}
+        plan = Plan("optadamw", target, **rest, to_names=NAMES)
+        told = ""
+        try:
+            write_state(plan, bare, tmp_path / "out.npz", params)
+            told = table(plan, tmp_path, bare, None, None, on_schedule(plan))
+        except ValueError as error:
+            told = str(error)
+        form = FORMS[target]
+        is_held = form.is_state_dict or number in form.written_with
+        assert (f"--{number.replace('_', '-')}" in told) == is_held
 
 
 @pytest.mark.parametrize(
@@ -84,6 +106,25 @@ def test_options_of_one_side_are_accepted():
     check_used(Plan("optadamw", "timm", to_names=NAMES, **numbers))
     optional = {field.name for field in dataclasses.fields(Plan)} - {"source", "target"}
     assert set(NUMBERS) < optional
+
+
+def test_what_the_report_says_of_betas_and_of_a_rate(tmp_path, capsys):
+    tx, params, state = prepared(tmp_path)
+    files.write(tmp_path / "in.npz", FORMS["mlx"].writes(state, params, tx=tx))
+    files.write(tmp_path / "flux.npz", FORMS["flux"].writes(state, params, tx=tx))
+    shared = ("--params", tmp_path / "params.safetensors", "--force")
+    shared += ("--out", tmp_path / "x.npz")
+    words = ("mlx", tmp_path / "in.npz", "--to", "flux", *shared)
+    assert convert(*words, "--b1", 0.5) == 0
+    output = capsys.readouterr().out
+    assert "not known from FROM, so as by default: --b2 0.999\n" in output
+    words = ("flux", tmp_path / "flux.npz", "--to", "keras", *shared)
+    words += ("--b1", cases.B1, "--b2", cases.B2)
+    words += ("--to-names", tmp_path / "names.json")
+    assert convert(*words) == 0, capsys.readouterr().err
+    assert "note: without a learning rate, as Keras saves an" in capsys.readouterr().out
+    assert convert(*words, "--learning-rate", 0.5) == 0
+    assert "learning rate" not in capsys.readouterr().out
 
 
 def test_the_command_refuses_them(tmp_path, capsys):

@@ -14,7 +14,13 @@ from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.checkpoint.path import check_folder
 from optadamw.cli.convert.arguments import BUFFERS
-from optadamw.cli.convert.table import on_frozen, on_kernels, on_width, table
+from optadamw.cli.convert.table import (
+    on_frozen,
+    on_kernels,
+    on_schedule,
+    on_width,
+    table,
+)
 from optadamw.dialects.conversion import (
     check_patterns,
     open_state,
@@ -61,7 +67,8 @@ def run(options: Namespace) -> int:
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failed(for_command(str(error), is_leaving), 1)
     notes = [for_command(str(one.message)) for one in caught]
-    notes += [*on_kernels(plan, params), *on_frozen(bare), *on_width(opened.saved)]
+    notes += [*on_kernels(plan, params), *on_schedule(plan)]
+    notes += [*on_frozen(bare), *on_width(opened.saved)]
     print(table(plan, options.out, bare, opened.found_at, ordered_by, notes))
     return 0
 

@@ -15,6 +15,7 @@ from optadamw.base.errors import some_leaves
 from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files.checkpoints import Bare
 from optadamw.dialects.states.form import Plan
+from optadamw.dialects.states.group_numbers import PLACES
 from optadamw.store.state import State
 
 
@@ -84,6 +85,20 @@ def on_width(saved: Any) -> list[str]:
     return ["float64 in FROM was rounded to float32. JAX_ENABLE_X64=1 keeps it."]
 
 
+def on_schedule(plan: Plan) -> list[str]:
+    """Say that TO is without the learning rate that it holds unless it is scheduled."""
+    form = FORMS.get(plan.target)
+    if form is None or form.needs_rate or plan.learning_rate is not None:
+        return []
+    if "learning_rate" not in form.written_with:
+        return []
+    return [
+        f"without a learning rate, as {form.peer.title} saves an optimizer that has a "
+        "schedule. One with a number as its rate does not load the file; for it give "
+        "the number with --learning-rate."
+    ]
+
+
 def on_frozen(bare: Bare) -> list[str]:
     """Say which parameters have no moments in FROM, and zeros in TO."""
     frozen = [path for path, array in (bare.state.mu or {}).items() if array is None]
@@ -96,13 +111,14 @@ def on_frozen(bare: Bare) -> list[str]:
 def _unstated(plan: Plan) -> dict[str, float]:
     """Return the options that TO holds and nobody stated: the defaults of `adamw`."""
     form = FORMS.get(plan.target)
-    if form is None or not form.is_state_dict:
+    if form is None:
         return {}
+    held = PLACES if form.is_state_dict else form.written_with
     defaults = inspect.signature(adamw).parameters
     return {
         name: defaults[name].default
-        for name in ("b1", "b2", "eps", "weight_decay")
-        if getattr(plan, name) is None
+        for name in held
+        if name != "learning_rate" and getattr(plan, name) is None
     }
 
 

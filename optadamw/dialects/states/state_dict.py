@@ -138,6 +138,16 @@ def groups_in(title: str, saved: Any) -> Sequence[Mapping[str, Any]]:
     return groups
 
 
+def groups_with_params(saved: Any) -> list[Mapping[str, Any]]:
+    """Return the groups of a state dict that have parameters; [] for another state.
+
+    Trainers also make groups without any, such as one without weight decay for a model
+    that has no biases. Their numbers are those of no parameter.
+    """
+    groups = saved["param_groups"] if is_state_dict(saved) else ()
+    return [g for g in groups if isinstance(p := g.get("params"), Sequence) and len(p)]
+
+
 def is_state_dict(saved: Any) -> bool:
     """Whether an object has the two keys of every state dict of an optimizer."""
     return (
