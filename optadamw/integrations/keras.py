@@ -15,6 +15,7 @@ from optadamw.integrations.expression import read_call, text_of
 from optadamw.integrations.keras_average import WithAverage
 from optadamw.integrations.keras_files import WithFields
 from optadamw.integrations.keras_options import WithOptionsInTx
+from optadamw.integrations.keras_paths import is_loading
 from optadamw.integrations.keras_variables import Kept, check_constraints
 from optadamw.integrations.rates import adjustable_rate, plain_rate, rate_of, with_rate
 from optadamw.store.state import State
@@ -273,7 +274,7 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Make the optimizer of a config that `get_config` returned."""
         del custom_objects
-        paths = tuple(config.get("paths", ()))
+        paths = tuple(config.get("paths", ())) if is_loading() else ()
         given = {key: value for key, value in config.items() if key != "paths"}
         made = cls(**{**given, "tx": read_call(config["tx"])})
         made._kept.paths = paths

@@ -1,7 +1,7 @@
 """The State of a transformation as variables of Keras, and back."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from optadamw.base.clock import Clock
 from optadamw.base.errors import invalid
 from optadamw.base.held import Held
 from optadamw.base.types import Array
+from optadamw.integrations.keras_paths import paths_of
 from optadamw.rules.schedule_free import ScheduleFree
 from optadamw.store.state import State
 from optadamw.transforms.transformation import Transformation
@@ -38,7 +39,7 @@ class Kept:
     trained: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     """The variables of the model, by their paths."""
     paths: tuple[str, ...] = ()
-    """The paths in the file from which the optimizer was made; none without a file."""
+    """The paths in the file that Keras loads; none without a file."""
     waiting: dict[int, Any] = field(default_factory=dict)
     """The parameters while the model holds their averages, by the ids of variables."""
 
@@ -50,10 +51,8 @@ class Kept:
         not depend on names: Keras saves variables by their numbers.
         """
         variables = list(trained)
-        saved = self.paths if _are_of(self.paths, variables) else ()
-        for i, variable in enumerate(variables):
-            path = saved[i] if saved else _free(variable.path, self.trained)
-            self.trained[path] = variable
+        named = zip(paths_of(variables, self.paths), variables, strict=True)
+        self.trained.update(named)
         state = self.tx.init(self.values())
         leaves, self.structure = jax.tree_util.tree_flatten_with_path(state)
         for keys, array in leaves:
@@ -154,18 +153,6 @@ class Kept:
             variable.assign(array)
 
 
-def _are_of(paths: Sequence[str], variables: Sequence[Any]) -> bool:
-    """Whether paths in a file are those of these variables.
-
-    Keras leaves out the name of a Sequential that it loads: 'decoder/out/kernel' is
-    then 'out/kernel', and so is 'encoder/out/kernel'.
-    """
-    pairs = zip(paths, (v.path for v in variables), strict=False)
-    return len(paths) == len(variables) and all(
-        f"/{saved}".endswith(f"/{path}") for saved, path in pairs
-    )
-
-
 def check_constraints(tx: Transformation, variables: Iterable[Any]) -> None:
     """Refuse constraints of variables that would have no effect.
 
@@ -205,17 +192,3 @@ def _given(array: Any) -> Callable[..., Any]:
 def _name(key: Any) -> str:
     """Return one entry of a JAX key path as text."""
     return jax.tree_util.keystr((key,), simple=True)
-
-
-def _free(path: str, taken: Any) -> str:
-    """Return a name that is not taken: Keras lets variables share a path.
-
-    The layer gets the number, "dense_2/bias", so that the pattern "*/bias" still holds.
-    """
-    layer, slash, last = path.rpartition("/")
-    first, end = (layer, slash + last) if slash else (path, "")
-    name, number = path, 1
-    while name in taken:
-        number += 1
-        name = f"{first}_{number}{end}"
-    return name

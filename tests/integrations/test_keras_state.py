@@ -129,6 +129,42 @@ def test_a_loaded_model_has_the_groups_of_the_one_that_was_saved(groups, tmp_pat
     loaded.optimizer.set_state(model.optimizer.state)
 
 
+def blocks():
+    inputs = keras.Input((4,))
+    found = inputs
+    for name in ("low", "mid", "top"):
+        layer = keras.layers.Dense(4, name="out")
+        found = keras.Sequential([layer], name=name)(found)
+    return keras.Model(inputs, found)
+
+
+def choose(model, names):
+    for name in ("low", "mid", "top"):
+        model.get_layer(name).trainable = name in names
+
+
+@pytest.mark.parametrize("later", ["low mid", "low", "mid", "low mid top"])
+def test_other_blocks_are_trained_after_loading(later, tmp_path):
+    """A variable keeps its path in the file, and none gets that of another."""
+    x = np.ones((8, 4), "float32")
+    tx = adamw(1e-2, weight_decay=0.0, groups={"top/*": {"learning_rate": 1e-5}})
+    if "top" not in later:  # where a pattern without a parameter is refused
+        tx = adamw(1e-2, weight_decay=0.0)
+    model = blocks()
+    choose(model, "mid top")
+    model.compile(optimizer=Optimizer(tx), loss="mse")
+    model.fit(x, x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    choose(loaded, later)
+    config = loaded.optimizer.get_config()
+    loaded.compile(optimizer=Optimizer.from_config(config), loss="mse")
+    loaded.fit(x, x, verbose=0)
+    wanted = {"low": "out", "mid": "mid/out", "top": "top/out"}
+    ends = [f"{wanted[n]}/{w}" for n in later.split() for w in ("kernel", "bias")]
+    assert list(loaded.optimizer.state.mu) == ends
+
+
 def test_the_paths_of_a_config_are_not_those_of_another_model():
     made = Optimizer(adamw(0.1))
     made.build([keras.Variable(np.ones(2), name=name) for name in ("a", "b")])

@@ -1,0 +1,86 @@
+"""The paths by which the integration of Keras names variables."""
+
+import sys
+from collections.abc import Container, Sequence
+from typing import Any
+
+_PATH = "_optadamw_path"
+"""The attribute of a variable of a loaded model with its path in the saved one."""
+_SCOPE = "shared_objects/id_to_obj_map"
+"""An attribute of Keras that is not None while it makes a model from a file."""
+
+
+def paths_of(variables: Sequence[Any], saved: Sequence[str]) -> list[str]:
+    """Return a path for each variable, and remember those of a loaded model.
+
+    Keras leaves out the name of a Sequential that it loads: 'decoder/out/kernel' is
+    then 'out/kernel', and so is 'encoder/out/kernel'. A variable that had its path from
+    a file keeps it, whichever variables are trained after it.
+
+    Args:
+      variables: the variables that are trained, in the order of Keras.
+      saved: the paths of all variables that were trained, in the file that Keras loads;
+        [] without a file.
+    """
+    known = [getattr(variable, _PATH, None) for variable in variables]
+    if not any(known) and _are_of(saved, variables):
+        for variable, path in zip(variables, saved, strict=True):
+            setattr(variable, _PATH, path)
+        return list(saved)
+    taken = {path for path in known if path}
+    paths: list[str] = []
+    for variable, kept in zip(variables, known, strict=True):
+        paths.append(kept or _free(variable.path, taken))
+        taken.add(paths[-1])
+    return paths
+
+
+def _loads() -> bool:
+    # No public function tells this. Keras has imported the module.
+    values = sys.modules.get("keras.src.backend.common.global_state")
+    read = getattr(values, "get_global_attribute", None)
+    return read is not None and read(_SCOPE) is not None
+
+
+def _tells() -> bool:
+    """Whether this version of Keras tells when it loads a model."""
+    saving = sys.modules.get("keras.src.saving.serialization_lib")
+    scope = getattr(saving, "ObjectSharingScope", None)
+    if scope is None or _loads():
+        return scope is not None
+    with scope():
+        return _loads()
+
+
+_TELLS = _tells()
+
+
+def is_loading() -> bool:
+    """Whether Keras makes a model from a file now, and its optimizer with it.
+
+    `Optimizer.from_config` may also be called for other variables than the config
+    names. A version of Keras that does not tell is taken to load.
+    """
+    return not _TELLS or _loads()
+
+
+def _are_of(paths: Sequence[str], variables: Sequence[Any]) -> bool:
+    """Whether paths in a file are those of these variables, which may be shorter."""
+    pairs = zip(paths, (v.path for v in variables), strict=False)
+    return len(paths) == len(variables) and all(
+        f"/{saved}".endswith(f"/{path}") for saved, path in pairs
+    )
+
+
+def _free(path: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: Keras lets variables share a path.
+
+    The layer gets the number, "dense_2/bias", so that the pattern "*/bias" still holds.
+    """
+    layer, slash, last = path.rpartition("/")
+    first, end = (layer, slash + last) if slash else (path, "")
+    name, number = path, 1
+    while name in taken:
+        number += 1
+        name = f"{first}_{number}{end}"
+    return name
