@@ -280,3 +280,30 @@ def test_orbax_restores_a_folder_into_the_state_of_optax(tmp_path, capsys):
         found = keeper.restore(tmp_path / "folder", like)
     trees.assert_same_bits(found[0].mu, state.mu)
     assert int(found[0].count) == 1
+
+
+TREES = {
+    "one array": jnp.ones((2, 3)),
+    "a list": [{"w": jnp.ones((2, 3))}, {"w": jnp.ones(3)}],
+    "lists inside": {"a": [jnp.ones(2)] * 2, "b": None, "c": ({}, jnp.ones(2))},
+}
+
+
+@pytest.mark.parametrize("params", TREES.values(), ids=TREES)
+def test_parameters_of_every_structure(params, tmp_path, capsys):
+    """A checkpoint of them, and folders of Orbax with them and with Optax's state."""
+    checkpoint.save(tmp_path / "own.npz", ADAMW, ADAMW.init(params), params)
+    out = ("--to", "optax", "--out", tmp_path / "folder")
+    words = ("optadamw", tmp_path / "own.npz")
+    assert convert(*words, *out) == 0, capsys.readouterr().err
+    tree = {"w": params} if isinstance(params, jax.Array) else params
+    with orbax.checkpoint.PyTreeCheckpointer() as keeper:
+        keeper.save(tmp_path / "params", tree)
+        keeper.save(tmp_path / "state", optax.adam(0.1).init(tree))
+    words = ("optax", tmp_path / "state", "--params", tmp_path / "params")
+    out = ("--to", "optadamw", "--out", tmp_path / "back.npz")
+    assert convert(*words, *out) == 0, capsys.readouterr().err
+    back = checkpoint.load(tmp_path / "back.npz")
+    found, _ = checkpoint.restore(ADAMW, tree, back)
+    trees.assert_same_bits(found, ADAMW.init(tree))
+    trees.assert_same_bits(checkpoint.params_of(back, tree), tree)

@@ -13,7 +13,7 @@ from optadamw.base.errors import invalid, some_leaves
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.arrays import plain
 from optadamw.checkpoint.meaning import SIGN
-from optadamw.checkpoint.names import AROUND, named_params, named_state
+from optadamw.checkpoint.names import AROUND, PARAMS, named_params, named_state
 from optadamw.checkpoint.portable import Gathered, Saved, record_of
 from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
@@ -84,7 +84,7 @@ def loaded(
         elif name in TREES or name not in State._fields:
             # None for the leaves that are not in 8 bits, or lack a buffer of `custom`,
             # or a residual: parameters of float32 have none.
-            arrays = {path: saved.arrays.get(f"{name}/{path}") for path in params}
+            arrays = {path: saved.arrays.get(_name(name, path)) for path in params}
             fields[name] = arrays
         elif name in saved.arrays:
             fields[name] = jnp.asarray(saved.arrays[name])
@@ -163,8 +163,8 @@ def _frozen(saved: checkpoint.Saved, params: Mapping[str, Any]) -> set[str]:
     return {
         path
         for path in params
-        if f"params/{path}" in saved.arrays
-        and not any(f"{name}/{path}" in saved.arrays for name in BUFFERS)
+        if _name(PARAMS, path) in saved.arrays
+        and not any(_name(name, path) in saved.arrays for name in BUFFERS)
     }
 
 
@@ -175,13 +175,7 @@ def _tree(
     frozen: Collection[str],
 ) -> dict[str, Any]:
     """Return a buffer of each parameter; None for one that was frozen."""
-    prefix = f"{field}/"
-    found: dict[str, Any] = {
-        name.removeprefix(prefix): array
-        for name, array in saved.arrays.items()
-        if name.startswith(prefix)
-    }
-    found |= dict.fromkeys(frozen)
+    found: dict[str, Any] = {**_below(saved, field), **dict.fromkeys(frozen)}
     if set(found) != set(params):
         odd = sorted(set(found) ^ set(params))[0]
         where = "the checkpoint" if odd in found else "the parameters"
@@ -193,12 +187,20 @@ def _tree(
 
 def params_in(saved: checkpoint.Saved) -> dict[str, np.ndarray]:
     """Return the parameters that were saved with a State, by their paths."""
-    prefix = "params/"
+    return _below(saved, PARAMS)
+
+
+def _below(saved: checkpoint.Saved, field: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a tree by their paths; that of one array is empty."""
     return {
-        name.removeprefix(prefix): array
+        name.removeprefix(field).removeprefix("/"): array
         for name, array in saved.arrays.items()
-        if name.startswith(prefix)
+        if name == field or name.startswith(f"{field}/")
     }
+
+
+def _name(field: str, path: str) -> str:
+    return f"{field}/{path}" if path else field
 
 
 def stored(

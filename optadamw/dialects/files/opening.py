@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optadamw import checkpoint
-from optadamw.base.errors import near
+from optadamw.base.errors import at_leaf, near
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.checkpoint.record import ENTRY
@@ -48,11 +48,19 @@ def _is_checkpoint(path: str | Path) -> bool:
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays of nested containers by their paths, as JAX has them."""
+    if isinstance(tree, list | tuple) and not any(
+        isinstance(child, int | float | complex) for child in tree
+    ):
+        tree = {str(i): child for i, child in enumerate(tree)}
     if not isinstance(tree, Mapping):
-        return {path: to_numpy(path, tree)}
+        return {} if tree is None else {path: to_numpy(path, tree)}
     found: dict[str, np.ndarray] = {}
     for key, child in tree.items():
-        found |= _flat(child, f"{path}/{key}" if path else str(key))
+        for name, array in _flat(child, f"{path}/{key}" if path else str(key)).items():
+            if name in found:
+                raise at_leaf(name, "two parameters have this path.", "Rename one.")
+            found[name] = array
     return found
 
 
