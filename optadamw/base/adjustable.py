@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.plain import python_number
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Adjustable:
             if self.schedule is not None:
                 raise invalid("factor", "a number; there is a schedule already", factor)
             return replace(self, schedule=factor)
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
-            raise mistyped("factor", "a number or a schedule", factor)
+        factor = python_number("factor", factor, "a number or a schedule")
         return replace(self, factor=self.factor * factor)
 
     __rmul__ = __mul__

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
 from optadamw.base.interval import POSITIVE
+from optadamw.base.plain import whole_number
 from optadamw.base.types import Array
 
 Counts = Literal["steps", "gradients"]
@@ -95,11 +95,12 @@ class DynamicLossScale:
             known = hyperparameter(name, value, POSITIVE)
             if not isinstance(known, Constant):
                 raise mistyped(name, "a number", value)
-        interval = self.growth_interval
-        if isinstance(interval, bool) or not isinstance(interval, int | np.integer):
-            raise mistyped("growth_interval", "a whole number of steps >= 1", interval)
+        interval = whole_number(
+            "growth_interval", self.growth_interval, "a whole number of steps >= 1"
+        )
         if not 1 <= interval < 2**31:
             raise invalid("growth_interval", "whole and in [1, 2**31)", interval)
+        object.__setattr__(self, "growth_interval", interval)
         if self.counts not in ("steps", "gradients"):
             raise invalid("counts", "'steps' or 'gradients'", self.counts)
         if not self.growth_factor > 1:

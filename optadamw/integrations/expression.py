@@ -106,6 +106,8 @@ def _value(node: ast.expr) -> Any:
             return -_value(operand)
         case ast.Name("inf" | "nan" as name):
             return float(name)
+        case ast.Attribute(ast.Name("np"), "True_" | "False_" as name):
+            return name == "True_"
         case ast.BinOp(left, ast.Mult(), right):
             number = _value(left)
             if isinstance(number, Adjustable):

@@ -9,6 +9,7 @@ import numpy as np
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
 from optadamw.base.interval import NON_NEGATIVE, Interval
+from optadamw.base.plain import python_number
 from optadamw.schedules.value import Table
 
 FINITE = Interval()
@@ -27,10 +28,7 @@ def plain_number(
     name: str, value: Any, legal: Interval = FINITE, forms: str = "a number"
 ) -> int | float:
     """Check a number that must be known when the schedule is made."""
-    if isinstance(value, np.number | np.ndarray) and np.ndim(value) == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise mistyped(name, forms, value)
+    value = python_number(name, value, forms)
     made = hyperparameter(name, value, legal)
     assert isinstance(made, Constant)
     # The number as it was given: Optax computes x**2 and x**2.0 in two ways.

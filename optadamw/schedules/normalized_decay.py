@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.plain import python_number, whole_number
 from optadamw.base.types import Array
 from optadamw.schedules.restarts import CosineWarmRestarts
 from optadamw.schedules.value import call_text
@@ -63,8 +64,7 @@ def normalized_weight_decay(
       >>> optadamw.normalized_weight_decay(0.05, steps=10_000)
       0.0005
     """
-    if isinstance(norm, bool) or not isinstance(norm, int | float):
-        raise mistyped("norm", "a number >= 0", norm)
+    norm = python_number("norm", norm, "a number >= 0")
     if not (math.isfinite(norm) and norm >= 0):
         raise invalid("norm", "finite and >= 0", norm)
     if (steps is None) == (restarts is None):
@@ -75,8 +75,5 @@ def normalized_weight_decay(
         if not isinstance(restarts, CosineWarmRestarts):
             raise mistyped("restarts", "what cosine_warm_restarts returned", restarts)
         return NormalizedWeightDecay(float(norm), restarts)
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise mistyped("steps", "a whole number of steps >= 1", steps)
-    if steps < 1:
-        raise invalid("steps", "a whole number of steps >= 1", steps)
-    return float(norm) / math.sqrt(steps)
+    count = whole_number("steps", steps, "a whole number of steps >= 1", 1)
+    return float(norm) / math.sqrt(count)

@@ -6,8 +6,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid
+from optadamw.base.hyperparameters import switch
+from optadamw.base.plain import python_number
 from optadamw.base.types import Array
+from optadamw.schedules.arguments import step_count
 from optadamw.schedules.value import call_text
 
 _END = 2**31
@@ -146,20 +149,14 @@ def cosine_warm_restarts(
       >>> [round(float(eta(step)), 3) for step in (0, 5, 10, 20, 30)]
       [1.0, 0.5, 1.0, 0.5, 1.0]
     """
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise mistyped("steps", "a whole number of steps >= 1", steps)
-    if not 1 <= steps < 2**31:
-        raise invalid("steps", "a whole number of steps >= 1", steps)
+    steps = step_count("steps", steps)
     for name, value, legal in (
         ("factor", factor, lambda x: math.isfinite(x) and x >= 1),
         ("low", low, lambda x: math.isfinite(x) and x >= 0),
         ("high", high, lambda x: math.isfinite(x) and x >= low),
     ):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise mistyped(name, "a number", value)
-        if not legal(value):
+        if not legal(python_number(name, value)):
             rule = {"factor": ">= 1", "low": ">= 0", "high": ">= low"}[name]
             raise invalid(name, f"finite and {rule}", value)
-    if not isinstance(ahead, bool):
-        raise mistyped("ahead", "True or False", ahead)
+    ahead = switch("ahead", ahead)
     return CosineWarmRestarts(steps, float(factor), float(low), float(high), ahead)

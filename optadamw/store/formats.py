@@ -8,6 +8,7 @@ import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.masks import selector
+from optadamw.base.plain import whole_number
 from optadamw.base.types import DTypeLike
 from optadamw.store.blockwise import BlockStorage, Blockwise, Rounding
 from optadamw.store.dense import Dense, dense
@@ -181,17 +182,12 @@ def as_written(kept: Storage) -> str:
 
 def _whole(name: str, value: Any, least: int) -> int:
     rule = f"a whole number >= {least}"
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise mistyped(name, rule, value)
-    if value < least:
-        raise invalid(name, rule, value)
-    return int(value)
+    return whole_number(name, value, rule, least)
 
 
 def _from_end(axis: Any) -> int:
     rule = "a whole number < 0, counted from the last axis (-1), or None"
-    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
-        raise mistyped("axis", rule, axis)
-    if axis >= 0:
+    place = whole_number("axis", axis, rule)
+    if place >= 0:
         raise invalid("axis", rule, axis, "Leaves have different numbers of axes.")
-    return int(axis)
+    return place

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from optadamw.base.adjustable import Adjustable
 from optadamw.base.errors import invalid, mistyped, renamed, reworded
 from optadamw.base.hyperparameters import Scheduled, switch
@@ -195,7 +197,7 @@ def is_asked(part: Part, values: Values) -> bool:
     asker = part.asked_by
     if asker is None:
         return True
-    value = values[asker.name]
+    value = _python(values[asker.name])
     if value is None:
         return False
     if asker.argument == SWITCH:
@@ -213,6 +215,11 @@ def is_asked(part: Part, values: Values) -> bool:
     return True
 
 
+def _python(value: Any) -> Any:
+    """Return a bool of NumPy as one of Python, and everything else as it is."""
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
 def _listed(option: Option) -> str:
     words = [word for word in option.words if word is not True]
     *most, last = ["True", "False", "None", *map(repr, words)]
@@ -223,7 +230,7 @@ def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
     """An atom, or a wrapper around `inner`, with its arguments from the options."""
     arguments: dict[str, Any] = {}
     for option in part.options:
-        value = values[option.name]
+        value = _python(values[option.name])
         if option.argument == SEVERAL:
             arguments |= {} if value is True else value
         elif option.argument != SWITCH and (value is not None or option.is_needed):

@@ -7,6 +7,7 @@ from optadamw.base.errors import invalid, mistyped, some_leaves
 from optadamw.base.hyperparameters import hyperparameter
 from optadamw.base.interval import FRACTION, NON_NEGATIVE, POSITIVE
 from optadamw.base.masks import selector
+from optadamw.base.plain import python_number
 from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree, ScalarOrSchedule
 from optadamw.schedules.scaled import scaled
@@ -69,10 +70,10 @@ def layerwise_decay(
       >>> tx = optadamw.adamw(1e-3, groups=groups, mask=lambda path, p: p.ndim > 1)
     """
     hyperparameter("learning_rate", learning_rate, NON_NEGATIVE)
-    factor = _number("decay", decay)
+    factor = float(python_number("decay", decay))
     if factor not in FRACTION or factor not in POSITIVE:
         raise invalid("decay", "in (0, 1]", decay)
-    least = _number("min_scale", min_scale)
+    least = float(python_number("min_scale", min_scale))
     if least not in FRACTION:
         raise invalid("min_scale", str(FRACTION), min_scale)
     if not isinstance(layers, list | tuple) or not layers:
@@ -87,12 +88,6 @@ def layerwise_decay(
         (layer, {"learning_rate": scaled(learning_rate, max(least, factor**distance))})
         for distance, layer in zip(range(last, -1, -1), layers, strict=True)
     ]
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise mistyped(name, "a number", value)
-    return float(value)
 
 
 def _check_all_chosen(params: PyTree, layers: Sequence[Any]) -> None:

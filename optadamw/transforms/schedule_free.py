@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import hyperparameter
 from optadamw.base.interval import FRACTION
+from optadamw.base.plain import python_number
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.ema import LEGAL
 from optadamw.rules.schedule_free import ScheduleFree
@@ -196,8 +197,7 @@ def _steps(value: Any) -> int:
 
 
 def _power(name: str, value: Any, largest: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise mistyped(name, "a number >= 0", value)
+    value = python_number(name, value, "a number >= 0")
     if not 0 <= value <= largest or math.isinf(value):
         bounds = "finite and >= 0" if math.isinf(largest) else f"in [0, {largest:g}]"
         raise invalid(name, bounds, value)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter, whole_steps
 from optadamw.base.interval import POSITIVE
+from optadamw.base.plain import whole_number
 from optadamw.base.types import Number
 from optadamw.control.guard import OnBad, guard
 from optadamw.control.spikes import SIGNALS, Spikes
@@ -106,9 +107,8 @@ def _signals(of: str | Sequence[str]) -> tuple[str, ...]:
 
 def _whole(name: str, value: object, least: int, most: int | None) -> int:
     whole_steps(name, value)
-    if not isinstance(value, int):
-        raise mistyped(name, "a whole number", value)
-    if value < least or (most is not None and value > most):
+    count = whole_number(name, value, "a whole number")
+    if count < least or (most is not None and count > most):
         above = "" if most is None else f" and at most {most}"
         raise invalid(name, f"at least {least}{above}", value)
-    return value
+    return count

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from optadamw.base.errors import invalid, misplaced, mistyped
+from optadamw.base.plain import whole_number
 from optadamw.commit.commit import Commit, Nearest
 from optadamw.commit.kahan import Kahan
 from optadamw.commit.master import Master
@@ -97,9 +98,7 @@ def _chosen(commit: Any, residual_bits: Any) -> Commit:
         raise mistyped("commit", legal, commit)
     if commit not in NAMES:
         raise invalid("commit", legal, commit)
-    if isinstance(residual_bits, bool) or not isinstance(residual_bits, int):
-        raise mistyped("residual_bits", "8 or 16", residual_bits)
-    if residual_bits not in (8, 16):
+    if whole_number("residual_bits", residual_bits, "8 or 16") not in (8, 16):
         raise invalid("residual_bits", "8 or 16", residual_bits)
     if residual_bits == 8:
         if commit != "master":

@@ -34,8 +34,9 @@ def with_loss_scale(
         g = float32(g) * (1 / scale)
 
     A `DynamicLossScale` adapts the scale, and adds `skip_nonfinite`. Under
-    `multi_steps` the scale may change after each micro-batch, or with
-    `on_bad_micro_step="abort"` only between two windows.
+    `multi_steps` the scale may change after each micro-batch, so call `scale_loss` for
+    each. With `on_bad_micro_step="abort"` it changes between two windows alone, unless
+    `counts="gradients"` or a `loss` that is not finite changes it at once.
 
     A step divides by the scale in the state that it is given. If you build the wrapper
     anew with another number, its first step divides by the old one, by which

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.plain import whole_number
 
 SCALES = ("linear", "log")
 
@@ -83,8 +84,7 @@ def random_points(
       >>> points["learning_rate"].shape
       (8,)
     """
-    if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise mistyped("count", "a whole number of points", count)
+    count = whole_number("count", count, "a whole number of points")
     if count < 1:
         raise invalid("count", "at least 1", count)
     if not ranges:
@@ -144,7 +144,7 @@ def _check_range(name: str, given: Any) -> None:
         raise mistyped(name, rule, given)
     low, high, scale = given
     for end in (low, high):
-        if isinstance(end, bool) or not isinstance(end, int | float):
+        if isinstance(end, bool) or not isinstance(end, int | float | np.number):
             raise mistyped(name, rule, given, STRUCTURE)
     if scale not in SCALES or not (math.isfinite(low) and math.isfinite(high)):
         raise invalid(name, rule, given)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
+from optadamw.base.plain import python_number, whole_number
 from optadamw.base.types import PyTree
 from optadamw.tuning.training import TrainStep, built, check_traceable, stepped
 
@@ -154,15 +155,12 @@ def _check(
         if not callable(value):
             raise mistyped(name, "a function", value)
     for name, value in (("low", low), ("high", high), ("smoothing", smoothing)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise mistyped(name, "a number", value)
+        python_number(name, value)
     if not (0 < low < math.inf):
         raise invalid("low", "finite and > 0", low)
     if not (low < high < math.inf):
         raise invalid("high", f"finite and > `low`, which is {low!r}", high)
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        raise mistyped("steps", "a whole number", steps)
-    if steps < 10:
+    if whole_number("steps", steps, "a whole number") < 10:
         raise invalid("steps", "at least 10", steps)
     if not 0 <= smoothing < 1:
         raise invalid("smoothing", "in [0, 1)", smoothing)

@@ -83,7 +83,8 @@ def _check(schedules: Any) -> None:
 
 
 def _values(name: str, schedule: Any, at: np.ndarray) -> np.ndarray:
-    if isinstance(schedule, int | float) and not isinstance(schedule, bool):
+    is_number = isinstance(schedule, int | float | np.number)
+    if is_number and not isinstance(schedule, bool):
         return np.full(len(at), float(schedule))
     if not callable(schedule):
         raise mistyped(name, "a schedule `step -> value`, or a number", schedule)

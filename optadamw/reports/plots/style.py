@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.plain import whole_number
 
 # Okabe and Ito's palette, which every kind of color vision tells apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -56,8 +56,4 @@ def columns_of(columns: Any, default: int) -> int:
     """
     if columns is None:
         return default
-    if isinstance(columns, bool) or not isinstance(columns, int | np.integer):
-        raise mistyped("columns", "a whole number >= 1, or None", columns)
-    if columns < 1:
-        raise invalid("columns", "a whole number >= 1, or None", columns)
-    return int(columns)
+    return whole_number("columns", columns, "a whole number >= 1, or None", 1)
