@@ -1,5 +1,6 @@
 """Translate the present path of a parameter to the path under which it was saved."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
 from optadamw.base.errors import mistyped, near
@@ -40,10 +41,13 @@ def _mapped(rename: Mapping[str, str | None], path: str) -> str | None:
 
 
 def _check_keys(rename: Mapping[str, str | None], paths: list[str]) -> None:
+    present, by_name = set(paths), sorted(paths)
     for key in rename:
         if not isinstance(key, str):
             raise mistyped("rename", _FORMS, key)
-        if not any(path == key or path.startswith(f"{key}/") for path in paths):
+        place = bisect_left(by_name, f"{key}/")
+        inside = [p for p in by_name[place : place + 1] if p.startswith(f"{key}/")]
+        if key not in present and not inside:
             raise ValueError(
                 f"`rename` has the key '{key}', which is neither a parameter nor a "
                 "subtree. Its keys are present paths; near it: "

@@ -114,7 +114,7 @@ def _given(leaving: Departure, given: Any) -> list[Group]:
         if place.leaf is not None
     }
     groups: list[Group] = []
-    used: list[str] = []
+    used: set[str] = set()
     for number, group in enumerate(given):
         members = group.get("params")
         if not isinstance(members, Sequence) or isinstance(members, str):
@@ -126,7 +126,7 @@ def _given(leaving: Departure, given: Any) -> list[Group]:
                     "made of paths of `params`, each in one group",
                     path,
                 )
-            used.append(path)
+            used.add(path)
         options = {key: value for key, value in group.items() if key != "params"}
         groups.append((options, [places[path] for path in members]))
     lacking = [path for path in places if path not in used]

@@ -6,8 +6,9 @@ names, or `params` has none, being a plain list or tuple.
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from optadamw.base.errors import invalid, mistyped, near, some_leaves
@@ -111,14 +112,12 @@ def _by_name(
                 f"Several of `params` are called '{name}', with '_' for each "
                 "separator. Say which is which with `names`."
             )
-    places: dict[str, list[int]] = {}
-    for i, name in enumerate(others):
-        places.setdefault(name, []).append(i)
+    places, ending = _places(others), _ending(others)
     found: list[int | None] = []
     for path, own in zip(paths, ours, strict=True):
         same = places.get(own, [])
         # "module.fc.weight" for "fc/weight": wrappers and models add a prefix.
-        same = same or [i for i, name in enumerate(others) if name.endswith(f"_{own}")]
+        same = same or ending(f"_{own}")
         if len(same) > 1:
             several = ", ".join(f"'{known[i]}'" for i in same[:3])
             raise ValueError(
@@ -142,6 +141,30 @@ def _by_name(
                 f"which with names={{{lacking[0]!r}: {left[0]!r}, ...}}."
             )
     return found
+
+
+def _places(names: Sequence[str | None]) -> dict[str | None, list[int]]:
+    """Return the positions of each name."""
+    places: dict[str | None, list[int]] = {}
+    for i, name in enumerate(names):
+        places.setdefault(name, []).append(i)
+    return places
+
+
+def _ending(names: Sequence[str]) -> Callable[[str], list[int]]:
+    """Return a function from an ending to the positions of the names that have it.
+
+    It searches in the names sorted from their ends: models have thousands.
+    """
+    turned = sorted((name[::-1], i) for i, name in enumerate(names))
+
+    def ending(text: str) -> list[int]:
+        first = last = bisect_left(turned, (text[::-1],))
+        while last < len(turned) and turned[last][0].startswith(text[::-1]):
+            last += 1
+        return sorted(i for _, i in turned[first:last])
+
+    return ending
 
 
 def _plain(name: str) -> str:
@@ -187,12 +210,14 @@ def _mapped(
     names: Mapping[str, Any], paths: Sequence[str], theirs: Sequence[Theirs]
 ) -> list[int | None]:
     known = [one.name for one in theirs]
+    exact = _places(known)
+    plain = _places([None if name is None else _plain(name) for name in known])
     chosen: dict[str, int] = {}
     legal = dict.fromkeys(paths)
     for path, value in names.items():
         check_path(path, legal)
         if value is not None:
-            chosen[path] = _place(path, value, known)
+            chosen[path] = _place(path, value, known, exact, plain)
     for place, count in Counter(chosen.values()).items():
         if count > 1:
             both = [path for path, at in chosen.items() if at == place]
@@ -203,17 +228,20 @@ def _mapped(
     return [chosen.get(path) for path in paths]
 
 
-def _place(path: str, value: Any, known: Sequence[str | None]) -> int:
+def _place(
+    path: str,
+    value: Any,
+    known: Sequence[str | None],
+    exact: Mapping[str | None, list[int]],
+    plain: Mapping[str | None, list[int]],
+) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise mistyped(f"names[{path!r}]", "a name, an index or None", value)
     if isinstance(value, int):
         if not 0 <= value < len(known):
             raise invalid(f"names[{path!r}]", f"an index below {len(known)}", value)
         return value
-    same = [i for i, name in enumerate(known) if name == value]
-    if not same:
-        plain = [None if n is None else _plain(n) for n in known]
-        same = [i for i, name in enumerate(plain) if name == _plain(value)]
+    same = exact.get(value) or plain.get(_plain(value), [])
     if len(same) != 1:
         named = [name for name in known if name is not None]
         hint = f"Near it: {near(value, named)}." if named else "Give its index."

@@ -50,7 +50,8 @@ def _check_all(given: Sequence[Any], paths: Sequence[str]) -> None:
     for path in given:
         check_path(path, legal)
     if sorted(given) != sorted(paths):
-        lacking = [path for path in paths if path not in given]
+        known = set(given)
+        lacking = [path for path in paths if path not in known]
         what = f"'{lacking[0]}' is missing" if lacking else "one is there twice"
         raise ValueError(
             f"`names` must have each of the {len(paths)} parameters once; {what}."

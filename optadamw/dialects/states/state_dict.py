@@ -192,8 +192,8 @@ def written(
     """
     states: dict[int, dict[str, Any]] = {}
     made: list[dict[str, Any]] = []
+    first = 0
     for options, members in groups:
-        first = sum(len(group["params"]) for group in made)
         names = [leaving.places[place].name for place in members]
         named = {"param_names": names} if any(n is not None for n in names) else {}
         indices = list(range(first, first + len(members)))
@@ -201,6 +201,7 @@ def written(
         for index, place in zip(indices, members, strict=True):
             if leaving.places[place].leaf is not None:
                 states[index] = entries_of(place)
+        first += len(members)
     return {"state": states, "param_groups": made}
 
 
