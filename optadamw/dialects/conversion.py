@@ -260,7 +260,7 @@ def write_state(
 
 def _transformation(plan: Plan, form: Form, bare: Bare) -> Transformation:
     """Make a transformation that would keep this State; it takes no step."""
-    rate = plan.learning_rate
+    rate = None if plan.learning_rate == "schedule" else plan.learning_rate
     if rate is None and form.needs_rate:
         raise ValueError(
             f"A state of {plan.target} holds the learning rate, and it is not known. "

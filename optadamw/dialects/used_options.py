@@ -22,7 +22,8 @@ def check_used(plan: Plan) -> None:
     `check_accumulates` refuses --accumulate, as only the state tells if it is used.
 
     Raises:
-      ValueError: such an option was given, or the other kind of AMSGrad's maximum.
+      ValueError: such an option was given, or the other kind of AMSGrad's maximum, or
+        a schedule for a library whose states always hold the learning rate.
     """
     source, target = FORMS.get(plan.source), FORMS.get(plan.target)
     used = {"accumulate"}
@@ -35,6 +36,11 @@ def check_used(plan: Plan) -> None:
     for name in (*_GIVEN_TO, *PLACES):
         if name not in used and getattr(plan, name) != getattr(plain, name):
             raise ValueError(_unused(plan, name))
+    may_lack = target is not None and target.may_lack_rate
+    if plan.learning_rate == "schedule" and not may_lack:
+        raise ValueError(
+            f"`--learning-rate schedule` is for Keras; {plan.target} needs a number."
+        )
     kind = None if source is None else source.peer.maximum
     if plan.amsgrad not in (None, kind):
         raise ValueError(

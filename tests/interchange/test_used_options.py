@@ -60,7 +60,7 @@ def test_a_number_that_nobody_states_is_reported_or_asked_for(
         told = ""
         try:
             write_state(plan, bare, tmp_path / "out.npz", params)
-            told = table(plan, tmp_path, bare, None, None, on_schedule(plan))
+            told = table(plan, tmp_path, bare, None, None, on_schedule(plan, plan))
         except ValueError as error:
             told = str(error)
         form = FORMS[target]
@@ -125,6 +125,22 @@ def test_what_the_report_says_of_betas_and_of_a_rate(tmp_path, capsys):
     assert "note: without a learning rate, as Keras saves an" in capsys.readouterr().out
     assert convert(*words, "--learning-rate", 0.5) == 0
     assert "learning rate" not in capsys.readouterr().out
+    words = ("mlx", tmp_path / "in.npz", "--to", "keras", *shared)
+    words += ("--to-names", tmp_path / "names.json")
+    assert convert(*words) == 0
+    text = f"note: with the learning rate {cases.RATE:g} of FROM. An optimizer of Keras"
+    assert text in capsys.readouterr().out
+    with_rate = files.read(tmp_path / "x.npz")
+    assert convert(*words, "--learning-rate", "schedule") == 0
+    assert "learning rate" not in capsys.readouterr().out
+    assert len(files.read(tmp_path / "x.npz")) == len(with_rate) - 1
+    for target in ("torch", "mlx", "flux", "optadamw"):
+        words = ("flux", tmp_path / "flux.npz", "--to", target, *shared)
+        assert convert(*words, "--learning-rate", "schedule") == 2
+        assert "`--learning-rate" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        convert(*words, "--learning-rate", "fast")
+    assert "must be a number, or 'schedule' for Ker" in capsys.readouterr().err
 
 
 def test_the_command_refuses_them(tmp_path, capsys):

@@ -113,8 +113,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="gradients to a step, if the state accumulates",
     )
+    parser.add_argument(
+        "--learning-rate",
+        type=_rate,
+        metavar="X",
+        help="which some states hold (default: as in FROM); 'schedule' writes the "
+        "variables of an optimizer of Keras that has one",
+    )
     for name, text in (
-        ("--learning-rate", "which some states hold"),
         ("--b1", "decay of the first moment"),
         ("--b2", "decay of the second moment"),
         ("--eps", "added to the root"),
@@ -145,6 +151,15 @@ def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must be a path; got ''.")
     return Path(text)
+
+
+def _rate(text: str) -> float | str:
+    try:
+        return text if text == "schedule" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a number, or 'schedule' for Keras; got {text!r}."
+        ) from None
 
 
 def _at_least_one(text: str) -> int:

@@ -67,7 +67,7 @@ def run(options: Namespace) -> int:
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failed(for_command(str(error), is_leaving), 1)
     notes = [for_command(str(one.message)) for one in caught]
-    notes += [*on_kernels(plan, params), *on_schedule(plan)]
+    notes += [*on_kernels(plan, params), *on_schedule(given, plan)]
     notes += [*on_frozen(bare), *on_width(opened.saved)]
     print(table(plan, options.out, bare, opened.found_at, ordered_by, notes))
     return 0

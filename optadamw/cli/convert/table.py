@@ -85,17 +85,27 @@ def on_width(saved: Any) -> list[str]:
     return ["float64 in FROM was rounded to float32. JAX_ENABLE_X64=1 keeps it."]
 
 
-def on_schedule(plan: Plan) -> list[str]:
-    """Say that TO is without the learning rate that it holds unless it is scheduled."""
+def on_schedule(given: Plan, plan: Plan) -> list[str]:
+    """Say whether TO has a learning rate, if it would not have one with a schedule.
+
+    Args:
+      given: the arguments of the command.
+      plan: with what the files tell.
+    """
     form = FORMS.get(plan.target)
-    if form is None or form.needs_rate or plan.learning_rate is not None:
+    if form is None or not form.may_lack_rate or given.learning_rate is not None:
         return []
-    if "learning_rate" not in form.written_with:
-        return []
+    title = form.peer.title
+    if plan.learning_rate is None:
+        return [
+            f"without a learning rate, as {title} saves an optimizer that has a "
+            "schedule. One with a number as its rate does not load the file; for it "
+            "give the number with --learning-rate."
+        ]
     return [
-        f"without a learning rate, as {form.peer.title} saves an optimizer that has a "
-        "schedule. One with a number as its rate does not load the file; for it give "
-        "the number with --learning-rate."
+        f"with the learning rate {plan.learning_rate:g} of FROM. An optimizer of "
+        f"{title} that has a schedule does not load the file; for it give "
+        "--learning-rate schedule."
     ]
 
 

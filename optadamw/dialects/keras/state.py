@@ -291,7 +291,9 @@ FORM = Form(
     },
     read_with=("amsgrad", "use_ema", "accumulate"),
     to_write=lambda plan: (
-        {"learning_rate": "schedule"} if plan.learning_rate is None else {}
+        {"learning_rate": "schedule"}
+        if plan.learning_rate in (None, "schedule")
+        else {}
     ),
     written_with=("learning_rate",),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class Plan:
     amsgrad: Maximum | None = None
     use_ema: bool = False
     accumulate: int | None = None
-    learning_rate: float | None = None
+    learning_rate: float | Literal["schedule"] | None = None
+    """"schedule": Keras's optimizer, which then has no rate in its file."""
     b1: float | None = None
     b2: float | None = None
     eps: float | None = None
@@ -142,6 +143,11 @@ class Form:
     """The arguments that only this `to_` function has."""
     written_with: tuple[str, ...] = ()
     """The numbers that the saved state holds; a state dict holds all of them."""
+
+    @property
+    def may_lack_rate(self) -> bool:
+        """Whether the state is without its learning rate if that has a schedule."""
+        return "learning_rate" in self.written_with and not self.needs_rate
 
     @property
     def name(self) -> str:
