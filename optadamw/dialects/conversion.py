@@ -238,7 +238,7 @@ def write_state(
     """
     form = FORMS.get(plan.target)
     if form is None:
-        if Path(path).suffix != ".npz":
+        if Path(path).suffix.lower() != ".npz":
             raise invalid("--out", "a file .npz for optadamw", str(path))
         checkpoints.stored(path, bare, params, plan.source)
         return

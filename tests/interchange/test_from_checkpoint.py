@@ -1,6 +1,7 @@
 """`optadamw convert optadamw`: nothing that a checkpoint holds is lost in silence."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -199,6 +200,18 @@ def test_a_checkpoint_is_not_converted_to_itself(tmp_path, capsys):
     assert "is one already: copy the file" in capsys.readouterr().err
 
 
+def test_names_of_files_in_capitals(tmp_path, capsys):
+    _, words = saved(tmp_path, ADAMW)
+    (tmp_path / "own.npz").rename(tmp_path / "OWN.NPZ")
+    words = ("optadamw", tmp_path / "OWN.NPZ", "--learning-rate", 0.1)
+    out = ("--to", "mlx", "--out", tmp_path / "mlx.npz")
+    assert convert(*words, *out) == 0, capsys.readouterr().err
+    words = ("mlx", tmp_path / "mlx.npz", "--params", tmp_path / "OWN.NPZ")
+    out = ("--to", "optadamw", "--out", tmp_path / "AGAIN.NPZ")
+    assert convert(*words, *out) == 0, capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "AGAIN.NPZ").steps == {"": 3}
+
+
 def test_only_checkpoints_of_orbax_are_replaced_as_folders(
     tmp_path, capsys, monkeypatch
 ):
@@ -215,8 +228,8 @@ def test_only_checkpoints_of_orbax_are_replaced_as_folders(
     assert (out / "inside" / "mine.txt").read_text() == "mine"
     for _ in range(2):  # a new folder, and the checkpoint in it
         assert convert(*words, tmp_path / "new") == 0, capsys.readouterr().err
-    (tmp_path / "empty").mkdir()
-    assert convert(*words, tmp_path / "empty") == 0, capsys.readouterr().err
+    (tmp_path / "step.100").mkdir()  # empty
+    assert convert(*words, tmp_path / "step.100") == 0, capsys.readouterr().err
     (tmp_path / "link").symlink_to(tmp_path / "new")
     assert convert(*words, tmp_path / "link") == 2
     assert "is a link. Name the folder" in capsys.readouterr().err
@@ -233,7 +246,10 @@ def test_a_folder_that_cannot_be_written_leaves_the_one_before_it(
     where, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
+    others = tmp_path / f".out.new-{os.getpid()}5"  # of a process that still writes
+    others.mkdir()
     files.write(out, {"a": np.ones(2)})
+    others.rmdir()
 
     def fail(*args, **kwargs):
         raise OSError("no space left on device")

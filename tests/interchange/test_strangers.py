@@ -14,6 +14,8 @@ from tests.interchange.saving import saved_by
 OPTIONS = {
     "AdamP": {"delta": 0.1, "wd_ratio": 0.1},
     "Adopt": {"clip_exp": 0.333},
+    "LAMB or NovoGrad": {"grad_averaging": True, "max_grad_norm": 1.0},
+    "LAMB of DeepSpeed": {"max_coeff": 10.0, "min_coeff": 0.01},
     "RAdam": {"buffer": [[None] * 3] * 10},
     "AdEMAMix": {"betas": (0.9, 0.999, 0.9999)},
     "correct_bias=False": {"correct_bias": False},

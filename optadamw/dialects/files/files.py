@@ -58,7 +58,7 @@ def write(path: str | os.PathLike[str], saved: Any) -> None:
       ValueError, TypeError: a state that such a file cannot hold.
     """
     path = path_of(path)
-    if not path.suffix:
+    if _is_folder(path):
         orbax.write(path, saved)
         return
     writer = _by_suffix(path, WRITERS)
@@ -74,10 +74,15 @@ def check_writable(path: Path) -> None:
       ValueError: a name without a known suffix, or a folder that holds more than a
         checkpoint.
     """
-    if path.suffix:
-        _by_suffix(path, WRITERS)
-    else:
+    if _is_folder(path):
         orbax.check_replaceable(path)
+    else:
+        _by_suffix(path, WRITERS)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a name is that of a folder of Orbax, such as "state", "v1.0"."""
+    return not path.suffix.strip(".0123456789")
 
 
 def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:

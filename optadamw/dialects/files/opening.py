@@ -29,7 +29,7 @@ def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarr
     model = model_in(path, is_limited)
     if model is not None:
         found = model.params
-    elif Path(path).suffix == ".npz" and _is_checkpoint(path):
+    elif Path(path).suffix.lower() == ".npz" and _is_checkpoint(path):
         saved = checkpoint.load(path, is_limited=is_limited)
         found = checkpoints.params_in(saved)
     else:

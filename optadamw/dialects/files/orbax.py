@@ -113,8 +113,8 @@ def write(path: Path, saved: Any) -> None:
     check_replaceable(path)
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Writing the folder '{path}'")
     path = path.absolute()
-    new, old = (
-        path.with_name(f".{path.name}.{what}-{os.getpid()}") for what in ("new", "old")
+    new, old = (  # with an end, as a process may have the number 123 and another 1234
+        path.with_name(f".{path.name}.{what}-{os.getpid()}-") for what in ("new", "old")
     )
     try:
         with ocp.PyTreeCheckpointer() as keeper:

@@ -30,6 +30,8 @@ FOREIGN = {
     "buffer": "RAdam",
     "trust_clip": "Lamb",
     "always_adapt": "Lamb",
+    "grad_averaging": "LAMB or NovoGrad of apex",
+    "max_coeff": "LAMB of DeepSpeed",
 }
 """The options in a group by which other optimizers with Adam's entries are known."""
 
