@@ -10,6 +10,7 @@ Sources of stochastic rounding: Gupta et al., arXiv 1502.02551; Zamirai et al., 
 """
 
 import zlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,8 +83,12 @@ def bits_at(site: Site, shape: tuple[int, ...]) -> Array:
     return mixed(index * _GOLDEN + key)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def rounded(target: Array, noise: Array, dtype: Any) -> Array:
-    """Round `target` at random to a 16-bit dtype; the expected value is `target`."""
+    """Round `target` at random to a 16-bit dtype; the expected value is `target`.
+
+    So is the derivative: that of `target`.
+    """
     if dtype == jnp.bfloat16:
         bits = jax.lax.bitcast_convert_type(target.astype(jnp.float32), jnp.uint32)
         cut = (bits + (noise >> 16)) & jnp.uint32(0xFFFF0000)
@@ -104,3 +109,8 @@ def rounded(target: Array, noise: Array, dtype: Any) -> Array:
     # infinity.
     is_kept = jnp.isfinite(chosen) & jnp.isfinite(target)
     return jnp.where(is_kept, chosen, nearest).astype(dtype)
+
+
+@rounded.defjvp
+def _rounded_jvp(dtype, primals, tangents):
+    return rounded(*primals, dtype), tangents[0].astype(dtype)

@@ -85,7 +85,8 @@ def blockwise(
     (first moment) or 5.6e-10 (second moment) to 1 times the largest number of the
     block. A smaller first moment becomes 0 or the smallest number, whichever is nearer;
     a smaller second moment becomes the smallest number, never 0. A step uses the
-    moments before they are rounded.
+    moments before they are rounded. Codes are whole numbers, through which JAX has no
+    derivative: the moments of the steps before count as constants.
 
     One number that is not finite would spoil its block, so a guard is required: `adamw`
     adds `skip_nonfinite`; around other chains put it yourself.
