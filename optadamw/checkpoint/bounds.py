@@ -56,21 +56,22 @@ class Bounds:
                 f"{size:,} bytes, more than {RATIO} times as many. {self._remedy}"
             )
 
-    def check_text(self, size: int) -> None:
+    def check_text(self, size: int, least: int = TEXT) -> None:
         """Refuse text that was deflated, before it is inflated.
 
         No library deflates the text that describes arrays, so that a file is larger.
 
         Args:
           size: bytes of the text.
+          least: bytes that every file may hold. Default: 8 MiB.
 
         Raises:
-          TooLarge: more than 8 MiB, and more than the file has.
+          TooLarge: more than that, and more than the file has.
         """
-        if self.is_limited and size > max(TEXT, _length(self.path)):
+        if self.is_limited and size > max(least, _length(self.path)):
             raise TooLarge(
                 f"'{self.path}' has {size:,} bytes of text that describe its arrays, "
-                f"more than {TEXT >> 20} MiB and more than the file. {self._remedy}"
+                f"more than {least >> 20} MiB and more than the file. {self._remedy}"
             )
 
     def check_json(self, text: bytes | str) -> None:

@@ -210,9 +210,29 @@ def pt(full: bool) -> Made:
     for megabytes in (300, 1024) if full else (300,):
         yield f"deflated {megabytes}", _deflated("x/data/0", b"", megabytes)
         yield f"deflated pickle {megabytes}", _deflated("x/data.pkl", b"", megabytes)
+    yield from _pickles()
     for op in (b"\x8b\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 7 + b"\x7f", b"("):
         pickled = b"\x80\x02" + op * (1 if op != b"(" else 50_000)
         yield f"opcode {op[:2]!r}", _zip({"x/data.pkl": pickled, "x/version": b"3"})
+
+
+def _pickles() -> Made:
+    """Pickles of objects without number, and of objects of any size."""
+    size = (2**31 - 1).to_bytes(4, "little")
+    doubled = b"c_codecs\nencode\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R"
+    for _ in range(32):
+        doubled = b"c_codecs\nencode\n" + doubled + b"X\x03\0\0\0hex\x86R"
+    for name, opcodes in {
+        "lists": b"(" + b"]" * (14 << 20) + b"t.",
+        "tuples": b"(" + b"]\x85" * (1 << 20) + b"t.",
+        "marks": b"(" * (7 << 20) + b".",
+        "nothing": b"(" + b"N" * (1 << 20) + b"t.",
+        "a bytearray": b"cbuiltins\nbytearray\nJ" + size + b"\x85R.",
+        "doubled bytes": doubled + b".",
+    }.items():
+        pickled = b"\x80\x02" + opcodes
+        yield f"pickle: {name}", _zip({"x/data.pkl": pickled, "x/version": b"3"}, True)
+        yield f"pickle before 1.6: {name}", pickled
 
 
 def _variables(fill: Callable[[Any], Any]) -> bytes:

@@ -303,3 +303,49 @@ def test_a_nested_tensor_is_refused_in_words(tmp_path, capsys):
     words = ("torch", path, "--to", "flux", "--out", tmp_path / "o.npz")
     assert convert(*words, "--params", params) == 1
     assert "optadamw convert: error:" in capsys.readouterr().err
+
+
+# --- Pickles -------------------------------------------------------------------------
+
+HEX = b"c_codecs\nencode\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R"
+for _ in range(3):
+    HEX = b"c_codecs\nencode\n" + HEX + b"X\x09\0\0\0hex_codec\x86R"
+
+PICKLES = {
+    "lists": (b"(" + b"]" * 10_000 + b"t.", "more than 20 times as many"),
+    "numbers": (b"(" + b"K\0" * 30_000 + b"t.", "more than 20 times as many"),
+    "a bytearray": (
+        b"cbuiltins\nbytearray\nK\xff\x85R.",
+        "has a bytearray, whose size",
+    ),
+    "doubled bytes": (HEX + b".", "has bytes in the encoding 'hex_codec'"),
+}
+
+
+@pytest.mark.parametrize("is_legacy", [False, True])
+@pytest.mark.parametrize(("opcodes", "words"), PICKLES.values(), ids=PICKLES)
+def test_pickles_are_looked_through(opcodes, words, is_legacy, tmp_path, monkeypatch):
+    """One byte makes a list; PyTorch checks what is made, and not how much."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr("optadamw.checkpoint.bounds.SMALL", 1 << 20)
+    path = tmp_path / "x.pt"
+    pickled = b"\x80\x02" + opcodes
+    if is_legacy:
+        # A pickle in front of a zip file is the one that PyTorch loads.
+        path.write_bytes(pickled)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02N." if is_legacy else pickled)
+        archive.writestr("x/version", b"3\n")
+    with pytest.raises((TooLarge, DamagedFile), match=words):
+        files.read(path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_pickles_of_many_small_tensors_are_read(is_zip, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr("optadamw.checkpoint.bounds.SMALL", 1 << 16)
+    saved = {f"layers.{i}.weight": torch.ones(4) for i in range(1000)}
+    saved["note"] = b"\xff\x00"  # by an encoding of text
+    path = tmp_path / "x.pt"
+    torch.save(saved, path, _use_new_zipfile_serialization=is_zip)
+    assert len(files.read(path)) == 1001

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, nbytes
+from optadamw.dialects.files import pickles
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 from optadamw.dialects.states.arrays import to_numpy
@@ -33,6 +34,7 @@ def read(path: Path, bounds: Bounds) -> Any:
     with refusing(what, remedy):
         if zipfile.is_zipfile(path):
             _check_entries(path, bounds)
+        pickles.check(path, bounds)
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
