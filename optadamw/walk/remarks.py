@@ -16,6 +16,7 @@ from optadamw.base.tree import Leaves, hidden
 from optadamw.base.types import PyTree
 from optadamw.rules.decay import Decay
 from optadamw.rules.rule import Stage
+from optadamw.rules.schedule_free import ScheduleFree
 from optadamw.store.blockwise import BlockStorage
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
@@ -45,6 +46,8 @@ def _on_rounding(
 ) -> Iterator[str]:
     if not composition.is_whole:
         return
+    if any(isinstance(rule, ScheduleFree) for rule in composition.rules):
+        return  # which computes each parameter anew from buffers that lose nothing
     rounds = not (composition.commit.slots or composition.commit.draws)
     if composition.has_chosen_commit and rounds:  # "nearest", which was asked for
         return

@@ -42,6 +42,7 @@ SILENT = {
     "master": (adamw(6e-4, commit="master"), HALF),
     "compact": (adamw(6e-4, precision="compact"), HALF),
     "float32": (adamw(6e-4), FULL),
+    "schedule-free": (optadamw.schedule_free_adamw(6e-4), HALF),
     "without a rate": (optadamw.scale_by_adam(), HALF),
 }
 LOUD = {

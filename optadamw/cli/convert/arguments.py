@@ -65,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to-names",
         type=_path,
         metavar="FILE.json",
-        help="a list or mapping as for --names, for TO (default: the order of FROM)",
+        help="a list or mapping as for --names, for TO (default: the order of FROM). "
+        "PyTorch loads by position: a mapping to names has to be in its order",
     )
     parser.add_argument(
         "--transpose",

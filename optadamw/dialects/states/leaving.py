@@ -58,7 +58,8 @@ class Departure(Call):
         needs no number of it that is not given by another argument.
       names: Paths of `params` in the order of the peer (None for a parameter
         of a state dict that `params` does not have), or a mapping from paths to its
-        names or indices. None (default) keeps the order of `jax.tree.leaves(params)`.
+        names or indices. The order of a mapping to names counts: PyTorch loads by
+        position. None (default) keeps the order of `jax.tree.leaves(params)`.
       layout: `(path, array) -> array`, applied to each array that is written: the
         inverse of the `layout` of the `from_` function. None (default) writes the
         arrays as they are.
