@@ -94,11 +94,14 @@ def _stem(target: Path) -> str:
 
 
 def _opened(target: Path, mode: int) -> tuple[BinaryIO, Path]:
-    """Create a temporary file and lock it."""
+    """Create a temporary file and lock it.
+
+    It can be read too: HDF5 reads what it wrote, from about 6,000 datasets on.
+    """
     while True:
         temporary = target.with_name(f"{_stem(target)}{secrets.token_hex(8)}.tmp")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        file = os.fdopen(os.open(temporary, flags, mode), "wb")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        file = os.fdopen(os.open(temporary, flags, mode), "w+b")
         if _is_locked_here(file, temporary):
             return file, temporary
         file.close()

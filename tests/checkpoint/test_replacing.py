@@ -16,6 +16,7 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint
+from optadamw.checkpoint.replacing import replacing
 
 TX = optadamw.adamw(0.1)
 STATE = TX.init({"w": jnp.ones(3)})
@@ -33,6 +34,14 @@ def test_a_file_keeps_its_mode(tmp_path, mode, umask):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_that_is_written_can_be_read(tmp_path):
+    with replacing(tmp_path / "x") as file:
+        file.write(b"whole")
+        file.seek(1)
+        assert file.read(2) == b"ho"
+    assert (tmp_path / "x").read_bytes() == b"whole"
 
 
 def test_a_private_file_is_never_open_to_others(tmp_path, monkeypatch):

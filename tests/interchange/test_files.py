@@ -71,6 +71,14 @@ def test_npz_files_hold_for_others_the_arrays_alone(tmp_path):
         assert files.read(tmp_path / "none.npz") == nothing
 
 
+def test_thousands_of_variables_in_hdf5(tmp_path):
+    """HDF5 has then no room in its cache, and reads while it writes."""
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    saved = {str(i): np.float32(i) for i in range(8000)}
+    files.write(tmp_path / "x.h5", saved)
+    assert files.read(tmp_path / "x.h5") == saved
+
+
 @pytest.mark.parametrize("place", [0.0, 0.05, 0.1, 0.3, 0.6, 0.98])
 def test_an_altered_outline_in_the_comments_is_refused(place, tmp_path):
     files.write(tmp_path / "x.npz", {"a": [np.ones(2)], "b": np.ones(3)})
