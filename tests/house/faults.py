@@ -262,14 +262,14 @@ FAULTS = [
     ),
     Fault(
         "the global norm forgets the last parameter",
-        "base/numerics.py",
+        "base/squares.py",
         "total = jnp.sum(jnp.stack([plain for plain, _ in squares]))",
         "total = jnp.sum(jnp.stack([p for p, _ in squares[:-1] or squares]))",
         knob("clip_global_norm"),
     ),
     Fault(
         "the norm of a huge gradient overflows",
-        "base/numerics.py",
+        "base/squares.py",
         "return lax.platform_dependent(cpu=by_branch, default=by_selection)",
         "return sqrt(total)",
         "rules/test_field_faults.py -k test_n3_a_clip",
@@ -278,8 +278,8 @@ FAULTS = [
     Fault(
         "a master of 24 bits is not rounded at random",
         "commit/short_master.py",
-        "bits_at(site, target.shape) >> 24",
-        "jnp.uint32(128)",
+        "_cut(target, bits_at(site, target.shape))",
+        "_cut(target, jnp.uint32(128 << 24))",
         "commit/test_short_master.py",
     ),
     Fault(
