@@ -62,7 +62,8 @@ def _exact_sum(x: Array, axes: tuple[int, ...]) -> Array:
     def kahan(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
         more = other[0] + (one[1] + other[1])
         total = one[0] + more
-        return total, more - (total - one[0])
+        lost = more - (total - one[0])  # NaN after an overflow
+        return total, jnp.where(jnp.isfinite(total), lost, 0)
 
     added = two_sum if math.prod(x.shape[i] for i in axes) <= 2**14 else kahan
     total, lost = lax.reduce((x, jnp.zeros_like(x)), (zero, zero), added, axes)

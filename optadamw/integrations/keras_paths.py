@@ -22,16 +22,19 @@ def paths_of(variables: Sequence[Any], saved: Sequence[str]) -> list[str]:
       saved: the paths of all variables that were trained, in the file that Keras loads;
         [] without a file.
     """
-    known = [getattr(variable, _PATH, None) for variable in variables]
+    known: list[Any] = [getattr(variable, _PATH, None) for variable in variables]
     if not any(known) and _are_of(saved, variables):
         for variable, path in zip(variables, saved, strict=True):
             setattr(variable, _PATH, path)
         return list(saved)
+    # Two models that are loaded from one file have the paths of that file twice.
     taken = {path for path in known if path}
     paths: list[str] = []
-    for variable, kept in zip(variables, known, strict=True):
-        paths.append(kept or _free(variable.path, taken))
-        taken.add(paths[-1])
+    for variable, path in zip(variables, known, strict=True):
+        is_first = path is not None and path not in paths
+        name = path if is_first else _free(path or variable.path, taken)
+        taken.add(name)
+        paths.append(name)
     return paths
 
 

@@ -108,8 +108,18 @@ def grouped(values: Values, groups: Groups) -> Transformation:
             _check_frozen(name, own)
             made.append((where, freeze()))
         else:
-            made.append((where, _chained_for(name, {**values, **own})))
+            made.append((where, _chained_for(name, _of_group(values, own))))
     return param_groups(rest, made)
+
+
+def _of_group(values: Values, own: Values) -> Values:
+    """Return the options of a group, without a peak that its own decay does not read.
+
+    The other groups may need it, so the caller cannot leave it out.
+    """
+    if own.get("weight_decay_mode") in ("lr", "independent"):
+        values = {**values, "max_learning_rate": None}
+    return {**values, **own}
 
 
 def pairs_of(groups: Groups) -> Sequence[tuple[Any, Mapping[str, Any]]]:

@@ -15,6 +15,7 @@ from optadamw.base.numerics import is_narrow, is_tiny
 from optadamw.base.tree import Leaves, hidden
 from optadamw.base.types import PyTree
 from optadamw.rules.decay import Decay
+from optadamw.rules.groups import Variant
 from optadamw.rules.rule import Stage
 from optadamw.rules.schedule_free import ScheduleFree
 from optadamw.store.blockwise import BlockStorage
@@ -54,22 +55,23 @@ def _on_rounding(
     plan = plan_of(composition, leaves, tree)
     pairs = enumerate(zip(leaves.paths, leaves.arrays, strict=True))
     trained = [
-        (path or "(the root)", jnp.dtype(array.dtype))
+        (path or "(the root)", jnp.dtype(array.dtype), composition.variants[group])
         for i, (path, array) in pairs
+        for group in [plan.rows[i].group]
         if not plan.is_frozen(i)
     ]
-    for path, dtype in [pair for pair in trained if is_tiny(pair[1])][:1]:
+    for path, dtype, rules in [one for one in trained if is_tiny(one[1])][:1]:
         yield (
             f"Parameter '{path}' is {dtype} and is rounded to nearest, whatever "
             "`commit` says, which loses every update below half a unit in its last "
-            f"place{_size_that_stalls(composition, dtype)}. Keep the parameters in "
+            f"place{_size_that_stalls(rules, dtype)}. Keep the parameters in "
             "bfloat16, for example with precision='compact', and cast them to 8 bits "
             "in the model; commit='nearest' keeps this rounding without a warning."
         )
-    narrow = [pair for pair in trained if is_narrow(pair[1])]
+    narrow = [one for one in trained if is_narrow(one[1])]
     if not rounds or not narrow:
         return
-    path, dtype = narrow[0]
+    path, dtype, rules = narrow[0]
     rest = len(narrow) - 1
     others = f" ({rest} more {'is' if rest == 1 else 'are'} 16-bit too)" if rest else ""
     compact = ""
@@ -78,21 +80,21 @@ def _on_rounding(
     yield (
         f"Parameter '{path}' is {dtype}{others} and is rounded to nearest, which loses "
         "every update below half a unit in its last place"
-        f"{_size_that_stalls(composition, dtype)}. Pass commit='stochastic'{compact} "
+        f"{_size_that_stalls(rules, dtype)}. Pass commit='stochastic'{compact} "
         "to adamw, or put with_commit(tx, 'stochastic') around another chain; 'kahan' "
         "and 'master' keep more bits, and 'nearest' keeps this rounding without a "
         "warning."
     )
 
 
-def _size_that_stalls(composition: Composition, dtype: jnp.dtype) -> str:
+def _size_that_stalls(group: Variant, dtype: jnp.dtype) -> str:
     """Say from which size on no weight moves, if the learning rate is a plain number.
 
     A step of AdamW is about as long as the learning rate. It moves a weight w if it is
     at least half a unit in the last place of w.
     """
-    rates = [rule for rule in composition.rules if rule.stage == Stage.RATE]
-    rate = getattr(rates[0], "learning_rate", None)
+    rates = [rule for rule in group if rule and rule.stage == Stage.RATE]
+    rate = getattr(rates[0], "learning_rate", None) if rates else None
     if not isinstance(rate, Constant) or rate.value <= 0:
         return ""
     half_unit = float(jnp.finfo(dtype).eps) / 2

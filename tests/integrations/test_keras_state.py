@@ -165,6 +165,26 @@ def test_other_blocks_are_trained_after_loading(later, tmp_path):
     assert list(loaded.optimizer.state.mu) == ends
 
 
+def test_two_models_of_one_file_are_trained_together(tmp_path):
+    x = np.ones((8, 4), "float32")
+    model = blocks()
+    model.compile(optimizer=Optimizer(adamw(1e-2)), loss="mse")
+    model.fit(x, x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    inputs, ends = keras.Input((4,)), []
+    for name in ("one", "other"):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        loaded.name = name
+        ends.append(loaded(inputs))
+    both = keras.Model(inputs, keras.layers.Average()(ends))
+    both.compile(optimizer=Optimizer(adamw(1e-2)), loss="mse")
+    before = [np.array(v.value) for v in both.trainable_variables]
+    both.fit(x, x, verbose=0)
+    assert len(both.optimizer.state.mu) == len(before) == 12
+    for old, variable in zip(before, both.trainable_variables, strict=True):
+        assert np.any(np.array(variable.value) != old)
+
+
 def test_the_paths_of_a_config_are_not_those_of_another_model():
     made = Optimizer(adamw(0.1))
     made.build([keras.Variable(np.ones(2), name=name) for name in ("a", "b")])

@@ -134,9 +134,9 @@ def test_the_command_says_whose_layout_it_wrote(command, moment):
         "inputs); those of Keras have (inputs, outputs). Turn them with --to-transpose"
     ) in report
     turned = command("a.weight", "keras", "--to-transpose", "*weight", moment=moment)
-    assert "note" not in turned
-    assert "note" not in command("a.weight", "mlx", moment=moment)
-    assert "note" not in command("a.bias", "keras", moment=np.ones(3))
+    assert "was written as" not in turned
+    assert "was written as" not in command("a.weight", "mlx", moment=moment)
+    assert "was written as" not in command("a.bias", "keras", moment=np.ones(3))
 
 
 def test_no_kernel_of_a_convolution_is_transposed():

@@ -122,13 +122,13 @@ def test_what_the_report_says_of_betas_and_of_a_rate(tmp_path, capsys):
     words += ("--b1", cases.B1, "--b2", cases.B2)
     words += ("--to-names", tmp_path / "names.json")
     assert convert(*words) == 0, capsys.readouterr().err
-    assert "note: without a learning rate, as Keras saves an" in capsys.readouterr().out
+    assert "note: the file holds no learning rate, as Keras" in capsys.readouterr().out
     assert convert(*words, "--learning-rate", 0.5) == 0
     assert "learning rate" not in capsys.readouterr().out
     words = ("mlx", tmp_path / "in.npz", "--to", "keras", *shared)
     words += ("--to-names", tmp_path / "names.json")
     assert convert(*words) == 0
-    text = f"note: with the learning rate {cases.RATE:g} of FROM. An optimizer of Keras"
+    text = f"note: the file holds the learning rate {cases.RATE:g} of FROM. An "
     assert text in capsys.readouterr().out
     with_rate = files.read(tmp_path / "x.npz")
     assert convert(*words, "--learning-rate", "schedule") == 0

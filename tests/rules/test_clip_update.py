@@ -196,6 +196,14 @@ def test_the_mean_of_many_equal_squares_loses_no_digit(shape):
     assert mean(jnp.float32(1.1)) == pytest.approx(exact, rel=1e-6)
 
 
+@pytest.mark.parametrize("count", [2**14, 2**14 + 1])
+@pytest.mark.parametrize("fault", [1e30, np.inf, np.nan])
+def test_a_mean_of_squares_that_overflows_is_infinite(count, fault):
+    x = jnp.ones(count).at[5].set(fault)
+    wanted = np.nan if np.isnan(fault) else np.inf
+    np.testing.assert_equal(float(jax.jit(mean_of_squares)(x)), wanted)
+
+
 @pytest.mark.parametrize("fault", [jnp.nan, jnp.inf])
 def test_a_fault_spoils_its_own_element_alone(fault):
     tx, params = optadamw.adamw(0.1, clip_update_rms=1.0), jnp.ones(3)

@@ -231,6 +231,19 @@ def test_parts_from_elsewhere_and_groups_inside_a_chain():
         optadamw.chain(optadamw.clip_by_value(1.0), grouped)
 
 
+def test_a_group_without_use_of_the_peak_leaves_it_to_the_others():
+    decay = {"weight_decay_mode": "schedule", "max_learning_rate": 0.1}
+    rate = optadamw.schedules.linear_schedule(0.1, 0.0, 10)
+    own = {"weight_decay_mode": "lr"}
+    tx = optadamw.adamw(rate, **decay, groups={"*/bias": own})
+    told = {**own, "max_learning_rate": None}
+    assert tx == optadamw.adamw(rate, **decay, groups={"*/bias": told})
+    with pytest.raises(ValueError, match=r"\['\*/bias'\]`: `max_learning_rate` has no"):
+        optadamw.adamw(
+            rate, **decay, groups={"*/bias": {**own, "max_learning_rate": 0.2}}
+        )
+
+
 def test_an_error_names_a_group_only_if_the_group_has_the_option():
     groups = {"*/bias": {"learning_rate": 0.1}}
     with pytest.raises(ValueError, match=r"^`b1` must be in \[0, 1\); got 1\.5"):

@@ -204,8 +204,7 @@ def test_the_average_of_bfloat16_parameters_is_exact():
         updates, state = peer.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    with pytest.warns(UserWarning, match="bfloat16"):
-        start = first, tx.init(first)
+    start = first, tx.init(first)
     run = jax.jit(
         lambda step, carry: jax.lax.scan(step, carry, length=steps)[0], static_argnums=0
     )

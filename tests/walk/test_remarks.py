@@ -84,6 +84,16 @@ def test_the_size_that_is_named_is_the_size_that_stalls(rate, dtype):
     assert (after == start).tolist() == [True, True, is_tie]
 
 
+def test_the_rate_that_is_named_is_that_of_the_group():
+    params = {"w": jnp.ones(4), "h": jnp.ones(2, jnp.float16)}
+    for rate, groups in (
+        (1e-3, {"w": {"learning_rate": 10.0}}),
+        (10.0, {"h": {"learning_rate": 1e-3}}),
+    ):
+        (text,) = warned(adamw(rate, groups=groups), params)
+        assert "as long as the learning rate, 0.001," in text
+
+
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_parameters_of_8_bits_are_named_whatever_the_commit(dtype):
     params = {"v": jnp.ones(2, dtype), **HALF}

@@ -98,13 +98,13 @@ def on_schedule(given: Plan, plan: Plan) -> list[str]:
     title = form.peer.title
     if plan.learning_rate is None:
         return [
-            f"without a learning rate, as {title} saves an optimizer that has a "
-            "schedule. One with a number as its rate does not load the file; for it "
+            f"the file holds no learning rate, as {title} saves an optimizer that has "
+            "a schedule. One with a number as its rate does not load the file; for it "
             "give the number with --learning-rate."
         ]
     return [
-        f"with the learning rate {plan.learning_rate:g} of FROM. An optimizer of "
-        f"{title} that has a schedule does not load the file; for it give "
+        f"the file holds the learning rate {plan.learning_rate:g} of FROM. An "
+        f"optimizer of {title} that has a schedule does not load it; for one give "
         "--learning-rate schedule."
     ]
 
