@@ -7,7 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 
 from optadamw.base.errors import invalid
-from optadamw.base.hyperparameters import switch
+from optadamw.base.hyperparameters import hyperparameter, switch
+from optadamw.base.interval import NON_NEGATIVE
 from optadamw.base.plain import python_number
 from optadamw.base.types import Array
 from optadamw.schedules.arguments import step_count
@@ -158,5 +159,7 @@ def cosine_warm_restarts(
         if not legal(python_number(name, value)):
             rule = {"factor": ">= 1", "low": ">= 0", "high": ">= low"}[name]
             raise invalid(name, f"finite and {rule}", value)
+        if name != "factor":
+            hyperparameter(name, float(value), NON_NEGATIVE)  # also within float32
     ahead = switch("ahead", ahead)
     return CosineWarmRestarts(steps, float(factor), float(low), float(high), ahead)

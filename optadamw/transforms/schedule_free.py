@@ -5,7 +5,7 @@ from typing import Any
 
 from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import hyperparameter
-from optadamw.base.interval import FRACTION
+from optadamw.base.interval import FRACTION, NON_NEGATIVE
 from optadamw.base.plain import python_number
 from optadamw.base.types import ScalarOrSchedule
 from optadamw.rules.ema import LEGAL
@@ -201,4 +201,5 @@ def _power(name: str, value: Any, largest: float) -> float:
     if not 0 <= value <= largest or math.isinf(value):
         bounds = "finite and >= 0" if math.isinf(largest) else f"in [0, {largest:g}]"
         raise invalid(name, bounds, value)
+    hyperparameter(name, float(value), NON_NEGATIVE)  # also within float32
     return float(value)

@@ -141,6 +141,7 @@ def test_the_multiplier_of_the_paper_is_on_both_terms():
         ({"steps": 0}, ValueError),
         ({"steps": -3}, ValueError),
         ({"steps": 2.5}, ValueError),
+        ({"steps": 2, "high": 1e39}, ValueError),
         ({"steps": True}, TypeError),
         ({"steps": 2**31}, ValueError),
         ({"steps": 5, "factor": 0.5}, ValueError),

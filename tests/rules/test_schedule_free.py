@@ -323,6 +323,7 @@ def test_what_would_not_mean_what_it_says_is_refused():
         ({"warmup_steps": -1}, ValueError),
         ({"warmup_steps": 2.5}, ValueError),
         ({"weight_power": -1.0}, ValueError),
+        ({"weight_power": 1e39}, ValueError),
         ({"weight_power": "2"}, TypeError),
         ({"step_power": -1.0}, ValueError),
         ({"step_power": 101.0}, ValueError),
