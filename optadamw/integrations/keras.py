@@ -15,7 +15,7 @@ from optadamw.integrations.expression import read_call, text_of
 from optadamw.integrations.keras_average import WithAverage
 from optadamw.integrations.keras_files import WithFields
 from optadamw.integrations.keras_options import WithOptionsInTx
-from optadamw.integrations.keras_paths import is_loading
+from optadamw.integrations.keras_paths import have_kept_paths, is_loading
 from optadamw.integrations.keras_variables import Kept, check_constraints
 from optadamw.integrations.rates import adjustable_rate, plain_rate, rate_of, with_rate
 from optadamw.store.state import State
@@ -268,16 +268,21 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
         kept = self._kept
         rate = None if kept.rate is None else float(np.asarray(self._learning_rate))
         config = {"name": self.name, "tx": text_of(kept.tx), "learning_rate": rate}
-        return config | ({"paths": list(kept.trained)} if kept.trained else {})
+        if kept.trained:
+            config["paths"] = list(kept.trained)
+            config["loaded"] = have_kept_paths(kept.trained.values())
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Make the optimizer of a config that `get_config` returned."""
         del custom_objects
-        paths = tuple(config.get("paths", ())) if is_loading() else ()
-        given = {key: value for key, value in config.items() if key != "paths"}
+        own = ("paths", "loaded")
+        given = {key: value for key, value in config.items() if key not in own}
         made = cls(**{**given, "tx": read_call(config["tx"])})
-        made._kept.paths = paths
+        made._kept.loads = is_loading()
+        if made._kept.loads or not config.get("loaded"):
+            made._kept.paths = tuple(config.get("paths", ()))
         return made
 
 

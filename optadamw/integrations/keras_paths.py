@@ -1,7 +1,8 @@
 """The paths by which the integration of Keras names variables."""
 
+import re
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 _PATH = "_optadamw_path"
@@ -10,7 +11,7 @@ _SCOPE = "shared_objects/id_to_obj_map"
 """An attribute of Keras that is not None while it makes a model from a file."""
 
 
-def paths_of(variables: Sequence[Any], saved: Sequence[str]) -> list[str]:
+def paths_of(variables: Sequence[Any], saved: Sequence[str], loads: bool) -> list[str]:
     """Return a path for each variable, and remember those of a loaded model.
 
     Keras leaves out the name of a Sequential that it loads: 'decoder/out/kernel' is
@@ -19,11 +20,11 @@ def paths_of(variables: Sequence[Any], saved: Sequence[str]) -> list[str]:
 
     Args:
       variables: the variables that are trained, in the order of Keras.
-      saved: the paths of all variables that were trained, in the file that Keras loads;
-        [] without a file.
+      saved: the paths of the variables in the config of the optimizer; [] without one.
+      loads: whether Keras loads that config with these variables, from one file.
     """
     known: list[Any] = [getattr(variable, _PATH, None) for variable in variables]
-    if not any(known) and _are_of(saved, variables):
+    if not any(known) and _are_of(saved, variables, loads):
         for variable, path in zip(variables, saved, strict=True):
             setattr(variable, _PATH, path)
         return list(saved)
@@ -61,18 +62,34 @@ _TELLS = _tells()
 def is_loading() -> bool:
     """Whether Keras makes a model from a file now, and its optimizer with it.
 
-    `Optimizer.from_config` may also be called for other variables than the config
-    names. A version of Keras that does not tell is taken to load.
+    A version of Keras that does not tell is taken to load.
     """
     return not _TELLS or _loads()
 
 
-def _are_of(paths: Sequence[str], variables: Sequence[Any]) -> bool:
-    """Whether paths in a file are those of these variables, which may be shorter."""
-    pairs = zip(paths, (v.path for v in variables), strict=False)
-    return len(paths) == len(variables) and all(
-        f"/{saved}".endswith(f"/{path}") for saved, path in pairs
+def have_kept_paths(variables: Iterable[Any]) -> bool:
+    """Whether variables are those of a loaded model, and keep their paths themselves.
+
+    The optimizer of other variables of that model takes none from the config then.
+    """
+    return any(hasattr(variable, _PATH) for variable in variables)
+
+
+def _are_of(saved: Sequence[str], variables: Sequence[Any], loads: bool) -> bool:
+    """Whether saved paths are those of these variables, which may be shorter."""
+    pairs = zip(saved, (v.path for v in variables), strict=False)
+    return len(saved) == len(variables) and all(
+        f"/{long}".endswith(f"/{path}") or (loads and _has_number(long, path))
+        for long, path in pairs
     )
+
+
+def _has_number(saved: str, path: str) -> bool:
+    """Whether a saved path is that of a variable, with a number that `_free` gave."""
+    layer, slash, last = path.rpartition("/")
+    first, end = (layer, slash + last) if slash else (path, "")
+    numbered = rf"(^|/){re.escape(first)}_\d+{re.escape(end)}$"
+    return re.search(numbered, saved) is not None
 
 
 def _free(path: str, taken: Container[str]) -> str:

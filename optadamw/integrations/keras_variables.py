@@ -39,7 +39,9 @@ class Kept:
     trained: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     """The variables of the model, by their paths."""
     paths: tuple[str, ...] = ()
-    """The paths in the file that Keras loads; none without a file."""
+    """The paths in the config from which the optimizer was made; () without one."""
+    loads: bool = False
+    """Whether Keras loaded this config, with the model."""
     waiting: dict[int, Any] = field(default_factory=dict)
     """The parameters while the model holds their averages, by the ids of variables."""
 
@@ -51,7 +53,7 @@ class Kept:
         not depend on names: Keras saves variables by their numbers.
         """
         variables = list(trained)
-        named = zip(paths_of(variables, self.paths), variables, strict=True)
+        named = zip(paths_of(variables, self.paths, self.loads), variables, strict=True)
         self.trained.update(named)
         state = self.tx.init(self.values())
         leaves, self.structure = jax.tree_util.tree_flatten_with_path(state)

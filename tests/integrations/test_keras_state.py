@@ -165,6 +165,37 @@ def test_other_blocks_are_trained_after_loading(later, tmp_path):
     assert list(loaded.optimizer.state.mu) == ends
 
 
+def test_paths_are_kept_over_two_files(tmp_path):
+    """A number that the first file lacked is in the second: 'out_2/kernel'."""
+    x = np.ones((8, 4), "float32")
+    model = blocks()
+    for names, groups in (("top", None), ("low mid top", {"top/*": {"freeze": True}})):
+        choose(model, names)
+        tx = adamw(1e-2, groups=groups)
+        model.compile(optimizer=Optimizer(tx), loss="mse")
+        model.fit(x, x, verbose=0)
+        paths = list(model.optimizer.state.mu)
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    model.fit(x, x, verbose=0)
+    assert list(model.optimizer.state.mu) == paths
+    assert paths[::2] == ["out/kernel", "out_2/kernel", "top/out/kernel"]
+
+
+def test_an_optimizer_that_was_copied_has_the_paths_of_its_model(tmp_path):
+    x = np.ones((8, 4), "float32")
+    model = blocks()
+    tx = adamw(1e-2, groups={"top/*": {"learning_rate": 1e-5}})
+    model.compile(optimizer=Optimizer(tx), loss="mse")
+    model.fit(x, x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    copied = keras.optimizers.deserialize(keras.optimizers.serialize(model.optimizer))
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    loaded.compile(optimizer=copied, loss="mse")
+    loaded.fit(x, x, verbose=0)
+    assert list(loaded.optimizer.state.mu) == list(model.optimizer.state.mu)
+
+
 def test_two_models_of_one_file_are_trained_together(tmp_path):
     x = np.ones((8, 4), "float32")
     model = blocks()
