@@ -173,8 +173,8 @@ def _conversion(x: str, old: np.dtype, new: np.dtype) -> str:
     if is_float(old) and not is_float(new):
         raise Unsupported("a float becomes an integer")
     if new.name in NARROW:
-        # By way of float32, in which another dtype would be rounded twice.
-        if old.name not in (*NARROW, "float32", "bool"):
+        # By way of float32, as XLA rounds a double.
+        if old.name not in (*NARROW, "float32", "float64", "bool"):
             raise Unsupported(f"{old.name} becomes {new.name}")
         return f"to_{c_type(new)}((float){widened(x, old)})"
     return f"({c_type(new)}){widened(x, old)}"

@@ -222,6 +222,21 @@ def test_conversions():
     check({"float": converted("float32")}, (whole, whole.astype(jnp.float32)))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_double_is_rounded_as_xla_does(dtype):
+    """By way of float32, also beside the middle of two by less than that shows."""
+    halves = np.sort(np.arange(0x7C00, dtype=np.uint16).view(np.float16))[::7]
+    middles = (halves[1:].astype(float) + halves[:-1]) / 2
+    beside = [middles * (1 + 2.0**-k) for k in (30, 45)]
+    beside += [middles * (1 - 2.0**-k) for k in (30, 45)]
+    noise = np.random.default_rng(0).normal(size=990) * 10 ** np.linspace(-9, 6, 990)
+    edges = [np.inf, np.nan, 0.0, 65520 * (1 - 1e-12), 1e300, 1e-300, 3e38, 3.5e38]
+    with jax.enable_x64():
+        wide = np.concatenate([middles, *beside, noise, edges])
+        wide = jnp.asarray(np.concatenate([wide, -wide]))
+        check({dtype: converted(dtype)}, (wide, wide.astype(dtype)))
+
+
 def test_bits():
     bits = lax.bitcast_convert_type
 
