@@ -1,5 +1,7 @@
 """Small files of HDF5 that would take much memory, and large ones that are right."""
 
+import io
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from optadamw.checkpoint import bounds
 from optadamw.checkpoint.bounds import Bounds, TooLarge
 from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.files.hdf5_texts import Texts
 from optadamw.dialects.files.refusing import DamagedFile
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
@@ -93,10 +96,43 @@ def filtered_otherwise(path: Path) -> None:
     _store(path, lambda store: store.create_dataset("0", data=data, compression="lzf"))
 
 
-def texts_for_names(path: Path) -> None:
-    with h5py.File(path, "w") as file:
+def _old(path: Path, names: list[bytes], **options: Any) -> None:
+    """A whole model in the old format: h5py makes texts of any length of `names`."""
+    with h5py.File(path, "w", **options) as file:
+        file.attrs["model_config"] = b"{" + b" " * (1 << 16) + b"}"
+        file.attrs["training_config"] = b'{"optimizer_config": {}}'
         old = file.create_group("optimizer_weights")
-        old.attrs.create("weight_names", np.array([b"a"] * 9, object), dtype=TEXT)
+        old.attrs["weight_names"] = names
+        for name in dict.fromkeys(names):
+            old[name] = np.ones(40)
+
+
+def references_for_names(path: Path) -> None:
+    """120 references to one text of 64 KiB."""
+    _old(path, [b"x" * (1 << 16), *[b"a"] * 119])
+    data = path.read_bytes()
+    heap = data.rindex(b"GCOL", 0, data.index(b"x" * (1 << 16)))
+    reference = (1 << 16).to_bytes(4, "little") + heap.to_bytes(8, "little")
+    at = data.index(reference)
+    end = at + 16 * 120
+    path.write_bytes(data[:at] + data[at : at + 16] * 120 + data[end:])
+
+
+def numbers_for_names(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_group("optimizer_weights").attrs["weight_names"] = [1, 2]
+
+
+def length_of_text(path: Path) -> None:
+    """A text of 77 bytes that announces 3 GiB, which HDF5 would take."""
+    with h5py.File(path, "w") as file:
+        file.create_group("optimizer/vars")["0"] = 1.0
+        file.attrs["training_config"] = "x" * 77
+    kept = path.read_bytes()
+    heap = kept.index(b"GCOL").to_bytes(8, "little")
+    old = b"\x4d\0\0\0" + heap
+    assert kept.count(old) == 1
+    path.write_bytes(kept.replace(old, b"\0\0\0\xc0" + heap))
 
 
 def texts_for_one(path: Path) -> None:
@@ -122,7 +158,9 @@ HOSTILE = {
     inflating_chunk: "inflates to more than its 64 bytes",
     inflating_chunk_unshuffled: "inflates to more than its 64 bytes",
     filtered_otherwise: "filters of HDF5 whose result can have any size.*--no-limit",
-    texts_for_names: "something else than a list of names",
+    references_for_names: "announces arrays of 8,",
+    numbers_for_names: "something else than a list of names",
+    length_of_text: "is damaged where its attribute 'training_config' has text",
     texts_for_one: "something else than one text",
     nothing_for_one: "something else than one text",
 }
@@ -206,3 +244,53 @@ def test_names_in_parts_are_read(tmp_path):
         for name in names:
             old[name] = np.zeros(40)
     assert list(files.read(tmp_path / "x.h5", is_limited=False)) == names
+
+
+FORMS = {
+    "usual": {},
+    "newer": {"libver": "latest"},
+    "ordered": {"track_order": True},
+    "later": {"userblock_size": 1024},
+}
+
+
+@pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
+def test_names_of_any_length_are_read(options, tmp_path):
+    """Keras assigns a list of bytes: h5py keeps each where it keeps long texts."""
+    names = [f"adam/layer_{'of' * (i % 9)}_{i}/kernel".encode() for i in range(80)]
+    _old(tmp_path / "x.h5", names, **options)
+    assert list(files.read(tmp_path / "x.h5")) == [name.decode() for name in names]
+
+
+def test_names_in_an_index_are_read_without_a_limit(tmp_path):
+    """HDF5 makes an index of nine attributes in its latest version only."""
+    path = tmp_path / "x.h5"
+    _old(path, [b"adam/a", b"adam/b"], libver="latest")
+    with h5py.File(path, "a", libver="latest") as file:
+        for i in range(9):
+            file["optimizer_weights"].attrs[str(i)] = i
+    with pytest.raises(DamagedFile, match=r"as Keras does not.*--no-limit"):
+        files.read(path)
+    assert list(files.read(path, is_limited=False)) == ["adam/a", "adam/b"]
+
+
+def test_a_part_of_a_header_that_follows_itself_is_refused(tmp_path):
+    path = tmp_path / "x.h5"
+    _old(path, [b"adam/a"])
+    with h5py.File(path, "a") as file:
+        for i in range(20):
+            file["optimizer_weights"].attrs[f"weight_names{i}"] = f"a text {i}"
+    with h5py.File(path, "r") as file:
+        texts = Texts(file, path, Bounds(path), lambda size: None)
+        place = h5py.h5o.get_info(file["optimizer_weights"].id).addr
+        assert texts.read(place, "weight_names19", 1) == ["a text 19"]
+        data = bytearray(path.read_bytes())
+        begin = struct.pack("<HH", 0x10, 16)  # the first message that leads elsewhere
+        at = data.index(begin, place)
+        more, size = struct.unpack_from("<QQ", data, at + 8)
+        data[more : more + 24] = data[at : at + 24]
+        assert size > 24
+        with pytest.raises(DamagedFile, match="is damaged where"):
+            Texts(file, io.BytesIO(data), Bounds(path), lambda size: None).read(
+                place, "weight_names19", 1
+            )

@@ -10,6 +10,7 @@ import pytest
 
 import optadamw
 from optadamw import interchange
+from optadamw.dialects.files import files
 from tests.interchange import cases
 from tests.interchange.live import CLOSE
 
@@ -126,6 +127,31 @@ def test_keras(there, here, calls, form, record_property):
     distance = cases.ulps(found, cases.leaves(whole))
     record_property(f"here -> keras {there} {scaled}", distance)
     assert distance <= CLOSE
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.weights.h5"])
+def test_files_of_hdf5_that_keras_writes_are_read(name, tmp_path):
+    """The names of the variables of a whole model are text of any length there."""
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    layers = [keras.layers.Dense(3, name=f"dense{'_of' * i}") for i in range(9)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(keras.optimizers.AdamW(weight_decay=0.125, amsgrad=True), "mse")
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    for i, variable in enumerate(optimizer.variables[2:]):
+        variable.assign(np.full(variable.shape, i))
+    write = model.save if name == "x.h5" else model.save_weights
+    write(tmp_path / name)
+    found = files.read(tmp_path / name)
+    if name == "x.h5":
+        paths = [variable.path for variable in optimizer.variables]
+        assert list(found) == paths
+    else:
+        paths = [str(i) for i in range(len(optimizer.variables))]
+        assert set(found) == set(paths)
+    for path, variable in zip(paths, optimizer.variables, strict=True):
+        np.testing.assert_array_equal(found[path], np.array(variable))
 
 
 def paths_of(params: Any) -> list[str]:

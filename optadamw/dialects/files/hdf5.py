@@ -53,12 +53,13 @@ def read_model(path: Path, bounds: Bounds) -> InFile:
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(INSIDE)
         bounds.check(entry.file_size)
-        config, weights = keras_config.config_in(archive, bounds), archive.read(entry)
+        config = keras_config.config_in(archive, bounds)
+        source = io.BytesIO(archive.read(entry))
     places: dict[str, str] = {}
     counts: dict[str, int] = {}
     nested: set[str] = set()
-    with h5py.File(io.BytesIO(weights), "r") as file:
-        nodes = Nodes(file, bounds)
+    with h5py.File(source, "r") as file:
+        nodes = Nodes(file, source, bounds)
         layers = nodes.group(file, "layers")
         for name in () if layers is None else nodes.names(layers):
             group = nodes.group(layers, name)
@@ -99,11 +100,13 @@ def _has_more(nodes: Nodes, layer: Any) -> bool:
     return False
 
 
-def _read_h5(path: Path, source: Any, bounds: Bounds) -> dict[str, np.ndarray]:
+def _read_h5(
+    path: Path, source: Path | BinaryIO, bounds: Bounds
+) -> dict[str, np.ndarray]:
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     try:
         with h5py.File(source, "r") as file:
-            nodes = Nodes(file, bounds)
+            nodes = Nodes(file, source, bounds)
             keras_config.refuse_others(path, keras_config.in_attributes(nodes))
             found = _variables(nodes)
     except (DamagedFile, TooLarge):

@@ -9,12 +9,14 @@ import itertools
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from optadamw.checkpoint.arrays import digests
 from optadamw.checkpoint.bounds import Bounds, nbytes
+from optadamw.dialects.files.hdf5_texts import Texts
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile
 
@@ -38,11 +40,12 @@ FILTERS = {DEFLATE, 2, 3}
 class Nodes:
     """An open file, and the bytes that what was found in it takes."""
 
-    def __init__(self, file: Any, bounds: Bounds) -> None:
+    def __init__(self, file: Any, source: Path | BinaryIO, bounds: Bounds) -> None:
         self._h5py = needed("h5py", "h5py", f"Reading '{bounds.path}'")
         self.file = file
         self.bounds = bounds
         self.taken = 0
+        self._kept = Texts(file, source, bounds, self.take)
 
     def take(self, size: int) -> None:
         """Count bytes.
@@ -112,11 +115,7 @@ class Nodes:
         return int(self._h5py.h5o.get_info(node.id).addr)
 
     def text(self, node: Any, name: str) -> str | None:
-        """Return an attribute that is one text; None without.
-
-        One text lies in the file as often as it is read. An array can have references
-        to the same text.
-        """
+        """Return an attribute that is one text; None without."""
         if name not in node.attrs:
             return None
         held = node.attrs.get_id(name)
@@ -125,8 +124,7 @@ class Nodes:
                 f"'{self.bounds.path}' has something else than one text in its "
                 f"attribute '{name}'."
             )
-        found = node.attrs[name]
-        return found.decode() if isinstance(found, bytes) else str(found)
+        return self._read_texts(node, name, held)[0]
 
     def texts(self, node: Any, name: str) -> list[str]:
         """Return an attribute that is a list of texts.
@@ -149,13 +147,22 @@ class Nodes:
         held = node.attrs.get_id(name)
         shape: Sequence[int] = held.shape or ()
         size = nbytes(shape, held.dtype.itemsize)
-        if len(shape) != 1 or (size and held.dtype.kind != "S"):
+        is_text = self._h5py.check_string_dtype(held.dtype) is not None
+        if len(shape) != 1 or (size and not is_text):
             raise DamagedFile(
-                f"'{self.bounds.path}' has something else than a list of names of one "
-                f"length in its attribute '{name}'."
+                f"'{self.bounds.path}' has something else than a list of names in its "
+                f"attribute '{name}'."
             )
         self.take(size + NODE * shape[0])
-        return [found.decode() for found in node.attrs[name]] if size else []
+        return self._read_texts(node, name, held) if size else []
+
+    def _read_texts(self, node: Any, name: str, held: Any) -> list[str]:
+        """Return the texts of an attribute, which has one or a list of one axis."""
+        if held.dtype.kind == "O" and self.bounds.is_limited:
+            count = held.shape[0] if held.shape else 1
+            return self._kept.read(self.place(node), name, count)
+        found = np.atleast_1d(np.asarray(node.attrs[name], object))
+        return [text.decode() if isinstance(text, bytes) else text for text in found]
 
     def announce(self, group: Any, name: str) -> None:
         """Count the bytes of an array by its header, before it is read.

@@ -64,7 +64,7 @@ def named_in(path: Path, is_limited: bool = True) -> Named | None:
             return in_archive(archive, bounds)
     h5py = needed("h5py", "h5py", f"Reading '{path}'")
     with h5py.File(path, "r") as file:
-        return in_attributes(Nodes(file, bounds))
+        return in_attributes(Nodes(file, path, bounds))
 
 
 def in_archive(archive: zipfile.ZipFile, bounds: Bounds) -> Named | None:
