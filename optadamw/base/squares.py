@@ -67,7 +67,7 @@ def _exact_sum(x: Array, axes: tuple[int, ...]) -> Array:
 
     added = two_sum if math.prod(x.shape[i] for i in axes) <= 2**14 else kahan
     total, lost = lax.reduce((x, jnp.zeros_like(x)), (zero, zero), added, axes)
-    # After an overflow `lost` is NaN, and the sum is infinite.
+    # After an overflow TwoSum has lost NaN, and the sum is infinite.
     return jnp.where(jnp.isfinite(total), total + lost, total)
 
 

@@ -144,7 +144,9 @@ def _check_range(name: str, given: Any) -> None:
         raise mistyped(name, rule, given)
     low, high, scale = given
     for end in (low, high):
-        if isinstance(end, bool) or not isinstance(end, int | float | np.number):
+        if isinstance(end, bool) or not isinstance(
+            end, int | float | np.integer | np.floating
+        ):
             raise mistyped(name, rule, given, STRUCTURE)
     if scale not in SCALES or not (math.isfinite(low) and math.isfinite(high)):
         raise invalid(name, rule, given)

@@ -90,7 +90,8 @@ class Norms:
             norms = jnp.reshape(self.given, (1,))
             if self.groups:  # which the caller cannot give
                 groups = self._measured(0, {}, None, self.groups)[1:]
-                norms = jnp.concatenate([norms, groups.astype(norms.dtype)])
+                dtype = jnp.promote_types(norms.dtype, groups.dtype)
+                norms = jnp.concatenate([norms.astype(dtype), groups.astype(dtype)])
         if self.scale is None:
             return norms
         # The norm is scaled and not the gradients: XLA's CPU backend would materialize

@@ -166,6 +166,20 @@ def test_groups_leave_the_norm_that_was_given(given):
         np.testing.assert_allclose(biases, norm(GRADS["bias"]), rtol=1e-6)
 
 
+def test_a_given_norm_of_16_bits_does_not_round_those_of_groups():
+    chained = optadamw.chain(
+        optadamw.clip_by_global_norm(1.0), optadamw.scale_by_learning_rate(0.1)
+    )
+    tx = optadamw.with_stats(chained, groups={"kernels": "kernel"})
+    grads = jax.tree.map(lambda g: g * 6e4, GRADS)
+    given = jnp.float16(6e4)
+    _, state = tx.step(grads, tx.init(PARAMS), PARAMS, grad_norm=given)
+    stats = optadamw.stats_of(state)
+    found = stats.groups["kernels"].grad_norm
+    np.testing.assert_allclose(found, norm(grads["kernel"]), rtol=1e-6)
+    assert float(stats.grad_norm) == float(given)
+
+
 def test_they_are_found_in_a_chain_of_optax_and_under_jit():
     inner = optadamw.adamw(0.1, stats=True, skip_nonfinite=True)
     tx = optax.chain(optax.identity(), inner)

@@ -83,7 +83,7 @@ def _check(schedules: Any) -> None:
 
 
 def _values(name: str, schedule: Any, at: np.ndarray) -> np.ndarray:
-    is_number = isinstance(schedule, int | float | np.number)
+    is_number = isinstance(schedule, int | float | np.integer | np.floating)
     if is_number and not isinstance(schedule, bool):
         return np.full(len(at), float(schedule))
     if not callable(schedule):
