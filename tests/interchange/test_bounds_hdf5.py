@@ -13,6 +13,7 @@ import pytest
 from optadamw.checkpoint import bounds
 from optadamw.checkpoint.bounds import Bounds, TooLarge
 from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.files.hdf5_nodes import Nodes
 from optadamw.dialects.files.hdf5_texts import Texts
 from optadamw.dialects.files.refusing import DamagedFile
 
@@ -227,6 +228,46 @@ def test_arrays_that_are_deflated_are_read(tmp_path):
     found = files.read(path)
     for name, wanted in zip("0123", (zeros, grown, grown, zeros[:0, :2]), strict=True):
         np.testing.assert_array_equal(found[name], wanted)
+
+
+class _Older:
+    """An array of h5py before 3.8, which lacks `chunk_iter`."""
+
+    def __init__(self, found: Any) -> None:
+        self.shape = found.shape
+        self.get_create_plist = found.get_create_plist
+        self.get_chunk_info_by_coord = found.get_chunk_info_by_coord
+
+
+class _Endless(_Older):
+    """An array with an index that gives one chunk again and again."""
+
+    def chunk_iter(self, add: Any) -> Any:
+        while (told := add(self.get_chunk_info_by_coord((0, 0)))) is None:
+            pass
+        return told
+
+
+def test_chunks_that_the_file_has_are_listed(tmp_path):
+    """The index is gone through once: with 16,384 chunks 1 s and not 11."""
+    path = tmp_path / "x.h5"
+
+    def fill(store: Any) -> None:
+        options = {"chunks": (3, 2), "compression": "gzip", "dtype": "f4"}
+        data = store.create_dataset("0", (10, 5), maxshape=(None, None), **options)
+        data[:4] = 1
+        data[9, 4] = 2
+
+    _store(path, fill)
+    with h5py.File(path, "r") as file:
+        nodes = Nodes(file, path, Bounds(path))
+        found = file["optimizer/vars/0"].id
+        listed = nodes._stored("0", found)
+        assert listed == {(i, j) for i in (0, 3) for j in (0, 2, 4)} | {(9, 4)}
+        assert nodes._stored("0", _Older(found)) == listed
+        with pytest.raises(DamagedFile, match="more chunks of '0' than its shape"):
+            nodes._stored("0", _Endless(found))
+    assert files.read(path)["0"].sum() == 22
 
 
 def test_filters_are_read_without_a_limit(tmp_path):
