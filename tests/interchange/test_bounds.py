@@ -320,6 +320,29 @@ PICKLES = {
     ),
     "doubled bytes": (HEX + b".", "has bytes in the encoding 'hex_codec'"),
 }
+# The same with the encoding, or all arguments, or the function by another way.
+PLAIN = b"c_codecs\nencode\nq\0X\x01\0\0\0aX\x06\0\0\0latin1q\x01\x86R"
+HEX_TEXT = b"X\x03\0\0\0hexq\x02"
+PICKLES |= {
+    f"doubled bytes {i}": (
+        b"(" + PLAIN + HEX_TEXT + opcodes + b"t.",
+        "has bytes in the encoding 'hex'",
+    )
+    for i, opcodes in enumerate(
+        [
+            b"h\0" + PLAIN + b"h\x02\x86R",
+            b"h\0(" + PLAIN + b"h\x02tR",
+            b"h\0" + PLAIN + b"h\x02h\x01\x87R",
+            b"h\0](" + PLAIN + b"h\x02eR",
+            b"h\0}(" + PLAIN + b"K\x01h\x02K\x01uR",
+            b"h\0" + PLAIN + b"h\x02\x86q\x030h\0h\x03R",
+            b"ctorch._tensor\n_rebuild_from_type_v2\n(h\0cbuiltins\nbytes\n"
+            + PLAIN
+            + b"h\x02\x86}tR",
+            PLAIN + b"q\x05h\x02q\x01h\0h\x05h\x01\x86R",
+        ]
+    )
+}
 
 
 @pytest.mark.parametrize("is_legacy", [False, True])
@@ -346,6 +369,7 @@ def test_pickles_of_many_small_tensors_are_read(is_zip, tmp_path, monkeypatch):
     monkeypatch.setattr("optadamw.checkpoint.bounds.SMALL", 1 << 16)
     saved = {f"layers.{i}.weight": torch.ones(4) for i in range(1000)}
     saved["note"] = b"\xff\x00"  # by an encoding of text
+    saved["mesh"] = {"hex": "zip", "bytes": [b"\xff", ("uu", b"\x80" * 300, "latin1")]}
     path = tmp_path / "x.pt"
     torch.save(saved, path, _use_new_zipfile_serialization=is_zip)
-    assert len(files.read(path)) == 1001
+    assert len(files.read(path)) == 1002

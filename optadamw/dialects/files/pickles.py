@@ -10,6 +10,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ FIRST = b"PK\x03\x04"
 BYTES_TO_BYTES = re.compile(r"(base64|bz2|hex|quopri|quotedprintable|uu|zip|zlib)")
 """The encodings that can be applied to their own result."""
 
+ENCODE = "_codecs encode"
+FUNCTION = object()
+"""The function of this name, where the stack is followed."""
+
+PUTS, GETS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
+TUPLES = {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+FOLLOWED = TUPLES | {
+    *("PROTO", "STOP", "GLOBAL", "BINPERSID", "REDUCE", "NEWOBJ", "BUILD"),
+    *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
+    *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWFALSE", "NEWTRUE"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINSTRING"),
+}
+"""The opcodes that PyTorch knows, with MARK, PUTS and GETS."""
+
 
 def check(path: Path, bounds: Bounds) -> None:
     """Refuse pickles of more objects than the limits allow, or of any size.
@@ -67,7 +83,9 @@ def check(path: Path, bounds: Bounds) -> None:
 def _look_through(source: Any, pickles: int, bounds: Bounds) -> None:
     size, checked = 0, 0
     encodes, encodings = False, set()
-    for name, argument in _opcodes(source, pickles):
+    begin = source.tell()
+    for opcode, argument in chain.from_iterable(_opcodes(source, pickles)):
+        name = opcode.name
         size += CONTAINER if name in CONTAINERS else OTHER
         if size > checked + (1 << 20):
             bounds.check(size)
@@ -75,7 +93,7 @@ def _look_through(source: Any, pickles: int, bounds: Bounds) -> None:
         if not isinstance(argument, str):
             continue
         if name == "GLOBAL":
-            encodes |= argument == "_codecs encode"
+            encodes |= argument == ENCODE
             if argument.endswith(" bytearray"):
                 raise _of_any_size(bounds, "a bytearray")
         elif len(argument) < 20:
@@ -84,21 +102,92 @@ def _look_through(source: Any, pickles: int, bounds: Bounds) -> None:
                 encodings.add(argument)
     bounds.check(size)
     if encodes and encodings:
-        raise _of_any_size(bounds, f"bytes in the encoding '{min(encodings)}'")
+        source.seek(begin)
+        if not all(map(_encodes_plainly, _opcodes(source, pickles))):
+            raise _of_any_size(bounds, f"bytes in the encoding '{min(encodings)}'")
 
 
-def _opcodes(source: Any, pickles: int) -> Iterator[tuple[str, Any]]:
-    """Give the opcodes; at one that is none, PyTorch stops too, and says so."""
-    for _ in range(pickles):
+Opcodes = Iterator[tuple[pickletools.OpcodeInfo, Any]]
+
+
+def _opcodes(source: Any, pickles: int) -> Iterator[Opcodes]:
+    """Give the opcodes of each pickle; PyTorch too stops at one that is none."""
+    whole = True
+
+    def of_one() -> Opcodes:
+        nonlocal whole
         opcodes = pickletools.genops(source)
         while True:
             try:
                 opcode, argument, _ = next(opcodes)
             except StopIteration:
-                break
-            except Exception:  # more kinds than can be listed
                 return
-            yield opcode.name, argument
+            except Exception:  # more kinds than can be listed
+                whole = False
+                return
+            yield opcode, argument
+
+    for _ in range(pickles):
+        if whole:
+            yield of_one()
+
+
+def _encodes_plainly(opcodes: Opcodes) -> bool:
+    """Whether a pickle encodes texts only as Python does for bytes, by "latin1".
+
+    A configuration may have the text "hex" or "zip", and bytes beside it. The stack is
+    followed with texts, tuples of up to three, and None for all else.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    try:
+        return all(_is_plain(*step, stack, memo) for step in opcodes)
+    except (
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # no pickle that PyTorch loads
+        return False
+
+
+def _is_plain(
+    opcode: pickletools.OpcodeInfo, argument: Any, stack: list[Any], memo: dict
+) -> bool:
+    """Follow an opcode; False if the function that encodes is used otherwise."""
+    name, before = opcode.name, opcode.stack_before
+    if name in PUTS:
+        memo[argument] = stack[-1]
+        return True
+    if name in GETS:
+        stack.append(memo[argument])
+        return True
+    if name == "MARK":
+        stack.append(pickletools.markobject)
+        return True
+    taken: list[Any] = []
+    count = len(before)
+    if pickletools.markobject in before:
+        while (last := stack.pop()) is not pickletools.markobject:
+            taken.append(last)
+        count = before.index(pickletools.markobject)
+    taken.reverse()
+    taken = [stack.pop() for _ in range(count)][::-1] + taken
+    if name == "REDUCE" and taken[0] is FUNCTION:
+        _, encoding = taken[1] or (None, None)
+        if encoding != "latin1":
+            return False
+    elif FUNCTION in taken:
+        return False
+    if name == "GLOBAL":
+        stack.append(FUNCTION if argument == ENCODE else None)
+    elif name in TUPLES:
+        stack.append(tuple(taken) if len(taken) <= 3 else None)
+    elif isinstance(argument, str):
+        stack.append(argument)
+    else:
+        stack.extend([None] * len(opcode.stack_after))
+    return name in FOLLOWED
 
 
 def _of_any_size(bounds: Bounds, what: str) -> DamagedFile:
