@@ -167,7 +167,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("make", "words"), HOSTILE.items(), ids=lambda x: str(x)[:25])
+@pytest.mark.parametrize(
+    ("make", "words"), HOSTILE.items(), ids=[make.__name__ for make in HOSTILE]
+)
 def test_they_are_refused(make, words, tmp_path):
     path = tmp_path / "x.h5"
     make(path)
