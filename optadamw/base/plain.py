@@ -18,9 +18,9 @@ def python_number(name: str, value: Any, rule: str = "a number") -> int | float:
       value: the argument.
       rule: the text of the error on what is legal. Default: "a number".
     """
-    is_masked = isinstance(value, np.ma.MaskedArray)
-    if isinstance(value, np.number | np.ndarray) and np.ndim(value) == 0:
-        value = value if is_masked else value.item()
+    is_scalar = isinstance(value, np.number | np.ndarray) and np.ndim(value) == 0
+    if is_scalar and not isinstance(value, np.ma.MaskedArray):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise mistyped(name, rule, value)
     return value

@@ -49,8 +49,10 @@ class Bounds:
         Raises:
           TooLarge: more than 256 MiB, and more than 20 times the size of the file.
         """
+        if not self.is_limited or size <= SMALL:
+            return  # without a look at the file: sizes are checked for each part of it
         length = _length(self.path)
-        if self.is_limited and size > max(SMALL, RATIO * length):
+        if size > RATIO * length:
             raise TooLarge(
                 f"'{self.path}' has {length:,} bytes and announces arrays of "
                 f"{size:,} bytes, more than {RATIO} times as many. {self._remedy}"

@@ -52,12 +52,11 @@ def _on_rounding(
     rounds = not (composition.commit.slots or composition.commit.draws)
     if composition.has_chosen_commit and rounds:  # "nearest", which was asked for
         return
-    plan = plan_of(composition, leaves, tree)
+    plan, variants = plan_of(composition, leaves, tree), composition.variants
     pairs = enumerate(zip(leaves.paths, leaves.arrays, strict=True))
     trained = [
-        (path or "(the root)", jnp.dtype(array.dtype), composition.variants[group])
+        (path or "(the root)", jnp.dtype(array.dtype), variants[plan.rows[i].group])
         for i, (path, array) in pairs
-        for group in [plan.rows[i].group]
         if not plan.is_frozen(i)
     ]
     for path, dtype, rules in [one for one in trained if is_tiny(one[1])][:1]:

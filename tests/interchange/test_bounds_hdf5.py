@@ -13,7 +13,7 @@ import pytest
 from optadamw.checkpoint import bounds
 from optadamw.checkpoint.bounds import Bounds, TooLarge
 from optadamw.dialects.files import files, hdf5
-from optadamw.dialects.files.hdf5_nodes import Nodes
+from optadamw.dialects.files.hdf5_chunks import stored_chunks
 from optadamw.dialects.files.hdf5_texts import Texts
 from optadamw.dialects.files.refusing import DamagedFile
 
@@ -237,7 +237,6 @@ class _Older:
 
     def __init__(self, found: Any) -> None:
         self.shape = found.shape
-        self.get_create_plist = found.get_create_plist
         self.get_chunk_info_by_coord = found.get_chunk_info_by_coord
 
 
@@ -262,13 +261,12 @@ def test_chunks_that_the_file_has_are_listed(tmp_path):
 
     _store(path, fill)
     with h5py.File(path, "r") as file:
-        nodes = Nodes(file, path, Bounds(path))
-        found = file["optimizer/vars/0"].id
-        listed = nodes._stored("0", found)
+        found, rest = file["optimizer/vars/0"].id, ((3, 2), Bounds(path))
+        listed = stored_chunks("0", found, *rest)
         assert listed == {(i, j) for i in (0, 3) for j in (0, 2, 4)} | {(9, 4)}
-        assert nodes._stored("0", _Older(found)) == listed
+        assert stored_chunks("0", _Older(found), *rest) == listed
         with pytest.raises(DamagedFile, match="more chunks of '0' than its shape"):
-            nodes._stored("0", _Endless(found))
+            stored_chunks("0", _Endless(found), *rest)
     assert files.read(path)["0"].sum() == 22
 
 

@@ -162,7 +162,16 @@ def paths_of(params: Any) -> list[str]:
 def trained_scaled(
     tx: Any, params: Any, calls: int, first: int, state: Any, scaled: bool
 ) -> tuple[Any, Any]:
-    """As `cases.trained`, with gradients that carry the loss scale."""
+    """Return parameters and State after some calls of `tx.step` that follow each other.
+
+    Args:
+      tx: the transformation.
+      params: the parameters before the first of these calls.
+      calls: the number of calls.
+      first: the number of the first one, which chooses its gradients.
+      state: the State before the first of these calls.
+      scaled: whether the gradients are multiplied by the loss scale in the State.
+    """
     step = jax.jit(tx.step)
     for i in range(first, first + calls):
         grads = cases.gradients(params, i)

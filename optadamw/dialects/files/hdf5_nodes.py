@@ -1,13 +1,11 @@
-"""What a file of HDF5 holds, counted before it takes memory.
+"""Read groups, attributes and arrays of a file of HDF5 within the limits on its size.
 
-A file of 3 KB can announce 33 million chunks, each of which takes 350 bytes, and one of
-1 MB can refer 4,096 times to one text of 1 MB, or have a chunk of 64 bytes that
-inflates to 1 GiB. Keras writes none of these.
+HDF5 has no such limits: a file of 3 KB can announce 33 million chunks, each of which
+takes 350 bytes, and one of 1 MB can refer 4,096 times to one text of 1 MB. Keras writes
+neither. Bytes are counted by the headers of the file before HDF5 takes them.
 """
 
-import itertools
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +14,7 @@ import numpy as np
 
 from optadamw.checkpoint.arrays import digests
 from optadamw.checkpoint.bounds import Bounds, nbytes
+from optadamw.dialects.files.hdf5_chunks import check_chunks
 from optadamw.dialects.files.hdf5_texts import Texts
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile
@@ -31,10 +30,6 @@ CHUNK = 1 << 12
 
 NUMBERS = "biufcV"
 """The kinds of dtypes without text, objects and references; bfloat16 is a V."""
-
-DEFLATE = 1
-FILTERS = {DEFLATE, 2, 3}
-"""The filters that are read: deflate, shuffle and fletcher32, by HDF5's numbers."""
 
 
 class Nodes:
@@ -195,10 +190,8 @@ class Nodes:
         # HDF5 reads the whole of a chunk, also of one that is larger than its array.
         size = nbytes(chunk, dtype.itemsize)
         self.take(math.prod(counts) * (size + CHUNK))
-        filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-        if filters and self.bounds.is_limited:
-            self._check_filters(name, filters)
-            self._check_chunks(name, found, filters, size)
+        if self.bounds.is_limited:
+            check_chunks(name, found, made, self.bounds)
 
     def _array(self, group: Any, name: str) -> Any:
         """Open an array by HDF5's own functions: h5py's take six times as long."""
@@ -215,60 +208,6 @@ class Nodes:
 
     def _no_array(self, name: str) -> DamagedFile:
         return DamagedFile(f"'{self.bounds.path}' has no array under '{name}'.")
-
-    def _check_filters(self, name: str, filters: Sequence[int]) -> None:
-        """Refuse filters whose result HDF5 does not limit and that are not known."""
-        if set(filters) - FILTERS or filters.count(DEFLATE) > 1:
-            raise DamagedFile(
-                f"'{self.bounds.path}' keeps '{name}' with filters of HDF5 whose "
-                "result can have any size. If the file is from a source that you "
-                f"trust, lift the limit: {self.bounds.remedy}."
-            )
-
-    def _check_chunks(
-        self,
-        name: str,
-        found: Any,
-        filters: Sequence[int],
-        size: int,
-    ) -> None:
-        """Refuse chunks that inflate to more than their size: HDF5 has no limit."""
-        if DEFLATE not in filters:
-            return
-        skipped = 1 << filters.index(DEFLATE)
-        room = size + 4 * len(filters)  # fletcher32 adds a sum of four bytes
-        for start in self._stored(name, found):
-            mask, stored = found.read_direct_chunk(start)
-            if mask & skipped:
-                continue
-            inflating = zlib.decompressobj()
-            inflating.decompress(stored, room)
-            if inflating.decompress(inflating.unconsumed_tail, 1):
-                raise DamagedFile(
-                    f"'{self.bounds.path}' has a chunk of '{name}' that inflates to "
-                    f"more than its {size:,} bytes."
-                )
-
-    def _stored(self, name: str, found: Any) -> set[tuple[int, ...]]:
-        """Return where the chunks begin that the file has of an array."""
-        chunk = found.get_create_plist().get_chunk()
-        axes = zip(found.shape, chunk, strict=True)
-        starts = set(itertools.product(*(range(0, n, part) for n, part in axes)))
-        if not hasattr(found, "chunk_iter"):
-            # Each goes through all chunks: 16,384 take 11 s, not 1 s as below.
-            info = found.get_chunk_info_by_coord
-            return {at for at in starts if info(at).byte_offset is not None}
-        stored: list[tuple[int, ...]] = []
-
-        def add(info: Any) -> bool | None:
-            stored.append(info.chunk_offset)
-            return True if len(stored) > len(starts) else None
-
-        if found.chunk_iter(add):
-            raise DamagedFile(
-                f"'{self.bounds.path}' has more chunks of '{name}' than its shape."
-            )
-        return starts.intersection(stored)
 
     def read(self, places: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Read arrays that were announced, by their paths, and compare digests."""

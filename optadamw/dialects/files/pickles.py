@@ -142,13 +142,8 @@ def _encodes_plainly(opcodes: Opcodes) -> bool:
     memo: dict[int, Any] = {}
     try:
         return all(_is_plain(*step, stack, memo) for step in opcodes)
-    except (
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # no pickle that PyTorch loads
-        return False
+    except (IndexError, KeyError, TypeError, ValueError):
+        return False  # PyTorch cannot load it either
 
 
 def _is_plain(
