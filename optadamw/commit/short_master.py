@@ -11,18 +11,18 @@ float32 copy here too.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.random_bits import Site, bits_at
 from optadamw.base.types import Array
 from optadamw.commit.commit import Buffers
-from optadamw.commit.master import Master, joined, no_tangent
+from optadamw.commit.halves import halves, joined
+from optadamw.commit.master import Master
 from optadamw.commit.narrow import Narrow, bits_of
 from optadamw.store.slot import Slot
 
-_KEPT, _UPPER = np.uint32(0xFFFFFF00), np.uint32(0xFFFF0000)
+_KEPT = np.uint32(0xFFFFFF00)
 
 
 def _dtype_of(param: Any) -> np.dtype:
@@ -70,32 +70,15 @@ class ShortMaster(Master):
         if param.dtype != jnp.bfloat16:
             return super().write(target, param, buffers, site)
         assert site is not None
-        written, lower = _cut(target, bits_at(site, target.shape))
+        cut = _cut(target, bits_at(site, target.shape))
+        written, lower = halves(target, cut, np.dtype(np.int8))
         return written, {**buffers, "residual": lower}
 
 
-@jax.custom_jvp
-def _cut(target: Array, noise: Array) -> tuple[Array, Array]:
-    """Round a float32 to 24 bits at random; return its bfloat16 and the int8 beside it.
-
-    The derivative of the first is that of `target`; an integer has none.
-    """
+def _cut(target: Array, noise: Array) -> Array:
+    """Return the bits of a float32 that is rounded to 24 bits at random."""
     bits = bits_of(target)
     cut = (bits + (noise >> 24)) & _KEPT
     # The largest numbers are not rounded up to infinity.
     is_beyond = (cut << 1) == np.uint32(0xFF000000)
-    cut = jnp.where(is_beyond, bits & _KEPT, cut)
-    # Halves are rounded away from zero, so that the difference, in units of 2**8,
-    # fits a signed 8-bit integer; with halves to even it could be +0x80.
-    upper = (cut + np.uint32(0x8000)) & _UPPER
-    finite = jnp.isfinite(target)
-    written = jax.lax.bitcast_convert_type(upper, jnp.float32).astype(jnp.bfloat16)
-    written = jnp.where(finite, written, target.astype(jnp.bfloat16))
-    lower = ((cut - upper).astype(jnp.int32) >> 8).astype(jnp.int8)
-    return written, jnp.where(finite, lower, 0)
-
-
-@_cut.defjvp
-def _cut_jvp(primals, tangents):
-    written, lower = _cut(*primals)
-    return (written, lower), (tangents[0].astype(jnp.bfloat16), no_tangent(lower))
+    return jnp.where(is_beyond, bits & _KEPT, cut)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.hyperparameters import Constant, Dynamic, hyperparameter
@@ -38,10 +37,7 @@ def plain_number(
 def step_count(name: str, value: Any, least: int = 1, remedy: str = "") -> int:
     """Check a whole number of steps, which 1e4 is too."""
     rule = f"a whole number of steps >= {least}"
-    if isinstance(value, np.number):
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise mistyped(name, rule, value, remedy)
+    value = python_number(name, value, rule, remedy)
     if value != value or value < least or value % 1:
         raise invalid(name, rule, value, remedy)
     if value >= 2**31:

@@ -278,8 +278,8 @@ FAULTS = [
     Fault(
         "a master of 24 bits is not rounded at random",
         "commit/short_master.py",
-        "_cut(target, bits_at(site, target.shape))",
-        "_cut(target, jnp.uint32(128 << 24))",
+        "cut = _cut(target, bits_at(site, target.shape))",
+        "cut = _cut(target, jnp.uint32(128 << 24))",
         "commit/test_short_master.py",
     ),
     Fault(
