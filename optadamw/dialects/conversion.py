@@ -24,11 +24,11 @@ from optadamw.dialects.files.checkpoints import Bare
 from optadamw.dialects.files.opening import Opened
 from optadamw.dialects.flux import state as flux
 from optadamw.dialects.keras import state as keras
+from optadamw.dialects.known_order import check_order
 from optadamw.dialects.mlx import state as mlx
 from optadamw.dialects.optax import state as optax
 from optadamw.dialects.optimi import state as optimi
 from optadamw.dialects.states.form import Form, Plan, transposing, with_known
-from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.group_numbers import PLACES, number_in, refuse_lost
 from optadamw.dialects.states.state_dict import groups_in, groups_with_params
 from optadamw.dialects.tensorflow import state as tensorflow
@@ -125,7 +125,7 @@ def read_state(
                 f"accumulate_steps={bare.every}. Leave it out."
             )
         return bare._replace(every=plan.accumulate or bare.every)
-    _check_order(form, plan.names, saved, params, "--names")
+    check_order(form, plan.names, saved, params, "--names")
     state = form.reads(
         saved,
         params,
@@ -149,33 +149,6 @@ def _negates(saved: Any) -> bool:
             "one sign for all. Convert it in Python, with the `tx` that goes on."
         )
     return signs == {True}
-
-
-def _check_order(
-    form: Form, names: Any, saved: Any, params: Mapping[str, Any], flag: str
-) -> None:
-    """Refuse to guess an order: that of a file of parameters says nothing."""
-    if form.has_names or names is not None or len(params) == 1:
-        return
-    groups = groups_with_params(saved)
-    found = names_in(groups)
-    # Other names say nothing of parameters that are called by numbers, as in a list.
-    if found and (set(found) == set(params) or not all(map(str.isdigit, params))):
-        return
-    model = (
-        "A model in a file .pt or .keras has the order too: give it with `--params`."
-    )
-    if len(groups) > 1:
-        sizes = " and ".join(str(len(group["params"])) for group in groups)
-        model = (
-            f"The order of a model does not tell: its {len(groups)} groups, of {sizes} "
-            "parameters, are one after another."
-        )
-    raise ValueError(
-        f"A state of {form.name} has its parameters in an order. Say which is which "
-        f"with `{flag} FILE.json`: a list of the names in the file of parameters, in "
-        f"that order, or a mapping from them to names or indices. {model}"
-    )
 
 
 def with_numbers(plan: Plan, path: str | Path, opened: Opened, count: int) -> Plan:
@@ -246,7 +219,7 @@ def write_state(
     if names is None and not form.has_names:
         # From one order to another it is the same, unless it is said otherwise.
         names = plan.names if isinstance(plan.names, list) else None
-        _check_order(form, names, {}, params, "--to-names")
+        check_order(form, names, {}, params, "--to-names")
     saved = form.writes(
         bare.state,
         dict(params),

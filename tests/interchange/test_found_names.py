@@ -58,6 +58,7 @@ def arrays(shapes, seed=0):
 
 BUFFERS = {"1.running_mean": (4,), "1.running_var": (4,), "1.num_batches_tracked": ()}
 MODEL = arrays(SHAPES | BUFFERS)
+MODEL |= {"1.mask": np.tri(4, dtype=bool), "position_ids": np.arange(4)}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,39 @@ def test_orders():
     assert by_shape([(3, 2), (3, 2)], params) is None
     assert by_shape([(3, 2), (9, 2)], params) is None
     assert by_shape([(3, 2)] * 2, {"a": np.ones((3, 2)), "b": np.ones((3, 2))}) is None
+
+
+def test_a_checkpoint_with_masks_and_positions_is_converted(tmp_path, capsys):
+    written(tmp_path / "params.safetensors", MODEL)
+    path = tmp_path / "in.npz"
+    files.write(path, state_dict(SHAPES.values()))
+    shared = ("torch", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
+    named = ("--params", tmp_path / "params.safetensors")
+    assert convert(*shared, *named) == 1
+    assert "its parameters in an order" in capsys.readouterr().err
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(list(SHAPES)))
+    assert convert(*shared, *named, "--names", names) == 0
+    assert set(read_params(tmp_path / "params.safetensors")) == set(SHAPES)
+
+
+def test_an_order_of_more_parameters_than_were_trained_tells_why(tmp_path, capsys):
+    path = tmp_path / "in.npz"
+    files.write(path, state_dict(SHAPES.values()))
+    more = arrays(SHAPES | {"frozen": (2,)})
+    named = ("--params", written(tmp_path / "params.safetensors", more))
+    shared = ("torch", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert(*shared, *named) == 1
+    error = capsys.readouterr().err
+    assert "It has 4 parameters and the file of parameters 5" in error
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(list(SHAPES)))
+    assert convert(*shared, *named, "--names", names) == 1
+    assert "leave it out of the parameters if it is not trained" in (
+        capsys.readouterr().err
+    )
+    zeros = ("--missing", "zeros")
+    assert convert(*shared, *named, "--names", names, *zeros) == 0
 
 
 def test_parameters_of_a_file_are_without_running_statistics(tmp_path):

@@ -94,7 +94,9 @@ def model_of(contents: Any) -> dict[str, np.ndarray]:
 def trained(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the arrays of a model without the buffers that no optimizer has.
 
-    A tensor under two names (tied weights) is one parameter, under the first of them.
+    Such are running statistics, and arrays of integers and bools, as masks and
+    positions are. A tensor under two names (tied weights) is one parameter, under the
+    first of them.
     """
     named: dict[str, Any] = {}
     places: set[Any] = set()
@@ -103,7 +105,8 @@ def trained(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if place is None or place not in places:
             named[str(name)] = array
             places.add(place)
-    return {n: to_numpy(n, a) for n, a in named.items() if not _BUFFER.search(n)}
+    found = {n: to_numpy(n, a) for n, a in named.items() if not _BUFFER.search(n)}
+    return {n: array for n, array in found.items() if array.dtype.kind not in "iub"}
 
 
 def _place(array: Any) -> Any:

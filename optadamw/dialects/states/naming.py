@@ -68,8 +68,8 @@ def matched(
     if lacking and missing == "error":
         raise ValueError(
             f"The saved state has no counterpart of {some_leaves(lacking, 3)}. "
-            "Say what it is called with `names`, or start such parameters with "
-            "missing='zeros'."
+            "Say what it is called with `names`, leave it out of the parameters if it "
+            "is not trained, or start such parameters with missing='zeros'."
         )
     _check_left_over(names, found, theirs)
     return found
