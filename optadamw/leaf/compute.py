@@ -118,6 +118,8 @@ def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
     """Return the leaf after its rules, before it is committed."""
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
         leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
+        if "learning_rate" in rule.publishes:
+            leaf = leaf._replace(rate_is_due=False)
     return leaf
 
 

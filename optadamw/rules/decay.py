@@ -79,7 +79,7 @@ class Decay(Rule):
             case "corrected":
                 multiplier = self._multiplier(learning_rate, clock)
                 shrinkage = learning_rate * multiplier * weight_decay
-        return {"share": -shrinkage}
+        return {"step_share": -shrinkage}
 
     def report(self, clock: Clock, shared: Shared) -> dict[str, Scalar]:
         del shared
@@ -97,12 +97,15 @@ class Decay(Rule):
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         assert leaf.param is not None
         # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
-        share = scalars["share"]
+        rate_is_due = "step_share" in scalars
+        share = scalars["step_share" if rate_is_due else "share"]
         keeps = share == 0
         if self.cautious:
             keeps = keeps | _opposed(leaf, leaf.param)
         drift = jnp.where(keeps, -0.0, share * leaf.param)
-        return leaf._replace(drift=drift if leaf.drift is None else leaf.drift + drift)
+        if leaf.drift is not None:
+            drift = leaf.drift + drift
+        return leaf._replace(drift=drift, rate_is_due=rate_is_due)
 
 
 def _opposed(leaf: Leaf, param: Array) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
+from optadamw.base.errors import misplaced
 from optadamw.base.numerics import quotient
 from optadamw.base.reductions import PLAIN, Reductions
 from optadamw.base.types import Array
@@ -34,6 +35,9 @@ class Leaf(NamedTuple):
         `with_reproducible_norms`, or plain ones (default).
       nonzero: the denominator, if no element of it counts as 0. A rule that replaces
         the denominator need not know: another array in this place has no effect.
+      rate_is_due: whether the learning rate is in the drift already and not yet in the
+        numerator, as between `add_decoupled_weight_decay` and `scale_by_learning_rate`.
+        The sum of the two then has no meaning.
     """
 
     numerator: Array
@@ -47,9 +51,24 @@ class Leaf(NamedTuple):
     is_bounded: bool = False
     reductions: Reductions = PLAIN
     nonzero: Array | None = None
+    rate_is_due: bool = False
 
     def value(self) -> Array:
-        """Return the update with the quotient carried out."""
+        """Return the update with the quotient carried out.
+
+        Raises:
+          ValueError: the drift is a part of the step, and the direction still waits for
+            the learning rate.
+        """
+        if self.rate_is_due and self.drift is not None:
+            raise misplaced(
+                "A rule between add_decoupled_weight_decay and scale_by_learning_rate "
+                "takes `value()` or `settled()` of its leaf, or the norm of the "
+                "updates. There the decay is already multiplied by minus the learning "
+                "rate and the direction is not, so their sum has no meaning.",
+                "Put the rule before the decay, to change the direction alone, or "
+                "behind the learning rate, to change the whole step.",
+            )
         update = self.numerator
         if self.denominator is not None:
             update = self.over_denominator(update)
