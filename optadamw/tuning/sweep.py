@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,12 @@ class Sweep:
     def _point(self, index: int) -> dict[str, float | int]:
         return {name: column[index].item() for name, column in self.points.items()}
 
+    def _at_member(self, index: int) -> AbstractContextManager[None]:
+        """Name the member in the errors that are raised inside."""
+        point = self._point(index)
+        shown = ", ".join(f"{name}={value!r}" for name, value in point.items())
+        return reworded(lambda text: f"Member {index} ({shown}): {text}")
+
     @property
     def _everywhere(self) -> NamedSharding:
         assert self.sharding is not None
@@ -227,8 +234,9 @@ def sweep(
     Raises:
       TypeError: a number of `points` is no number, or `tx_of` chooses a structure by
         it, such as a dtype or a switch: that needs a sweep for each structure.
-      ValueError: a number is out of the range of its option, the message has the
-        member; `points` have several lengths; or the devices do not divide the members.
+      ValueError: a number is out of the range of its option, as it is or in float32,
+        the message has the member; `points` have several lengths; or the devices do not
+        divide the members.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -253,11 +261,14 @@ def sweep(
     columns = checked_points(points)
     made = Sweep(train_step, tx_of, columns, _sharding(devices, columns))
     for index in range(len(made)):
-        point = made._point(index)
-        shown = ", ".join(f"{name}={value!r}" for name, value in point.items())
-        with reworded(functools.partial(_at_member, index, shown)):
-            _refuse_offload(built(tx_of, **point))
+        with made._at_member(index):
+            _refuse_offload(built(tx_of, **made._point(index)))
     check_traceable(tx_of, **made._point(0))
+    # The step takes float32, in which 1 - 1e-8 is 1 and no legal decay of a moment.
+    arrays = {name: jnp.asarray(column) for name, column in columns.items()}
+    for index in range(len(made)):
+        with made._at_member(index):
+            built(tx_of, **{name: array[index] for name, array in arrays.items()})
     return made
 
 
@@ -267,10 +278,6 @@ def _refuse_offload(tx: Any) -> None:
             "`tx_of` keeps buffers in the memory of the host (with_offload), where "
             "members that have ended cannot be left as they are. Leave it out."
         )
-
-
-def _at_member(index: int, shown: str, text: str) -> str:
-    return f"Member {index} ({shown}): {text}"
 
 
 def _sharding(devices: Any, columns: Mapping[str, np.ndarray]) -> NamedSharding | None:

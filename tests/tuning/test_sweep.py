@@ -216,6 +216,11 @@ REFUSED = {
         ValueError,
         r"Member 1 \(learning_rate=-1.0\): `learning_rate` must be finite and >= 0",
     ),
+    "a number out of its range in float32": (
+        lambda: build(lambda b2: adamw(0.1, b2=b2), {"b2": [0.9, 1 - 1e-8]}),
+        ValueError,
+        r"Member 1 \(b2=0.99999999\): `b2` must be in \[0, 1\); got 1.0",
+    ),
     "a switch": (
         lambda: build(points={"learning_rate": [0.1], "amsgrad": [True]}),
         TypeError,
