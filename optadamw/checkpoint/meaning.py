@@ -6,7 +6,6 @@ of negated gradients. For each field the record holds the facts that must agree.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock
-from optadamw.checkpoint.record import Meaning
+from optadamw.checkpoint.record import Meaning, without_addresses
 from optadamw.control.accumulation import Accumulation
 from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
@@ -88,7 +87,7 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     if control.statistics is not None:
         groups = [name for name, _ in control.statistics.groups]
         meaning["stats"] = f"norms={control.statistics.norms}, groups={groups}"
-    return meaning
+    return without_addresses(meaning)
 
 
 def _by_group(composition: Composition, told: Callable[[Variant], str]) -> str:
@@ -150,8 +149,7 @@ def _settings(part: Any) -> str:
         if isinstance(value, Dense | BlockStorage):
             text = "" if value == Dense() else as_written(value)
         elif value is not None:
-            # Without the address of a function, which differs between processes.
-            text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+            text = repr(value)
         else:
             text = ""
         if text:

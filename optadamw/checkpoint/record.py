@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,10 +94,22 @@ def unpacked(array: Any) -> Record:
             for name, (dtype, shape, digest) in body["entries"].items()
         },
         fields={scope: tuple(names) for scope, names in body["fields"].items()},
-        meaning=body["meaning"],
+        # Older files have addresses in the names of groups.
+        meaning=without_addresses(body["meaning"]),
         library=body["library"],
         layouts=by_name(body.get("layouts", {})),
     )
+
+
+def without_addresses(value: Any) -> Any:
+    """Return JSON without the addresses of functions, which differ by process."""
+    if isinstance(value, str):
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
+    if isinstance(value, list):
+        return [without_addresses(one) for one in value]
+    if isinstance(value, dict):
+        return {key: without_addresses(one) for key, one in value.items()}
+    return value
 
 
 def _digest(body: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint
+from optadamw.checkpoint.record import without_addresses
 from optadamw.dialects.files import files
 from tests.checkpoint.runs import adamw, run
 from tests.support import trees
@@ -207,3 +208,32 @@ def test_counters_are_found_by_name():
     restored, report = checkpoint.restore(tx, params, other)
     trees.assert_same_bits(restored.events, state.events)
     assert "counters that this version does not have: novel" in str(report)
+
+
+def chooser():
+    """A function as another process makes it: of one name, at another address."""
+
+    def vectors(path, x):
+        return x.ndim == 1
+
+    return vectors
+
+
+@pytest.mark.parametrize("option", [{"maximize": True}, {"amsgrad": True}])
+def test_groups_that_functions_choose_are_those_of_another_process(option):
+    made, again = (optadamw.adamw(1e-2, groups={chooser(): option}) for _ in range(2))
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    state = made.init(params)
+    saved = checkpoint.to_portable(made, state, params)
+    restored, report = checkpoint.restore(again, params, saved)
+    trees.assert_same_bits(restored, state)
+    assert report.is_whole and not report.changed
+
+
+def test_addresses_in_the_names_of_older_files_do_not_count():
+    old = {"mu": "groups[<function f at 0x7fAB>]: a", "rules": ["x=<f at 0x1>"]}
+    new = {"mu": "groups[<function f>]: a", "rules": ["x=<f>"]}
+    assert without_addresses({"": old, "window": {"every": 2}}) == {
+        "": new,
+        "window": {"every": 2},
+    }
