@@ -31,7 +31,6 @@ class Patterns:
     patterns: tuple[str | re.Pattern[str] | Excluded, ...]
 
     def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-        elsewhere = tuple("/".join(keys) for keys in hidden(tree))
         included = [self._hits(p, leaves.paths) for p in self.patterns if not _out(p)]
         excluded = [self._hits(p, leaves.paths) for p in self.patterns if _out(p)]
         for pattern, hits in zip(
@@ -40,8 +39,7 @@ class Patterns:
             included + excluded,
             strict=True,
         ):
-            matches = any(hits) or any(self._hits(pattern, elsewhere))
-            if leaves.paths and not matches:
+            if leaves.paths and not any(hits) and not self._hits_hidden(pattern, tree):
                 text = pattern
                 while not isinstance(text, str):
                     text = text.pattern
@@ -55,6 +53,13 @@ class Patterns:
             and not any(h[i] for h in excluded)
             for i in range(count)
         )
+
+    def _hits_hidden(
+        self, pattern: str | re.Pattern[str] | Excluded, tree: PyTree
+    ) -> bool:
+        """Whether a pattern matches a parameter that a wrapper of Optax hides."""
+        paths = tuple("/".join(keys) for keys in hidden(tree))
+        return any(self._hits(pattern, paths))
 
     @staticmethod
     def _hits(

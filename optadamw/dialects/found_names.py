@@ -9,6 +9,7 @@ import numpy as np
 
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
+from optadamw.dialects.files import files
 from optadamw.dialects.files.models import Model, by_shape, in_order, model_in
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.states.form import Plan
@@ -29,7 +30,10 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
     model = model_in(file, plan.is_limited)
     if model is not None:
         return model.params
+    files.check_readable(file)
     why, order = "the file holds no model", ""
+    if file.suffix.lower() in (".h5", ".hdf5"):
+        why = "the model in such a file is not read"
     if file.suffix.lower() == ".keras":
         why = "the variables of one of the layers in the file are in an unknown order"
         order = " Their order is that of model.trainable_variables: give it by --names."
@@ -43,7 +47,7 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
 
 
 def with_found_names(
-    plan: Plan, saved: Any, params: Mapping[str, Any], files: Sequence[Path | None]
+    plan: Plan, saved: Any, params: Mapping[str, Any], places: Sequence[Path | None]
 ) -> tuple[Plan, str | None]:
     """Fill in the orders of the parameters that were not given, where a file has them.
 
@@ -51,7 +55,7 @@ def with_found_names(
       plan: the arguments of the conversion.
       saved: the saved state.
       params: the parameters, by their names.
-      files: the file of the state and that of the parameters, or None.
+      places: the file of the state and that of the parameters, or None.
 
     Returns:
       The plan, and the file in which an order was found.
@@ -70,7 +74,7 @@ def with_found_names(
             return plan, None
         return replace(plan, to_names=names), "the names in the saved state"
     models = [
-        m for m in (model_in(f, plan.is_limited) for f in files if f) if m is not None
+        m for m in (model_in(f, plan.is_limited) for f in places if f) if m is not None
     ]
     if needs_names:
         names, found = _order(models, params, saved)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
-from optadamw.store.layout import in_memory_of, laid_out_as
+from optadamw.store.layout import laid_out_as
 from optadamw.store.state import State, Swapped, state_with
 
 
@@ -23,11 +23,12 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
 
     Args:
       state: the state of a transformation, of an `optax.chain` or of a wrapper.
-      like: parameters whose dtypes the result gets, such as bfloat16. The average of a
-        frozen parameter is the parameter itself, and is taken from `like`. An average
-        that `with_offload` keeps on the host is moved to the memory of `like`. None
-        (default): the average as it is in the state, float32 unless another dtype was
-        chosen, and None for frozen parameters.
+      like: parameters whose dtypes the result gets, such as bfloat16, and whose layout:
+        an average that `zero1` divides is gathered, and one that `with_offload` keeps
+        on the host is moved (under jit, it is gathered on explicit axes only). The
+        average of a frozen parameter is the parameter itself, and is taken from `like`.
+        None (default): the average as it is in the state, float32 unless another dtype
+        was chosen, and None for frozen parameters.
 
     Returns:
       A tree with the structure of the parameters.
@@ -48,7 +49,7 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     leaves = flatten(average, keep_none=True)
     likes = match_leaves(like, leaves, "`like`")
     pairs = zip(leaves.arrays, likes, strict=True)
-    made = [p if e is None else in_memory_of(e, p).astype(p.dtype) for e, p in pairs]
+    made = [p if e is None else laid_out_as(e, p).astype(p.dtype) for e, p in pairs]
     return leaves.treedef.unflatten(made)
 
 

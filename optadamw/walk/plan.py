@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import NamedSharding
 
+from optadamw.base.masks import Selector
 from optadamw.base.tree import Leaves
 from optadamw.base.types import PyTree
 from optadamw.rules.groups import Group
@@ -87,8 +88,10 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
     """
     count = len(leaves.paths)
     tables = []
+    # Groups mostly share their masks; 39 groups of 3,000 leaves took 12 s at `init`.
+    masks: dict[Selector, tuple[bool, ...]] = {}
     for rules in composition.variants:
-        columns = [_applies(rule, leaves, tree) for rule in rules]
+        columns = [_applies(rule, leaves, tree, masks) for rule in rules]
         tables.append(list(zip(*columns, strict=True)) or [()] * count)
     groups = _members(composition.groups, leaves, tree)
     slots = _slots_by_leaf(composition, groups, leaves, tree)
@@ -110,11 +113,18 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
     return Plan(composition, leaves, rows, measured, _axes(composition, leaves, tree))
 
 
-def _applies(rule: Rule | None, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
-    """Return for each leaf whether a rule applies to it."""
+def _applies(
+    rule: Rule | None,
+    leaves: Leaves,
+    tree: PyTree,
+    masks: dict[Selector, tuple[bool, ...]],
+) -> tuple[bool, ...]:
+    """Return for each leaf whether a rule applies to it; `masks` are those known."""
     if rule is None or rule.selector is None:
         return (rule is not None,) * len(leaves.paths)
-    return rule.selector.resolve("mask", leaves, tree)
+    if rule.selector not in masks:
+        masks[rule.selector] = rule.selector.resolve("mask", leaves, tree)
+    return masks[rule.selector]
 
 
 def _slots_by_leaf(

@@ -235,10 +235,14 @@ def test_what_the_command_refuses(tmp_path, capsys):
         ((*out, *names, "--params", tmp_path / "gone.npz"), 1, "There is no file"),
         ((*out, *names, "--params", tmp_path / "there.npz"), 1, "is no whole .npz"),
         ((*shared, *names, "--out", tmp_path / "out.txt"), 2, "ends in .pt"),
+        ((*out,), 1, "the file holds no model"),
     ):
         assert convert(*begin, *words) == status
         error = capsys.readouterr().err
         assert error.startswith("optadamw convert: error: ") and text in error
+    (tmp_path / "state.dat").write_bytes(b"mine")
+    assert convert("torch", tmp_path / "state.dat", "--to", "mlx", *out) == 1
+    assert "a name that ends in .pt, .pth, .ckpt" in capsys.readouterr().err
     assert (tmp_path / "there.npz").read_bytes() == b"mine"
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(SystemExit) as stop:

@@ -136,9 +136,9 @@ def test_damaged_outlines(outline):
         packing.unpacked(Bounds(Path("x.npz")), {"x": np.ones(2, np.float32)}, outline)
 
 
-@pytest.mark.parametrize("suffix", ["npz", "keras", "h5", "safetensors"])
+@pytest.mark.parametrize("suffix", ["npz", "keras", "h5", "hdf5", "safetensors"])
 def test_files_that_are_another_format(suffix, tmp_path):
-    if suffix == "h5":
+    if suffix in ("h5", "hdf5"):
         pytest.importorskip("h5py", reason="h5py is not installed")
     path = tmp_path / f"x.{suffix}"
     for data in (b"", b"nonsense", b"PK\x03\x04" + bytes(60)):

@@ -296,15 +296,17 @@ def checkpoint_of(tmp_path, groups=1, last=()):
 
 
 @needs_torch
-def test_a_checkpoint_of_pytorch_needs_no_more(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["run.pt", "step=3.ckpt", "run.pth.tar", "run.bin"])
+def test_a_checkpoint_of_pytorch_needs_no_more(name, tmp_path, capsys):
     model, moments = checkpoint_of(tmp_path)
+    (tmp_path / "checkpoint.pt").rename(tmp_path / name)
     status = convert(
-        *("torch", tmp_path / "checkpoint.pt", "--to", "optadamw"),
+        *("torch", tmp_path / name, "--to", "optadamw"),
         *("--out", tmp_path / "ours.npz"),
     )
     output = capsys.readouterr()
     assert status == 0, output.err
-    assert f"the model in '{tmp_path / 'checkpoint.pt'}'" in output.out
+    assert f"the model in '{tmp_path / name}'" in output.out
     found = np.load(tmp_path / "ours.npz")
     assert {name for name in found if name.startswith("mu/")} == {
         f"mu/{name}" for name in moments

@@ -255,6 +255,11 @@ def test_an_average_is_swapped_and_a_state_restored():
     state = tx.init(params)
     averaged, _ = optadamw.swap_ema(state, params)
     optadamw.check_sharding(averaged, params)
+    optadamw.check_sharding(optadamw.ema_of(state, like=params), params)
+    after, stepped = tx.step(params, state, params)
+    final = optadamw.finalize(stepped, after)
+    optadamw.check_sharding(final, params)
+    tx.init(final)  # it refuses parameters that the axis divides
     saved = optadamw.checkpoint.to_portable(plain, plain.init(params))
     divided, report = optadamw.checkpoint.restore(tx, params, saved)
     optadamw.check_sharding(divided, layout_of(state))

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=_path,
         metavar="FILE",
-        help="the state: .pt, .safetensors, .npz, .keras, .h5, or a folder of Orbax",
+        help="the state: .pt (.pth, .ckpt, .bin, .tar), .safetensors, .npz, .keras, "
+        ".h5 (.hdf5), or a folder of Orbax",
     )
     parser.add_argument(
         "--to", dest="target", choices=FORMS, required=True, metavar="TO"

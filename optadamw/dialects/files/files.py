@@ -1,9 +1,10 @@
 """Read and write the files in which states are kept, by their suffix.
 
 .pt .pth                   PyTorch, if it is installed
+.ckpt .bin .tar            read alone: PyTorch too, as trainers name its files
 .safetensors               read and written here
 .npz                       NumPy
-.keras .h5                 Keras's files, if h5py is installed
+.keras .h5 .hdf5           Keras's files, if h5py is installed
 a folder                   Orbax, if it is installed
 """
 
@@ -22,8 +23,6 @@ from optadamw.dialects.files.refusing import DamagedFile
 
 _DIGEST = "saved.sha256"
 """The entry of the metadata of .safetensors with the digest of the outline."""
-
-SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".keras", ".h5")
 
 
 def read(path: str | os.PathLike[str], is_limited: bool = True) -> Any:
@@ -80,6 +79,16 @@ def check_writable(path: Path) -> None:
         _by_suffix(path, WRITERS)
 
 
+def check_readable(path: Path) -> None:
+    """Refuse a name of a file that no reader knows.
+
+    Raises:
+      ValueError: a name without a known suffix.
+    """
+    if not path.is_dir():
+        _by_suffix(path, READERS)
+
+
 def _is_folder(path: Path) -> bool:
     """Whether a name is that of a folder of Orbax, such as "state", "v1.0"."""
     return not path.suffix.strip(".0123456789")
@@ -114,12 +123,10 @@ def _write_safetensors(file: BinaryIO, saved: Any) -> None:
 
 
 READERS = {
-    ".pt": torch.read,
-    ".pth": torch.read,
+    **dict.fromkeys(torch.SUFFIXES, torch.read),
     ".safetensors": _read_safetensors,
     ".npz": npz.read,
-    ".keras": hdf5.read,
-    ".h5": hdf5.read,
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), hdf5.read),
 }
 WRITERS = {
     ".pt": torch.write,
@@ -127,4 +134,5 @@ WRITERS = {
     ".safetensors": _write_safetensors,
     ".npz": npz.write,
     ".h5": hdf5.write,
+    ".hdf5": hdf5.write,
 }

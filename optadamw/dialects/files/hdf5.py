@@ -20,8 +20,8 @@ INSIDE = "model.weights.h5"
 
 
 def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
-    """Read the variables of the optimizer in a .keras or .h5 file."""
-    if path.suffix.lower() == ".h5":
+    """Read the variables of the optimizer in a .keras, .h5 or .hdf5 file."""
+    if path.suffix.lower() != ".keras":
         return _read_h5(path, path, bounds)
     with (
         refusing(f"'{path}' is no whole .keras file"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
-from optadamw.dialects.files import files, hdf5
+from optadamw.dialects.files import files, hdf5, torch
 from optadamw.dialects.files.packages import MissingPackage
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
@@ -65,7 +65,7 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     """
     path = Path(path)
     check_regular(path)
-    if path.suffix.lower() in (".pt", ".pth"):
+    if path.suffix.lower() in torch.SUFFIXES:
         found = model_of(files.read(path, is_limited))
     elif path.suffix.lower() == ".keras":
         found = _of_keras(path, Bounds(path, is_limited))

@@ -91,7 +91,7 @@ def open_state(
       OSError, ValueError: as `files.read`; no state under the key, or several.
     """
     saved = files.read(path, is_limited)
-    if Path(path).suffix.lower() in (".keras", ".h5"):
+    if Path(path).suffix.lower() in (".keras", ".h5", ".hdf5"):
         named = keras_config.named_in(Path(path), is_limited)
         saved = saved if key is None else _under(key, saved, path)
         return Opened(saved, None, keras_config.options_of(Path(path), named))

@@ -16,6 +16,10 @@ from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 from optadamw.dialects.states.arrays import to_numpy
 
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+"""The endings of files that PyTorch has written; Lightning writes .ckpt, accelerate
+.bin, and .pth.tar is an old habit."""
+
 DEEPEST = 100
 """The depth of containers; a state dict in a checkpoint has about six."""
 
