@@ -232,7 +232,7 @@ def _decay(composition: Composition, row: LeafPlan) -> str:
     if composition.is_frozen(row.group):
         return "frozen"
     decays = [
-        repr(getattr(rule, "weight_decay", None))
+        repr(rule.weight_decay) if hasattr(rule, "weight_decay") else rule.verb
         for rule in row.chosen(composition.variants[row.group])
         if rule.stage == Stage.DECAY
     ]

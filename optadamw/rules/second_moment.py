@@ -1,7 +1,7 @@
 """Adam's second moment without a first (Kingma & Ba, 1412.6980v9, lines 8 and 10)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from optadamw.base.bounded import bounded
@@ -9,6 +9,7 @@ from optadamw.base.hyperparameters import Clock, Hyperparameter
 from optadamw.base.means import mean_form, running_mean
 from optadamw.base.numerics import one_minus_power
 from optadamw.base.types import Array
+from optadamw.rules.adam import Corrected, Direction, EpsMode, Nesterov
 from optadamw.rules.leaf import Leaf
 from optadamw.rules.rule import Forms, Rule, Scalar, Shared, Stage
 from optadamw.store.slot import Slot
@@ -48,3 +49,14 @@ class SecondMoment(Rule):
         nu = running_mean(nu, g * g, b2, one_minus_b2, mean_form(self.b2))
         leaf = leaf._replace(gradient=g, numerator=g, denominator=None, second=nu)
         return leaf.keeping(nu=nu)
+
+
+@dataclass(frozen=True)
+class OverRoot(Direction):
+    """Divide the gradient by the root of the corrected second moment."""
+
+    eps_mode: EpsMode = field(default="outside", repr=False)
+    nesterov: Nesterov = field(default=False, repr=False)
+    bias_correction: Corrected = field(default=True, repr=False)
+
+    verb: ClassVar[str] = "scale_by_second_moment"

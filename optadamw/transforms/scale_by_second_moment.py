@@ -3,8 +3,7 @@
 from optadamw.base.hyperparameters import hyperparameter
 from optadamw.base.interval import BETA, NON_NEGATIVE
 from optadamw.base.types import ScalarOrSchedule
-from optadamw.rules.adam import Direction
-from optadamw.rules.second_moment import SecondMoment
+from optadamw.rules.second_moment import OverRoot, SecondMoment
 from optadamw.store.formats import Stored
 from optadamw.store.moments import moment
 from optadamw.transforms.call import prints_as_call
@@ -55,11 +54,8 @@ def scale_by_second_moment(
     second = hyperparameter("b2", b2, BETA)
     return atom(
         SecondMoment(b2=second, nu=moment("nu_dtype", nu_dtype, second)),
-        Direction(
+        OverRoot(
             eps=hyperparameter("eps", eps, NON_NEGATIVE),
             eps_root=hyperparameter("eps_root", eps_root, NON_NEGATIVE),
-            eps_mode="outside",
-            nesterov=False,
-            bias_correction=True,
         ),
     )

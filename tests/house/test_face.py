@@ -1,6 +1,9 @@
 """The face of `import optadamw`: its names, its folders, its version, its types."""
 
+import importlib
 import importlib.metadata
+import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -41,6 +44,23 @@ def test_dir_shows_the_public_names_and_nothing_else():
         assert name == "__version__" or not name.startswith("_")
         assert getattr(optadamw, name) is not None
     assert len(set(optadamw.__all__)) == len(optadamw.__all__) >= 45
+
+
+def test_one_page_has_every_public_name():
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    rows = dict(re.findall(r"(?m)^\| `([\w.]+)` \| (.*) \|$", page))
+    rooms = [room for room in (*ROOMS, "custom") if room not in ("dialects",)]
+    rooms += [f"dialects.{peer}" for peer in dir(optadamw.dialects)]
+    for room in rooms:
+        module = importlib.import_module(f"optadamw.{room}")
+        public = {name for name in dir(module) if not name.startswith("_")}
+        if room == "integrations":  # whose names need the libraries
+            assert public == {r.split(".")[1] for r in rows if r.startswith(room)}
+            continue
+        public -= {n for n in public if inspect.ismodule(getattr(module, n))} | {"CALL"}
+        if room.startswith("dialects."):
+            public -= {n for n in public if hasattr(optadamw.interchange, n)}
+        assert public == set(re.findall(r"`(\w+)`", rows.get(room, ""))), room
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
