@@ -96,13 +96,15 @@ class Decay(Rule):
 
     def apply(self, leaf: Leaf, scalars: Mapping[str, Array]) -> Leaf:
         assert leaf.param is not None
-        # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
         rate_is_due = "step_share" in scalars
         share = scalars["step_share" if rate_is_due else "share"]
-        keeps = share == 0
+        drift = share * leaf.param
         if self.cautious:
-            keeps = keeps | _opposed(leaf, leaf.param)
-        drift = jnp.where(keeps, -0.0, share * leaf.param)
+            # The share is selected and not the product: XLA contracts a selected
+            # product with the sum in some programs only.
+            drift = jnp.where(_opposed(leaf, leaf.param), 0.0, share) * leaf.param
+        # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
+        drift = jnp.where(share == 0, -0.0, drift)
         if leaf.drift is not None:
             drift = leaf.drift + drift
         return leaf._replace(drift=drift, rate_is_due=rate_is_due)

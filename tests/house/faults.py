@@ -206,8 +206,8 @@ FAULTS = [
     Fault(
         "no decay",
         "rules/decay.py",
-        "-0.0, share * leaf.param)",
-        "-0.0, 0 * share * leaf.param)",
+        "drift = share * leaf.param",
+        "drift = 0 * share * leaf.param",
         knob("weight_decay"),
     ),
     Fault(
