@@ -36,6 +36,16 @@ def is_tiny(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and np.dtype(dtype).itemsize == 1
 
 
+def at_least_float32(x: Array) -> Array:
+    """Return a float of 16 or 8 bits as float32, every other array as it is.
+
+    Strict dtype promotion compares no bfloat16 with a float32, and a limit or a loss
+    scale above 65,504 is infinite in float16.
+    """
+    small = is_narrow(x.dtype) or is_tiny(x.dtype)
+    return x.astype(jnp.float32) if small else x
+
+
 def real_of(dtype: np.dtype) -> np.dtype:
     """Return the real dtype of the two parts of the complex dtype `dtype`."""
     return np.dtype(np.float64 if dtype == np.complex128 else np.float32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.hyperparameters import Clock, Constant, Dynamic, real_scalar
-from optadamw.base.numerics import saturating_increment
+from optadamw.base.numerics import at_least_float32, saturating_increment
 from optadamw.base.types import Array
 from optadamw.control.accumulation import Accumulation
 from optadamw.control.counters import event, next_counters, no_events
@@ -131,7 +131,7 @@ class Control:
                 "`loss` is missing, and skip_spikes watches it. Pass the loss of these "
                 "gradients: tx.step(grads, state, params, loss=loss)."
             )
-        value = real_scalar("loss", loss)
+        value = at_least_float32(real_scalar("loss", loss))
         return check_signal(self.spikes, state, "loss", value, jnp.ones((), bool))
 
     def next_scalars(

@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from optadamw.base.errors import invalid
 from optadamw.base.hyperparameters import real_scalar
-from optadamw.base.numerics import compute_dtype, sqrt
+from optadamw.base.numerics import at_least_float32, compute_dtype, sqrt
 from optadamw.base.reproducible import Squares, largest, root_of, squares_of
 from optadamw.base.squares import (
     rescaled_squares,
@@ -285,7 +285,7 @@ def given_norm(given: Any) -> Array | None:
     """
     if given is None:
         return None
-    norm = real_scalar("grad_norm", given)
+    norm = at_least_float32(real_scalar("grad_norm", given))
     if not isinstance(given, jax.Array) and float(given) < 0:
         raise invalid("grad_norm", ">= 0", given)
     return jnp.where(norm < 0, jnp.nan, norm)
