@@ -57,7 +57,7 @@ class ScheduleFree(Rule):
         if any("mu" in (slot.name for slot in rule.slots) for rule in before):
             raise misplaced(
                 f"The average of {self.verb} stands in the place of a first moment, "
-                "and scale_by_adam keeps one too.",
+                "and a part before it keeps one too.",
                 "Use scale_by_second_moment(...).",
             )
         rate = getattr(before[-1], "learning_rate", None)
