@@ -23,6 +23,7 @@ from optadamw.checkpoint.inside import transformations_in
 from optadamw.checkpoint.layouts import layouts_of
 from optadamw.checkpoint.meaning import meaning_of
 from optadamw.checkpoint.names import PARAMS, Name, named_params, named_state
+from optadamw.checkpoint.own_state import refuse_another
 from optadamw.checkpoint.record import (
     ENTRY,
     Entry,
@@ -30,8 +31,7 @@ from optadamw.checkpoint.record import (
     Record,
     unpacked,
 )
-from optadamw.store.state import State, is_scales
-from optadamw.walk.inputs import absent_of, check_state
+from optadamw.store.state import is_scales
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Gathered(NamedTuple):
 def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> Gathered:
     """Gather the arrays of a state, and of parameters if there are any, on the host."""
     saved = described(state, tx, "state")
-    _refuse_another(tx, state, params)
+    refuse_another(tx, state, params)
     if params is not None:
         named = named_params(params)
         names = [str(name) for name in named.names]
@@ -252,20 +252,6 @@ def meanings(
         scope: meaning_of(part, step)
         for part, (scope, step) in zip(found, steps.items(), strict=True)
     }
-
-
-def _refuse_another(
-    tx: optax.GradientTransformation, state: PyTree, params: PyTree
-) -> None:
-    """Refuse a State whose buffers are not those of `tx`: its record would be wrong."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, State))
-    states = [node for node in nodes if isinstance(node, State)]
-    found = transformations_in(tx)
-    if len(found) != len(states):
-        return
-    for part, own in zip(found, states, strict=True):
-        composition = part.recipe.composition
-        check_state(composition, own, absent_of(composition, own, params))
 
 
 def _step(array: np.ndarray) -> int:

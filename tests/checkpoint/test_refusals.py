@@ -78,6 +78,18 @@ def test_a_state_is_saved_with_its_own_transformation(tmp_path):
     checkpoint.save(path, other, other.init(params), params)
 
 
+def test_two_states_of_one_transformation_are_not_saved(tmp_path):
+    tx = adamw()
+    params, state = run(tx, 1)
+    with pytest.raises(ValueError, match="holds 2 States, and `tx` makes one"):
+        checkpoint.save(tmp_path / "x.npz", tx, (state, state), params)
+    assert not (tmp_path / "x.npz").exists()
+    both = {"a": tx, "b": tx}
+    labels = {name: "a" for name in params} | {next(iter(params)): "b"}
+    two = optax.multi_transform(both, labels)
+    checkpoint.save(tmp_path / "x.npz", two, two.init(params), params)
+
+
 # --- What cannot be read -------------------------------------------------------------
 
 
