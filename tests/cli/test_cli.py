@@ -235,3 +235,22 @@ def test_an_error_without_words_names_the_missing_device(
         "optadamw memory: error: JAX finds no device, with JAX_PLATFORMS=cuda. "
         "`optadamw doctor` shows more.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "count, devices",
+    [("7B", 3), ("7B", 6), ("7B", 24), ("7B", 1000), ("100M", 60), ("1e6", 12)],
+)
+def test_memory_is_divided_by_devices_that_are_no_power_of_two(count, devices, capsys):
+    """Of a mesh that divides no width of the model, each device holds all of it."""
+    command = ["memory", "--params", count, "--plan", "full", "--no-temporaries"]
+    rows = {}
+    for number in (1, devices):
+        assert main([*command, "--devices", str(number)]) == 0
+        out = capsys.readouterr().out
+        assert "whole on every device" not in out
+        (row,) = (line for line in out.splitlines() if line.startswith("full  "))
+        value, unit = row.split()[-2:]
+        rows[number] = float(value) * {"KiB": 1, "MiB": 2**10, "GiB": 2**20}[unit]
+    # The width, and with it the number of parameters, is not quite the same.
+    assert rows[1] / rows[devices] == pytest.approx(devices, rel=0.05)

@@ -101,7 +101,7 @@ def test_faults_are_survived_with_the_same_bits(quick):
     assert found["optax_lost"] is True
     assert found["skipped"] == 1
     assert np.isfinite(found["validation_loss"])
-    assert found["killed_status"] != 0
+    assert found["killed_status"] == faults.KILLED_STATUS
     assert found["digest"] == found["continued_digest"]
     assert "ended in the same bits" in out
 
@@ -211,6 +211,7 @@ def test_other_bits_are_told():
         "optax_lost": False,
         "skipped": 1,
         "validation_loss": 0.5,
+        "killed_status": faults.KILLED_STATUS,
         "saved_epochs": 1,
         "digest": "a" * 64,
         "continued_digest": None,
@@ -218,6 +219,41 @@ def test_other_bits_are_told():
     first, second = faults.findings(outcome, 3)
     assert "went on with a finite loss" in first
     assert "did NOT end in the same bits" in second
+    (failure,) = faults.failures(outcome, "", "why")
+    assert failure.endswith("uninterrupted one. why")
+
+
+def test_a_worker_that_was_not_killed_is_told_and_fails():
+    outcome = {
+        "fault_step": 5,
+        "optax_lost": True,
+        "skipped": 1,
+        "validation_loss": 0.5,
+        "killed_status": 0,
+        "saved_epochs": 1,
+        "digest": "a" * 64,
+        "continued_digest": "a" * 64,
+    }
+    _, second = faults.findings(outcome, 3)
+    assert "was NOT" in second and "was killed in epoch" not in second
+    (failure,) = faults.failures(outcome | {"killed_status": 1}, "the reason", "")
+    assert "ended with the status 1 instead. the reason" in failure
+
+
+@pytest.mark.parametrize("epochs, saved", [(1, 0), (2, 1), (3, 1), (6, 2), (40, 13)])
+def test_the_worker_dies_in_an_epoch_that_there_is(epochs, saved):
+    assert faults.saved_epochs(epochs) == saved
+
+
+def test_one_epoch_is_killed_before_its_checkpoint(tmp_path, capsys):
+    status, contents = run(
+        tmp_path,
+        *"--only faults --epochs 1 --batch-size 600 --no-plots".split(),
+    )
+    found = contents["faults"]
+    assert status == 0 and found["killed_status"] == faults.KILLED_STATUS
+    assert found["digest"] == found["continued_digest"]
+    assert "killed in epoch 1 of 1 and started again" in capsys.readouterr().out
 
 
 def test_the_transformer_learns_the_text(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,11 @@ from optadamw.cli.demo.tasks import TASKS
 from optadamw.cli.demo.training import Epoch, Place, epochs, start
 
 OPTAX, GUARDED = "optax.adamw", "optadamw.adamw(skip_nonfinite=True)"
+
+# Windows has no SIGKILL; its os.kill ends a process at once as well, and the status of
+# that process is the number of the signal, not its negative.
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+KILLED_STATUS = int(KILL) if os.name == "nt" else -int(KILL)
 
 _QUESTION = (
     "Two trainings see the same batches, one with optax.adamw, one with a guard, a "
@@ -49,6 +56,11 @@ def fault_step(settings: Settings) -> int:
     return settings.epochs * steps_per_epoch(settings) // 2
 
 
+def saved_epochs(epochs: int) -> int:
+    """Return after how many saved epochs the worker dies: a third, and not the last."""
+    return min(max(1, epochs // 3), epochs - 1)
+
+
 def run(settings: Settings, progress: Progress) -> Chapter:
     """Put a NaN into two trainings, kill a third, and compare."""
     task = TASKS[settings.model]
@@ -62,7 +74,7 @@ def run(settings: Settings, progress: Progress) -> Chapter:
             guarded(settings), task, splits, settings, lambda: advance(GUARDED)
         )
         digest = summary.digest((kept.params, kept.state))
-        killed_at = max(1, settings.epochs // 3)
+        killed_at = saved_epochs(settings.epochs)
         with tempfile.TemporaryDirectory() as folder:
             killed = _worker(settings, folder, die_in=killed_at + 1)
             advance("killed")
@@ -79,13 +91,6 @@ def run(settings: Settings, progress: Progress) -> Chapter:
         "digest": digest,
         "continued_digest": _digest_of(continued),
     }
-    same = outcome["digest"] == outcome["continued_digest"]
-    failures = []
-    if not same:
-        failures.append(
-            "The continued training did not end in the bits of the uninterrupted one. "
-            + continued.stderr.strip()[-500:]
-        )
     plots = []
     if settings.plots:
         path = settings.output / "faults.png"
@@ -113,8 +118,29 @@ def run(settings: Settings, progress: Progress) -> Chapter:
                 "guarded": [epoch._asdict() for epoch in survived],
             }
         },
-        failures,
+        failures(outcome, killed.stderr, continued.stderr),
     )
+
+
+def was_killed(outcome: dict[str, Any]) -> bool:
+    """Return whether the first worker died of its own signal, and of nothing else."""
+    return bool(outcome["killed_status"] == KILLED_STATUS)
+
+
+def failures(outcome: dict[str, Any], killed: str, continued: str) -> list[str]:
+    """Return what went wrong, with the ends of the standard errors of both workers."""
+    found = []
+    if not was_killed(outcome):
+        found.append(
+            "The process that was to be killed ended with the status "
+            f"{outcome['killed_status']} instead. " + killed.strip()[-500:]
+        )
+    if outcome["digest"] != outcome["continued_digest"]:
+        found.append(
+            "The continued training did not end in the bits of the uninterrupted one. "
+            + continued.strip()[-500:]
+        )
+    return found
 
 
 def findings(outcome: dict[str, Any], epochs: int) -> list[str]:
@@ -129,8 +155,7 @@ def findings(outcome: dict[str, Any], epochs: int) -> list[str]:
         f"At step {outcome['fault_step']} a gradient has a NaN. optax.adamw {lost}. "
         f"The guarded training skipped {outcome['skipped']} step and ended with a "
         f"validation loss of {outcome['validation_loss']:.4f}.",
-        f"The process was killed in epoch {outcome['saved_epochs'] + 1} of {epochs} "
-        f"and continued from the checkpoint of epoch {outcome['saved_epochs']}. "
+        _interruption(outcome, epochs)
         + (
             "Parameters and state ended in the same bits as without interruption "
             f"(SHA-256 {outcome['digest'][:12]}...)."
@@ -138,6 +163,16 @@ def findings(outcome: dict[str, Any], epochs: int) -> list[str]:
             else "Parameters and state did NOT end in the same bits."
         ),
     ]
+
+
+def _interruption(outcome: dict[str, Any], epochs: int) -> str:
+    if not was_killed(outcome):
+        return "The process that was to be killed was NOT. "
+    saved = outcome["saved_epochs"]
+    text = f"The process was killed in epoch {saved + 1} of {epochs} and "
+    if not saved:
+        return f"{text}started again, since nothing was saved yet. "
+    return f"{text}continued from the checkpoint of epoch {saved}. "
 
 
 def _with_fault(

@@ -9,14 +9,13 @@ the checkpoint in FOLDER if there is one, and prints a digest of parameters and 
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from optadamw import checkpoint
 from optadamw.cli.demo import summary
-from optadamw.cli.demo.faults import fault_step, guarded
+from optadamw.cli.demo.faults import KILL, fault_step, guarded
 from optadamw.cli.demo.settings import Settings
 from optadamw.cli.demo.tasks import TASKS
 from optadamw.cli.demo.training import Place, epochs, start
@@ -40,8 +39,7 @@ def main(folder: str, contents: str, die_in: str | None = None) -> None:
     splits, fault_at = task.load(), fault_step(settings)
     for place, _, _ in epochs(tx, task, splits, settings, first, fault_at):
         if die_in is not None and place.epoch >= int(die_in):
-            # Windows has no SIGKILL; its os.kill ends a process at once as well.
-            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+            os.kill(os.getpid(), KILL)
         checkpoint.save(path, tx, place.state, place.params)
         Path(folder, "epoch").write_text(str(place.epoch))
     print(summary.digest((place.params, place.state)))

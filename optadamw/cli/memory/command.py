@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
             return 1 if isinstance(error, ModuleNotFoundError) else 2
     elif options.devices > 1:
         mesh = AbstractMesh((options.devices,), ("devices",))
+    devices = options.devices if mesh is None else mesh.size
     plans = {}
     for name in options.plan:
         dtype, _, arguments = OPTIONS[name]
@@ -56,11 +57,10 @@ def run(options: argparse.Namespace) -> int:
             extra["accumulate_steps"] = 2
         plans[name] = memory_plan(
             adamw(1e-3, **arguments, **extra),
-            decoder(options.params, jnp.dtype(dtype)),
+            decoder(options.params, jnp.dtype(dtype), devices),
             mesh,
             temporaries=options.temporaries,
         )
-    devices = options.devices if mesh is None else mesh.size
     print(_table(plans, devices, options.topology))
     return 0
 

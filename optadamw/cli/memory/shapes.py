@@ -1,5 +1,7 @@
 """The shapes of a decoder with a given number of parameters."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -8,24 +10,38 @@ from optadamw.base.types import DTypeLike
 _VOCABULARY = 32_000
 
 
-def decoder(count: float, dtype: DTypeLike) -> dict[str, jax.ShapeDtypeStruct]:
+def decoder(
+    count: float, dtype: DTypeLike, devices: int = 1
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Return shapes of a decoder of about `count` parameters, its layers stacked.
 
     The width is 128 times the number of layers, as in decoders from 1e8 to 1e11
     parameters within a factor of 2. Memory depends only on the number of parameters,
     nearly all of which are in large matrices. A model below 1e7 parameters has fewer
     words, so that its embeddings leave room for a layer.
+
+    The width is a multiple of `devices` unless it is below that number, because a
+    matrix of which `devices` divides no dimension would be whole on each of them.
     """
-    width = 128
     if count < 1e7:
-        width = 32 if count < 1e6 else 128
+        width = _divisible(32 if count < 1e6 else 128, devices)
         words = max(16, round((count - 12 * width * width) / (2 * width)))
         return _shapes(words, width, 1, dtype)
+    width = 128
     while _size(width + 128) <= count:
         width += 128
+    width = _divisible(width, devices)
     body = 12 * width * width
     layers = max(1, round((count - 2 * _VOCABULARY * width) / body))
     return _shapes(_VOCABULARY, width, layers, dtype)
+
+
+def _divisible(width: int, devices: int) -> int:
+    """Return the largest multiple of `devices` up to `width`, of 128 too if it can."""
+    for step in (math.lcm(128, devices), devices):
+        if step <= width:
+            return width // step * step
+    return width
 
 
 def _shapes(
