@@ -17,6 +17,7 @@ from optadamw.base.hyperparameters import (
     Scheduled,
     whole_steps,
 )
+from optadamw.base.traced import NEEDS_VALUE, untraceable
 from optadamw.base.types import Array
 from optadamw.transforms.options import argument_name
 from optadamw.transforms.transformation import Transformation
@@ -92,7 +93,13 @@ def _watched(tx: Transformation) -> Iterator[tuple[str, str, Watched]]:
         for rule in filter(None, rules):
             for field, value in rule.watched.items():
                 if not isinstance(value, Held) or value.schedule is not None:
-                    yield rule.verb, argument_name(rule.verb, field), value
+                    yield rule.verb, _argument(rule.verb, field, value), value
+
+
+def _argument(verb: str, field: str, value: Watched) -> str:
+    """Return the argument that the user gave: `limit`, or `clip_norm` of `adamw`."""
+    own = value.name if isinstance(value, Scheduled) else ""
+    return own or argument_name(verb, field)
 
 
 def _read(value: Watched, step: Array) -> Array:
@@ -103,12 +110,8 @@ def _check_traced(verb: str, name: str, read: Callable[[Array], Array]) -> None:
     """Refuse a schedule that JAX cannot trace, as a compiled step cannot have it."""
     try:
         jax.eval_shape(read, jnp.asarray(0))
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-        raise TypeError(
-            f"`{name}`: the schedule in {verb} cannot be traced, as in a step under "
-            "jax.jit: it asks for the value of the step. Use jnp.where in place of "
-            "`if`, and arrays of JAX in place of lists and of NumPy's."
-        ) from None
+    except NEEDS_VALUE:
+        raise untraceable(name, f"the schedule in {verb}") from None
 
 
 def _refuse_illegal(

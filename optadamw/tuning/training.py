@@ -8,18 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from optadamw.base.errors import kind_at_leaf, mistyped
+from optadamw.base.traced import NEEDS_VALUE
 from optadamw.base.tree import flatten
 from optadamw.base.types import Array, PyTree
 from optadamw.tuning.points import STRUCTURE
 
 TrainStep: TypeAlias = Callable[..., tuple[PyTree, PyTree, Any]]
 """`train_step(tx, params, state, *batch) -> (params, state, loss)`."""
-
-_CONCRETE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 def built(tx_of: Callable[..., Any], *args: Any, **point: Any) -> Any:
@@ -41,7 +36,7 @@ def check_traceable(
 
     try:
         jax.eval_shape(trace, args, point)
-    except _CONCRETE as error:
+    except NEEDS_VALUE as error:
         raise TypeError(
             "`tx_of` needs the value of a hyperparameter while the program is traced, "
             f"as Python's `if`, `int` and `bool` do. {STRUCTURE}"

@@ -1,6 +1,7 @@
 """Schedules are called ahead of a training, and an illegal value is refused."""
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -17,9 +18,10 @@ def _late(usual, bad, at=70_000):
         ("learning_rate", {"learning_rate": _late(1e-3, jnp.nan)}, "finite and >= 0"),
         ("b1", {"b1": _late(0.9, 1 - 1e-9)}, r"in \[0, 1\)"),
         ("weight_decay", {"weight_decay": _late(0.1, -0.1)}, "finite and >= 0"),
-        ("limit", {"clip_norm": _late(1.0, 0.0)}, "finite and > 0"),
+        ("clip_norm", {"clip_norm": _late(1.0, 0.0)}, "finite and > 0"),
         ("b2", {"groups": {"w": {"b2": _late(0.99, 2.0)}}}, r"in \[0, 1\)"),
-        ("decay", {"ema_decay": _late(0.99, 1.5)}, r"in \[0, 1\]"),
+        ("clip_norm", {"groups": {"w": {"clip_norm": _late(1.0, -1.0)}}}, "finite"),
+        ("ema_decay", {"ema_decay": _late(0.99, 1.5)}, r"in \[0, 1\]"),
     ],
 )
 def test_the_first_illegal_value_is_named_with_its_step(name, options, rule):
@@ -66,7 +68,19 @@ def test_a_schedule_times_an_adjustable_number():
     optadamw.check_schedules(optadamw.adamw(bad), 3)
 
 
-def test_a_schedule_that_cannot_be_traced_is_named():
-    tx = optadamw.adamw(lambda step: 1e-3 if step < 10 else 1e-4)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda step: 1e-3 if step < 10 else 1e-4,
+        lambda step: np.exp(-step),
+        lambda step: [1e-3, 2e-3][step],
+    ],
+    ids=["if", "NumPy", "a list"],
+)
+def test_a_schedule_that_cannot_be_traced_is_named(schedule):
+    tx = optadamw.adamw(schedule)
     with pytest.raises(TypeError, match="`learning_rate`: the schedule in scale_by_le"):
-        optadamw.check_schedules(tx, 20)
+        optadamw.check_schedules(tx, 2)
+    atom = optadamw.clip_by_norm(schedule)
+    with pytest.raises(TypeError, match="`limit`: the schedule in clip_by_norm"):
+        optadamw.check_schedules(atom, 2)

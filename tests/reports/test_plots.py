@@ -1,6 +1,7 @@
 """Every plot draws, and says in words what its records lack."""
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
@@ -67,6 +68,32 @@ DRAWN = {
     "a function": lambda path: plotting.schedules(
         {"a": lambda t: t * t}, path, steps=9
     ),
+    "numbers of all kinds": lambda path: plotting.schedules(
+        {
+            "a": jnp.float32(3),
+            "b": jnp.bfloat16(2.5),
+            "c": np.asarray(jnp.bfloat16(2))[()],
+            "d": np.float64(1.5),
+            "e": optadamw.adjustable(0.5) * 2 * SCHEDULE,
+        },
+        path,
+    ),
+    "steps beyond those of int32": lambda path: plotting.schedules(
+        {"a": optadamw.schedules.linear_schedule(1.0, 0.0, 2_000_000_000)}, path
+    ),
+    **{
+        f"losses of {losses}": lambda path, losses=losses: plotting.heatmap(
+            [r | {"loss": loss} for r, loss in zip(GRID, losses, strict=False)],
+            path,
+            x="rate",
+            y="decay",
+        )
+        for losses in (
+            (1e308, 1.7e308, 1.2e308, 1.79e308),
+            (1e-308, 2e-308, 5e-324, 3e-310),
+            (-1.79e308, 1.79e308, 0.0, 5e-324),
+        )
+    },
     "a range of rates": lambda path: plotting.range_test(FOUND, path),
     "a range without a suggestion": lambda path: plotting.range_test(NOTHING, path),
     "ratios one below another": lambda path: plotting.update_to_weight(
@@ -229,7 +256,7 @@ REFUSED = {
     "no schedule": (
         lambda path: plotting.schedules({"a": "cosine"}, path, steps=3),
         TypeError,
-        r"`schedules\['a'\]` must be a schedule",
+        r"`schedules\['a'\]` must be a number, a 0-d array or a schedule",
     ),
     "a schedule without a label": (
         lambda path: plotting.schedules(SCHEDULE, path),
@@ -242,9 +269,19 @@ REFUSED = {
         "`result` must be a RangeTest",
     ),
     "a schedule of rows": (
-        lambda path: plotting.schedules({"a": lambda t: [t, t]}, path, steps=3),
+        lambda path: plotting.schedules({"a": lambda t: t * np.ones(2)}, path, steps=3),
         ValueError,
-        "must return scalars; it returned shape",
+        r"must be a real scalar; got an array of shape \(2,\)",
+    ),
+    "a schedule with an if": (
+        lambda path: plotting.schedules({"a": lambda t: 1 if t else 2}, path, steps=3),
+        TypeError,
+        r"`schedules\['a'\]`: the schedule cannot be traced.*Use jnp.where",
+    ),
+    "a schedule of NumPy": (
+        lambda path: plotting.schedules({"a": lambda t: np.exp(t)}, path, steps=3),
+        TypeError,
+        r"`schedules\['a'\]`: the schedule cannot be traced",
     ),
 }
 

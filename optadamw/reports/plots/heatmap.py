@@ -15,6 +15,9 @@ from optadamw.reports.plots.saving import saved
 from optadamw.reports.plots.style import words
 
 _CHOOSE = "Give every record this field, or name other fields."
+_LARGEST, _LEAST = 1e250, 1e-250
+"""Matplotlib computes squares, powers of ten and differences of what it draws, which
+overflow beyond about 1e307 and are 0 below 1e-300."""
 
 
 def heatmap(
@@ -68,19 +71,21 @@ def heatmap(
     is_told = all("live" in row for row in rows)
     live = column("records", rows, "live", _CHOOSE) if is_told else np.ones(len(rows))
     at, places = np.unique(np.stack([xs, ys]), axis=1, return_inverse=True)
+    places = places.reshape(-1)  # NumPy 2.0.0 and 2.0.1 keep both axes
     seeds = np.bincount(places)
     with np.errstate(invalid="ignore"):
-        means = np.bincount(places, weights=values) / seeds
+        means = np.bincount(places, weights=values / seeds[places])
     stopped = np.bincount(places, weights=1 - live) > 0
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    norm = _norm(means)
+    shown = _shown(means)
+    norm = _norm(shown)
     columns, lines = np.unique(at[0]), np.unique(at[1])
     is_grid = len(means) == len(columns) * len(lines)
     if is_grid:
-        drawn, spots = _cells(axes, at, means, columns, lines, norm)
+        drawn, spots = _cells(axes, at, shown, columns, lines, norm)
     else:
-        drawn, spots = _dots(axes, at, means, norm)
+        drawn, spots = _dots(axes, at, shown, norm)
     axes.plot(*spots[:, stopped], "x", color="black", linestyle="none")
     if np.isfinite(means).any():
         best = spots[:, np.nanargmin(np.where(np.isfinite(means), means, np.nan))]
@@ -91,6 +96,13 @@ def heatmap(
     bar = figure.colorbar(drawn, ax=axes, extend="max")
     bar.set_label(words(value) + mean)
     return saved(figure, path)
+
+
+def _shown(means: np.ndarray) -> np.ndarray:
+    """Return the numbers without the extremes that Matplotlib cannot draw."""
+    is_finite = np.isfinite(means)
+    least = _LEAST if (means[is_finite] > 0).all() else -_LARGEST
+    return np.where(is_finite, np.clip(means, least, _LARGEST), means)
 
 
 def _norm(means: np.ndarray) -> Normalize:
