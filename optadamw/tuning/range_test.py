@@ -12,6 +12,7 @@ import numpy as np
 from optadamw.base.errors import invalid, mistyped
 from optadamw.base.plain import python_number, whole_number
 from optadamw.base.types import PyTree
+from optadamw.tuning.losses import Losses
 from optadamw.tuning.training import TrainStep, built, check_traceable, stepped
 
 _MANY = "an iterable of batches, such as a list or a generator"
@@ -145,7 +146,7 @@ def lr_range_test(
     _refuse_rate_in_state(tx_of, params, low, high)
     rates = np.geomspace(low, high, int(steps))
     losses = _losses(train_step, tx_of, params, batches, rates, smoothing)
-    return _concluded(rates, losses, smoothing)
+    return _concluded(rates, losses)
 
 
 def _check(
@@ -185,9 +186,13 @@ def _refuse_rate_in_state(
     tx_of: Callable[[Any], Any], params: PyTree, low: float, high: float
 ) -> None:
     """Refuse a rate that `init` writes into the state, where no later rate follows."""
-    states = [built(tx_of, rate).init(params) for rate in (low, high)]
-    pairs = zip(*(jax.tree.leaves(state) for state in states), strict=True)
-    if any(x.size == 1 and not jnp.array_equal(x, y) for x, y in pairs):
+
+    def scalars(rate: float) -> list[Any]:
+        leaves = jax.tree.leaves(built(tx_of, rate).init(params))
+        return [x for x in leaves if x.size == 1]
+
+    pairs = zip(scalars(low), scalars(high), strict=True)
+    if not all(jnp.array_equal(x, y) for x, y in pairs):
         raise ValueError(
             "`tx_of` makes a transformation that keeps the rate in its state, such as "
             "optax.inject_hyperparams, so that every step would take the first rate. "
@@ -203,7 +208,7 @@ def _losses(
     batches: Iterable[Any],
     rates: np.ndarray,
     smoothing: float,
-) -> np.ndarray:
+) -> Losses:
     """Return the loss before the first step and after each step that was taken."""
 
     def step(params: PyTree, state: PyTree, rate: Any, batch: Any) -> Any:
@@ -213,44 +218,28 @@ def _losses(
     params = jax.tree.map(jnp.array, params)
     state = built(tx_of, jnp.float32(rates[0])).init(params)
     compiled = jax.jit(step, donate_argnums=(0, 1))
-    losses: list[float] = []
+    losses = Losses(smoothing)
     # The last step only measures the parameters that the last rate has made.
     due = [*rates, rates[-1]]
     for rate, batch in zip(due, batches, strict=False):
         spread = batch if isinstance(batch, tuple) else (batch,)
         params, state, loss = compiled(params, state, jnp.float32(rate), spread)
-        losses.append(float(loss))
-        if _has_diverged(np.array(losses), smoothing):
+        losses.add(float(loss))
+        if losses.have_diverged:
             break
     else:
-        if len(losses) < min(len(due), 11):
-            raise _too_few(f"it ended after {len(losses)}")
-    return np.array(losses)
+        count = len(losses.values)
+        if count < min(len(due), 11):
+            raise _too_few(f"it ended after {count}")
+    return losses
 
 
-def _smoothed(losses: np.ndarray, smoothing: float) -> np.ndarray:
-    mean, result = 0.0, []
-    for index, loss in enumerate(losses):
-        mean = smoothing * mean + (1 - smoothing) * loss
-        result.append(mean / (1 - smoothing ** (index + 1)))
-    return np.array(result)
-
-
-def _has_diverged(losses: np.ndarray, smoothing: float) -> bool:
-    if not np.isfinite(losses[-1]):
-        return True
-    smoothed = _smoothed(losses, smoothing)
-    least = smoothed.min()
-    scale = max(abs(least), losses[0] - least)
-    return bool(smoothed[-1] > least + 3 * scale)
-
-
-def _concluded(rates: np.ndarray, losses: np.ndarray, smoothing: float) -> RangeTest:
-    ended = _has_diverged(losses, smoothing)
+def _concluded(rates: np.ndarray, found: Losses) -> RangeTest:
+    losses, ended = np.array(found.values), found.have_diverged
     finite = losses[np.isfinite(losses)]
     start, tried = float(losses[0]), rates[: len(losses) - 1]
     diverged = float(tried[-1]) if ended and len(tried) else None
-    smoothed = _smoothed(losses, smoothing)[1:]
+    smoothed = np.array(found.smoothed[1:])
     after = losses[1:]
     if len(finite) < 6:
         reason = "the loss is not finite at the lowest rates: lower `low`, or look for "
@@ -289,7 +278,7 @@ def _concluded(rates: np.ndarray, losses: np.ndarray, smoothing: float) -> Range
         return RangeTest(tried, after, smoothed, start, None, None, diverged, reason)
     falls = np.diff(known[: place + 1], prepend=start)
     # The average of few losses falls and rises by the noise of each.
-    falls[: min(round(1 / (1 - smoothing)), place)] = 0
+    falls[: min(round(1 / (1 - found.smoothing)), place)] = 0
     steepest = float(tried[int(falls.argmin())])
     suggestion = float(tried[place]) / _TENTH
     return RangeTest(tried, after, smoothed, start, suggestion, steepest, diverged)

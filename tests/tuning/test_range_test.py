@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -210,3 +211,48 @@ def test_batches_that_end_and_a_first_loss_of_nan_are_told(tmp_path):
     assert "No rate was tried" in str(found)
     with pytest.raises(ValueError, match="nothing to draw"):
         optadamw.plotting.range_test(found, tmp_path / "x.png")
+
+
+def test_each_loss_is_smoothed_once():
+    """All losses anew in each of 400 steps are 160,000 lines of Python."""
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        count += event == "line"
+        return trace if "tuning" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = tried(high=1e-3, steps=400)
+    finally:
+        sys.settrace(before)
+    assert count < 20_000
+    mean, smoothed = 0.0, []
+    for index, loss in enumerate([found.start, *found.losses]):
+        mean = 0.9 * mean + (1 - 0.9) * loss
+        smoothed.append(mean / (1 - 0.9 ** (index + 1)))
+    np.testing.assert_array_equal(found.smoothed, smoothed[1:])
+
+
+def test_one_state_at_a_time_is_held_before_the_first_step():
+    params, held = jnp.zeros((64, 65)), []
+
+    def tx_of(rate):
+        tx = optadamw.adamw(rate)
+
+        def init(params):
+            held.append(sum(x.shape == params.shape for x in jax.live_arrays()))
+            return tx.init(params)
+
+        return optax.GradientTransformation(init, tx.update)
+
+    def step(tx, params, state):
+        updates, state = tx.update(params, state, params)
+        return optax.apply_updates(params, updates), state, jnp.sum(params)
+
+    found = optadamw.lr_range_test(step, tx_of, params, [()] * 11, steps=10)
+    assert len(found.losses) == 10
+    # The parameters of the caller, and before the last state their copy.
+    assert [number - held[0] for number in held] == [0, 0, 1]
