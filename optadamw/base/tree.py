@@ -90,10 +90,13 @@ def parameters(params: PyTree) -> Leaves:
     """Flatten a tree of parameters into checked JAX arrays.
 
     Raises:
-      TypeError: a leaf is no array, or an array of integers.
+      TypeError: a leaf is no array, an array of integers, or one of NumPy in the other
+        order of bytes.
     """
     leaves = flatten(params)
     check_parameters(leaves)
+    for path, array in zip(leaves.paths, leaves.arrays, strict=True):
+        _refuse_swapped(path, array)
     return replace(leaves, arrays=tuple(_as_array(a) for a in leaves.arrays))
 
 
@@ -108,6 +111,17 @@ def refuse_masked(path: str, array: Any) -> None:
             path,
             "it is a masked array of NumPy, and JAX has no masked elements.",
             "Pass array.filled(0), or whatever number stands for a masked element.",
+        )
+
+
+def _refuse_swapped(path: str, array: Any) -> None:
+    """Refuse an array of NumPy in the other order of bytes, which JAX does not hold."""
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:
+        raise kind_at_leaf(
+            path,
+            "JAX takes no array in the other order of bytes; its dtype is "
+            f"{array.dtype.str}.",
+            'Pass x.astype(x.dtype.newbyteorder("=")).',
         )
 
 
@@ -202,7 +216,8 @@ def gradients_for(params: Leaves, grads: PyTree) -> list[Any]:
     Raises:
       ValueError: the structure or a shape is not that of the parameters, or one of
         gradient and parameter is real and the other complex.
-      TypeError: a gradient is no array, or an array of integers.
+      TypeError: a gradient is no array, an array of integers, or one of NumPy in the
+        other order of bytes.
     """
     matched = match_leaves(grads, params, "the gradients")
     return [
@@ -215,6 +230,7 @@ def _gradient_for(path: str, param: Any, grad: Any) -> Any | None:
     if grad is None or getattr(grad, "dtype", None) == jax.dtypes.float0:
         return None
     refuse_masked(path, grad)
+    _refuse_swapped(path, grad)
     dtype = dtype_of(grad)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
         raise kind_at_leaf(path, f"its gradient has dtype {dtype}, not a floating one.")

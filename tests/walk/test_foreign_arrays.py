@@ -37,3 +37,18 @@ def test_tensors_of_another_library_are_refused_with_the_remedy():
         TX.init(PARAMS | {"b": tensor})
     with pytest.raises(TypeError, match="`grad_norm` must be a real scalar; got"):
         TX.step(GRADS, STATE, PARAMS, grad_norm=tensor)
+
+
+def test_arrays_in_the_other_order_of_bytes_are_refused_with_the_remedy():
+    swapped = np.dtype(np.float32).newbyteorder("S")
+    array = np.full(3, 0.5, swapped)
+    text = rf"Leaf 'b': JAX takes no array .*; its dtype is {swapped.str}\. Pass x\.ast"
+    for call in (TX.step, TX.update):
+        with pytest.raises(TypeError, match=text):
+            call(GRADS | {"b": array}, STATE, PARAMS)
+        with pytest.raises(TypeError, match=text):
+            call(GRADS, STATE, PARAMS | {"b": array})
+    with pytest.raises(TypeError, match=text):
+        TX.init(PARAMS | {"b": array})
+    mended = array.astype(array.dtype.newbyteorder("="))
+    TX.step(GRADS | {"b": mended}, TX.init(PARAMS | {"b": mended}), PARAMS)
