@@ -54,6 +54,11 @@ def kind_at_leaf(path: str, what: str, remedy: str = "") -> TypeError:
     return TypeError(_sentence(f"Leaf '{path or '(the root)'}': {what}", remedy))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 parameter" or "1,000 parameters" for the noun "parameter"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def some(texts: Sequence[str], most: int = 5) -> str:
     """Return the first texts of a list, and the number of those that are left."""
     left = len(texts) - most

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from optadamw.base.errors import counted
 from optadamw.base.tree import parameters
 from optadamw.base.types import PyTree
 from optadamw.native.kernel import Refusal, usable_compiler
@@ -44,7 +45,7 @@ def pass_line(tx: Transformation, params: PyTree) -> str | None:
     text = "; ".join(f"{reason}: {count}" for reason, count in counts)
     if len(reasons) == len(parameters(params).paths):
         return f"pass: XLA ({'; '.join(reason for reason, _ in counts)})"
-    return f"pass: {kernels}, XLA for {len(reasons)} parameters ({text})"
+    return f"pass: {kernels}, XLA for {counted(len(reasons), 'parameter')} ({text})"
 
 
 def reasons_for_xla(composition: Composition, params: PyTree) -> dict[str, str]:

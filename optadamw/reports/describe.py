@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from optadamw.base.errors import mistyped
+from optadamw.base.errors import counted, mistyped
 from optadamw.base.tree import Leaves, parameters
 from optadamw.base.types import PyTree
 from optadamw.control.loss_scale import DynamicLossScale
@@ -171,7 +171,8 @@ def _group_lines(composition: Composition, plan: Sequence[LeafPlan]) -> list[str
                 changed = [text for text in _settings(rule) if text not in settings]
                 own.append(f"{rule.verb}: {', '.join(changed)}".rstrip(": "))
         lines.append(
-            f"{group.name}, {count} parameters: {'; '.join(own) or 'as the rest'}"
+            f"{group.name}, {counted(count, 'parameter')}: "
+            f"{'; '.join(own) or 'as the rest'}"
         )
     return lines
 
@@ -258,8 +259,8 @@ def _totals(composition: Composition, leaves: Leaves, plan: Sequence[LeafPlan]) 
     )
     per_number = f" ({state / numbers:.1f} per number)" if numbers else ""
     return (
-        f"{len(leaves.paths)} parameters, {numbers:,} numbers, {own:,} bytes; "
-        f"state {state:,} bytes{per_number}"
+        f"{counted(len(leaves.paths), 'parameter')}, {counted(numbers, 'number')}, "
+        f"{counted(own, 'byte')}; state {counted(state, 'byte')}{per_number}"
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from optadamw.base.errors import counted
+
 
 class Share(NamedTuple):
     """The bytes of the parameters, of the gradients or of one buffer.
@@ -77,8 +79,9 @@ class MemoryPlan:
             ).rstrip()
             for row in rows
         ]
-        unit = "device" if self.devices == 1 else "devices"
-        head = f"{self.count:,} parameters on {self.devices} {unit}"
+        head = (
+            f"{counted(self.count, 'parameter')} on {counted(self.devices, 'device')}"
+        )
         notes = ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
         return "\n".join([head, "", *lines, *notes])
 

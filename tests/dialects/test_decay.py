@@ -148,3 +148,9 @@ def test_the_decay_argument_of_addons_divides_the_rate():
     tx = tensorflow_addons.AdamW(0.0, 1.0, decay=0.5)
     found = rates(tx, 4, 1)
     np.testing.assert_allclose(found, [1 / (1 + 0.5 * i) for i in range(4)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("none", [0, 0.0])
+def test_no_decay_of_the_rate_of_addons_leaves_it_a_number(none):
+    constant = tensorflow_addons.AdamW(0.1, 1e-3)
+    assert tensorflow_addons.AdamW(0.1, 1e-3, decay=none) == constant

@@ -235,7 +235,7 @@ def test_a_sharding_that_cuts_blocks_is_left_to_xla(kind):
     ):
         in_place(native).lower(params, state, params)
     line = optadamw.describe(auto, params).splitlines()[-1]
-    assert "XLA for 1 parameters (its sharding cuts" in line
+    assert "XLA for 1 parameter (its sharding cuts" in line
 
 
 ROWS, COLUMNS = P(("data", "model")), P(None, "data")

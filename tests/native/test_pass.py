@@ -488,7 +488,7 @@ def test_describe_says_what_runs_a_step(monkeypatch):
     version = kernel.usable_compiler().version
     assert line(real) == f"pass: native ({version})"
     assert line(params) == (
-        f"pass: native ({version}), XLA for 1 parameters "
+        f"pass: native ({version}), XLA for 1 parameter "
         "(a complex parameter or gradient: 1)"
     )
     reason = "clip_by_norm reads all elements of a parameter"

@@ -208,6 +208,13 @@ def test_the_totals_add_up_to_the_real_bytes(row):
     assert sum(sum(numbers(row.bytes)) for row in rows) == nbytes(state) - 4
 
 
+def test_one_of_a_kind_is_in_the_singular():
+    text = optadamw.describe(ROWS["default"], {"b": jnp.ones(1)})
+    assert re.search(r"(?m)^1 parameter, 1 number, 4 bytes; state", text)
+    plan = optadamw.memory_plan(ROWS["default"], {"b": jnp.ones(1)}, temporaries=False)
+    assert str(plan).startswith("1 parameter on 1 device\n")
+
+
 def test_large_numbers_are_grouped():
     shapes = {"kernel": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
     text = optadamw.describe(ROWS["default"], shapes)

@@ -148,7 +148,7 @@ def test_groups_are_values():
 def test_describe_shows_the_groups():
     text = optadamw.describe(optadamw.adamw(0.1, weight_decay=0.3, groups=OWN), PARAMS)
     assert "groups['*/bias'], 2 parameters: add_decoupled_weight_decay: " in text
-    assert "groups['norm/*'], 1 parameters: scale_by_learning_rate: " in text
+    assert "groups['norm/*'], 1 parameter: scale_by_learning_rate: " in text
     rows = {line.split()[0]: line for line in text.splitlines() if "float32" in line}
     assert " 0.3 " in rows["dense/kernel"] and " 0.0 " in rows["dense/bias"]
 

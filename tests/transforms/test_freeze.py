@@ -108,7 +108,7 @@ def test_reports_say_so():
     for name in ("gradients", "mu", "nu"):
         assert plan.shares[name] == trained.shares[name]
     told = optadamw.describe(tx, PARAMS)
-    assert "groups['vocab/*'], 1 parameters: frozen" in told
+    assert "groups['vocab/*'], 1 parameter: frozen" in told
     (row,) = [line for line in told.splitlines() if line.startswith("vocab/table")]
     assert row.split()[-3:] == ["frozen", "none", "0"]
 

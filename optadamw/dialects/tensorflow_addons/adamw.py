@@ -109,7 +109,8 @@ def AdamW(
         if not known or not 0 <= decay <= float(np.finfo(np.float32).max):
             wanted = "a number >= 0 that is finite in float32, or None"
             raise invalid("decay", wanted, decay)
-        rate = InverseTime(rate, float(decay))
+        # A rate with no decay stays a number, as `describe` and checkpoints show it.
+        rate = InverseTime(rate, float(decay)) if decay else rate
     return adamw(
         rate,
         schedule(beta_1),
