@@ -72,7 +72,9 @@ def test_the_kernel_of_a_frozen_layer_is_not_told(shape):
     saved["param_groups"][0]["params"].append(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        interchange.from_torch(saved, params, tx=tx)
+        found = interchange.from_torch(saved, params, tx=tx)
+    np.testing.assert_array_equal(found.mu["head"], np.ones(2))
+    assert found.step == 3 and found.mu["dense"]["kernel"] is None
 
 
 def test_a_model_with_kernels_as_here_is_not_told():

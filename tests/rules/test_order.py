@@ -1,6 +1,7 @@
 """Atoms chained where they would not mean what they say are refused, with the order."""
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -212,4 +213,10 @@ def test_decay_that_must_see_the_rate_is_refused_alone(mode):
 )
 def test_right_orders_are_accepted_and_step(parts):
     tx = optadamw.chain(*parts)
-    tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    assert state.step == 1
+    for name, update in updates.items():
+        assert update.shape == PARAMS[name].shape and np.isfinite(update).all()
+        # Along the gradient; a rate turns it around, and so does `maximize`.
+        turns = sum(atom in repr(parts) for atom in ("learning_rate", "maximize"))
+        assert (np.sign(update) == (-1) ** turns * np.sign(GRADS[name])).all()
