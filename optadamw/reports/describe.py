@@ -119,7 +119,7 @@ bias_correction=True, eps=1e-08, eps_root=0.0, eps_mode='outside', nesterov=Fals
 
 
 def _layouts(tx: Transformation, leaves: Leaves) -> list[list[str]]:
-    """The specs and the bytes per device of the buffers of each parameter."""
+    """Return the specs and the bytes per device of the buffers of each parameter."""
     shapes = [
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
         for x in leaves.arrays
@@ -140,7 +140,7 @@ def _layouts(tx: Transformation, leaves: Leaves) -> list[list[str]]:
 
 
 def _rule_lines(rules: Variant) -> list[str]:
-    """One line for each atom; the two rules of Adam share theirs."""
+    """Return a line for each atom; the two rules of Adam share one."""
     lines: list[tuple[str, list[str]]] = []
     for rule in rules:
         if rule is None:
@@ -158,7 +158,7 @@ def _rule_lines(rules: Variant) -> list[str]:
 
 
 def _group_lines(composition: Composition, plan: Sequence[LeafPlan]) -> list[str]:
-    """For each group how many parameters it has, and its rules that are its own."""
+    """Return for each group the number of its parameters, and the rules of its own."""
     lines = []
     for number, group in enumerate(composition.groups[:-1]):
         count = sum(row.group == number for row in plan)
@@ -178,7 +178,7 @@ def _group_lines(composition: Composition, plan: Sequence[LeafPlan]) -> list[str
 
 
 def _control_lines(composition: Composition) -> list[str]:
-    """One line for each wrapper, in the order in which its part acts in a step."""
+    """Return a line for each wrapper, in the order in which they act in a step."""
     control = composition.control
     guard = "skip_nonfinite" if control.spikes is None else "skip_spikes"
     parts: list[tuple[str, tuple[Any, ...]]] = [
@@ -208,7 +208,7 @@ def _settings(rule: Rule) -> list[str]:
 
 
 def _arguments(maker: str, record: Any) -> list[str]:
-    """The fields of a record as arguments of the atom or wrapper that makes it."""
+    """Return the fields of a record as arguments of the atom or wrapper of it."""
     if isinstance(record, DynamicLossScale):
         return [f"loss_scale={record!r}"]
     shown = []
@@ -265,7 +265,7 @@ def _totals(composition: Composition, leaves: Leaves, plan: Sequence[LeafPlan]) 
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width; the last, a number, is set to the right."""
+    """Return lines in columns; the last column, of numbers, is set to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

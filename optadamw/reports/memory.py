@@ -139,7 +139,7 @@ def memory_plan(
 def _laid_out(
     leaves: Leaves, mesh: Mesh | AbstractMesh | None, without: Sequence[str]
 ) -> PyTree:
-    """The parameters as shapes, each with the sharding that it has or gets.
+    """Return the parameters as shapes, each with the sharding that it has or gets.
 
     Parameters without a sharding are not divided over the axes `without`.
     """
@@ -157,7 +157,7 @@ def _devices(x: jax.ShapeDtypeStruct) -> int:
 
 
 def _notes(plan: Plan, leaves: Leaves, shapes: PyTree) -> tuple[bool, tuple[str, ...]]:
-    """Whether a leaf is gathered, and what is not divided among the devices."""
+    """Return whether a leaf is gathered, and notes on leaves that are not divided."""
     found: list[str] = []
     whole: list[str] = []
     rows = zip(leaves.paths, jax.tree.leaves(shapes), plan.rows, strict=True)

@@ -92,7 +92,7 @@ class MemoryPlan:
 
 
 def scaled(size: float) -> str:
-    """Bytes in a unit that a person reads."""
+    """Return a number of bytes in a unit that a person reads, such as "1.50 GiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"

@@ -126,7 +126,7 @@ class OpenStep:
             if go is None
             else if_step(key, leaves, self.bits, None, go, None)
         )
-        library.finish()  # the norm
+        library.finish()  # the norm, which was compiled beside the kernels
         stepped = zip(outcome.outputs, outcome.buffers, strict=True)
         for i, pair in zip(moving, stepped, strict=True):
             made[i] = pair

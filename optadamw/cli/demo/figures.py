@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from optadamw.cli.demo.grid import Grid
+from optadamw.reports.plots.style import COLORS, finish, logarithmic
 
-# From Okabe and Ito's palette, which every kind of color vision tells apart. Trainings
-# that coincide remain visible: later lines are thinner and darker.
+# Trainings that coincide remain visible: later lines are thinner and darker.
 _STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#56B4E9", "linestyle": "-", "linewidth": 5},
-    {"color": "#D55E00", "linestyle": (0, (5, 2)), "linewidth": 2.2},
+    {"color": COLORS[5], "linestyle": "-", "linewidth": 5},
+    {"color": COLORS[1], "linestyle": (0, (5, 2)), "linewidth": 2.2},
     {"color": "#000000", "linestyle": (0, (1.5, 1.5)), "linewidth": 1.8},
 )
 _WORST = 3.0
@@ -116,6 +115,8 @@ def losses(
             marker="o" if len(history) == 1 else None,
             label=label,
         )
+    finish(axes, "")
+    logarithmic(axes)
     if mark is not None:
         axes.axvline(mark[0], color="0.35", linewidth=1)
         axes.annotate(
@@ -127,17 +128,6 @@ def losses(
             va="top",
         )
     axes.set(xlabel="Epoch", ylabel="Validation loss (nats)")
-    values = np.concatenate([line.get_ydata() for line in axes.lines])
-    if np.any(np.isfinite(values) & (values > 0)):
-        axes.set_yscale("log")
-        # Labels such as 0.05 rather than 5 x 10^-2: losses span few powers of ten.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.minorticks_off()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
     return path

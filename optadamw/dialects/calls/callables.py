@@ -23,10 +23,9 @@ class Asked:
     function: Callable[[], Any]
 
     def __call__(self, step: Any) -> Any:
-        wide = jax.dtypes.canonicalize_dtype(np.float64)
         return jax.pure_callback(
             self._answer,
-            jax.ShapeDtypeStruct((), wide),
+            jax.ShapeDtypeStruct((), _wide()),
             step,
             vmap_method="sequential",
         )
@@ -34,7 +33,6 @@ class Asked:
     def _answer(self, step: Any) -> np.ndarray:
         del step
         value = self.function()
-        wide = jax.dtypes.canonicalize_dtype(np.float64)
         found = np.asarray(value)
         is_real = found.size == 1 and found.dtype.kind in "fiu"
         if not is_real or not (np.isfinite(found).all() and (found >= 0).all()):
@@ -42,7 +40,11 @@ class Asked:
                 f"the callable {self.function!r} must return a finite number >= 0; got "
                 f"{value!r}. It is called without arguments at every step."
             )
-        return found.astype(wide).reshape(())
+        return found.astype(_wide()).reshape(())
+
+
+def _wide() -> np.dtype:
+    return np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class EveryCall(optax.GradientTransformationExtraArgs):
 
     @property
     def inner(self) -> Transformation:
+        """The optimizer without its average."""
         return self.init.inner
 
     @property
@@ -89,7 +90,7 @@ class EveryCall(optax.GradientTransformationExtraArgs):
         return _step_of(self.inner, self.init.average)
 
     def called(self, call: Call) -> "EveryCall":
-        """An equal transformation that prints as `call`."""
+        """Return an equal transformation that prints as `call`."""
         return EveryCall(replace(self.init, call=call), self.update)
 
     def __repr__(self) -> str:

@@ -100,9 +100,11 @@ class Nodes:
         return found
 
     def is_group(self, node: Any) -> bool:
+        """Return whether a node holds other nodes, as a folder does."""
         return isinstance(node, self._h5py.Group)
 
     def is_array(self, node: Any) -> bool:
+        """Return whether a node is an array."""
         return isinstance(node, self._h5py.Dataset)
 
     def place(self, node: Any) -> int:
@@ -139,6 +141,7 @@ class Nodes:
         return found
 
     def _texts(self, node: Any, name: str) -> list[str]:
+        """Return the texts of an attribute of a node, within the limit on memory."""
         held = node.attrs.get_id(name)
         shape: Sequence[int] = held.shape or ()
         size = nbytes(shape, held.dtype.itemsize)

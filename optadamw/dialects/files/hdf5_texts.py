@@ -66,6 +66,7 @@ class Texts:
             raise self._damaged(name) from error
 
     def _texts(self, file: BinaryIO, place: int, name: str, count: int) -> list[str]:
+        """Return the `count` texts to which an attribute of an open file refers."""
         data = self._data(file, place, name)
         if len(data) < count * REFERENCE.size:
             raise self._damaged(name)
@@ -109,7 +110,7 @@ class Texts:
     def _messages(
         self, file: BinaryIO, place: int, name: str
     ) -> Iterator[tuple[int, int, bytes]]:
-        """The messages of an object header: their kinds, flags and bytes."""
+        """Yield the kinds, flags and bytes of the messages of an object header."""
         head = self._bytes(file, place, 16, name)
         is_new = head[:4] == b"OHDR"
         if is_new:
@@ -177,11 +178,13 @@ class Texts:
         return found
 
     def _damaged(self, name: str) -> DamagedFile:
+        """Build the error for an attribute whose parts contradict one another."""
         return DamagedFile(
             f"'{self._bounds.path}' is damaged where its attribute '{name}' has text."
         )
 
     def _unread(self, name: str) -> DamagedFile:
+        """Build the error for an attribute in a form that no Keras writes."""
         return DamagedFile(
             f"'{self._bounds.path}' keeps the text of its attribute '{name}' as Keras "
             "does not. If the file is from a source that you trust, lift the limit: "
