@@ -10,7 +10,13 @@ import numpy as np
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files import files
-from optadamw.dialects.files.models import Model, by_shape, in_order, model_in
+from optadamw.dialects.files.models import (
+    Model,
+    by_shape,
+    in_order,
+    model_in,
+    unknown_layer,
+)
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.states.form import Plan
 from optadamw.dialects.states.group_names import names_in
@@ -32,11 +38,18 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
         return model.params
     files.check_readable(file)
     why, order = "the file holds no model", ""
+    if file.suffix.lower() in (".keras", ".h5", ".hdf5"):
+        files.read(file, plan.is_limited)  # says what is wrong with a damaged file
     if file.suffix.lower() in (".h5", ".hdf5"):
         why = "the model in such a file is not read"
-    if file.suffix.lower() == ".keras":
-        why = "the variables of one of the layers in the file are in an unknown order"
-        order = " Their order is that of model.trainable_variables: give it by --names."
+    if file.suffix.lower() == ".keras" and (
+        unknown := unknown_layer(file, plan.is_limited)
+    ):
+        why = unknown
+        order = (
+            " Their order is that of model.trainable_variables: give it by --names. "
+            "docs/guides/interchange.md lists the layers whose order is known."
+        )
     raise invalid(
         "--params",
         f"given, because {why}",

@@ -11,7 +11,9 @@ import pytest
 import optadamw
 from optadamw import interchange
 from optadamw.dialects.files import files
+from optadamw.dialects.files.opening import read_params
 from tests.interchange import cases
+from tests.interchange.files import convert
 from tests.interchange.live import CLOSE
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -179,3 +181,47 @@ def trained_scaled(
             grads = jax.tree.map(lambda g, s=state: g * s.loss_scale, grads)
         params, state = step(grads, state, params)
     return params, state
+
+
+@pytest.mark.parametrize("is_bare", [False, True], ids=["whole", "bare"])
+def test_the_order_of_layers_is_that_of_trainable_variables(is_bare, tmp_path):
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras is not installed")
+    layers, use = keras.layers, not is_bare
+    normalization = layers.Normalization()
+    normalization.adapt(cases.normal({"x": (4, 8, 4)}, jnp.float32, 0)["x"])
+    model = keras.Sequential(
+        [
+            keras.Input((8, 4)),
+            normalization,
+            layers.SeparableConv1D(4, 3, use_bias=use),
+            layers.GroupNormalization(2, center=use),
+            layers.GroupNormalization(2, scale=use),
+            layers.DepthwiseConv1D(3, use_bias=use),
+            layers.RMSNormalization(),
+            layers.Reshape((2, 2, 4)),
+            layers.SeparableConv2D(4, 2, use_bias=use, padding="same"),
+            layers.DepthwiseConv2D(2, use_bias=use),
+            layers.Flatten(),
+            layers.Dense(1, use_bias=use),
+        ]
+    )
+    model.compile(optimizer=keras.optimizers.AdamW(), loss="mse")
+    for i, one in enumerate(model.trainable_variables):
+        one.assign(jnp.full(one.shape, i + 1.0))
+    model.optimizer.build(model.trainable_variables)
+    for i, one in enumerate(model.optimizer.variables[2:]):
+        one.assign(jnp.full(one.shape, i // 2 + 1.0))
+    model.save(tmp_path / "run.keras")
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert("keras", tmp_path / "run.keras", *out) == 0
+    found = np.load(tmp_path / "out.npz")
+    assert list(read_params(tmp_path / "run.keras")) == [
+        "/".join(one.path.split("/")[-2:]) for one in model.trainable_variables
+    ]
+    for i, one in enumerate(model.trainable_variables):
+        name = "/".join(one.path.split("/")[-2:])
+        for buffer in ("params", "mu", "nu"):
+            expected = np.full(one.shape, i + 1.0, np.float32)
+            np.testing.assert_array_equal(found[f"{buffer}/{name}"], expected)

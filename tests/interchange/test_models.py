@@ -3,6 +3,7 @@
 import io
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,72 @@ def test_a_parameter_of_tensorflow_may_be_called_a_norm():
     np.testing.assert_array_equal(found.nu["x_norm"], [2.0, 2.0])
 
 
+ROW, COUNT = np.ones(3, np.float32), np.int32(4)
+LAYERS = {
+    "normalization": ("Normalization", [ROW, ROW, COUNT], {}, ()),
+    "without count": ("Normalization", [ROW, ROW], {}, ()),
+    "rms": ("RMSNormalization", [ROW], {}, ("scale",)),
+    "group": ("GroupNormalization", [ROW] * 2, {}, ("gamma", "beta")),
+    "no center": ("GroupNormalization", [ROW], {"center": False}, ("gamma",)),
+    "no scale": ("GroupNormalization", [ROW], {"scale": False}, ("beta",)),
+    "depthwise 1": ("DepthwiseConv1D", [ROW] * 2, {}, ("kernel", "bias")),
+    "depthwise 2": ("DepthwiseConv2D", [ROW], {"use_bias": False}, ("kernel",)),
+    "separable 1": (
+        *("SeparableConv1D", [ROW] * 3, {}),
+        ("depthwise_kernel", "pointwise_kernel", "bias"),
+    ),
+    "separable 2": (
+        *("SeparableConv2D", [ROW] * 2, {"use_bias": False}),
+        ("depthwise_kernel", "pointwise_kernel"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays", "options", "names"), LAYERS.values(), ids=LAYERS
+)
+def test_the_trained_variables_of_a_layer(kind, arrays, options, names, tmp_path):
+    numbered = [array * (i + 1) for i, array in enumerate(arrays)]
+    layers = [
+        ("own", kind, numbered, {"trainable": True, "use_bias": True} | options),
+        ("last", "Dense", [ROW], True),
+    ]
+    found = model_in(keras_file(tmp_path / "model.keras", layers))
+    assert found.order == [*(f"own/{name}" for name in names), "last/kernel"]
+    assert [found.params[f"own/{n}"][0] for n in names] == [*range(1, len(names) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "why"),
+    [
+        ("MyLayer", 2, "variables of the layer 'own' ('MyLayer') in the file are in"),
+        ("\x1b[1m", 2, r"'own' ('\x1b[1m')"),
+        ("Dense", 3, "'own' ('Dense') in the file has 3 variables, and 2 are known"),
+        ("RMSNormalization", 2, "has 2 variables, and 1 are known"),
+        ("Normalization", 4, "has 4 variables, and 3 are known"),
+    ],
+)
+def test_a_layer_in_an_unknown_order_is_named(kind, count, why, tmp_path, capsys):
+    layers = [("own", kind, [ROW] * count, True)]
+    path = keras_file(tmp_path / "model.keras", layers, [np.int32(3), np.float32(0.1)])
+    out = ("--out", tmp_path / "out.npz")
+    assert convert("keras", path, "--to", "torch", *out) == 1
+    error = capsys.readouterr().err
+    assert why in error and "lists the layers whose order is known" in error
+
+
+@pytest.mark.parametrize("name", ["run.h5", "run.hdf5", "run.keras"])
+def test_a_file_that_is_none_of_keras_is_called_so(name, tmp_path, capsys):
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    np.savez(tmp_path / "other.npz", a=ROW)
+    (tmp_path / "other.npz").rename(tmp_path / name)
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert("keras", tmp_path / name, *out) == 1
+    error = capsys.readouterr().err
+    kind = ".keras" if name == "run.keras" else "HDF5"
+    assert f"run{Path(name).suffix}' is no whole {kind} file" in error
+
+
 def test_layers_whose_variables_are_not_known_are_not_guessed(tmp_path, capsys):
     row = np.ones(3, np.float32)
     path = keras_file(
@@ -124,7 +191,7 @@ def test_layers_in_layers_are_not_left_out(array, tmp_path, capsys):
         assert status == 0, error
     else:
         assert status == 1
-        assert "`--params` must be given, because the variables of one of" in error
+        assert "given, because the variables of the layer 'last' ('Other')" in error
         assert "trainable_variables: give it by --names." in error
 
 

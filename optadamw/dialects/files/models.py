@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
-from optadamw.dialects.files import files, hdf5, torch
+from optadamw.dialects.files import files, hdf5, keras_layers, torch
 from optadamw.dialects.files.packages import MissingPackage
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
@@ -22,27 +22,6 @@ _BUFFER = re.compile(
     r"(^|[./])(running_mean|running_var|num_batches_tracked|_extra_state)$"
 )
 """Entries of a PyTorch model that no optimizer trains."""
-
-VARIABLES = {
-    **dict.fromkeys(
-        (
-            *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"),
-            *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-        ),
-        ("kernel", "bias"),
-    ),
-    "Embedding": ("embeddings",),
-    "LayerNormalization": ("gamma", "beta"),
-    "BatchNormalization": ("gamma", "beta"),
-    "PReLU": ("alpha",),
-}
-"""The trained variables of the layers of Keras, in their order; others are refused."""
-
-SWITCHES = {"bias": "use_bias", "gamma": "scale", "beta": "center"}
-"""The options of layers without which a variable is not made."""
-
-STATISTICS = {"BatchNormalization": 2}
-"""The variables that follow and are not trained."""
 
 
 class Model(NamedTuple):
@@ -68,7 +47,10 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     if path.suffix.lower() in torch.SUFFIXES:
         found = model_of(files.read(path, is_limited))
     elif path.suffix.lower() == ".keras":
-        found = _of_keras(path, Bounds(path, is_limited))
+        try:
+            found = _of_keras(path, Bounds(path, is_limited))
+        except keras_layers.UnknownLayer:
+            return None
     else:
         return None
     return Model(found, path) if found else None
@@ -131,63 +113,31 @@ def _is_model(node: Any) -> bool:
     )
 
 
+def unknown_layer(path: Path, is_limited: bool = True) -> str | None:
+    """Return why the order of a layer in a .keras file is unknown; None if it is not.
+
+    Raises:
+      MissingPackage, TooLarge: the file cannot be read.
+    """
+    try:
+        _of_keras(path, Bounds(path, is_limited))
+    except keras_layers.UnknownLayer as error:
+        return str(error)
+    return None
+
+
 def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     """Return the trained variables of the layers of a .keras file, by their names."""
     try:
-        config, groups, nested = hdf5.read_model(path, bounds)
+        model = hdf5.read_model(path, bounds)
     except (TooLarge, MissingPackage):
         raise
     except Exception:  # zip, HDF5 and h5py: more kinds than can be listed
         return {}  # its reader says what is wrong with the file
     try:
-        found = _trained_variables(config, groups, nested)
+        return keras_layers.trained_variables(*model)
     except (AttributeError, KeyError, TypeError):
         return {}  # another JSON than Keras's
-    return {} if nested or any(groups.values()) else found
-
-
-def _trained_variables(
-    config: Mapping[str, Any], groups: dict[str, list[np.ndarray]], nested: set[str]
-) -> dict[str, np.ndarray]:
-    """Take the trained variables of the layers from `groups`; {} if one is unknown."""
-    found: dict[str, np.ndarray] = {}
-    for layer in config.get("config", {}).get("layers", []):
-        name, kind = layer["config"].get("name", ""), layer["class_name"]
-        arrays = groups.pop(name, [])
-        if _is_frozen(layer):
-            nested.discard(name)
-            continue
-        if not arrays:
-            continue
-        if kind not in VARIABLES:
-            return {}
-        names = _variables(layer)
-        if len(arrays) != len(names) + STATISTICS.get(kind, 0):
-            return {}  # such as a layer with LoRA
-        for variable, array in zip(names, arrays[: len(names)], strict=True):
-            found[f"{name}/{variable}"] = array
-    return found
-
-
-def _variables(layer: Mapping[str, Any]) -> list[str]:
-    """Return the names of the trained variables that a layer has with its options."""
-    config = layer["config"]
-    off = {name for name, key in SWITCHES.items() if config.get(key, True) is False}
-    if "bias_axes" in config and config["bias_axes"] is None:
-        off.add("bias")
-    if config.get("rms_scaling"):  # by its root mean square, without a center
-        off = (off | {"beta"}) - {"gamma"}
-    return [name for name in VARIABLES[layer["class_name"]] if name not in off]
-
-
-def _is_frozen(layer: Mapping[str, Any]) -> bool:
-    """Whether a layer is not trained, or a model none of whose layers is."""
-    config = layer["config"]
-    inside = config.get("layers", [])
-    if not config.get("trainable", True):
-        return True
-    layers = [one for one in inside if one["class_name"] != "InputLayer"]
-    return bool(layers) and all(map(_is_frozen, layers))
 
 
 def in_order(order: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:

@@ -1,0 +1,121 @@
+"""The layers of Keras, with the order of the variables that an optimizer has of them.
+
+A .keras file numbers the variables of a layer as the layer made them: those that are
+trained first, statistics after them. It does not name them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"),
+            *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+            *("DepthwiseConv1D", "DepthwiseConv2D"),
+        ),
+        ("kernel", "bias"),
+    ),
+    **dict.fromkeys(
+        ("SeparableConv1D", "SeparableConv2D"),
+        ("depthwise_kernel", "pointwise_kernel", "bias"),
+    ),
+    **dict.fromkeys(
+        ("LayerNormalization", "BatchNormalization", "GroupNormalization"),
+        ("gamma", "beta"),
+    ),
+    "RMSNormalization": ("scale",),
+    "Embedding": ("embeddings",),
+    "PReLU": ("alpha",),
+    "Normalization": (),
+}
+"""The trained variables of the layers of Keras, in their order; others are refused."""
+
+SWITCHES = {"bias": "use_bias", "gamma": "scale", "beta": "center"}
+"""The options of layers without which a variable is not made."""
+
+STATISTICS = {"BatchNormalization": (2,), "Normalization": (2, 3)}
+"""The numbers of variables that may follow and are not trained: a mean and a variance,
+in Normalization also a count."""
+
+
+class UnknownLayer(ValueError):
+    """A layer whose variables are in an order that is not known; its text says why."""
+
+
+def trained_variables(
+    config: Mapping[str, Any], groups: dict[str, list[np.ndarray]], nested: set[str]
+) -> dict[str, np.ndarray]:
+    """Return the trained variables of a model, in the order of its optimizer.
+
+    Args:
+      config: the configuration of the model.
+      groups: the variables of each layer in the file.
+      nested: the layers that have layers with variables inside.
+
+    Raises:
+      UnknownLayer: the order of the variables of a layer is not known.
+      AttributeError, KeyError, TypeError: another JSON than Keras's.
+    """
+    groups, nested = dict(groups), set(nested)
+    found: dict[str, np.ndarray] = {}
+    kinds: dict[str, str] = {}
+    for layer in config.get("config", {}).get("layers", []):
+        name, kind = layer["config"].get("name", ""), layer["class_name"]
+        kinds[name] = kind
+        arrays = groups.pop(name, [])
+        if _is_frozen(layer):
+            nested.discard(name)
+            continue
+        if not arrays:
+            continue
+        if kind not in VARIABLES:
+            raise _unknown(name, kind)
+        names = _variables(layer)
+        known = [len(names) + more for more in STATISTICS.get(kind, (0,))]
+        if len(arrays) not in known:  # such as a layer with LoRA
+            raise UnknownLayer(
+                f"the layer {_named(name, kind)} in the file has {len(arrays)} "
+                f"variables, and {known[-1]} are known"
+            )
+        for variable, array in zip(names, arrays[: len(names)], strict=True):
+            found[f"{name}/{variable}"] = array
+    left = [*sorted(nested), *(name for name, arrays in groups.items() if arrays)]
+    if left:
+        raise _unknown(left[0], kinds.get(left[0]))
+    return found
+
+
+def _unknown(name: str, kind: str | None) -> UnknownLayer:
+    return UnknownLayer(
+        f"the variables of the layer {_named(name, kind)} in the file are in an "
+        "unknown order"
+    )
+
+
+def _named(name: str, kind: str | None) -> str:
+    """Return the name and class of a layer, without codes of a terminal."""
+    return f"{name!r:.80}" + ("" if kind is None else f" ({str(kind)!r:.80})")
+
+
+def _variables(layer: Mapping[str, Any]) -> list[str]:
+    """Return the names of the trained variables that a layer has with its options."""
+    config = layer["config"]
+    off = {name for name, key in SWITCHES.items() if config.get(key, True) is False}
+    if "bias_axes" in config and config["bias_axes"] is None:
+        off.add("bias")
+    if config.get("rms_scaling"):  # by its root mean square, without a center
+        off = (off | {"beta"}) - {"gamma"}
+    return [name for name in VARIABLES[layer["class_name"]] if name not in off]
+
+
+def _is_frozen(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer is not trained, or a model none of whose layers is."""
+    config = layer["config"]
+    inside = config.get("layers", [])
+    if not config.get("trainable", True):
+        return True
+    layers = [one for one in inside if one["class_name"] != "InputLayer"]
+    return bool(layers) and all(map(_is_frozen, layers))
