@@ -17,7 +17,7 @@ from optadamw.dialects.files.models import (
     model_in,
     unknown_layer,
 )
-from optadamw.dialects.files.opening import read_params
+from optadamw.dialects.files.opening import params_beside, read_params
 from optadamw.dialects.states.form import Plan
 from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
@@ -36,6 +36,11 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
     model = model_in(file, plan.is_limited)
     if model is not None:
         return model.params
+    if file.is_dir():
+        is_state_dict = FORMS[plan.source].is_state_dict
+        beside = params_beside(file, plan.key, is_state_dict, plan.is_limited)
+        if beside:
+            return beside
     files.check_readable(file)
     why, order = "the file holds no model", ""
     if file.suffix.lower() in (".keras", ".h5", ".hdf5"):
@@ -54,8 +59,8 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
         "--params",
         f"given, because {why}",
         str(file),
-        "It is a file of the parameters by their names: .safetensors, .npz, .pt."
-        + order,
+        "It is a file of the parameters by their names: .safetensors, .npz, .pt, or a "
+        "folder of Orbax." + order,
     )
 
 

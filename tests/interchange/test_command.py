@@ -400,7 +400,7 @@ def test_states_inside_a_checkpoint(source, tmp_path, capsys):
 
     usual = {"model": {"w": np.ones(2)}, "optimizer": one, "epoch": 3}
     text = wrote(usual)
-    assert "found under 'optimizer', the only state dict in the file" in text
+    assert "found under 'optimizer', the only state in the file" in text
     found = interchange.from_optax(files.read(tmp_path / "out.npz"), params)
     assert int(found.step) == 3
     assert "found under" not in wrote(usual, "--key", "optimizer")
@@ -413,7 +413,7 @@ def test_states_inside_a_checkpoint(source, tmp_path, capsys):
     assert "holds nothing under" in wrote(nested, "--key", "optimizer_states/2")
     assert "--key: optimizer_states/0, optimizer_states/1." in wrote(nested)
     text = wrote({"optimizer_states": [one], "lr_schedulers": [], "epoch": 3})
-    assert "found under 'optimizer_states/0', the only state dict" in text
+    assert "found under 'optimizer_states/0', the only state" in text
     assert "`saved` must be a" in wrote({"optimizer_states": []})
     assert "It has no keys" in wrote({"a": np.ones(1)}, "--key", "a/b/c")
 

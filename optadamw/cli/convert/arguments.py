@@ -45,14 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_path,
         metavar="FILE",
         help="the parameters by their names, with the shapes they have here: "
-        ".safetensors, .npz, .pt, or a checkpoint of optadamw with parameters "
-        "(default: the model that FILE holds beside the state)",
+        ".safetensors, .npz, .pt, a folder of Orbax, or a checkpoint of optadamw with "
+        "parameters (default: the model, in Orbax 'params', that FILE holds beside the "
+        "state)",
     )
     parser.add_argument(
         "--key",
         metavar="NAME",
-        help="where in FILE the state is, such as 'optimizer' or 'optimizer_states/0' "
-        "(default: FILE is the state, or has one state dict beside other things)",
+        help="where in FILE the state is, such as 'optimizer' or 'optimizer_states/0', "
+        "in a folder of Orbax also 'item' or 'item/opt_state' (default: FILE is the "
+        "state, or has one beside other things)",
     )
     parser.add_argument(
         "--names",

@@ -32,7 +32,7 @@ def table(
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     lines = [f"{plan.source} -> {plan.target}"]
     if found_at is not None:
-        lines.append(f"  found under '{found_at}', the only state dict in the file")
+        lines.append(f"  found under '{found_at}', the only state in the file")
     if ordered_by is not None:
         lines.append(f"  order of the parameters by {ordered_by}")
     if taken := _unstated(plan):

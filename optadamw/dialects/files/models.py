@@ -44,6 +44,8 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     """
     path = Path(path)
     check_regular(path)
+    if path.is_dir():
+        return None  # Orbax has the parameters in no order of an optimizer
     if path.suffix.lower() in torch.SUFFIXES:
         found = model_of(files.read(path, is_limited))
     elif path.suffix.lower() == ".keras":

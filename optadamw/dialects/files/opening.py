@@ -11,10 +11,19 @@ from optadamw.base.errors import at_leaf, near
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.bounds import check_regular
 from optadamw.checkpoint.record import ENTRY
-from optadamw.dialects.files import checkpoints, files, keras_config
+from optadamw.dialects.files import (
+    checkpoints,
+    files,
+    keras_config,
+    orbax_items,
+)
 from optadamw.dialects.files.models import model_in, trained
+from optadamw.dialects.files.orbax_items import PARAMS
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
+
+STATE = "opt_state"
+"""The entry of the state beside "params" in Flax's TrainState, which others follow."""
 
 
 def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarray]:
@@ -32,6 +41,8 @@ def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarr
     elif Path(path).suffix.lower() == ".npz" and _is_checkpoint(path):
         saved = checkpoint.load(path, is_limited=is_limited)
         found = checkpoints.params_in(saved)
+    elif Path(path).is_dir():
+        found = trained(_flat(_params_of_folder(Path(path), is_limited)))
     else:
         found = trained(_flat(files.read(path, is_limited)))
     if not found:
@@ -69,7 +80,7 @@ class Opened(NamedTuple):
 
     saved: Any
     found_at: str | None = None
-    """The key of the state dict, if it was found as the only one in the file."""
+    """The key of the state, if it was found as the only one in the file."""
     options: Mapping[str, Any] = {}
     """The options of the optimizer that a file of Keras names beside its state."""
 
@@ -81,33 +92,117 @@ def open_state(
 
     Args:
       path: the file.
-      key: where in the file it is, as a key or a path of keys and indices; None: the
-        file is the state, or holds one state dict (or a list of one) beside other
-        things.
+      key: where in the file it is, as a key or a path of keys and indices, and of items
+        of Orbax; None: the file is the state, or holds one state dict (or a list of
+        one) beside other things, or one state of Optax beside "params".
       in_state_dict: whether the state is a state dict, which is known by its form.
       is_limited: whether a file that announces far more than its size is refused.
 
     Raises:
       OSError, ValueError: as `files.read`; no state under the key, or several.
     """
-    saved = files.read(path, is_limited)
+    saved, key = _read(Path(path), key, is_limited)
     if Path(path).suffix.lower() in (".keras", ".h5", ".hdf5"):
         named = keras_config.named_in(Path(path), is_limited)
         saved = saved if key is None else _under(key, saved, path)
         return Opened(saved, None, keras_config.options_of(Path(path), named))
     if key is not None:
         return Opened(_under(key, saved, path))
-    if not in_state_dict or not isinstance(saved, Mapping) or "state" in saved:
+    if not isinstance(saved, Mapping) or (in_state_dict and "state" in saved):
         return Opened(saved)
-    found = _state_dicts(saved)
+    found = _state_dicts(saved) if in_state_dict else _beside_params(saved)
     if len(found) > 1:
         raise ValueError(
-            f"'{path}' holds {len(found)} state dicts of optimizers. Say which with "
+            f"'{path}' holds {len(found)} states of optimizers. Say which with "
             f"--key: {', '.join(found)}."
         )
     for only, state in found.items():
         return Opened(state, only)
     return Opened(saved)
+
+
+def params_beside(
+    path: Path, key: str | None, in_state_dict: bool, is_limited: bool = True
+) -> dict[str, np.ndarray]:
+    """Return the entry or item "params" beside the state in a folder of Orbax.
+
+    Args:
+      path: the folder.
+      key: where in it the state is, as `open_state` takes it.
+      in_state_dict: whether the state is a state dict.
+      is_limited: whether a folder that announces far more than its size is refused.
+
+    Returns:
+      The parameters by their paths; none without such an entry.
+
+    Raises:
+      OSError, ValueError: as `open_state`.
+    """
+    if key is not None:
+        item, _ = orbax_items.by_key(path, key)
+        own = orbax_items.item_called(PARAMS, path, beside=item)
+        if own is not None:
+            return trained(_flat(files.read(own, is_limited)))
+    saved, key = _read(path, key, is_limited)
+    if key is None and isinstance(saved, Mapping):
+        found = _state_dicts(saved) if in_state_dict else _beside_params(saved)
+        key = next(iter(found), None)
+    for node in reversed([] if key is None else _above(key, saved)):
+        if PARAMS in node:
+            return trained(_flat(node[PARAMS]))
+    return {}
+
+
+def _params_of_folder(path: Path, is_limited: bool) -> Any:
+    """Return the parameters in a folder of Orbax, which may have a state beside."""
+    own = orbax_items.item_called(PARAMS, path)
+    saved = files.read(own or path, is_limited)
+    if own is None and isinstance(saved, Mapping) and _beside_params(saved):
+        return saved[PARAMS]
+    return saved
+
+
+def _read(path: Path, key: str | None, is_limited: bool) -> tuple[Any, str | None]:
+    """Return the contents of a file, and the key in them.
+
+    In a folder of Orbax, the key may begin with the name of an item.
+    """
+    if key is None or not path.is_dir():
+        return files.read(path, is_limited), key
+    item, rest = orbax_items.by_key(path, key)
+    saved = files.read(item, is_limited)
+    # The only item need not be named.
+    is_only = len(orbax_items.items_in(path)) == 1
+    is_inside = is_only and key.partition("/")[0] in _by_key(saved)
+    return saved, key if is_inside else rest
+
+
+def _beside_params(saved: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the states of optimizers beside the parameters, as in a TrainState."""
+    if PARAMS not in saved or _has_moments(saved[PARAMS]):
+        return {}
+    others = {str(key): node for key, node in saved.items() if key != PARAMS}
+    return {k: one for k, one in others.items() if k == STATE or _has_moments(one)}
+
+
+def _has_moments(node: Any) -> bool:
+    """Whether a node holds the state of Optax's Adam, or one of ours."""
+    nodes = [node]
+    while nodes:
+        children = _by_key(nodes.pop())
+        if {"mu", "nu"} <= set(children) and {"count", "step"} & set(children):
+            return True
+        nodes += children.values()
+    return False
+
+
+def _above(key: str, node: Any) -> list[dict[str, Any]]:
+    """Return the containers that a key leads through, from the outermost."""
+    children = _by_key(node)
+    first, _, rest = key.partition("/")
+    if key in children or first not in children:
+        return [children]
+    return [children, *_above(rest, children[first])]
 
 
 def _state_dicts(saved: Mapping[Any, Any]) -> dict[str, Any]:

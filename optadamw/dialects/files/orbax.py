@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import jax
 import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, check_regular, nbytes
+from optadamw.dialects.files.orbax_items import one_item
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, refusing
 
 
 def read(path: Path, bounds: Bounds) -> Any:
-    """Read a whole checkpoint as nested dicts and lists."""
+    """Read a whole checkpoint, or the only item in one, as nested dicts and lists."""
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Reading the folder '{path}'")
+    path = one_item(path)
+    bounds = replace(bounds, path=path)  # of the arrays that are read, and no others
     _check_entries(path, bounds)
     what = f"'{path}' is no whole checkpoint of Orbax"
     with refusing(what), ocp.PyTreeCheckpointer() as keeper:

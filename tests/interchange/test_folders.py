@@ -1,0 +1,197 @@
+"""Folders of Orbax: their items, and the parameters beside the state."""
+
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+
+from optadamw.dialects.files import files, orbax_items
+from optadamw.dialects.files.refusing import DamagedFile
+from tests.interchange.files import convert
+
+W = {"w": np.arange(3, dtype=np.float32)}
+STATE = {"count": np.int32(3), "mu": {"w": W["w"] + 1}, "nu": {"w": W["w"] + 2}}
+
+
+def folder_of(path, **items):
+    """A folder with an item of Orbax for each name."""
+    for name, tree in items.items():
+        files.write(path / name, tree)
+    return path
+
+
+def converted(folder, *words):
+    """Convert a state of Optax, and return its arrays; None if it is refused."""
+    out = folder.parent / "out.npz"
+    status = convert("optax", folder, "--to", "optadamw", "--out", out, *words)
+    return np.load(out) if status == 0 else None
+
+
+def is_state(found):
+    return np.array_equal(found["mu/w"], STATE["mu"]["w"]) and np.array_equal(
+        found["params/w"], W["w"]
+    )
+
+
+def params_in(tmp_path):
+    np.savez(tmp_path / "p.npz", **W)
+    return "--params", tmp_path / "p.npz"
+
+
+@pytest.mark.parametrize("name", ["default", "state", "opt"])
+@pytest.mark.parametrize("is_root", [False, True], ids=["step", "root"])
+def test_the_only_item_of_a_folder_is_taken(name, is_root, tmp_path, capsys):
+    root = folder_of(tmp_path / "run", **{f"10/{name}": STATE})
+    (root / "10" / "_CHECKPOINT_METADATA").write_text("{}")
+    (root / "10" / "meta").mkdir()  # of JSON, which has no arrays
+    (root / "10" / "meta" / "metadata").write_text("{}")
+    (root / "logs").mkdir()
+    folder = root if is_root else root / "10"
+    assert is_state(converted(folder, *params_in(tmp_path))), capsys.readouterr().err
+    words = ("--force", "--key", f"10/{name}" if is_root else name)
+    assert is_state(converted(folder, *params_in(tmp_path), *words))
+
+
+def test_the_step_of_a_checkpoint_manager(tmp_path):
+    params = {"w": jnp.asarray(W["w"])}
+    state = optax.adamw(1e-3).init(params)
+    with orbax.checkpoint.CheckpointManager(
+        os.path.abspath(tmp_path / "run")
+    ) as keeper:
+        both = {"params": params, "opt_state": state}
+        keeper.save(20, args=orbax.checkpoint.args.StandardSave(both))
+    assert np.array_equal(converted(tmp_path / "run" / "20")["params/w"], W["w"])
+    saved = files.read(tmp_path / "run")
+    assert set(saved) == {"params", "opt_state"}
+
+
+def test_several_items_are_named(tmp_path, capsys):
+    step = folder_of(tmp_path / "run" / "10", opt=STATE, params=W)
+    assert converted(step) is None
+    error = capsys.readouterr().err
+    assert "holds 2 items of Orbax: 'opt', 'params'." in error
+    assert f"such as '{step / 'opt'}', or for the state `--key opt`." in error
+    assert converted(step, "--key", "other") is None
+    assert "holds no item 'other'. Near it: 'opt'" in capsys.readouterr().err
+    for folder, words in (
+        (step, ("--key", "opt")),
+        (step.parent, ("--key", "10/opt")),
+        (step / "opt", ("--params", step / "params")),
+        (step / "opt", ("--params", step)),
+    ):
+        assert is_state(converted(folder, *words, "--force")), capsys.readouterr().err
+
+
+def test_steps_are_named_in_their_order(tmp_path):
+    steps = {f"{n}/default": {"w": np.full(1, n, np.float32)} for n in (9, 100, 20)}
+    root = folder_of(tmp_path / "run", **steps)
+    (root / "latest").symlink_to(root / "100")
+    unfinished = root / f"200{orbax_items.UNFINISHED}-1" / "default"
+    unfinished.mkdir(parents=True)
+    (unfinished / "_METADATA").write_text("{}")
+    told = "'9/default', '20/default', '100/default'. Name one, such as '.*100/default'"
+    with pytest.raises(ValueError, match=told):
+        files.read(root)
+    assert files.read(root / "latest")["w"] == [100.0]
+    (root / "9" / "params").symlink_to(root / "9" / "default")
+    for n in range(1000, 1004):
+        (root / str(n) / "default").mkdir(parents=True)
+        (root / str(n) / "default" / "_METADATA").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds 8 items of Orbax: .* and 2 more\. N"):
+        files.read(root)
+
+
+TRAINING = {"params": W, "opt_state": [STATE, {}], "step": np.int32(3)}
+
+
+@pytest.mark.parametrize("words", [(), ("--key", "opt_state")], ids=["", "key"])
+@pytest.mark.parametrize("is_named", [False, True], ids=["beside", "--params"])
+@pytest.mark.parametrize("name", ["x", "x/default"])
+def test_parameters_beside_the_state(words, is_named, name, tmp_path, capsys):
+    folder = folder_of(tmp_path, **{name: TRAINING}) / "x"
+    named = ("--params", folder) if is_named else ()
+    assert is_state(converted(folder, *words, *named)), capsys.readouterr().err
+    assert bool(words) != ("found under 'opt_state'" in capsys.readouterr().out)
+
+
+def test_a_folder_may_have_the_name_of_a_file_of_pytorch(tmp_path, capsys):
+    written = folder_of(tmp_path, run={"params": W, "opt_state": STATE}) / "run"
+    folder = written.rename(tmp_path / "run.ckpt")
+    out = ("--to", "torch", "--out", tmp_path / "out.npz", "--learning-rate", 0.1)
+    assert convert("optax", folder, *out) == 0, capsys.readouterr().err
+    assert "the model in" not in capsys.readouterr().out
+
+
+def test_the_nearest_parameters_are_those_beside_the_state(tmp_path, capsys):
+    other = {"w": W["w"] * 7}
+    saved = {"params": other, "train": {"params": W, "adam": STATE}, "opt_state": STATE}
+    folder = folder_of(tmp_path, x=saved) / "x"
+    assert converted(folder) is None
+    assert "holds 2 states of optimizers" in capsys.readouterr().err
+    assert is_state(converted(folder, "--key", "train/adam"))
+    assert not is_state(converted(folder, "--key", "opt_state", "--force"))
+    only = folder_of(tmp_path, y={"w": W["w"]}) / "y"
+    assert converted(only, "--key", "w", "--force") is None
+    assert "the file holds no model" in capsys.readouterr().err
+
+
+def test_a_state_whose_part_is_called_params_is_taken_whole(tmp_path):
+    """optax.named_chain gives its parts names."""
+    folder = folder_of(tmp_path, x={"params": STATE, "opt_state": {}}) / "x"
+    assert is_state(converted(folder, *params_in(tmp_path)))
+
+
+def test_parameters_without_a_state_beside_them_are_taken_whole(tmp_path):
+    tree = {"params": W, "scale": W["w"]}
+    folder = folder_of(tmp_path, p=tree, s=STATE | {"mu": tree, "nu": tree})
+    found = converted(folder / "s", "--params", folder / "p")
+    assert found is not None and "mu/params/w" in found
+
+
+# --- Items that are refused ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["default", "params"])
+def test_an_item_that_is_a_link_out_of_the_folder_is_refused(place, tmp_path, capsys):
+    step = folder_of(tmp_path / "run" / "10", opt=STATE, params=W)
+    if place == "default":
+        (step / "opt").rename(step / place)
+    (step / place).rename(tmp_path / "elsewhere")
+    (step / place).symlink_to(tmp_path / "elsewhere")
+    words = ("--key", "opt" if place == "params" else place)
+    assert converted(step, *words) is None
+    error = capsys.readouterr().err
+    assert f"'{step / place}' is a link to what is not in the folder '{step}'" in error
+
+
+def test_the_only_item_may_not_lead_out_of_the_folder(tmp_path):
+    folder_of(tmp_path, elsewhere=W)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "default").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedFile, match="is a link to what is not in the folder"):
+        files.read(tmp_path / "run")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "10").symlink_to(tmp_path / "run")
+    with pytest.raises(DamagedFile, match="10' is a link to what is not in the folder"):
+        files.read(tmp_path / "all")
+
+
+def test_limits_are_those_of_the_item(tmp_path):
+    """Other items of a folder do not make room for a large one."""
+    step = folder_of(tmp_path / "10", default=W)
+    (step / "default" / "_METADATA").write_text("[" + "{}," * (3 << 20) + "{}]")
+    Path(step / "other").write_bytes(b"0" * (1 << 24))
+    with pytest.raises(ValueError, match="of text"):
+        files.read(step)
+
+
+def test_a_folder_with_items_is_not_replaced(tmp_path, capsys):
+    step = folder_of(tmp_path / "10", opt=STATE)
+    words = ("optax", step, "--to", "optax", "--out", step, "--force")
+    assert convert(*words, *params_in(tmp_path)) == 2
+    assert "is no checkpoint of Orbax alone" in capsys.readouterr().err
+    assert files.read(step)["mu"]["w"].tolist() == [1, 2, 3]
