@@ -20,6 +20,7 @@ from optadamw.dialects.files.models import (
 from optadamw.dialects.files.opening import params_beside, read_params
 from optadamw.dialects.states.form import Plan
 from optadamw.dialects.states.group_names import names_in
+from optadamw.dialects.states.naming import Theirs, matched
 from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
 
 
@@ -87,7 +88,7 @@ def with_found_names(
     if not needs_names and not needs_more:
         return plan, None
     if saved_names := names_in(groups_with_params(saved)):
-        names = in_order(saved_names, params) if needs_more else None
+        names = _named_order(saved_names, params) if needs_more else None
         if names is None:
             return plan, None
         return replace(plan, to_names=names), "the names in the saved state"
@@ -104,6 +105,17 @@ def with_found_names(
         if names is not None:
             return replace(plan, to_names=names), found
     return plan, None
+
+
+def _named_order(names: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:
+    """Return our paths in the order of the names in a state; None if they differ."""
+    theirs = [Theirs(f"'{name}'", name, is_kept=True) for name in names]
+    try:
+        places = matched(None, list(params), theirs, "error")
+    except ValueError:
+        return None
+    ours = {place: path for path, place in zip(params, places, strict=True)}
+    return [ours[i] for i in range(len(names))]
 
 
 def _order(

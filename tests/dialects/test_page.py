@@ -37,6 +37,14 @@ def test_the_command_prints_one_peer(name, capsys):
     assert not any(f"{d.peer} (" in out for d in others)
 
 
+def test_the_command_takes_the_names_of_convert(capsys):
+    for name in ("tensorflow-addons", "r-keras3"):
+        assert cli.main(["dialects", name]) == 0
+        printed = capsys.readouterr().out
+        assert cli.main(["dialects", name.replace("-", "_")]) == 0
+        assert printed == capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["pytorch", "Keras", "", "moon"])
 def test_the_command_refuses_an_unknown_name(name, capsys):
     assert cli.main(["dialects", name]) == 2

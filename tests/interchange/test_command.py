@@ -44,7 +44,7 @@ def test_from_every_library_to_every_other(source, target, tmp_path, capsys):
     if "flux" in (source, target) or target in WITH_BETAS:
         numbers += ("--b1", cases.B1, "--b2", cases.B2)
     status = convert(
-        source.replace("_", "-"),
+        source,
         tmp_path / "in.npz",
         *("--to", target.replace("_", "-"), "--out", tmp_path / "out.safetensors"),
         *("--params", tmp_path / "params.safetensors"),

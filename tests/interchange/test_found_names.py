@@ -183,6 +183,28 @@ def test_names_in_a_state_dict_give_the_order_of_the_target(tmp_path, capsys):
     assert [found[str(i)].flat[0] for i in (2, 4, 6, 8)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("side", ["model", "state"])
+def test_names_with_a_prefix_give_the_order_of_the_target(side, tmp_path, capsys):
+    """Lightning's AdamW(self.net.named_parameters()), and DDP."""
+    names = list(SHAPES)[::-1]
+    own = [f"module.{n}" for n in names] if side == "state" else names
+    saved = state_dict([SHAPES[n] for n in names], names=own)
+    files.write(tmp_path / "optimizer.npz", saved)
+    prefix = "net." if side == "model" else ""
+    model = {f"{prefix}{name}": MODEL[name] for name in SHAPES}
+    written(tmp_path / "model.safetensors", model)
+    words = ("torch", tmp_path / "optimizer.npz", "--out", tmp_path / "out.npz")
+    words += ("--params", tmp_path / "model.safetensors", "--force")
+    assert convert(*words, "--to", "torch") == 0, capsys.readouterr().err
+    moments = files.read(tmp_path / "out.npz")["state"]
+    assert [moments[i]["exp_avg"].flat[0] for i in range(4)] == [1, 2, 3, 4]
+    assert convert(*words, "--to", "keras") == 0, capsys.readouterr().err
+    assert "by the names in the saved state" in capsys.readouterr().out
+    found = np.load(tmp_path / "out.npz")
+    assert [found[str(i)].shape for i in (2, 4, 6, 8)] == [SHAPES[n] for n in names]
+    assert [found[str(i)].flat[0] for i in (2, 4, 6, 8)] == [1, 2, 3, 4]
+
+
 def test_the_names_of_a_state_that_torch_distributed_gathered_are_its_keys(
     tmp_path, capsys
 ):

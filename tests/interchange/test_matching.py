@@ -51,6 +51,40 @@ def test_names_in_the_state_come_before_its_order():
     np.testing.assert_array_equal(listed.mu[0], state.mu["b"])
 
 
+OURS = ["net/fc.weight", "net/fc.bias", "net/head.weight"]
+PREFIXES = {
+    "ours": (OURS, ["head.weight", "fc.weight", "fc.bias"], [1, 2, 0]),
+    "theirs": (["b/w", "a/w"], ["module.a.w", "module.b.w"], [1, 0]),
+    "two parts": (["m/net/a", "m/net/b"], ["b:0", "a:0"], [1, 0]),
+    "the shorter": (["m/a/a", "m/a/b"], ["a.b", "a.a"], [1, 0]),
+    "one": (["m/a"], ["a"], [0]),
+    "more than the optimizer's": (OURS, ["fc.bias"], [None, 0, None]),
+    "a part of a name": (["neta", "netb"], ["a", "b"], None),
+    "other names": (OURS, ["fc.weight", "fc.bias", "last.weight"], None),
+    "another prefix": (["enc/w", "enc/b"], ["dec.w", "dec.b"], None),
+    "of some": (["net/a", "b"], ["a", "b"], None),
+}
+
+
+@pytest.mark.parametrize(("paths", "known", "places"), PREFIXES.values(), ids=PREFIXES)
+def test_names_with_a_prefix_on_one_side(paths, known, places):
+    theirs = [Theirs(name, name, True) for name in known]
+    if places is None:
+        with pytest.raises(ValueError, match="none is called"):
+            matched(None, paths, theirs, "zeros")
+        return
+    assert matched(None, paths, theirs, "zeros") == places
+    if None in places:
+        with pytest.raises(ValueError, match="has no counterpart of 'net/fc"):
+            matched(None, paths, theirs, "error")
+
+
+def test_a_frozen_parameter_needs_no_prefix():
+    theirs = [Theirs(name, name, True) for name in ("b", "a")]
+    paths = ["net/a", "frozen/b", "net/b"]
+    assert matched(None, paths, theirs, "error", {"frozen/b"}) == [1, None, 0]
+
+
 def test_states_by_name_as_torch_distributed_has_them():
     params, tx, state = torch_state(cases.normal(PAIR, jnp.float32, 0))
     saved = interchange.to_torch(state, params, tx=tx)

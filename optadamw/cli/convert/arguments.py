@@ -21,7 +21,11 @@ BUFFERS = ("nu_max", "ema", "residual", "accumulator", "loss_scale", "kahan_comp
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
-        "source", choices=FORMS, metavar="FROM", help=f"one of {', '.join(FORMS)}"
+        "source",
+        type=_form,
+        choices=FORMS,
+        metavar="FROM",
+        help=f"one of {', '.join(FORMS)}",
     )
     parser.add_argument(
         "file",
@@ -31,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ".h5 (.hdf5), or a folder of Orbax",
     )
     parser.add_argument(
-        "--to", dest="target", choices=FORMS, required=True, metavar="TO"
+        "--to", dest="target", type=_form, choices=FORMS, required=True, metavar="TO"
     )
     parser.add_argument(
         "--out",
@@ -148,6 +152,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a file that exists, or a folder with a checkpoint of Orbax alone",
     )
+
+
+def _form(text: str) -> str:
+    """Return the name of a library, also if it is written as that of its module."""
+    form = text.replace("_", "-")
+    return form if form in FORMS else text
 
 
 def _path(text: str) -> Path:

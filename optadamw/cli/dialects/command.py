@@ -10,7 +10,10 @@ from optadamw.dialects.page import page, shown
 
 def run(options: argparse.Namespace) -> int:
     """Print one peer's call, or all; return 2 for an unknown name."""
-    if options.name is not None and options.name not in CALLS:
+    chosen = options.name
+    if chosen is not None and chosen not in CALLS:
+        chosen = chosen.replace("-", "_")  # as `optadamw convert` writes it
+    if chosen is not None and chosen not in CALLS:
         name = options.name.lower()
         inside = [call for call in CALLS if call in name]  # "torch" is in "pytorch"
         nearest = inside or get_close_matches(name, CALLS, n=2, cutoff=0.0)
@@ -20,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    calls = CALLS if options.name is None else {options.name: CALLS[options.name]}
+    calls = CALLS if chosen is None else {chosen: CALLS[chosen]}
     if options.markdown:
         print(page(calls))
         return 0

@@ -5,13 +5,13 @@ change places and nothing shows it. So the order is used only if the saved state
 names, or `params` has none, being a plain list or tuple.
 """
 
-import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from optadamw.base.errors import invalid, mistyped, near, some_leaves
+from optadamw.dialects.states.prefixes import flat_name, without_prefix
 
 Names = Sequence[str | None] | Mapping[str, Any] | None
 Missing = Literal["error", "zeros"]
@@ -104,8 +104,8 @@ def _is_plain(paths: Sequence[str]) -> bool:
 def _by_name(
     paths: Sequence[str], known: Sequence[str], frozen: Collection[str]
 ) -> list[int | None]:
-    """Match equal names, apart from separators and prefixes."""
-    ours, others = [_plain(p) for p in paths], [_plain(n) for n in known]
+    """Match equal names, apart from separators and a prefix on one side."""
+    ours, others = [flat_name(p) for p in paths], [flat_name(n) for n in known]
     for name, count in (Counter(ours) + Counter()).items():
         if count > 1:
             raise ValueError(
@@ -124,6 +124,8 @@ def _by_name(
                 f"'{path}' may be any of {several}. Say which with `names`."
             )
         found.append(same[0] if same else None)
+    if not any(place is not None for place in found):
+        found = without_prefix(paths, known, frozen) or found
     taken = Counter(place for place in found if place is not None)
     for place, count in taken.items():
         if count > 1:
@@ -167,10 +169,6 @@ def _ending(names: Sequence[str]) -> Callable[[str], list[int]]:
     return ending
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[./]", "_", name.removesuffix(":0"))
-
-
 def _listed(
     names: Sequence[Any], paths: Sequence[str], theirs: Sequence[Theirs]
 ) -> list[int | None]:
@@ -195,8 +193,8 @@ def _listed(
 
 def _check_order(names: Sequence[Any], theirs: Sequence[Theirs]) -> None:
     """Refuse a list of the names in the saved state, in another order than there."""
-    ours = [None if path is None else _plain(path) for path in names]
-    others = [None if one.name is None else _plain(one.name) for one in theirs]
+    ours = [None if path is None else flat_name(path) for path in names]
+    others = [None if one.name is None else flat_name(one.name) for one in theirs]
     if ours != others and None not in ours and set(ours) == set(others):
         place = [x == y for x, y in zip(ours, others, strict=True)].index(False)
         raise ValueError(
@@ -211,7 +209,7 @@ def _mapped(
 ) -> list[int | None]:
     known = [one.name for one in theirs]
     exact = _places(known)
-    plain = _places([None if name is None else _plain(name) for name in known])
+    plain = _places([None if name is None else flat_name(name) for name in known])
     chosen: dict[str, int] = {}
     legal = dict.fromkeys(paths)
     for path, value in names.items():
@@ -241,7 +239,7 @@ def _place(
         if not 0 <= value < len(known):
             raise invalid(f"names[{path!r}]", f"an index below {len(known)}", value)
         return value
-    same = exact.get(value) or plain.get(_plain(value), [])
+    same = exact.get(value) or plain.get(flat_name(value), [])
     if len(same) != 1:
         named = [name for name in known if name is not None]
         hint = f"Near it: {near(value, named)}." if named else "Give its index."
