@@ -24,10 +24,12 @@ def _switched(kind, variables):
     return {} if kind == "EinsumDense" else {"use_bias": len(variables) > 1}
 
 
-def keras_file(path, layers, optimizer=(), inside=None, compiled=None):
+def keras_file(path, layers, optimizer=(), inside=None, compiled=None, classes=None):
     """A .keras file with these layers: (name, class, arrays, trainable).
 
     In the place of `trainable` may stand options of the layer.
+
+    `classes` has the module and the registered name of the classes of layers.
 
     `inside` has arrays of layers in the last layer, by their paths.
     """
@@ -49,6 +51,7 @@ def keras_file(path, layers, optimizer=(), inside=None, compiled=None):
             "layers": [
                 {
                     "class_name": kind,
+                    **(classes or {}).get(name, {}),
                     "config": {
                         "name": name,
                         **_switched(kind, variables),

@@ -151,6 +151,25 @@ def test_a_layer_in_an_unknown_order_is_named(kind, count, why, tmp_path, capsys
     assert why in error and "lists the layers whose order is known" in error
 
 
+@pytest.mark.parametrize(
+    ("own", "is_known"),
+    [
+        ({"module": "keras.layers", "registered_name": None}, True),
+        ({"module": "keras.src.layers", "registered_name": "RMSNormalization"}, True),
+        ({"module": "tf_keras.layers", "registered_name": None}, True),
+        ({"module": None, "registered_name": "RMSNormalization"}, False),
+        ({"module": "keras_hub.layers", "registered_name": "RMSNormalization"}, False),
+        ({"module": "keras.layers", "registered_name": "my>RMSNormalization"}, False),
+        ({"registered_name": "Addons>RMSNormalization"}, False),
+    ],
+    ids=str,
+)
+def test_a_class_of_a_user_with_the_name_of_a_layer_is_unknown(own, is_known, tmp_path):
+    layers = [("own", "RMSNormalization", [ROW], True)]
+    path = keras_file(tmp_path / "model.keras", layers, classes={"own": own})
+    assert (model_in(path) is not None) == is_known
+
+
 @pytest.mark.parametrize("name", ["run.h5", "run.hdf5", "run.keras"])
 def test_a_file_that_is_none_of_keras_is_called_so(name, tmp_path, capsys):
     pytest.importorskip("h5py", reason="h5py is not installed")

@@ -71,7 +71,7 @@ def trained_variables(
             continue
         if not arrays:
             continue
-        if kind not in VARIABLES:
+        if kind not in VARIABLES or _is_own(layer):
             raise _unknown(name, kind)
         names = _variables(layer)
         known = [len(names) + more for more in STATISTICS.get(kind, (0,))]
@@ -109,6 +109,17 @@ def _variables(layer: Mapping[str, Any]) -> list[str]:
     if config.get("rms_scaling"):  # by its root mean square, without a center
         off = (off | {"beta"}) - {"gamma"}
     return [name for name in VARIABLES[layer["class_name"]] if name not in off]
+
+
+def _is_own(layer: Mapping[str, Any]) -> bool:
+    """Whether a class is a user's, or another package's, under the name of a layer.
+
+    Keras writes the module of its own layers, and the package of classes that
+    `register_keras_serializable` knows.
+    """
+    module = layer.get("module", "keras.layers")
+    is_kerass = str(module).partition(".")[0] in ("keras", "tf_keras")
+    return not is_kerass or ">" in str(layer.get("registered_name"))
 
 
 def _is_frozen(layer: Mapping[str, Any]) -> bool:
