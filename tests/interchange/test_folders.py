@@ -108,14 +108,19 @@ def test_steps_are_named_in_their_order(tmp_path):
 TRAINING = {"params": W, "opt_state": [STATE, {}], "step": np.int32(3)}
 
 
-@pytest.mark.parametrize("words", [(), ("--key", "opt_state")], ids=["", "key"])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--key", "opt_state"), ("--drop", "params", "--drop", "step")],
+    ids=["alone", "key", "drop"],
+)
 @pytest.mark.parametrize("is_named", [False, True], ids=["beside", "--params"])
 @pytest.mark.parametrize("name", ["x", "x/default"])
 def test_parameters_beside_the_state(words, is_named, name, tmp_path, capsys):
     folder = folder_of(tmp_path, **{name: TRAINING}) / "x"
     named = ("--params", folder) if is_named else ()
     assert is_state(converted(folder, *words, *named)), capsys.readouterr().err
-    assert bool(words) != ("found under 'opt_state'" in capsys.readouterr().out)
+    told = "found under 'opt_state'" in capsys.readouterr().out
+    assert told == ("--key" not in words)
 
 
 def test_a_folder_may_have_the_name_of_a_file_of_pytorch(tmp_path, capsys):

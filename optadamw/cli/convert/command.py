@@ -55,6 +55,9 @@ def run(options: Namespace) -> int:
         params = params_for(plan, options.file, options.params)
         check_patterns(plan, params)
         opened = open_state(plan, options.file)
+        # "params" beside "opt_state" is left behind, with and without --drop.
+        kept = tuple(n for n in plan.drop if n in BUFFERS or n not in opened.beside)
+        plan = dataclasses.replace(plan, drop=kept)
         given, plan = plan, with_numbers(plan, options.file, opened, len(params))
         places = [options.file, options.params]
         plan, ordered_by = with_found_names(plan, opened.saved, params, places)

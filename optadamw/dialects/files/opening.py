@@ -83,6 +83,8 @@ class Opened(NamedTuple):
     """The key of the state, if it was found as the only one in the file."""
     options: Mapping[str, Any] = {}
     """The options of the optimizer that a file of Keras names beside its state."""
+    beside: tuple[str, ...] = ()
+    """The keys of what lies beside a state that was found as the only one."""
 
 
 def open_state(
@@ -117,7 +119,8 @@ def open_state(
             f"--key: {', '.join(found)}."
         )
     for only, state in found.items():
-        return Opened(state, only)
+        beside = tuple(str(key) for key in saved if str(key) != only)
+        return Opened(state, only, beside=beside)
     return Opened(saved)
 
 
