@@ -37,13 +37,13 @@ def is_tiny(dtype: DTypeLike) -> bool:
 
 
 def at_least_float32(x: Array) -> Array:
-    """Return a float of 16 or 8 bits as float32, every other array as it is.
+    """Return a float of 32 or 64 bits as it is, every other number as float32.
 
-    Strict dtype promotion compares no bfloat16 with a float32, and a limit or a loss
-    scale above 65,504 is infinite in float16.
+    Strict dtype promotion compares no bfloat16 and no integer with a float32, and a
+    limit or a loss scale above 65,504 is infinite in float16.
     """
-    small = is_narrow(x.dtype) or is_tiny(x.dtype)
-    return x.astype(jnp.float32) if small else x
+    is_wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
+    return x if is_wide else x.astype(jnp.float32)
 
 
 def real_of(dtype: np.dtype) -> np.dtype:

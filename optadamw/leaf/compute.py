@@ -28,6 +28,7 @@ from optadamw.leaf.check import check_written, checked_commit, checked_leaf
 from optadamw.leaf.program import LeafInput, LeafOutput, Program
 from optadamw.rules.check_scalars import check_scalars
 from optadamw.rules.leaf import Leaf
+from optadamw.rules.rule import Stage
 from optadamw.store.dense import Dense
 
 Measured = TypeVar("Measured")
@@ -118,7 +119,7 @@ def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
     """Return the leaf after its rules, before it is committed."""
     for rule, scalars in zip(program.rules, given.scalars, strict=True):
         leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
-        if "learning_rate" in rule.publishes:
+        if rule.stage == Stage.RATE or not program.is_whole:
             leaf = leaf._replace(rate_is_due=False)
     return leaf
 

@@ -180,6 +180,9 @@ def laid_out_as(x: Any, like: Any) -> Any:
         sharding = jax.typeof(like).sharding
         is_known = AxisType.Explicit in sharding.mesh.axis_types
         return reshard(x, sharding) if is_known else x
+    # To the other memory first: JAX 0.10 and 0.12 bring no array that is whole in the
+    # host's memory of several devices to one device.
+    x = in_memory_of(x, like)
     if x.sharding.is_equivalent_to(like.sharding, x.ndim):
         return x
     return jax.device_put(x, like.sharding)

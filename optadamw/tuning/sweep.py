@@ -234,9 +234,9 @@ def sweep(
     Raises:
       TypeError: a number of `points` is no number, or `tx_of` chooses a structure by
         it, such as a dtype or a switch: that needs a sweep for each structure.
-      ValueError: a number is out of the range of its option, as it is or in float32,
-        the message has the member; `points` have several lengths; or the devices do not
-        divide the members.
+      ValueError: a number is out of the range of its option in float32, the message
+        has the member; `points` have several lengths; or the devices do not divide the
+        members.
 
     Example:
       >>> import jax, jax.numpy as jnp, optadamw
@@ -260,15 +260,17 @@ def sweep(
             raise mistyped(name, "a function", value)
     columns = checked_points(points)
     made = Sweep(train_step, tx_of, columns, _sharding(devices, columns))
-    for index in range(len(made)):
-        with made._at_member(index):
-            _refuse_offload(built(tx_of, **made._point(index)))
-    check_traceable(tx_of, **made._point(0))
     # The step takes float32, in which 1 - 1e-8 is 1 and no legal decay of a moment.
-    arrays = {name: jnp.asarray(column) for name, column in columns.items()}
+    with np.errstate(over="ignore"):
+        taken = {
+            name: column.astype(jax.dtypes.canonicalize_dtype(column.dtype))
+            for name, column in columns.items()
+        }
     for index in range(len(made)):
+        point = {name: column[index].item() for name, column in taken.items()}
         with made._at_member(index):
-            built(tx_of, **{name: array[index] for name, array in arrays.items()})
+            _refuse_offload(built(tx_of, **point))
+    check_traceable(tx_of, **made._point(0))
     return made
 
 

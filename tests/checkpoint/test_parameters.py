@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,6 +10,7 @@ import pytest
 
 from optadamw import checkpoint
 from tests.checkpoint.runs import adamw
+from tests.support import trees
 
 # --- Parameters that changed ---------------------------------------------------------
 
@@ -122,6 +124,42 @@ def test_a_bad_rename_is_refused(rename, words):
 def test_parameters_that_changed_are_refused(like, words):
     with pytest.raises(ValueError, match=words):
         checkpoint.params_of(_saved(OLD), like)
+
+
+def test_a_new_head_is_taken_from_like_and_an_old_one_left_behind():
+    like = {"enc": OLD["enc"], "head": {"w": jnp.full((3, 2), 7.0)}}
+    assert "out" in OLD
+    with pytest.raises(ValueError, match=r"rename=\{'head/w': None\}"):
+        checkpoint.params_of(_saved(OLD), like, drop=("out",))
+    with pytest.raises(ValueError, match=r"drop=\('out',\)"):
+        checkpoint.params_of(_saved(OLD), like, rename={"head": None})
+    found = checkpoint.params_of(
+        _saved(OLD), like, rename={"head": None}, drop=("out",)
+    )
+    whole = checkpoint.params_of(_saved(OLD), OLD)
+    trees.assert_same_bits(found, {"enc": whole["enc"], "head": like["head"]})
+    assert found["head"]["w"] is not like["head"]["w"]
+    shapes = jax.eval_shape(lambda: like)
+    with pytest.raises(ValueError, match="Leaf 'params/head/w': it is new, and `like`"):
+        checkpoint.params_of(_saved(OLD), shapes, rename={"head": None}, drop=("out",))
+
+
+@pytest.mark.parametrize(
+    ("drop", "error", "words"),
+    [
+        ("out", TypeError, "a tuple of saved paths"),
+        (("outt",), ValueError, "Near it: .*out"),
+    ],
+)
+def test_a_drop_that_drops_nothing_is_refused(drop, error, words):
+    with pytest.raises(error, match=words):
+        checkpoint.params_of(_saved(OLD), {"enc": OLD["enc"]}, drop=drop)
+
+
+def test_a_layer_that_is_gone_is_dropped_by_its_path():
+    found = checkpoint.params_of(_saved(OLD), {"out": OLD["out"]}, drop=["enc"])
+    whole = checkpoint.params_of(_saved(OLD), OLD)
+    trees.assert_same_bits(found, {"out": whole["out"]})
 
 
 def test_parameters_that_were_not_saved_are_refused():

@@ -1,4 +1,4 @@
-"""A loss and a norm of 16 bits, as models in 16 bits have them."""
+"""A loss and a norm of 16 bits, as models in 16 bits have them, or of integers."""
 
 import warnings
 
@@ -17,7 +17,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int32"])
 @pytest.mark.parametrize("name", READERS)
 def test_under_strict_promotion(name, dtype):
     tx, states = READERS[name], []

@@ -103,3 +103,52 @@ def test_a_trust_ratio_behind_the_rate_is_lamb():
     wanted = optax.apply_updates(PARAMS, updates)["w"]
     found = after_one_step(ADAM, DECAY, RATE, atom(Trust()))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class Publishes(Rule):
+    """A rate that other rules may read; with `takes` the rule multiplies by it too."""
+
+    takes: bool
+    stage: ClassVar[Stage] = Stage.GRADIENT
+    publishes: ClassVar[tuple[str, ...]] = ("learning_rate",)
+
+    def scalars(self, clock, shared):
+        return {"learning_rate": 0.1}
+
+    def apply(self, leaf, scalars):
+        if not self.takes:
+            return leaf
+        return leaf._replace(numerator=leaf.numerator * -scalars["learning_rate"])
+
+
+@dataclass(frozen=True)
+class Direct(Publishes):
+    stage: ClassVar[Stage] = Stage.DIRECTION
+
+
+@dataclass(frozen=True)
+class Takes(Rule):
+    """Multiply by minus the rate that another rule publishes."""
+
+    stage: ClassVar[Stage] = Stage.RATE
+
+    def scalars(self, clock, shared):
+        return {"rate": shared("learning_rate")}
+
+    def apply(self, leaf, scalars):
+        return leaf._replace(numerator=leaf.numerator * -scalars["rate"])
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        (ADAM, atom(Direct(takes=True)), DECAY),
+        (atom(Publishes(takes=False)), ADAM, DECAY, atom(Takes())),
+    ],
+    ids=["multiplies before the decay", "publishes first, multiplies last"],
+)
+def test_rates_of_ones_own(chain):
+    np.testing.assert_array_equal(
+        after_one_step(*chain), after_one_step(ADAM, DECAY, RATE)
+    )

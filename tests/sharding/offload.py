@@ -197,6 +197,10 @@ def test_an_average_is_swapped_and_a_state_restored(tmp_path):
     wanted = jax.device_get((params, state))
     averaged, swapped = optadamw.swap_ema(state, params)
     assert averaged["w"].sharding == params["w"].sharding
+    alone = jax.device_put(params, jax.devices()[1])  # to evaluate on one device
+    for found in (optadamw.ema_of(state, like=alone), optadamw.finalize(state, alone)):
+        optadamw.check_sharding(found, alone)
+        trees.assert_same_bits(jax.device_get(found), wanted[1].ema)
     back, again = optadamw.swap_ema(swapped, averaged)
     optadamw.check_sharding(again, optadamw.state_sharding(tx, params))
     trees.assert_same_bits(jax.device_get((back, again)), wanted)
