@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 
@@ -16,9 +15,9 @@ from optadamw.checkpoint.arrays import (
     dtype_named,
     on_host,
     plain,
-    plain_dtype,
 )
 from optadamw.checkpoint.damage import damaged
+from optadamw.checkpoint.entries import checked_entry, entry_of
 from optadamw.checkpoint.inside import transformations_in
 from optadamw.checkpoint.layouts import layouts_of
 from optadamw.checkpoint.meaning import meaning_of
@@ -204,8 +203,10 @@ def opened(portable: Mapping[str, Any]) -> Saved:
         raise damaged(
             f"The checkpoint has no entry '{ENTRY}', which to_portable makes."
         )
-    record = unpacked(portable[ENTRY])
-    arrays = {name: _entry(portable, name, e) for name, e in record.entries.items()}
+    record = unpacked(entry_of(portable, ENTRY))
+    arrays = {
+        name: checked_entry(portable, name, e) for name, e in record.entries.items()
+    }
     expected = [entry.sha256 for entry in record.entries.values()]
     for name, found, wanted in zip(
         arrays, digests(list(arrays.values())), expected, strict=True
@@ -263,20 +264,3 @@ def _step(array: np.ndarray) -> int:
             "x[i], state).",
         )
     return int(array)
-
-
-def _entry(portable: Mapping[str, Any], name: str, entry: Entry) -> np.ndarray:
-    dtype = plain_dtype(dtype_named(entry.dtype))
-    if 0 in entry.shape:
-        return np.zeros(entry.shape, dtype)
-    if name not in portable:
-        raise damaged(f"The checkpoint has no entry '{name}', which its record lists.")
-    array = np.asarray(jax.device_get(portable[name]))
-    if array.dtype != dtype or array.shape != entry.shape:
-        hint = "JAX narrows 64 bits without jax_enable_x64. "
-        raise damaged(
-            f"Leaf '{name}' of the checkpoint is {array.dtype}{list(array.shape)}, "
-            f"recorded as {dtype}{list(entry.shape)}. "
-            f"{hint if dtype.itemsize >= 8 else ''}".rstrip()
-        )
-    return array

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import flatten, match_leaves
 from optadamw.base.types import PyTree
-from optadamw.store.layout import laid_out_as
+from optadamw.store.layout import in_memory_of, laid_out_as
 from optadamw.store.state import State, Swapped, state_with
 
 
@@ -24,8 +24,9 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     Args:
       state: the state of a transformation, of an `optax.chain` or of a wrapper.
       like: parameters whose dtypes the result gets, such as bfloat16, and whose layout:
-        an average that `zero1` divides is gathered, and one that `with_offload` keeps
-        on the host is moved (under jit, it is gathered on explicit axes only). The
+        an average that `zero1` divides is gathered if `like` was put on its devices,
+        and one that `with_offload` keeps on the host is moved (under jit, it is
+        gathered on explicit axes only). The
         average of a frozen parameter is the parameter itself, and is taken from `like`.
         None (default): the average as it is in the state, float32 unless another dtype
         was chosen, and None for frozen parameters.
@@ -49,8 +50,20 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     leaves = flatten(average, keep_none=True)
     likes = match_leaves(like, leaves, "`like`")
     pairs = zip(leaves.arrays, likes, strict=True)
-    made = [p if e is None else laid_out_as(e, p).astype(p.dtype) for e, p in pairs]
+    made = [p if e is None else _placed_as(e, p).astype(p.dtype) for e, p in pairs]
     return leaves.treedef.unflatten(made)
+
+
+def _placed_as(average: Any, like: Any) -> Any:
+    """Return an average in the layout of a parameter, in its memory at least.
+
+    An array that JAX may put on any device, as a new one, tells no layout, nor does one
+    of another shape.
+    """
+    is_placed = isinstance(like, jax.core.Tracer) or getattr(like, "committed", False)
+    is_alike = jnp.shape(like) == jnp.shape(average)
+    placed = laid_out_as if is_placed and is_alike else in_memory_of
+    return placed(average, like)
 
 
 def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:

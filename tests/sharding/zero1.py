@@ -256,6 +256,9 @@ def test_an_average_is_swapped_and_a_state_restored():
     averaged, _ = optadamw.swap_ema(state, params)
     optadamw.check_sharding(averaged, params)
     optadamw.check_sharding(optadamw.ema_of(state, like=params), params)
+    # New arrays, which JAX may put anywhere, tell dtypes and no layout.
+    template = trees.normal(KINDS, 0)
+    optadamw.check_sharding(optadamw.ema_of(state, like=template), state.ema)
     after, stepped = tx.step(params, state, params)
     final = optadamw.finalize(stepped, after)
     optadamw.check_sharding(final, params)
