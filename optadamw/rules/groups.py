@@ -6,7 +6,7 @@ from leaf to leaf.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from optadamw.base.errors import misplaced
 from optadamw.base.masks import Selector
@@ -20,9 +20,8 @@ Variant = tuple[Rule | None, ...]
 class Group:
     """A choice of parameters, and their rules."""
 
-    name: str = field(compare=False)
-    """The name of the group in messages: the choice as the user wrote it. A choice in
-    another form, such as a tuple instead of a list, makes no other group."""
+    name: str
+    """The name of the group in messages: the choice as the user wrote it."""
     where: Selector
     """The choice; a parameter belongs to the first group that chooses it."""
     rules: Variant

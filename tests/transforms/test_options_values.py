@@ -4,7 +4,6 @@ import pickle
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import optadamw
@@ -232,19 +231,3 @@ def test_adamw_is_its_repr_and_its_pickle(pair):
 def test_rebuilt_equal_transformations_share_one_step():
     for pair in PAIRS:
         assert built(pair).step is built(pair).step is pair.by_hand.step
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (("w", "b"), ["w", "b"]),
-        ("w", optadamw.only("w")),
-        ({"w": np.True_, "b": np.False_}, {"w": True, "b": False}),
-    ],
-    ids=["tuple and list", "text and only", "bools of NumPy and Python"],
-)
-def test_a_choice_in_another_form_makes_an_equal_group(one, other):
-    own = {"learning_rate": 1.0}
-    first, second = (adamw(0.1, groups=[(where, own)]) for where in (one, other))
-    assert first == second and hash(first) == hash(second)
-    assert first.step is second.step
