@@ -3,7 +3,7 @@
 A plan depends on paths, shapes and dtypes only, not on numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -122,9 +122,12 @@ def _applies(
     """Return for each leaf whether a rule applies to it; `masks` are those known."""
     if rule is None or rule.selector is None:
         return (rule is not None,) * len(leaves.paths)
-    if rule.selector not in masks:
-        masks[rule.selector] = rule.selector.resolve("mask", leaves, tree)
-    return masks[rule.selector]
+    choice: Any = rule.selector
+    if not isinstance(choice, Hashable):  # of a class that a user wrote
+        return tuple(choice.resolve("mask", leaves, tree))
+    if choice not in masks:
+        masks[choice] = choice.resolve("mask", leaves, tree)
+    return masks[choice]
 
 
 def _slots_by_leaf(

@@ -1,9 +1,13 @@
 """How often the choices of a transformation with many groups are resolved."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 import optadamw
 from optadamw.base.patterns import Patterns
+from optadamw.custom import Rule, Stage, atom
 
 
 def test_groups_that_share_a_mask_resolve_it_once(monkeypatch):
@@ -22,3 +26,31 @@ def test_groups_that_share_a_mask_resolve_it_once(monkeypatch):
     masks = [one for one in resolved if one.patterns == ("*/kernel",)]
     others = [one for one in resolved if one.patterns != ("*/kernel",)]
     assert 8 * len(masks) == len(others) > 0
+
+
+@dataclass
+class First:
+    """A choice of a user's own, which cannot be a key of a dict."""
+
+    def resolve(self, name, leaves, tree):
+        return tuple(i == 0 for i in range(len(leaves.paths)))
+
+
+@dataclass(frozen=True)
+class Halve(Rule):
+    stage: ClassVar[Stage] = Stage.GRADIENT
+
+    @property
+    def selector(self):
+        return First()
+
+    def apply(self, leaf, scalars):
+        return leaf._replace(numerator=leaf.numerator / 2)
+
+
+def test_a_choice_without_a_hash_is_resolved():
+    tx = optadamw.chain(atom(Halve()), optadamw.scale_by_learning_rate(1.0))
+    params = [jnp.zeros(2), jnp.zeros(2)]
+    grads = [jnp.ones(2), jnp.ones(2)]
+    params, _ = tx.step(grads, tx.init(params), params)
+    assert [float(x[0]) for x in params] == [-0.5, -1.0]
