@@ -24,6 +24,12 @@ BY_GROUP = (
 )
 """The remedy if the groups differ, and the kinds of all parameters perhaps do not."""
 
+UNNAMED = (
+    " A lambda or an inner function has no name that tells it in another process: "
+    "choose such a group by a pattern or by a function of a module."
+)
+"""The remedy for later files, if a group was chosen by such a function."""
+
 UNSAID = {"ema": "the average of ema_params"}
 """The meaning of a field of which a file says none."""
 
@@ -163,7 +169,10 @@ def _decide_meaning(
             was, here = (m.get(key, UNSAID.get(name)) for m in (old, new))
             text = f"`{name}` was saved as {was}; here it is {here}."
             by_group = any("; rest: " in str(one) for one in (was, here))
-            raise ValueError(f"{text} {remedy}{BY_GROUP if by_group else ''}")
+            more = BY_GROUP if by_group else ""
+            if " at 0x" in text:
+                more += UNNAMED
+            raise ValueError(f"{text} {remedy}{more}")
     for name in ("history", "stats", "residual"):
         if name in fields and name in present and old.get(name) != new.get(name):
             why = f"{STARTS[name]}: it held {old.get(name)}, now {new.get(name)}"

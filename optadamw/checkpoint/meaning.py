@@ -6,6 +6,7 @@ of negated gradients. For each field the record holds the facts that must agree.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -149,7 +150,8 @@ def _settings(part: Any) -> str:
         if isinstance(value, Dense | BlockStorage):
             text = "" if value == Dense() else as_written(value)
         elif value is not None:
-            text = repr(value)
+            # Lines that are shown and not compared, so without any address.
+            text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
         else:
             text = ""
         if text:

@@ -101,10 +101,19 @@ def unpacked(array: Any) -> Record:
     )
 
 
+_NAMED = re.compile(r"(<function [\w.]+) at 0x[0-9a-fA-F]+(?=>)")
+"""The text of a function of a module, whose name tells it in every process. Lambdas and
+inner functions have names with "<", which others have too, so they keep the address."""
+
+
 def without_addresses(value: Any) -> Any:
-    """Return JSON without the addresses of functions, which differ by process."""
+    """Return JSON without the addresses of functions of modules.
+
+    They differ by process. Two lambdas would be one group then, and `restore` would
+    take the moments of one for those of the other, perhaps with the wrong sign.
+    """
     if isinstance(value, str):
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
+        return _NAMED.sub(r"\1", value)
     if isinstance(value, list):
         return [without_addresses(one) for one in value]
     if isinstance(value, dict):

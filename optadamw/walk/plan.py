@@ -3,7 +3,7 @@
 A plan depends on paths, shapes and dtypes only, not on numbers.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -123,11 +123,12 @@ def _applies(
     if rule is None or rule.selector is None:
         return (rule is not None,) * len(leaves.paths)
     choice: Any = rule.selector
-    if not isinstance(choice, Hashable):  # of a class that a user wrote
+    if type(choice).__hash__ is None:  # of a class that a user wrote
         return tuple(choice.resolve("mask", leaves, tree))
-    if choice not in masks:
-        masks[choice] = choice.resolve("mask", leaves, tree)
-    return masks[choice]
+    found = masks.get(choice)
+    if found is None:
+        found = masks[choice] = choice.resolve("mask", leaves, tree)
+    return found
 
 
 def _slots_by_leaf(
