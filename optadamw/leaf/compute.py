@@ -117,9 +117,11 @@ def with_leaf_scalars(program: Program, given: LeafInput) -> LeafInput:
 
 def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
     """Return the leaf after its rules, before it is committed."""
-    for rule, scalars in zip(program.rules, given.scalars, strict=True):
+    for i, (rule, scalars) in enumerate(zip(program.rules, given.scalars, strict=True)):
         leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
-        if rule.stage == Stage.RATE or not program.is_whole:
+        behind = program.rules[i + 1 :]
+        is_due = any("learning_rate" in one.publishes for one in behind)
+        if not is_due and (rule.stage == Stage.RATE or not program.is_whole):
             leaf = leaf._replace(rate_is_due=False)
     return leaf
 

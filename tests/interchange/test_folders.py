@@ -123,6 +123,16 @@ def test_parameters_beside_the_state(words, is_named, name, tmp_path, capsys):
     assert told == ("--key" not in words)
 
 
+@pytest.mark.parametrize("key", ["state", "state/opt_state"])
+def test_the_parameters_in_the_item_of_the_state_come_first(key, tmp_path, capsys):
+    """The item beside it may be an average, or the best parameters so far."""
+    items = {"10/state": TRAINING, "10/params": {"w": W["w"] + 5}}
+    folder = folder_of(tmp_path / "run", **items)
+    for where, words in ((folder / "10", key), (folder, f"10/{key}")):
+        found = converted(where, "--key", words, "--force")
+        assert found is not None and is_state(found), capsys.readouterr().err
+
+
 def test_a_folder_may_have_the_name_of_a_file_of_pytorch(tmp_path, capsys):
     written = folder_of(tmp_path, run={"params": W, "opt_state": STATE}) / "run"
     folder = written.rename(tmp_path / "run.ckpt")

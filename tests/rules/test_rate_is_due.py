@@ -31,6 +31,11 @@ class Applied(Rule):
 
 
 @dataclass(frozen=True)
+class AtRate(Applied):
+    stage: ClassVar[Stage] = Stage.RATE
+
+
+@dataclass(frozen=True)
 class Normed(Rule):
     stage: ClassVar[Stage] = Stage.DECAY
     reads_norm: ClassVar[bool] = True
@@ -76,6 +81,13 @@ def after_one_step(*chain):
 def test_the_sum_of_decay_and_direction_waits_for_the_rate(rule):
     with pytest.raises(ValueError, match="their sum has no meaning"):
         after_one_step(ADAM, DECAY, atom(rule), RATE)
+
+
+def test_another_rule_of_the_stage_does_not_stand_for_the_rate():
+    rule = AtRate(lambda leaf: leaf)
+    settled = AtRate(lambda leaf: leaf.settled())
+    with pytest.raises(ValueError, match="their sum has no meaning"):
+        after_one_step(ADAM, DECAY, atom(rule), atom(settled), RATE)
 
 
 def test_a_rule_there_may_change_the_direction_alone():

@@ -141,19 +141,20 @@ def params_beside(
     Raises:
       OSError, ValueError: as `open_state`.
     """
-    if key is not None:
-        item, _ = orbax_items.by_key(path, key)
-        own = orbax_items.item_called(PARAMS, path, beside=item)
-        if own is not None:
-            return trained(_flat(files.read(own, is_limited)))
-    saved, key = _read(path, key, is_limited)
-    if key is None and isinstance(saved, Mapping):
+    saved, place = _read(path, key, is_limited)
+    if place is None and isinstance(saved, Mapping):
         found = _state_dicts(saved) if in_state_dict else _beside_params(saved)
-        key = next(iter(found), None)
-    for node in reversed([] if key is None else _above(key, saved)):
+        place = next(iter(found), None)
+    for node in reversed([] if place is None else _above(place, saved)):
         if PARAMS in node:
             return trained(_flat(node[PARAMS]))
-    return {}
+    if key is None:
+        return {}
+    # An item beside that of the state may be another copy, such as an average, so the
+    # parameters in the state's own item come first.
+    item, _ = orbax_items.by_key(path, key)
+    own = orbax_items.item_called(PARAMS, path, beside=item)
+    return {} if own is None else trained(_flat(files.read(own, is_limited)))
 
 
 def _params_of_folder(path: Path, is_limited: bool) -> Any:
