@@ -95,14 +95,14 @@ def _without(saved: list[str], drop: Collection[str]) -> list[str]:
     left = saved
     for path in drop:
         name = f"{PARAMS}/{path}"
-        kept = [n for n in left if n != name and not n.startswith(f"{name}/")]
-        if len(kept) == len(left):
+        gone = {n for n in saved if n == name or n.startswith(f"{name}/")}
+        if not gone:
             known = [n.removeprefix(f"{PARAMS}/") for n in saved]
             raise ValueError(
                 f"`drop` has '{path}', which is no saved parameter and no subtree of "
                 f"them. Near it: {near(str(path), known)}."
             )
-        left = kept
+        left = [n for n in left if n not in gone]
     return left
 
 

@@ -20,7 +20,11 @@ def _late(usual, bad, at=70_000):
         ("weight_decay", {"weight_decay": _late(0.1, -0.1)}, "finite and >= 0"),
         ("clip_norm", {"clip_norm": _late(1.0, 0.0)}, "finite and > 0"),
         ("b2", {"groups": {"w": {"b2": _late(0.99, 2.0)}}}, r"in \[0, 1\)"),
-        ("clip_norm", {"groups": {"w": {"clip_norm": _late(1.0, -1.0)}}}, "finite"),
+        (
+            "clip_norm",
+            {"groups": {"w": {"clip_norm": _late(1.0, -1.0)}}},
+            "finite and > 0",
+        ),
         ("ema_decay", {"ema_decay": _late(0.99, 1.5)}, r"in \[0, 1\]"),
     ],
 )

@@ -107,7 +107,10 @@ def item_called(name: str, path: Path, beside: Path | None = None) -> Path | Non
 
 def _folders(path: Path) -> list[Path]:
     """Return the whole folders in a folder, steps in the order of their numbers."""
-    found = [f for f in path.iterdir() if f.is_dir() and UNFINISHED not in f.name]
+    try:
+        found = [f for f in path.iterdir() if f.is_dir() and UNFINISHED not in f.name]
+    except PermissionError:  # such as `lost+found`, beside the steps
+        return []
     return sorted(found, key=lambda folder: _by_number(folder.name))
 
 
