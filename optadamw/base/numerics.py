@@ -42,8 +42,8 @@ def at_least_float32(x: Array) -> Array:
     Strict dtype promotion compares no bfloat16 and no integer with a float32, and a
     limit or a loss scale above 65,504 is infinite in float16.
     """
-    is_wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
-    return x if is_wide else x.astype(jnp.float32)
+    dtype = compute_dtype(x.dtype)
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def real_of(dtype: np.dtype) -> np.dtype:

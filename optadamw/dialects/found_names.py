@@ -9,7 +9,7 @@ import numpy as np
 
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
-from optadamw.dialects.files import files
+from optadamw.dialects.files import files, hdf5
 from optadamw.dialects.files.models import (
     Model,
     by_shape,
@@ -44,18 +44,17 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
             return beside
     files.check_readable(file)
     why, order = "the file holds no model", ""
-    if file.suffix.lower() in (".keras", ".h5", ".hdf5"):
+    if file.suffix.lower() in hdf5.SUFFIXES:
         files.read(file, plan.is_limited)  # says what is wrong with a damaged file
-    if file.suffix.lower() in (".h5", ".hdf5"):
-        why = "the model in such a file is not read"
-    if file.suffix.lower() == ".keras" and (
-        unknown := unknown_layer(file, plan.is_limited)
-    ):
-        why = unknown
-        order = (
-            " Their order is that of model.trainable_variables: give it by --names. "
-            "docs/guides/interchange.md lists the layers whose order is known."
-        )
+        if file.suffix.lower() != ".keras":
+            why = "the model in such a file is not read"
+        elif unknown := unknown_layer(file, plan.is_limited):
+            why = unknown
+            order = (
+                " Their order is that of model.trainable_variables: give it by "
+                "--names. docs/guides/interchange.md lists the layers whose order is "
+                "known."
+            )
     raise invalid(
         "--params",
         f"given, because {why}",

@@ -126,7 +126,7 @@ READERS = {
     **dict.fromkeys(torch.SUFFIXES, torch.read),
     ".safetensors": _read_safetensors,
     ".npz": npz.read,
-    **dict.fromkeys((".keras", ".h5", ".hdf5"), hdf5.read),
+    **dict.fromkeys(hdf5.SUFFIXES, hdf5.read),
 }
 WRITERS = {
     ".pt": torch.write,

@@ -15,6 +15,9 @@ from optadamw.dialects.files.hdf5_nodes import DIGEST, Nodes
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 
+SUFFIXES = (".keras", ".h5", ".hdf5")
+"""The endings of the files of Keras; the first is an archive with one of HDF5."""
+
 INSIDE = "model.weights.h5"
 """The entry of a .keras file with the weights."""
 
