@@ -2,7 +2,9 @@
 
 Each file is small and asks for much: a header of 6 GiB, a gigabyte of zeros that
 deflates to one megabyte, a tensor that is expanded, names and nesting without end. The
-reader must refuse it in its own words, or read it, within 10 seconds and 512 MiB.
+reader must refuse it in its own words, or read it, within 512 MiB and 10 seconds of the
+processor's time, which other programs on the machine do not lengthen. A reader that
+waits is stopped when the time of its process is over.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ from functools import partial
 from optadamw.dialects.files import opening
 params = opening.read_params
 for path in sys.argv[1:]:
-    begun = time.monotonic()
+    begun = time.process_time()
     try:
         files.read(path)
         told = "read"
@@ -48,7 +50,7 @@ for path in sys.argv[1:]:
             more(path)
         except (ValueError, TypeError, OSError) as error:
             assert path in str(error) or type(error) is not ValueError, str(error)
-    print(json.dumps([path, told, time.monotonic() - begun]), flush=True)
+    print(json.dumps([path, told, time.process_time() - begun]), flush=True)
 """
 )
 
@@ -429,7 +431,7 @@ def _survives(suffix: str, make: Callable[[bool], Made], full: bool) -> str:
         last = names.get(list(names)[min(len(told), len(names) - 1)])
         assert ran.returncode == 0, f"{last}: {ran.stderr[-2000:]}"
     slow = {names[path]: taken for path, _, taken in told if taken > 10.0}
-    assert not slow, f"longer than 10 seconds: {slow}"
+    assert not slow, f"more than 10 seconds of the processor: {slow}"
     refused = sum(kind != "read" for _, kind, _ in told)
     longest = float(np.max([taken for *_, taken in told]))
     return f"{len(told)} files, {refused} refused, the longest took {longest:.1f} s"
