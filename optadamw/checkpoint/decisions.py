@@ -1,7 +1,9 @@
 """Decide which fields of a State are restored, and why the others start afresh."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from optadamw.checkpoint.kinds import is_by_group, kinds_are_checked
 from optadamw.checkpoint.meaning import key_of
 from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.portable import Saved
@@ -18,15 +20,16 @@ REMEDY = {
 }
 
 BY_GROUP = (
-    " A file names the groups and not their parameters. If each parameter has the kind "
-    "that it had, restore with the groups of the file, and step that state with the "
-    "new `tx`."
+    " A file that is saved without the parameters names the groups alone. If each "
+    "parameter has the kind that it had, restore with the groups of the file, and step "
+    "that state with the new `tx`."
 )
 """The remedy if the groups differ, and the kinds of all parameters perhaps do not."""
 
 UNNAMED = (
     " A lambda or an inner function has no name that tells it in another process: "
-    "choose such a group by a pattern or by a function of a module."
+    "choose such a group by a pattern or by a function of a module, or save the "
+    "parameters with the state."
 )
 """The remedy for later files, if a group was chosen by such a function."""
 
@@ -74,6 +77,7 @@ def decided(
     new: Meaning | None,
     partial_window: OnPartial,
     afresh: tuple[str, ...],
+    was: Mapping[str, str | None],
 ) -> Decisions:
     """Decide about the fields of the State at `scope`.
 
@@ -84,6 +88,7 @@ def decided(
       new: the meaning of the new State's numbers; None: unknown.
       partial_window: as in `restore`.
       afresh: as in `restore`.
+      was: the saved path of each parameter by its present one; None: it is new.
 
     Raises:
       ValueError: the numbers of a saved buffer have another meaning than in the new
@@ -101,7 +106,7 @@ def decided(
             decisions.start(name, _start(name, step))
     _decide_window(scope, fields, saved, new, partial_window, decisions)
     if old is not None and new is not None:
-        _decide_meaning(scope, fields, saved, new, decisions)
+        _decide_meaning(scope, fields, saved, new, decisions, was)
     elif present - {"step"}:
         decisions.notes.append(
             "what the saved numbers mean was not checked (the sign of mu, the kind of "
@@ -159,16 +164,19 @@ def _decide_meaning(
     saved: Saved,
     new: Meaning,
     decisions: Decisions,
+    paths: Mapping[str, str | None],
 ) -> None:
     old, present = saved.meaning[scope], set(saved.fields[scope])
     custom = {name: _remedy(name) for name in fields if is_custom(name)}
     for name, remedy in (REMEDY | custom).items():
         both = name in fields and name in present and name not in decisions.fresh
         key = key_of(name)
+        if both and kinds_are_checked(name, old, new, paths, remedy):
+            continue
         if both and old.get(key) != new.get(key):
             was, here = (m.get(key, UNSAID.get(name)) for m in (old, new))
             text = f"`{name}` was saved as {was}; here it is {here}."
-            by_group = any("; rest: " in str(one) for one in (was, here))
+            by_group = any(is_by_group(str(one)) for one in (was, here))
             more = BY_GROUP if by_group else ""
             if " at 0x" in text:
                 more += UNNAMED

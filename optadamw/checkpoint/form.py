@@ -81,6 +81,7 @@ PARTS: dict[str, tuple[Judge, str]] = {
 SETTINGS: dict[str, tuple[Judge, str]] = {
     "mu": (_is_text, "a text"),
     "nu_max": (_is_text, "a text"),
+    "kinds": (_all_in(dict, _all_in(dict, _texts)), "a dict of dicts of lists"),
     "rules": (_texts, "a list of texts"),
     "events": (_texts, "a list of texts"),
     "blocks": (lambda value: isinstance(value, dict), "a dict"),

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from optadamw.base.errors import at_leaf, near
 from optadamw.checkpoint.names import AROUND, PARAMS, Name
-from optadamw.checkpoint.rename import Renaming, old_paths
 from optadamw.store.state import is_buffer
 
 
@@ -14,7 +13,7 @@ def matched(
     names: Sequence[Name],
     saved: Collection[str],
     fresh: Mapping[str, Collection[str]],
-    rename: Renaming,
+    old: Mapping[str, str | None],
 ) -> list[str | None]:
     """Return for each new leaf the name of its saved leaf; None: it starts afresh.
 
@@ -22,15 +21,13 @@ def matched(
       names: the leaves of the new state.
       saved: the names of the saved leaves.
       fresh: by scope, the fields that start afresh although they were saved.
-      rename: maps the present paths of parameters to their saved paths.
+      old: the saved path of each parameter by its present one, see `old_paths`.
 
     Raises:
       ValueError: a leaf was not saved and a saved leaf of its buffer has no place, so
         that the parameter may have been renamed; or `rename` gives a path that was not
         saved.
     """
-    trees = [name for name in names if is_renamable(name)]
-    old = old_paths(rename, (name.path for name in trees))
     saved = dict.fromkeys(saved)  # ordered as before, and found by hash
     by_name, was = sorted(saved), set(old.values())
     found: list[str | None] = []

@@ -7,32 +7,23 @@ of negated gradients. For each field the record holds the facts that must agree.
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from optadamw.base.hyperparameters import Clock
+from optadamw.checkpoint.kinds import kinds_by_group
 from optadamw.checkpoint.record import Meaning, without_addresses
 from optadamw.control.accumulation import Accumulation
 from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import DynamicLossScale, StaticLossScale
-from optadamw.rules.amsgrad import Maximum
-from optadamw.rules.groups import Variant
-from optadamw.rules.maximize import Maximize
 from optadamw.store.blockwise import BlockStorage
 from optadamw.store.dense import Dense
 from optadamw.store.formats import as_written
 from optadamw.store.state import is_custom
 from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
-
-SIGN = {
-    False: "the mean of the gradients",
-    True: "the mean of the negated gradients (maximize)",
-}
-
 
 TAKEN = ("rules", "blocks", "window")
 """The settings that are no fields, after which a user may have named a buffer."""
@@ -50,12 +41,9 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
     guard = control.effective_guard
     slots = {slot.name for slot in composition.slots}
     meaning: dict[str, Any] = {"rules": _lines(composition), "events": list(EVENTS)}
-    if "mu" in slots:
-        meaning["mu"] = _by_group(composition, _sign)
+    meaning |= kinds_by_group(composition)
     if "residual" in slots:
         meaning["residual"] = f"what {composition.commit.keeps} keeps"
-    if "nu_max" in slots:
-        meaning["nu_max"] = _by_group(composition, _maximum)
     for rule in composition.rules:
         for slot in rule.slots:
             # The average of ema_params has no entry: earlier files have none.
@@ -89,24 +77,6 @@ def meaning_of(tx: Transformation, step: int) -> Meaning:
         groups = [name for name, _ in control.statistics.groups]
         meaning["stats"] = f"norms={control.statistics.norms}, groups={groups}"
     return without_addresses(meaning)
-
-
-def _by_group(composition: Composition, told: Callable[[Variant], str]) -> str:
-    """Describe a buffer by its rules, group by group if the groups differ."""
-    texts = [told(rules) for rules in composition.variants]
-    if len(set(texts)) == 1:
-        return texts[0]
-    names = [group.name for group in composition.groups]
-    return "; ".join(f"{n}: {t}" for n, t in zip(names, texts, strict=True))
-
-
-def _sign(rules: Variant) -> str:
-    return SIGN[any(isinstance(rule, Maximize) for rule in rules)]
-
-
-def _maximum(rules: Variant) -> str:
-    kinds = [rule.kind for rule in rules if isinstance(rule, Maximum)]
-    return f"the maximum of the {kinds[0]} second moments" if kinds else "not kept"
 
 
 def _scale(scale: StaticLossScale | DynamicLossScale) -> dict[str, Any]:

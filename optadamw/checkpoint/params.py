@@ -64,8 +64,8 @@ def params_of(
             "state, params)."
         )
     theirs = _without(theirs, drop)
-    found = matched(target.names, theirs, {}, rename)
     old = old_paths(rename, (name.path for name in target.names))
+    found = matched(target.names, theirs, {}, old)
     pairs = zip(target.names, found, strict=True)
     missing = [str(n) for n, s in pairs if s is None and old[n.path] is not None]
     surplus = [n for n in theirs if n not in found]

@@ -19,6 +19,7 @@ from optadamw.checkpoint.arrays import (
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.entries import checked_entry, entry_of
 from optadamw.checkpoint.inside import transformations_in
+from optadamw.checkpoint.kinds import with_kinds
 from optadamw.checkpoint.layouts import layouts_of
 from optadamw.checkpoint.meaning import meaning_of
 from optadamw.checkpoint.names import PARAMS, Name, named_params, named_state
@@ -154,7 +155,8 @@ def gather(tx: optax.GradientTransformation, state: PyTree, params: PyTree) -> G
         names = [str(name) for name in named.names]
         pairs = zip(names, named.leaves, strict=True)
         arrays = {name: on_host(name, leaf) for name, leaf in pairs}
-        saved = replace(saved, arrays={**saved.arrays, **arrays})
+        meaning = with_kinds(saved.meaning, tx, params, saved.arrays)
+        saved = replace(saved, arrays={**saved.arrays, **arrays}, meaning=meaning)
     kept = {name: plain(array) for name, array in saved.arrays.items() if array.size}
     return Gathered(saved, kept)
 

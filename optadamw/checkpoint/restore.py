@@ -14,11 +14,12 @@ from optadamw.base.types import PyTree
 from optadamw.checkpoint.blocks import Form, scales_beside
 from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
-from optadamw.checkpoint.matching import matched
+from optadamw.checkpoint.kinds import with_kinds
+from optadamw.checkpoint.matching import is_renamable, matched
 from optadamw.checkpoint.names import Named, named_state
 from optadamw.checkpoint.placed import placed
 from optadamw.checkpoint.portable import Saved, meanings
-from optadamw.checkpoint.rename import Renaming
+from optadamw.checkpoint.rename import Renaming, old_paths
 from optadamw.checkpoint.report import Report
 from optadamw.checkpoint.source import source_of
 from optadamw.checkpoint.window import OnPartial, check_choice
@@ -115,9 +116,13 @@ def restore(
     steps = {scope: source.steps[scope] for scope in target.fields}
     if made_by is not None and not source.meaning:
         source = replace(source, meaning=meanings(made_by, steps))
-    new = meanings(tx if inner is None else inner, steps)
+    # Scales are restored together with their codes.
+    names = [name for name in target.names if not is_scales(name.field)]
+    old = old_paths(rename, (name.path for name in names if is_renamable(name)))
+    own = tx if inner is None else inner
+    new = with_kinds(meanings(own, steps), own, params, {*map(str, names)})
     decisions = {
-        scope: decided(scope, kept, source, new.get(scope), partial_window, fields)
+        scope: decided(scope, kept, source, new.get(scope), partial_window, fields, old)
         for scope, kept in target.fields.items()
     }
     free = {
@@ -128,14 +133,12 @@ def restore(
     }
     draft = Draft(source, decisions, cast, free=free)
     places = {name: i for i, name in enumerate(target.names)}
-    # Scales are restored together with their codes.
-    names = [name for name in target.names if not is_scales(name.field)]
     scales = source.scales
     sources = matched(
         names,
         [name for name in source.arrays if name not in scales],
         {scope: decision.fresh for scope, decision in decisions.items()},
-        rename,
+        old,
     )
     leaves, target = list(target.leaves), target._replace(leaves=())
     for name, taken in zip(names, sources, strict=True):

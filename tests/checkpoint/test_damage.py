@@ -216,6 +216,9 @@ def test_a_record_of_another_form_is_refused(part, saved):
         {"window": 4},
         {"window": {"every": "4"}},
         {"loss_scale": {"counts": 4}},
+        {"kinds": ["mu"]},
+        {"kinds": {"mu": ["a"]}},
+        {"kinds": {"mu": {"a": "w"}}},
     ],
 )
 def test_a_meaning_of_another_form_is_refused(odd, saved):

@@ -1,7 +1,6 @@
 """Steps, arguments and files that are refused, and what they are told apart by."""
 
 import re
-from types import FunctionType
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint
-from optadamw.checkpoint.record import without_addresses
 from optadamw.dialects.files import files
 from tests.checkpoint.runs import adamw, run
 from tests.support import trees
@@ -181,22 +179,6 @@ def test_a_state_in_memory_is_restored_and_its_meaning_asked_for():
         checkpoint.restore(adamw(maximize=True), params, state, made_by=adamw())
 
 
-@pytest.mark.parametrize("option", ["maximize", "amsgrad"])
-def test_other_groups_beside_one_with_a_kind_of_its_own(option):
-    """The way that the error names loses nothing: a State knows no groups."""
-    own = {"bias": {option: True}}
-    old = optadamw.adamw(0.1, groups=own)
-    new = optadamw.adamw(0.1, groups={"kernel": {"learning_rate": 0.2}, **own})
-    params, state = run(old, 2)
-    saved = checkpoint.to_portable(old, state)
-    with pytest.raises(ValueError, match="restore with the groups of the file"):
-        checkpoint.restore(new, params, saved)
-    restored, _ = checkpoint.restore(old, params, saved)
-    grads = jax.tree.map(jnp.ones_like, params)
-    made = [jax.jit(new.step)(grads, one, params) for one in (restored, state)]
-    trees.assert_same_bits(*made)
-
-
 def test_injected_hyperparameters_are_state_and_say_so():
     old, new = (optax.inject_hyperparams(optadamw.adamw)(rate) for rate in (0.25, 0.5))
     params, state = run(old, 2)
@@ -221,48 +203,3 @@ def test_counters_are_found_by_name():
     restored, report = checkpoint.restore(tx, params, other)
     trees.assert_same_bits(restored.events, state.events)
     assert "counters that this version does not have: novel" in str(report)
-
-
-def vectors(path, x):
-    return x.ndim == 1
-
-
-def in_another_process():
-    """The function as another process makes it: of one name, at another address."""
-    return FunctionType(vectors.__code__, vectors.__globals__, vectors.__name__)
-
-
-OWN = [{"maximize": True}, {"amsgrad": True}]
-
-
-@pytest.mark.parametrize("option", OWN)
-def test_groups_that_functions_choose_are_those_of_another_process(option):
-    made = optadamw.adamw(1e-2, groups={vectors: option})
-    again = optadamw.adamw(1e-2, groups={in_another_process(): option})
-    assert made != again
-    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    state = made.init(params)
-    saved = checkpoint.to_portable(made, state, params)
-    restored, report = checkpoint.restore(again, params, saved)
-    trees.assert_same_bits(restored, state)
-    assert report.is_whole and not report.changed
-
-
-@pytest.mark.parametrize("option", OWN)
-def test_two_lambdas_are_two_groups(option):
-    """The moments of one would be taken for those of the other."""
-    made = optadamw.adamw(1e-2, groups={(lambda path, x: x.ndim == 1): option})
-    other = optadamw.adamw(1e-2, groups={(lambda path, x: x.ndim == 2): option})
-    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    saved = checkpoint.to_portable(made, made.init(params), params)
-    with pytest.raises(ValueError, match="A lambda or an inner function has no name"):
-        checkpoint.restore(other, params, saved)
-
-
-def test_addresses_in_the_names_of_older_files_do_not_count():
-    old = {"mu": "groups[<function f at 0x7fAB>]: a", "rules": ["layer at 0x1"]}
-    new = {"mu": "groups[<function f>]: a", "rules": ["layer at 0x1"]}
-    assert without_addresses({"": old, "window": {"every": 2}}) == {
-        "": new,
-        "window": {"every": 2},
-    }

@@ -12,7 +12,7 @@ from optadamw import checkpoint
 from optadamw.base.errors import invalid, some_leaves
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.arrays import plain
-from optadamw.checkpoint.meaning import SIGN
+from optadamw.checkpoint.kinds import SIGN
 from optadamw.checkpoint.names import AROUND, PARAMS, named_params, named_state
 from optadamw.checkpoint.portable import Gathered, Saved, record_of
 from optadamw.checkpoint.record import ENTRY
