@@ -6,7 +6,6 @@ in a kernel.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -98,9 +97,8 @@ def with_leaf_scalars(program: Program, given: LeafInput) -> LeafInput:
         if not rule.has_leaf_scalars:
             continue
         rows = given.scalars
-        before = replace(program, rules=program.rules[:index])
         earlier = given._replace(scalars=rows[:index])
-        leaf = apply_rules(before, earlier, decode(program, given))
+        leaf = apply_rules(program.upto(index), earlier, decode(program, given))
         found = check_scalars(
             f"{rule.verb}: leaf_scalars", rule.leaf_scalars(leaf, rows[index])
         )
@@ -119,9 +117,8 @@ def apply_rules(program: Program, given: LeafInput, leaf: Leaf) -> Leaf:
     """Return the leaf after its rules, before it is committed."""
     for i, (rule, scalars) in enumerate(zip(program.rules, given.scalars, strict=True)):
         leaf = checked_leaf(rule, "apply", leaf, rule.apply(leaf, scalars))
-        behind = program.rules[i + 1 :]
-        is_due = any("learning_rate" in one.publishes for one in behind)
-        if not is_due and (rule.stage == Stage.RATE or not program.is_whole):
+        is_last = rule.stage == Stage.RATE or not program.is_whole
+        if is_last and not program.awaits_rate(i + 1):
             leaf = leaf._replace(rate_is_due=False)
     return leaf
 

@@ -5,8 +5,8 @@ dtype with the same rules share one compiled function, for all hyperparameters.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from jax.sharding import NamedSharding
@@ -45,6 +45,21 @@ class Program:
     """The sharding of the leaf over Auto axes, if the user stated it."""
     is_tiled: bool = False
     """Whether the function runs inside such a kernel, on one tile of a leaf."""
+    has_rate_behind: bool = False
+    """Whether a rule of the chain behind `rules`, which the function leaves out,
+    publishes the learning rate."""
+
+    def upto(self, count: int) -> Self:
+        """Return the function of the first `count` rules."""
+        rate = self.awaits_rate(count)
+        return replace(self, rules=self.rules[:count], has_rate_behind=rate)
+
+    def awaits_rate(self, index: int) -> bool:
+        """Return whether a rule at or behind `index` publishes the learning rate."""
+        behind = self.rules[index:]
+        return self.has_rate_behind or any(
+            "learning_rate" in rule.publishes for rule in behind
+        )
 
     @property
     def rounded(self) -> tuple[str, ...]:

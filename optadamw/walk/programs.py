@@ -23,8 +23,9 @@ class Programs:
     def _made(self, row: LeafPlan, upto: int) -> Program:
         composition = self._composition
         statistics = composition.control.statistics
-        rules = row.chosen(composition.variants[row.group][:upto])
-        return Program(
+        variant = composition.variants[row.group]
+        rules = row.chosen(variant)
+        whole = Program(
             rules=tuple(rule.skeleton() for rule in rules),
             slots=row.slots,
             commit=composition.commit,
@@ -37,3 +38,4 @@ class Programs:
             kernel=composition.kernel,
             sharding=row.sharding,
         )
+        return whole.upto(len(row.chosen(variant[:upto])))

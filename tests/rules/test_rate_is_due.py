@@ -90,6 +90,30 @@ def test_another_rule_of_the_stage_does_not_stand_for_the_rate():
         after_one_step(ADAM, DECAY, atom(rule), atom(settled), RATE)
 
 
+@dataclass(frozen=True)
+class NormedAtRate(Normed):
+    stage: ClassVar[Stage] = Stage.RATE
+
+
+@dataclass(frozen=True)
+class Summed(AtRate):
+    """It takes a sum over the leaf before its step."""
+
+    sums: ClassVar[bool] = True
+
+    def leaf_scalars(self, leaf, scalars):
+        return {"norm": leaf.reductions.norm(leaf.value())}
+
+
+@pytest.mark.parametrize(
+    "reader", [NormedAtRate(), Summed(lambda leaf: leaf)], ids=["norm", "sum"]
+)
+def test_sums_before_the_rate_are_refused_behind_another_rule_of_its_stage(reader):
+    rule = AtRate(lambda leaf: leaf)
+    with pytest.raises(ValueError, match="their sum has no meaning"):
+        after_one_step(ADAM, DECAY, atom(rule), atom(reader), RATE)
+
+
 def test_a_rule_there_may_change_the_direction_alone():
     halved = Applied(lambda leaf: leaf._replace(numerator=leaf.numerator / 2))
     found = after_one_step(ADAM, DECAY, atom(halved), RATE)
