@@ -13,7 +13,7 @@ from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.record import Entry
 
 _UNREADABLE = (
-    *(EOFError, NotImplementedError, OSError, ValueError),
+    *(EOFError, OSError, RuntimeError, ValueError),
     *(zipfile.BadZipFile, zlib.error),
 )
 """The errors of zip files, and of NumPy's in them, that are cut or altered."""

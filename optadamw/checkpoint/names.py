@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from optadamw.base.tree import Keys, flatten
 from optadamw.base.types import PyTree
@@ -83,16 +84,25 @@ def named_params(params: PyTree) -> Named:
 
 
 def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
-    """Return every State in a tree, with the keys that lead to it."""
+    """Return every State in a tree, with the keys that lead to it.
+
+    Where there is none, the dicts that Orbax makes of States count. Beside one, a dict
+    with the key "step" belongs to another transformation, or holds parameters.
+    """
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, State))
+    has_state = any(isinstance(node, State) for node in nodes)
     found = []
 
+    def is_state(node: Any) -> bool:
+        return isinstance(node, State) or (not has_state and _is_of_orbax(node))
+
     def marked(node: Any) -> Any:
-        if _is_state(node):
+        if is_state(node):
             found.append(node)
             return _Mark()
         return 0
 
-    marks = flatten(jax.tree.map(marked, tree, is_leaf=_is_state))
+    marks = flatten(jax.tree.map(marked, tree, is_leaf=is_state))
     pairs = zip(marks.keys, marks.arrays, strict=True)
     keys = [key for key, mark in pairs if isinstance(mark, _Mark)]
     return list(zip(keys, found, strict=True))
@@ -102,11 +112,14 @@ class _Mark:
     """A placeholder for a State."""
 
 
-def _is_state(node: Any) -> bool:
-    """Return whether `node` is a State, or the dict that Orbax makes of one."""
-    if isinstance(node, Mapping):
-        return "step" in node and set(node) <= set(State._fields)
-    return isinstance(node, State)
+def _is_of_orbax(node: Any) -> bool:
+    """Return whether `node` is the dict that Orbax makes of a State."""
+    if not isinstance(node, Mapping) or not set(node) <= set(State._fields):
+        return False
+    step: Any = node.get("step")
+    # A parameter called "step" is a tree, or has a floating dtype.
+    is_array = isinstance(step, jax.Array | np.ndarray | np.generic)
+    return isinstance(step, int) or (is_array and np.issubdtype(step.dtype, np.integer))
 
 
 def _fields(state: Any) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from optadamw.base.errors import mistyped
 from optadamw.checkpoint.portable import Saved, described, opened
 from optadamw.checkpoint.record import ENTRY
@@ -27,4 +29,6 @@ def _looks_portable(saved: Any) -> bool:
     """Return whether `saved` is a mapping of `to_portable` that lost its record."""
     if not isinstance(saved, Mapping):
         return False
-    return any(isinstance(name, str) and "/" in name for name in saved)
+    # JAX has no nodes of other mappings, such as that of np.load.
+    is_file = jax.tree_util.all_leaves([saved])
+    return is_file or any(isinstance(name, str) and "/" in name for name in saved)

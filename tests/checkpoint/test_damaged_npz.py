@@ -30,3 +30,36 @@ def test_every_damage_is_a_damaged_checkpoint(write, tmp_path):
         except checkpoint.DamagedCheckpoint:
             met += 1
     assert met > 20
+
+
+def test_a_directory_that_is_altered_is_a_damaged_checkpoint(tmp_path):
+    """Each bit of the flags and names: an entry is encrypted, or has another name."""
+    path = tmp_path / "run.npz"
+    np.savez(path, **checkpoint.to_portable(TX, TX.init(PARAMS), PARAMS))
+    whole, met = path.read_bytes(), 0
+    start = whole.index(b"PK\1\2")
+    for place in range(start, len(whole)):
+        for bit in (1, 2):
+            data = bytearray(whole)
+            data[place] ^= bit
+            path.write_bytes(data)
+            try:
+                saved = np.load(path)
+            except (zipfile.BadZipFile, NotImplementedError, ValueError):
+                continue
+            try:
+                checkpoint.restore(TX, PARAMS, saved)
+            except checkpoint.DamagedCheckpoint:
+                met += 1
+    assert met > 20
+
+
+def test_a_file_with_a_step_and_no_record_is_a_damaged_checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+    np.savez(path, step=np.int32(3))
+    for read in (
+        lambda saved: checkpoint.restore(TX, PARAMS, saved),
+        lambda saved: checkpoint.params_of(saved, PARAMS),
+    ):
+        with pytest.raises(checkpoint.DamagedCheckpoint, match="no entry"):
+            read(np.load(path))

@@ -76,3 +76,49 @@ def test_a_typed_key_beside_the_state_starts_afresh():
     assert int(state[0].step) == 1
     assert any("rng_key" in name for name in report.fresh)
     tx.update(PARAMS, state, PARAMS)
+
+
+def counting(key):
+    """A transformation of a user's own, whose state is a dict."""
+    return optax.GradientTransformation(
+        lambda params: {key: jnp.zeros((), jnp.int32)},
+        lambda updates, state, params=None: (updates, {key: state[key] + 1}),
+    )
+
+
+def test_a_counter_called_step_is_no_state_of_ours():
+    """It was taken for one, and then no meaning was compared."""
+    params = {"w": jnp.ones(3)}
+    up, down = (
+        optax.chain(counting("step"), optadamw.adamw(1e-2, maximize=maximize))
+        for maximize in (True, False)
+    )
+    _, state = up.update(params, up.init(params), params)
+    saved = checkpoint.to_portable(up, state, params)
+    assert "around/0/step" in saved
+    restored, report = checkpoint.restore(up, params, saved)
+    trees.assert_same_bits(restored, state)
+    assert report.is_whole
+    with pytest.raises(ValueError, match="`mu` was saved as"):
+        checkpoint.restore(down, params, saved)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"dense": jnp.ones((2, 3)), "quantizer": {"step": jnp.ones(3)}},
+        {"dense": {"mu": jnp.ones((2, 3)), "step": [jnp.ones(3)]}},
+        {"step": jnp.ones(())},
+    ],
+)
+def test_parameters_called_step_in_the_state_of_optax(params):
+    tx = optax.chain(optax.trace(0.9), optadamw.adamw(1e-3))
+    _, state = tx.update(params, tx.init(params), params)
+    saved = checkpoint.to_portable(tx, state, params)
+    restored, report = checkpoint.restore(tx, params, saved)
+    trees.assert_same_bits(restored, state)
+    assert report.is_whole
+    alone = optadamw.adamw(1e-3)
+    saved = checkpoint.to_portable(alone, alone.init(params), params)
+    _, report = checkpoint.restore(tx, params, saved)
+    assert not [name for name in report.fresh if name.startswith("mu")]
