@@ -245,6 +245,18 @@ class Full(io.BytesIO):
 
 
 @needs_torch
+@pytest.mark.parametrize("protocol", [0, 4, 5])
+def test_another_protocol_of_pickle_is_named(protocol, tmp_path):
+    """PyTorch's safe reader gives no reason for it."""
+    saved = {"weight": torch.ones(2)}
+    torch.save(saved, tmp_path / "x.pt", pickle_protocol=protocol)
+    with pytest.raises(DamagedFile, match="pickle_protocol than its default, 2"):
+        files.read(tmp_path / "x.pt")
+    torch.save(saved, tmp_path / "x.pt")
+    assert files.read(tmp_path / "x.pt")["weight"].tolist() == [1, 1]
+
+
+@needs_torch
 def test_a_full_disk_is_an_error_of_the_disk():
     with pytest.raises(OSError, match="No space left on device"):
         torch_files.write(Full(), {"state": {0: {"exp_avg": np.ones(100_000)}}})

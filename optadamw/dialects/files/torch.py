@@ -65,7 +65,11 @@ def read(path: Path, bounds: Bounds) -> Any:
 def _reason(error: pickle.UnpicklingError) -> str:
     """Return the sentence of PyTorch's error that names the object it does not load."""
     found = re.search(r"WeightsUnpickler error: ([^\n]*?)(\. |\n|$)", str(error))
-    return found[1].strip() if found else brief(error)
+    # PyTorch gives no reason for an opcode that its safe reader does not know.
+    return (found[1].strip() if found else brief(error)) or (
+        "an opcode that it does not read; torch.save writes such ones with another "
+        "pickle_protocol than its default, 2"
+    )
 
 
 def _check_entries(path: Path, bounds: Bounds) -> None:
