@@ -154,7 +154,7 @@ def hyperparameter(
 
 
 def _held(name: str, given: Adjustable, legal: Interval, remedy: str) -> Held:
-    name = given.name or name
+    argument, name = name, given.name or name
     first = hyperparameter(name, given.value, Interval(), remedy)
     if not isinstance(first, Constant):
         raise mistyped(
@@ -165,7 +165,7 @@ def _held(name: str, given: Adjustable, legal: Interval, remedy: str) -> Held:
         )
     schedule = None
     if given.schedule is not None:
-        schedule = _scheduled(name, given.schedule)
+        schedule = _scheduled(argument, given.schedule)
     held = Held(name, first.value, legal, given.factor, schedule)
     held.check(first.value)
     return held

@@ -98,7 +98,8 @@ def _watched(tx: Transformation) -> Iterator[tuple[str, str, Watched]]:
 
 def _argument(verb: str, field: str, value: Watched) -> str:
     """Return the argument that the user gave: `limit`, or `clip_norm` of `adamw`."""
-    own = value.name if isinstance(value, Scheduled) else ""
+    timed = value.schedule if isinstance(value, Held) else value
+    own = timed.name if isinstance(timed, Scheduled) else ""
     return own or argument_name(verb, field)
 
 

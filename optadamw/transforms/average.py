@@ -24,12 +24,11 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     Args:
       state: the state of a transformation, of an `optax.chain` or of a wrapper.
       like: parameters whose dtypes the result gets, such as bfloat16, and whose layout:
-        an average that `zero1` divides is gathered if `like` was put on its devices,
-        and one that `with_offload` keeps on the host is moved (under jit, it is
-        gathered on explicit axes only). The
-        average of a frozen parameter is the parameter itself, and is taken from `like`.
-        None (default): the average as it is in the state, float32 unless another dtype
-        was chosen, and None for frozen parameters.
+        an average that `zero1` divides is gathered if `like` was put on its devices
+        (under jit on explicit axes only), and one that `with_offload` keeps on the host
+        is moved. The average of a frozen parameter is the parameter itself, and is
+        taken from `like`. None (default): the average as it is in the state, float32
+        unless another dtype was chosen, and None for frozen parameters.
 
     Returns:
       A tree with the structure of the parameters.

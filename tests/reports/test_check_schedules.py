@@ -26,6 +26,11 @@ def _late(usual, bad, at=70_000):
             "finite and > 0",
         ),
         ("ema_decay", {"ema_decay": _late(0.99, 1.5)}, r"in \[0, 1\]"),
+        (
+            "clip_norm",
+            {"clip_norm": optadamw.adjustable(1.0, name="limit") * _late(1.0, 0.0)},
+            "finite and > 0",
+        ),
     ],
 )
 def test_the_first_illegal_value_is_named_with_its_step(name, options, rule):

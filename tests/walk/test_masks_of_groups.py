@@ -1,9 +1,11 @@
 """How often the choices of a transformation with many groups are resolved."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
+import pytest
 
 import optadamw
 from optadamw.base.patterns import Patterns
@@ -37,19 +39,33 @@ class First:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A frozen choice, whose hash fails as late as its list is hashed."""
+
+    numbers: list[int]
+
+    def resolve(self, name, leaves, tree):
+        return tuple(i in self.numbers for i in range(len(leaves.paths)))
+
+
+@dataclass(frozen=True)
 class Halve(Rule):
+    choose: Callable[[], First | Listed]
     stage: ClassVar[Stage] = Stage.GRADIENT
 
     @property
     def selector(self):
-        return First()
+        return self.choose()
 
     def apply(self, leaf, scalars):
         return leaf._replace(numerator=leaf.numerator / 2)
 
 
-def test_a_choice_without_a_hash_is_resolved():
-    tx = optadamw.chain(atom(Halve()), optadamw.scale_by_learning_rate(1.0))
+@pytest.mark.parametrize(
+    "choose", [First, lambda: Listed([0])], ids=["none", "that fails"]
+)
+def test_a_choice_without_a_hash_is_resolved(choose):
+    tx = optadamw.chain(atom(Halve(choose)), optadamw.scale_by_learning_rate(1.0))
     params = [jnp.zeros(2), jnp.zeros(2)]
     grads = [jnp.ones(2), jnp.ones(2)]
     params, _ = tx.step(grads, tx.init(params), params)
