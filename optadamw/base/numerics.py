@@ -118,11 +118,27 @@ def one_minus_power(beta: float | Array, exponent: Array) -> Array:
     most.
     """
     dtype = exponent.dtype
-    if isinstance(beta, float):
-        log_beta = jnp.asarray(math.log(beta) if beta > 0 else -math.inf, dtype)
-    else:
-        log_beta = jnp.log(beta)
+    if not isinstance(beta, float):
+        return _one_minus_power(beta, exponent)
+    log_beta = jnp.asarray(math.log(beta) if beta > 0 else -math.inf, dtype)
     return -jnp.expm1(exponent * log_beta)
+
+
+@jax.custom_jvp
+def _one_minus_power(beta: Array, exponent: Array) -> Array:
+    return -jnp.expm1(exponent * jnp.log(beta))
+
+
+@_one_minus_power.defjvp
+def _one_minus_power_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    # The logarithm of a beta of 0, a legal one, would make NaN of the derivatives.
+    (beta, exponent), (d_beta, d_exponent) = primals, tangents
+    slope = exponent * jnp.power(beta, exponent - 1)
+    log = jnp.log(jnp.where(beta > 0, beta, 1))
+    change = slope * d_beta + jnp.power(beta, exponent) * log * d_exponent
+    return _one_minus_power(beta, exponent), -change
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

@@ -7,8 +7,9 @@ s = 1e-5 the parameter is off by 1.4e-4 after 1e4 steps.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 
 from optadamw.base.errors import misplaced
@@ -98,16 +99,36 @@ class Decay(Rule):
         assert leaf.param is not None
         rate_is_due = "step_share" in scalars
         share = scalars["step_share" if rate_is_due else "share"]
-        drift = share * leaf.param
+        chosen = share
         if self.cautious:
-            # The share is selected and not the product: XLA contracts a selected
-            # product with the sum in some programs only.
-            drift = jnp.where(_opposed(leaf, leaf.param), 0.0, share) * leaf.param
-        # Without decay negative zero is added, which leaves a parameter of -0.0 alone.
-        drift = jnp.where(share == 0, -0.0, drift)
+            chosen = jnp.where(_opposed(leaf, leaf.param), 0.0, share)
+        drift = _drift(share, chosen, leaf.param)
         if leaf.drift is not None:
             drift = leaf.drift + drift
         return leaf._replace(drift=drift, rate_is_due=rate_is_due)
+
+
+@jax.custom_jvp
+def _drift(share: Array, chosen: Array, param: Array) -> Array:
+    """Return `chosen * param`; without decay the product with 1, which adds nothing.
+
+    0 times an infinite parameter would be NaN. An operand is selected and not the
+    product: LLVM contracts a selected product with the sum behind it in some programs
+    only. The derivative is that of the product also where the share is 0, from which a
+    decay may be learned.
+
+    Args:
+      share: the factor of all parameters, a scalar.
+      chosen: the share, or 0 where a cautious decay leaves a parameter alone.
+      param: the parameter.
+    """
+    return chosen * jnp.where(share == 0, 1.0, param)
+
+
+@_drift.defjvp
+def _drift_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (share, chosen, param), (_, d_chosen, d_param) = primals, tangents
+    return _drift(share, chosen, param), d_chosen * param + chosen * d_param
 
 
 def _opposed(leaf: Leaf, param: Array) -> Array:
