@@ -117,8 +117,15 @@ class Control:
         """Check a global norm of gradients; above `most` it counts as not finite."""
         return check_signal(self.spikes, state, "grad_norm", norm, is_known, most)
 
-    def check_loss(self, state: State, extra: Mapping[str, Any]) -> Check | None:
+    def check_loss(
+        self, state: State, extra: Mapping[str, Any], is_known: Array
+    ) -> Check | None:
         """Check the loss, if it was passed and there is a guard; else return None.
+
+        Args:
+          state: the state before this call.
+          extra: the extra arguments of the call.
+          is_known: whether the loss counts; that of a micro-batch of weight 0 does not.
 
         Raises:
           ValueError: `skip_spikes` needs the loss, and it was not passed.
@@ -132,7 +139,7 @@ class Control:
                 "gradients: tx.step(grads, state, params, loss=loss)."
             )
         value = at_least_float32(real_scalar("loss", loss))
-        return check_signal(self.spikes, state, "loss", value, jnp.ones((), bool))
+        return check_signal(self.spikes, state, "loss", value, is_known)
 
     def next_scalars(
         self,

@@ -98,7 +98,8 @@ def _begun(form: Form, compiler: Compiler) -> Making | Refusal:
 def _form(program: Program, given: LeafInput, default: np.dtype) -> Form | Refusal:
     """Return the form of a leaf whose rules compute alike for all shapes."""
     form = form_of(program, given)
-    if not isinstance(form, Refusal) and program.foreign:
+    # Without elements there is nothing that a rule could compute otherwise.
+    if not isinstance(form, Refusal) and program.foreign and given.like.size:
         if _depends_on_shape(form, given.like.shape, default):
             verb = program.foreign[0].verb
             return Refusal(f"{verb} computes with the shape of a parameter")

@@ -33,6 +33,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> Transformation:
       >>> tx.update(g, tx.init(g))[0]["w"].tolist()
       [-1.5]
     """
-    remedy = "To ascend, use `maximize`, not a negative rate or None."
+    # Not "use maximize", which most functions of other libraries do not have.
+    remedy = "To ascend, negate the loss, not the rate."
     rate = hyperparameter("learning_rate", learning_rate, NON_NEGATIVE, remedy)
     return atom(Rate(rate))

@@ -54,7 +54,7 @@ class Intake:
 
         Their norm is checked later, where a clip may need it too.
         """
-        loss = self.control.check_loss(self.state, extra)
+        loss = self.control.check_loss(self.state, extra, jnp.ones((), bool))
         weight_of(extra)  # refuses an illegal weight; a mean of one does not need it
         arrival = Arrival(
             checks=() if loss is None else (loss,),
@@ -106,7 +106,9 @@ class Intake:
         assert accumulation is not None
         assert state.micro_step is not None and state.weight is not None
         weight = weight_of(extra)
-        checks = self._checks(extra, norm)
+        # The gradient of a batch of padding alone is mostly a mean over nothing, NaN.
+        counts = jnp.ones((), bool) if weight is None else weight > 0
+        checks = self._checks(extra, norm, counts)
 
         bad = None
         for check in checks:
@@ -116,7 +118,7 @@ class Intake:
         if weight is not None:
             wrong = ~(jnp.isfinite(weight) & (weight >= 0))
             bad = wrong if bad is None else bad | wrong
-            keep = ~bad & (weight > 0)
+            keep = ~bad & counts
             share = weight
         if keep is not None:
             share = jnp.where(keep, share, 0)
@@ -149,12 +151,14 @@ class Intake:
             sums,
         )
 
-    def _checks(self, extra: Mapping[str, Any], norm: Array | None) -> list[Check]:
-        loss = self.control.check_loss(self.state, extra)
+    def _checks(
+        self, extra: Mapping[str, Any], norm: Array | None, counts: Array
+    ) -> list[Check]:
+        loss = self.control.check_loss(self.state, extra, counts)
         checks = [] if loss is None else [loss]
         if norm is not None:
-            known, most = jnp.ones((), bool), self.inputs.largest_norm
-            checks.append(self.control.check_norm(self.state, norm, known, most))
+            most = self.inputs.largest_norm
+            checks.append(self.control.check_norm(self.state, norm, counts, most))
         return checks
 
     def _sums(

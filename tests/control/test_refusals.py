@@ -283,6 +283,29 @@ def test_a_traced_weight_that_is_bad_is_counted(weight):
     np.testing.assert_allclose(params["w"], once["w"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+@pytest.mark.parametrize("mode", ["drop", "wait", "abort"])
+def test_a_micro_batch_of_weight_zero_is_no_fault(mode, value):
+    """A batch of padding alone has a mean over nothing: its gradient is NaN."""
+    tx = optadamw.adamw(
+        *(0.1,),
+        **{"accumulate_steps": 2, "on_bad_micro_step": mode, "max_consecutive": 1},
+        skip_spikes={"of": ("grad_norm", "loss")},
+        loss_scale=optadamw.DynamicLossScale(initial=4.0),
+    )
+    step, empty = jax.jit(tx.step), {"w": jnp.full_like(PARAMS["w"], value)}
+    params, state = PARAMS, tx.init(PARAMS)
+    for grads, weight in ((empty, 0), (GRADS, 3)):
+        loss = jnp.float32(value if weight == 0 else 1)
+        params, state = step(
+            grads, state, params, weight=jnp.float32(weight), loss=loss
+        )
+        stats = optadamw.stats_of(state)
+        assert (int(stats.nonfinite), bool(stats.stalled)) == (0, False)
+    assert (int(state.step), int(stats.fill), int(stats.dropped)) == (1, 0, 1)
+    assert float(stats.loss_scale) == 4
+
+
 def test_a_window_of_which_nothing_was_kept_is_skipped_and_counted():
     params, state = PARAMS, HALF.init(PARAMS)
     for _ in range(2):

@@ -92,6 +92,15 @@ def test_other_rules_of_a_user_are():
     assert jax.tree.all(jax.tree.map(lambda x: bool((x < 1).all()), ends[0]))
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_a_leaf_without_elements_is_run_by_a_kernel(shape):
+    params = {"w": jnp.ones(4), "empty": jnp.ones(shape)}
+    tx = chain("alike", "native")
+    made, _ = tx.step(params, tx.init(params), params)
+    assert made["empty"].shape == shape
+    assert not reasons_for_xla(tx.recipe.composition, params)
+
+
 def test_a_rule_of_a_class_without_a_module_is_a_user_s(monkeypatch):
     # `exec` of a class leaves its module None if the namespace has no name.
     monkeypatch.setattr(OfShape, "__module__", None)
