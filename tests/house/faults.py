@@ -206,8 +206,8 @@ FAULTS = [
     Fault(
         "no decay",
         "rules/decay.py",
-        "drift = share * leaf.param",
-        "drift = 0 * share * leaf.param",
+        "drift = _drift(share, chosen, leaf.param)",
+        "drift = _drift(share, 0 * chosen, leaf.param)",
         knob("weight_decay"),
     ),
     Fault(
