@@ -63,6 +63,17 @@ PREFIXES = {
     "other names": (OURS, ["fc.weight", "fc.bias", "last.weight"], None),
     "another prefix": (["enc/w", "enc/b"], ["dec.w", "dec.b"], None),
     "of some": (["net/a", "b"], ["a", "b"], None),
+    "of some of theirs": (["m/a"], ["a", "b"], None),
+    "an end of another": (
+        ["norm.w", "0.norm.w", "1.norm.w"],
+        ["module.0.norm.w", "module.1.norm.w", "module.norm.w"],
+        [2, 0, 1],
+    ),
+    "joined by Keras": (["norm", "0/norm"], ["net_0_norm", "net_norm"], [1, 0]),
+    "twice theirs": (["a", "m/a"], ["m.a", "m.m.a"], [0, 1]),
+    "parts of their own": (["a", "b"], ["y.b", "x.a"], [1, 0]),
+    "no part of theirs": (["norm/w", "out/w"], ["layer_norm.w", "out.w"], None),
+    "equal ones first": (["net/norm", "norm"], ["net.norm"], [0, None]),
 }
 
 
@@ -75,8 +86,41 @@ def test_names_with_a_prefix_on_one_side(paths, known, places):
         return
     assert matched(None, paths, theirs, "zeros") == places
     if None in places:
-        with pytest.raises(ValueError, match="has no counterpart of 'net/fc"):
+        with pytest.raises(ValueError, match="has no counterpart of 'n"):
             matched(None, paths, theirs, "error")
+
+
+@pytest.mark.parametrize(
+    ("paths", "known", "error"),
+    [
+        (["m/m/a", "m/m/m/a"], ["m.a"], "'m.a' may be several .* more than one prefix"),
+        (["m/a", "a"], ["m.m.a"], r"'m\.m\.a' may be several .* more than one prefix"),
+        (["a", "m/a", "q"], ["m.a", "m.m.a", "z.q"], r"any of 'm\.a', 'm\.m\.a'"),
+        (["norm", "0/norm", "q"], ["0.norm", "z.q"], r"'0\.norm' may be several"),
+    ],
+)
+def test_names_that_fit_in_several_ways_are_not_matched(paths, known, error):
+    theirs = [Theirs(name, name, True) for name in known]
+    with pytest.raises(ValueError, match=error):
+        matched(None, paths, theirs, "zeros")
+
+
+def test_a_name_of_many_parts_takes_no_time():
+    name = "a." * 100_000
+    start = time.process_time()
+    with pytest.raises(ValueError, match="none is called"):
+        matched(
+            None, ["x", "y"], [Theirs("", name + end, True) for end in "bc"], "error"
+        )
+    assert time.process_time() - start < 5
+
+
+def test_a_frozen_parameter_that_another_ends_with_has_no_counterpart():
+    """Llama's last norm, frozen, and an optimizer of the trained parameters."""
+    names = ["layers.0.norm.weight", "layers.1.norm.weight"]
+    theirs = [Theirs(name, name, True) for name in names]
+    paths = ["norm/weight", *(name.replace(".", "/") for name in names)]
+    assert matched(None, paths, theirs, "error", {"norm/weight"}) == [None, 0, 1]
 
 
 def test_a_frozen_parameter_needs_no_prefix():

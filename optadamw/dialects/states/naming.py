@@ -11,7 +11,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from optadamw.base.errors import invalid, mistyped, near, some_leaves
-from optadamw.dialects.states.prefixes import flat_name, without_prefix
+from optadamw.dialects.states.prefixes import (
+    flat_name,
+    separators,
+    with_one_prefix,
+)
 
 Names = Sequence[str | None] | Mapping[str, Any] | None
 Missing = Literal["error", "zeros"]
@@ -82,7 +86,7 @@ def _unnamed(
     is_named = bool(theirs) and all(name is not None for name in known)
     # A file sorts the numbers of a list as text: 10 before 2.
     if is_named and (not _is_plain(paths) or set(known) == set(paths)):
-        return _by_name(paths, [name or "" for name in known], frozen)
+        return matched_names(paths, [name or "" for name in known], frozen)
     trained = [path for path in paths if path not in frozen]
     if len(trained) == len(theirs) < len(paths):
         places = {path: i for i, path in enumerate(trained)}
@@ -101,10 +105,18 @@ def _is_plain(paths: Sequence[str]) -> bool:
     return all(path.isdigit() or not path for path in paths)
 
 
-def _by_name(
-    paths: Sequence[str], known: Sequence[str], frozen: Collection[str]
+def matched_names(
+    paths: Sequence[str], known: Sequence[str], frozen: Collection[str] = ()
 ) -> list[int | None]:
-    """Match equal names, apart from separators and a prefix on one side."""
+    """Match equal names, apart from separators and a prefix on one side.
+
+    Returns:
+      For each of `paths` the position of its counterpart in `known`; None for one that
+      has none, if it is frozen or all of `known` have their paths.
+
+    Raises:
+      ValueError: names that fit in several ways, or are others.
+    """
     ours, others = [flat_name(p) for p in paths], [flat_name(n) for n in known]
     for name, count in (Counter(ours) + Counter()).items():
         if count > 1:
@@ -112,20 +124,13 @@ def _by_name(
                 f"Several of `params` are called '{name}', with '_' for each "
                 "separator. Say which is which with `names`."
             )
-    places, ending = _places(others), _ending(others)
-    found: list[int | None] = []
-    for path, own in zip(paths, ours, strict=True):
-        same = places.get(own, [])
-        # "module.fc.weight" for "fc/weight": wrappers and models add a prefix.
-        same = same or ending(f"_{own}")
-        if len(same) > 1:
-            several = ", ".join(f"'{known[i]}'" for i in same[:3])
-            raise ValueError(
-                f"'{path}' may be any of {several}. Say which with `names`."
-            )
-        found.append(same[0] if same else None)
-    if not any(place is not None for place in found):
-        found = without_prefix(paths, known, frozen) or found
+    fitting = with_one_prefix(paths, known, frozen)
+    if len(fitting) > 1:
+        raise ValueError(
+            f"'{known[0]}' may be several of `params`, as more than one prefix fits. "
+            "Say which with `names`."
+        )
+    found = fitting[0] if fitting else _by_ending(paths, ours, known, others)
     taken = Counter(place for place in found if place is not None)
     for place, count in taken.items():
         if count > 1:
@@ -153,18 +158,45 @@ def _places(names: Sequence[str | None]) -> dict[str | None, list[int]]:
     return places
 
 
-def _ending(names: Sequence[str]) -> Callable[[str], list[int]]:
+def _by_ending(
+    paths: Sequence[str],
+    ours: Sequence[str],
+    known: Sequence[str],
+    others: Sequence[str],
+) -> list[int | None]:
+    """Match each path with the one name that is equal, or else ends with it.
+
+    Parts of a model may have prefixes of their own: "module.fc.weight" for "fc/weight".
+    """
+    places, ending = _places(others), _ending(known, others)
+    found: list[int | None] = []
+    for path, own in zip(paths, ours, strict=True):
+        same = places.get(own, []) or ending(own)
+        if len(same) > 1:
+            several = ", ".join(f"'{known[i]}'" for i in same[:3])
+            raise ValueError(
+                f"'{path}' may be any of {several}. Say which with `names`."
+            )
+        found.append(same[0] if same else None)
+    return found
+
+
+def _ending(names: Sequence[str], flat: Sequence[str]) -> Callable[[str], list[int]]:
     """Return a function from an ending to the positions of the names that have it.
 
-    It searches in the names sorted from their ends: models have thousands.
+    An ending begins at a separator: "norm.weight" is none of "layer_norm.weight". The
+    function searches in the names sorted from their ends: models have thousands.
     """
-    turned = sorted((name[::-1], i) for i, name in enumerate(names))
+    turned = sorted((name[::-1], i) for i, name in enumerate(flat))
+    before = separators(names)
 
     def ending(text: str) -> list[int]:
-        first = last = bisect_left(turned, (text[::-1],))
-        while last < len(turned) and turned[last][0].startswith(text[::-1]):
+        start = f"_{text}"[::-1]
+        first = last = bisect_left(turned, (start,))
+        while last < len(turned) and turned[last][0].startswith(start):
             last += 1
-        return sorted(i for _, i in turned[first:last])
+        found = (i for _, i in turned[first:last])
+        return sorted(i for i in found if names[i][len(flat[i]) - len(start)] in before)
 
     return ending
 

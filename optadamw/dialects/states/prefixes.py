@@ -1,13 +1,15 @@
-"""Names of parameters with a prefix that the names of an optimizer lack.
+"""Names of parameters with a prefix that the names on the other side lack.
 
 `AdamW(self.net.named_parameters())` in a module of Lightning names "fc.weight", and the
-model "net.fc.weight".
+model "net.fc.weight". DDP names "module.fc.weight", and the model "fc.weight".
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 _SEPARATOR = re.compile(r"[./]")
+
+Names = Sequence[str | None]
 
 
 def flat_name(name: str) -> str:
@@ -15,39 +17,79 @@ def flat_name(name: str) -> str:
     return _SEPARATOR.sub("_", name.removesuffix(":0"))
 
 
-def without_prefix(
+def separators(names: Sequence[str]) -> str:
+    """Return the characters that separate the parts of names.
+
+    Keras joins the parts of a name by "_", so that no separator is left.
+    """
+    return "./" if any(_SEPARATOR.search(name) for name in names) else "_"
+
+
+def with_one_prefix(
     paths: Sequence[str], known: Sequence[str], frozen: Collection[str] = ()
-) -> list[int | None] | None:
-    """Match paths with names that are equal but for a prefix that all paths have.
+) -> list[list[int | None]]:
+    """Match paths with names that are equal but for one prefix.
+
+    All paths have the prefix, or all names have it. Equal names need no prefix, and
+    come before all others.
 
     Args:
       paths: our paths.
-      known: the names of the other library, without equal ones among the paths.
+      known: the names of the other library.
       frozen: those of `paths` that need no counterpart, nor the prefix.
 
     Returns:
-      For each path the position of its counterpart in `known`, or None; None in the
-      place of the list if no prefix gives each of `known` a path.
+      Matches, one for each prefix with which every one of `known` has a path, if they
+      differ: for each path the position of its counterpart in `known`, or None.
     """
-    parts = [_SEPARATOR.split(path) for path in paths]
-    trained = [
-        one for one, path in zip(parts, paths, strict=True) if path not in frozen
+    whole = _positions(paths, known)
+    if whole is not None:
+        return [whole]
+    trained = [path for path in paths if path not in frozen]
+    sides: list[tuple[Names, Names]]
+    sides = [(_without(paths, start), known) for start in _prefixes(trained, "./")]
+    sizes = {len(flat_name(path)) for path in paths}
+    rests = (len(flat_name(known[0])) - size for size in sizes)
+    sides += [
+        (paths, _without(known, start))
+        for start in _prefixes(known, separators(known), set(rests))
     ]
-    if not trained:
-        return None
-    prefix: list[str] = []
-    for same in zip(*(one[:-1] for one in trained), strict=False):
-        if len(set(same)) > 1:
-            break
-        prefix.append(same[0])
-    places = {flat_name(name): i for i, name in enumerate(known)}
-    for length in range(1, len(prefix) + 1):
-        found = [
-            places.get(flat_name("/".join(one[length:])))
-            if one[:length] == prefix[:length]
-            else None
-            for one in parts
-        ]
-        if set(range(len(known))) <= set(found):
-            return found
-    return None
+    found: list[list[int | None]] = []
+    for ours, theirs in sides:
+        match = _positions(ours, theirs)
+        if match is not None and match not in found:
+            found.append(match)
+    return found
+
+
+def _positions(ours: Names, theirs: Names) -> list[int | None] | None:
+    """Return where each of `ours` is in `theirs`; None if one of these is not found."""
+    places = {flat_name(name): i for i, name in enumerate(theirs) if name is not None}
+    found = [None if name is None else places.get(flat_name(name)) for name in ours]
+    return found if set(range(len(theirs))) <= set(found) else None
+
+
+def _prefixes(
+    names: Sequence[str], ends: str, sizes: Collection[int] | None = None
+) -> Iterator[str]:
+    """Give the prefixes that all names have, each with its separator.
+
+    Args:
+      names: the names.
+      ends: the characters that separate the parts of a name.
+      sizes: the only sizes that a prefix may have; None: any.
+    """
+    if not names:
+        return
+    first, last = min(names), max(names)  # what these two share, all names share
+    for size, (one, other) in enumerate(zip(first, last, strict=False), 1):
+        if one != other:
+            return
+        if one in ends and (sizes is None or size in sizes):
+            yield first[:size]
+
+
+def _without(names: Sequence[str], prefix: str) -> list[str | None]:
+    """Return the names without a prefix; None for one that lacks it."""
+    size = len(prefix)
+    return [name[size:] if name.startswith(prefix) else None for name in names]
