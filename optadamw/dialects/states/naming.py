@@ -5,15 +5,15 @@ change places and nothing shows it. So the order is used only if the saved state
 names, or `params` has none, being a plain list or tuple.
 """
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from optadamw.base.errors import invalid, mistyped, near, some_leaves
 from optadamw.dialects.states.prefixes import (
+    by_ending,
     flat_name,
-    separators,
+    places_of,
     with_one_prefix,
 )
 
@@ -130,7 +130,7 @@ def matched_names(
             f"'{known[0]}' may be several of `params`, as more than one prefix fits. "
             "Say which with `names`."
         )
-    found = fitting[0] if fitting else _by_ending(paths, ours, known, others)
+    found = fitting[0] if fitting else by_ending(paths, ours, known, others)
     taken = Counter(place for place in found if place is not None)
     for place, count in taken.items():
         if count > 1:
@@ -148,57 +148,6 @@ def matched_names(
                 f"which with names={{{lacking[0]!r}: {left[0]!r}, ...}}."
             )
     return found
-
-
-def _places(names: Sequence[str | None]) -> dict[str | None, list[int]]:
-    """Return the positions of each name."""
-    places: dict[str | None, list[int]] = {}
-    for i, name in enumerate(names):
-        places.setdefault(name, []).append(i)
-    return places
-
-
-def _by_ending(
-    paths: Sequence[str],
-    ours: Sequence[str],
-    known: Sequence[str],
-    others: Sequence[str],
-) -> list[int | None]:
-    """Match each path with the one name that is equal, or else ends with it.
-
-    Parts of a model may have prefixes of their own: "module.fc.weight" for "fc/weight".
-    """
-    places, ending = _places(others), _ending(known, others)
-    found: list[int | None] = []
-    for path, own in zip(paths, ours, strict=True):
-        same = places.get(own, []) or ending(own)
-        if len(same) > 1:
-            several = ", ".join(f"'{known[i]}'" for i in same[:3])
-            raise ValueError(
-                f"'{path}' may be any of {several}. Say which with `names`."
-            )
-        found.append(same[0] if same else None)
-    return found
-
-
-def _ending(names: Sequence[str], flat: Sequence[str]) -> Callable[[str], list[int]]:
-    """Return a function from an ending to the positions of the names that have it.
-
-    An ending begins at a separator: "norm.weight" is none of "layer_norm.weight". The
-    function searches in the names sorted from their ends: models have thousands.
-    """
-    turned = sorted((name[::-1], i) for i, name in enumerate(flat))
-    before = separators(names)
-
-    def ending(text: str) -> list[int]:
-        start = f"_{text}"[::-1]
-        first = last = bisect_left(turned, (start,))
-        while last < len(turned) and turned[last][0].startswith(start):
-            last += 1
-        found = (i for _, i in turned[first:last])
-        return sorted(i for i in found if names[i][len(flat[i]) - len(start)] in before)
-
-    return ending
 
 
 def _listed(
@@ -240,8 +189,8 @@ def _mapped(
     names: Mapping[str, Any], paths: Sequence[str], theirs: Sequence[Theirs]
 ) -> list[int | None]:
     known = [one.name for one in theirs]
-    exact = _places(known)
-    plain = _places([None if name is None else flat_name(name) for name in known])
+    exact = places_of(known)
+    plain = places_of([None if name is None else flat_name(name) for name in known])
     chosen: dict[str, int] = {}
     legal = dict.fromkeys(paths)
     for path, value in names.items():
