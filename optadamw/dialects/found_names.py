@@ -5,23 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files import files, hdf5
-from optadamw.dialects.files.models import (
-    Model,
-    by_shape,
-    in_order,
-    model_in,
-    unknown_layer,
-)
+from optadamw.dialects.files.models import Model, model_in, unknown_layer
 from optadamw.dialects.files.opening import params_beside, read_params
-from optadamw.dialects.states.form import Plan
+from optadamw.dialects.orders import (
+    Order,
+    in_order,
+    model_for,
+    order_of_model,
+    order_of_state,
+)
+from optadamw.dialects.states.form import Form, Plan
 from optadamw.dialects.states.group_names import names_in
-from optadamw.dialects.states.naming import Theirs, matched
-from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
+from optadamw.dialects.states.state_dict import groups_with_params
 
 
 def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]:
@@ -76,7 +74,7 @@ def with_found_names(
       places: the file of the state and that of the parameters, or None.
 
     Returns:
-      The plan, and the file in which an order was found.
+      The plan, and what tells the orders that were found.
 
     Raises:
       OSError, ValueError: a file that cannot be read.
@@ -86,68 +84,53 @@ def with_found_names(
     needs_more = target is not None and not target.has_names and plan.to_names is None
     if not needs_names and not needs_more:
         return plan, None
-    if saved_names := names_in(groups_with_params(saved)):
-        names = _named_order(saved_names, params) if needs_more else None
-        if names is None:
-            return plan, None
-        return replace(plan, to_names=names), "the names in the saved state"
-    models = [
-        m for m in (model_in(f, plan.is_limited) for f in places if f) if m is not None
-    ]
-    if needs_names:
-        names, found = _order(models, params, saved)
-        if names is not None:
-            # `write_state` takes this list for an ordered target too.
-            return replace(plan, names=names), found
-    elif needs_more and not isinstance(plan.names, list):
-        names, found = _order(models, params, None)
-        if names is not None:
-            return replace(plan, to_names=names), found
-    return plan, None
+    models = [m for f in places if f and (m := model_in(f, plan.is_limited))]
+    is_beside = source is not None and source.is_state_dict
+    models = [m for m in models if m.is_marked or (is_beside and m.file == places[0])]
+    told = []
+    named = names_in(groups_with_params(saved))
+    if source is not None and needs_names and not named:
+        model = model_for(source, models)
+        found = order_of_state(source, model, saved, params, plan.transpose)
+        if found is not None:
+            plan = replace(plan, names=found[0])
+            told.append(found[1])
+    if target is not None and needs_more:
+        found = _order_of_target(source, target, plan.names, named, models, params)
+        if found is not None:
+            plan = replace(plan, to_names=found[0])
+            told.append(found[1])
+    return plan, ", and in TO by ".join(told) or None
 
 
-def _named_order(names: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:
-    """Return our paths in the order of the names in a state; None if they differ."""
-    theirs = [Theirs(f"'{name}'", name, is_kept=True) for name in names]
-    try:
-        places = matched(None, list(params), theirs, "error")
-    except ValueError:
-        return None
-    ours = {place: path for path, place in zip(params, places, strict=True)}
-    return [ours[i] for i in range(len(names))]
+def _order_of_target(
+    source: Form | None,
+    target: Form,
+    names: Any,
+    named: Sequence[str],
+    models: Sequence[Model],
+    params: Mapping[str, Any],
+) -> Order | None:
+    """Return the order of a state that is written, and what tells it.
 
+    A state of the same library keeps the order of FROM. That of another library has the
+    order of a model of its own, if there is one.
 
-def _order(
-    models: Sequence[Model], params: Mapping[str, Any], saved: Any
-) -> tuple[list[str] | None, str | None]:
-    """Return the names in the order of a model, or of shapes, and where it was found.
-
-    The groups of a state dict are one after another, whatever their places in the
-    model, so its order is that of a model only if one group has all parameters.
+    Args:
+      source: the library that is read; None for our own checkpoints.
+      target: the library that is written.
+      names: what `--names` gives or a file tells.
+      named: the names in the saved state.
+      models: the models in the files.
+      params: the parameters, by their names.
     """
-    shapes = _shapes(saved)
-    is_split = len(groups_with_params(saved)) > 1
-    for model in () if is_split else models:
-        own = [array.shape for array in model.params.values()]
-        names = in_order(model.order, params)
-        if names is not None and (not shapes or shapes == own):
-            return names, f"the model in '{model.file}'"
-    names = by_shape(shapes, params)
-    return names, None if names is None else "their shapes, no two of which are equal"
-
-
-def _shapes(saved: Any) -> list[tuple[int, ...]]:
-    """The shapes of a state dict in the order of its parameters; [] if unknown."""
-    if not is_state_dict(saved):
-        return []
-    state = saved["state"]
-    shapes = []
-    for place in (i for group in groups_with_params(saved) for i in group["params"]):
-        is_key = isinstance(place, int | np.integer | str)
-        own = state.get(place, state.get(str(place))) if is_key else None
-        first = own.get("exp_avg") if isinstance(own, Mapping) else None
-        shape = getattr(first, "shape", None)
-        if shape is None:
-            return []
-        shapes.append(tuple(int(n) for n in shape))
-    return shapes
+    is_listed = isinstance(names, list)  # `write_state` takes this order
+    ordered = None if source is None or source.has_names else source
+    is_kept = ordered is not None and ordered.is_state_dict == target.is_state_dict
+    if is_kept and is_listed:
+        return None
+    model = model_for(target, models)
+    by_model = None if model is None else order_of_model(model, params)
+    own = in_order(named, params) if named and not is_listed else None
+    by_names = None if own is None else (list(own), "the names in the saved state")
+    return (by_names or by_model) if is_kept else (by_model or by_names)

@@ -30,9 +30,10 @@ def check_order(
     # Other names say nothing of parameters that are called by numbers, as in a list.
     if found and (set(found) == set(params) or not all(map(str.isdigit, params))):
         return
-    model = (
-        "A model in a file .pt or .keras has the order too: give it with `--params`."
-    )
+    file = "'model.pt' that torch.save(model.state_dict(), 'model.pt') writes"
+    if not form.is_state_dict:
+        file = "'model.keras' that model.save('model.keras') of Keras writes"
+    model = f"A file {file} has the order too: give it with `--params`."
     count = sum(len(group["params"]) for group in groups)
     if groups and count != len(params):
         model = (

@@ -53,3 +53,23 @@ def prepared(folder: Path, **options: Any) -> Any:
     )
     (folder / "names.json").write_text(json.dumps(NAMES))
     return tx, params, state
+
+
+def state_dict(shapes, names=None, groups=1):
+    """A state dict of PyTorch with a number of its own in each moment."""
+    state = {
+        i: {
+            "step": np.float32(3),
+            "exp_avg": np.full(shape, i + 1, np.float32),
+            "exp_avg_sq": np.full(shape, i + 1, np.float32),
+        }
+        for i, shape in enumerate(shapes)
+    }
+    places = np.array_split(np.arange(len(shapes)), groups)
+    made = [
+        {"lr": 0.003, "betas": (0.9, 0.99), "params": [int(i) for i in part]}
+        for part in places
+    ]
+    if names is not None:
+        made[0]["param_names"] = names
+    return {"state": state, "param_groups": made}

@@ -15,7 +15,7 @@ import pytest
 
 from optadamw import interchange
 from optadamw.dialects.files import files
-from optadamw.dialects.files.models import by_shape, in_order, model_of
+from optadamw.dialects.files.models import model_of, trained
 from optadamw.dialects.files.opening import read_params
 from optadamw.dialects.optax.records import numbers_in
 from optadamw.dialects.states.rates import (
@@ -23,30 +23,17 @@ from optadamw.dialects.states.rates import (
     rate_of_variables,
 )
 from tests.interchange import cases
-from tests.interchange.files import convert, needs_torch, prepared, torch, written
+from tests.interchange.files import (
+    convert,
+    needs_torch,
+    prepared,
+    state_dict,
+    torch,
+    written,
+)
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {"0.weight": (4, 3), "0.bias": (4,), "1.weight": (4,), "2.weight": (2, 4)}
-
-
-def state_dict(shapes, names=None, groups=1):
-    """A state dict of PyTorch with a number of its own in each moment."""
-    state = {
-        i: {
-            "step": np.float32(3),
-            "exp_avg": np.full(shape, i + 1, np.float32),
-            "exp_avg_sq": np.full(shape, i + 1, np.float32),
-        }
-        for i, shape in enumerate(shapes)
-    }
-    places = np.array_split(np.arange(len(shapes)), groups)
-    made = [
-        {"lr": 0.003, "betas": (0.9, 0.99), "params": [int(i) for i in part]}
-        for part in places
-    ]
-    if names is not None:
-        made[0]["param_names"] = names
-    return {"state": state, "param_groups": made}
 
 
 def arrays(shapes, seed=0):
@@ -74,7 +61,7 @@ MODEL |= {"1.mask": np.tri(4, dtype=bool), "position_ids": np.arange(4)}
     ids=["alone", "model", "state_dict", "the only one", "extra", "extra array"],
 )
 def test_the_model_in_a_file_of_pytorch_without_its_buffers(contents):
-    found = model_of(contents)
+    found = trained(model_of(contents))
     assert list(found) == list(SHAPES)
     np.testing.assert_array_equal(found["0.weight"], MODEL["0.weight"])
 
@@ -86,18 +73,6 @@ def test_the_model_in_a_file_of_pytorch_without_its_buffers(contents):
 )
 def test_a_file_without_one_model_has_none(contents):
     assert model_of(contents) == {}
-
-
-def test_orders():
-    params = {"a/kernel": np.ones((2, 3)), "b/kernel": np.ones((3, 2))}
-    assert in_order(["b.kernel", "a.kernel"], params) == ["b/kernel", "a/kernel"]
-    assert in_order(["b.kernel", "c.kernel"], params) is None
-    assert in_order(["b.kernel"], params) is None
-    assert in_order(["b.kernel", "b/kernel"], params) is None
-    assert by_shape([(3, 2), (2, 3)], params) == ["b/kernel", "a/kernel"]
-    assert by_shape([(3, 2), (3, 2)], params) is None
-    assert by_shape([(3, 2), (9, 2)], params) is None
-    assert by_shape([(3, 2)] * 2, {"a": np.ones((3, 2)), "b": np.ones((3, 2))}) is None
 
 
 def test_a_checkpoint_with_masks_and_positions_is_converted(tmp_path, capsys):

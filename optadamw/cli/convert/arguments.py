@@ -66,13 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="a list of the parameters' names in the order of FROM, or a mapping from "
         "them to its names or indices (default: the names in FILE, or the order of a "
-        "model in FILE or in the file of --params, .pt or .keras)",
+        "model of FROM in FILE or in the file of --params: what model.state_dict() "
+        "returns in a .pt for PyTorch and its relatives, a .keras for Keras)",
     )
     parser.add_argument(
         "--to-names",
         type=_path,
         metavar="FILE.json",
-        help="a list or mapping as for --names, for TO (default: the order of FROM). "
+        help="a list or mapping as for --names, for TO (default: the order of FROM, or "
+        "if TO is another library that of a model of TO in the file of --params). "
         "PyTorch loads by position: a mapping to names has to be in its order",
     )
     parser.add_argument(

@@ -2,11 +2,12 @@
 
 A file of PyTorch keeps the order of `model.state_dict()`, which without its buffers is
 the order of `model.parameters()`. A .keras file has its layers in the order of
-`model.trainable_variables`. Other files of arrays keep no order.
+`model.trainable_variables`. Neither tells the order of the other library, and other
+files of arrays keep no order.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,18 @@ class Model(NamedTuple):
 
     params: dict[str, np.ndarray]
     file: Path
+    is_of_pytorch: bool
+    """Whether the order is that of PyTorch; otherwise it is Keras's."""
+    is_marked: bool
+    """Whether the model itself wrote its names, and so their order.
+
+    A mapping of arrays in a .pt file may have been sorted, as the leaves of a tree of
+    JAX are, unless it has the `_metadata` that PyTorch's `state_dict()` adds."""
+
+    @property
+    def told(self) -> str:
+        """What tells the order, for the report."""
+        return f"the model in '{self.file}'"
 
     @property
     def order(self) -> list[str]:
@@ -46,8 +59,10 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     check_regular(path)
     if path.is_dir():
         return None  # Orbax has the parameters in no order of an optimizer
-    if path.suffix.lower() in torch.SUFFIXES:
-        found = model_of(files.read(path, is_limited))
+    is_of_pytorch, is_marked = path.suffix.lower() in torch.SUFFIXES, True
+    if is_of_pytorch:
+        saved = model_of(files.read(path, is_limited))
+        found, is_marked = trained(saved), hasattr(saved, "_metadata")
     elif path.suffix.lower() == ".keras":
         try:
             found = _of_keras(path, Bounds(path, is_limited))
@@ -55,23 +70,23 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
             return None
     else:
         return None
-    return Model(found, path) if found else None
+    return Model(found, path, is_of_pytorch, is_marked) if found else None
 
 
-def model_of(contents: Any) -> dict[str, np.ndarray]:
-    """Return the parameters of the model in the contents of a file of PyTorch.
+def model_of(contents: Any) -> Mapping[str, Any]:
+    """Return the state dict of the model in the contents of a file of PyTorch, or {}.
 
     The contents are the model's state dict, or a mapping with one: under "model",
     "state_dict" or "model_state_dict", or alone beside the optimizer's.
     """
     if _is_model(contents):
-        return trained(contents)
+        return contents
     if not isinstance(contents, Mapping):
         return {}
     inside = {str(key): value for key, value in contents.items() if _is_model(value)}
     usual = [k for k in ("model", "state_dict", "model_state_dict") if k in inside]
     if len(inside) == 1 or usual:
-        return trained(inside[usual[0] if usual else next(iter(inside))])
+        return inside[usual[0] if usual else next(iter(inside))]
     return {}
 
 
@@ -140,29 +155,3 @@ def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
         return keras_layers.trained_variables(*model)
     except (AttributeError, KeyError, TypeError):
         return {}  # another JSON than Keras's
-
-
-def in_order(order: Sequence[str], params: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of `params` in an order of names that differ in separators.
-
-    None if the two do not have the same names.
-    """
-    ours = {_plain(name): name for name in params}
-    found = [ours.get(_plain(name)) for name in order]
-    names = [name for name in found if name is not None]
-    is_whole = len(ours) == len(params) == len(order) == len(set(names))
-    return names if is_whole else None
-
-
-def by_shape(
-    shapes: Sequence[tuple[int, ...]], params: Mapping[str, Any]
-) -> list[str] | None:
-    """Return the names of `params` in the order of shapes; None if two are alike."""
-    ours = {np.shape(array): name for name, array in params.items()}
-    if len(ours) == len(params) == len(shapes) and set(ours) == set(shapes):
-        return [ours[shape] for shape in shapes]
-    return None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[./]", "_", name)

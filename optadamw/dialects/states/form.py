@@ -91,6 +91,11 @@ def unchanged(saved: Any) -> Any:
     return saved
 
 
+def is_chosen(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern matches the path of a parameter."""
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
 def transposing(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | None:
     """Return the `layout` that transposes arrays of matching parameters, or None.
 
@@ -100,7 +105,7 @@ def transposing(patterns: Sequence[str]) -> Callable[[str, np.ndarray], Any] | N
         return None
 
     def layout(path: str, array: np.ndarray) -> np.ndarray:
-        if not any(fnmatchcase(path, pattern) for pattern in patterns):
+        if not is_chosen(path, patterns):
             return array
         if array.ndim > 2:
             raise at_leaf(

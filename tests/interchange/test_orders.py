@@ -1,0 +1,237 @@
+"""The order of the parameters is taken only from a file that determines it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from optadamw.dialects.files import files
+from optadamw.dialects.orders import by_shape, in_order
+from tests.interchange.files import convert, needs_torch, state_dict, torch, written
+from tests.interchange.keras_files import keras_file
+
+SQUARE = np.ones((4, 4), np.float32)
+
+
+def test_names_in_an_order():
+    params = {"a/kernel": 0, "b/kernel": 0}
+    for order in (["b.kernel", "a.kernel"], ["b/kernel:0", "m", "a/kernel:0"]):
+        assert list(in_order(order, params)) == ["b/kernel", "a/kernel"]
+    assert in_order(["m.b.kernel", "m.a.kernel"], params) == {
+        "b/kernel": 0,
+        "a/kernel": 1,
+    }
+    for order in (["b.kernel", "c.kernel"], ["b.kernel"], ["b.kernel", "b/kernel"]):
+        assert in_order(order, params) is None
+    # Numbers are names here: those of a list say nothing of others.
+    assert in_order(["a", "b"], {"0": 0, "1": 0}) is None
+
+
+WIDE, TALL, ROW = np.ones((3, 6)), np.ones((6, 3)), np.ones(3)
+KERNELS = {"a/kernel": TALL, "b/kernel": WIDE, "b/bias": ROW}
+SHAPES = {
+    "turned": (KERNELS, ["*/kernel"], [(6, 3), (3,), (3, 6)], ["b/kernel", "b/bias"]),
+    "perhaps turned": (KERNELS, [], [(6, 3), (3,), (3, 6)], None),
+    "one turned": (KERNELS, ["a/*"], [(3, 6), (3,), (3, 6)], None),
+    "one kernel": ({"a": TALL, "b": ROW}, [], [(3,), (6, 3)], ["b", "a"]),
+    "one kernel, turned": ({"a": TALL, "b": ROW}, ["a"], [(3,), (3, 6)], ["b", "a"]),
+    "one kernel, forgotten": ({"a": TALL, "b": ROW}, [], [(3,), (3, 6)], None),
+    "windows": ({"a": np.ones((2, 3, 4)), "b": np.ones((4, 2, 3))}, [], None, None),
+    "alike": ({"a": ROW, "b": ROW}, [], [(3,), (3,)], None),
+    "others": ({"a": ROW, "b": TALL}, [], [(3,), (9, 3)], None),
+    "one without a state": ({"a": ROW, "b": TALL}, [], [(3,), None], None),
+    "fewer": ({"a": ROW, "b": TALL}, [], [(3,)], None),
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "transpose", "shapes", "first"), SHAPES.values(), ids=SHAPES
+)
+def test_shapes_tell_an_order_only_of_kernels_that_nothing_may_turn(
+    params, transpose, shapes, first
+):
+    shapes = shapes or [x.shape for x in params.values()]
+    found = by_shape(shapes, params, transpose)
+    assert (found and found[: len(first or ())]) == first
+
+
+def given(folder, params, name="params.npz"):
+    files.write(folder / name, params)
+    return ("--params", folder / name)
+
+
+def listed(folder, names, option="--names"):
+    path = folder / f"{option}.json"
+    path.write_text(json.dumps(names))
+    return (option, path)
+
+
+def moments(path):
+    """The first number of the first moment of each parameter in our checkpoint."""
+    found = np.load(path)
+    named = [name for name in found.files if name.startswith("mu/")]
+    return {name.removeprefix("mu/"): float(found[name].flat[0]) for name in named}
+
+
+def test_the_kernels_of_an_autoencoder_do_not_change_places(tmp_path, capsys):
+    files.write(tmp_path / "in.npz", state_dict([(3, 6), (6, 3)]))
+    words = ("torch", tmp_path / "in.npz", "--to", "optadamw")
+    words += ("--out", tmp_path / "out.npz")
+    words += given(tmp_path, {"enc/kernel": TALL, "dec/kernel": WIDE})
+    assert convert(*words) == 1
+    assert "Say which is which" in capsys.readouterr().err
+    assert convert(*words, "--transpose", "*/kernel") == 0, capsys.readouterr().err
+    assert moments(tmp_path / "out.npz") == {"enc/kernel": 1, "dec/kernel": 2}
+
+
+@needs_torch
+def test_the_order_of_a_model_of_other_shapes_is_not_taken(tmp_path, capsys):
+    """A parameter without a state has no shape there, and the others have theirs."""
+    tensors = {"a": torch.ones(3), "b": torch.ones(2)}
+    words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--missing", "zeros")
+    words += ("--out", tmp_path / "out.npz", "--force")
+    for shape, status in (((2,), 1), ((3,), 0)):
+        saved = state_dict([shape, (9,)])
+        del saved["state"][1]
+        files.write(tmp_path / "in.pt", {"model": tensors, "optimizer": saved})
+        assert convert(*words) == status
+    assert "by the model in" in capsys.readouterr().out
+    assert moments(tmp_path / "out.npz") == {"a": 1, "b": 0}
+
+
+@needs_torch
+def test_arrays_in_a_file_of_pytorch_may_be_in_any_order(tmp_path, capsys):
+    """The leaves of a tree of JAX are sorted, and `model.state_dict()` is not."""
+    model = torch.nn.ModuleDict({k: torch.nn.Linear(4, 4, bias=False) for k in "ba"})
+    arrays = {"a/kernel": SQUARE, "b/kernel": SQUARE}
+    saved = state_dict([(4, 4)] * 2)
+    files.write(tmp_path / "alone.pt", saved)
+    both = {"model": model.state_dict(), "optimizer": saved}
+    files.write(tmp_path / "both.pt", both)
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz", "--force")
+    for name in ("alone.pt", "both.pt"):
+        words = ("torch", tmp_path / name, *out)
+        for params in ("p.npz", "p.pt"):
+            assert convert(*words, *given(tmp_path, arrays, params)) == 1
+            error = capsys.readouterr().err
+            assert "A file 'model.pt' that torch.save(model.state_dict()," in error
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    words = ("torch", tmp_path / "alone.pt", *out, "--params", tmp_path / "model.pt")
+    assert convert(*words) == 0, capsys.readouterr().err
+    assert moments(tmp_path / "out.npz") == {"b.weight": 1, "a.weight": 2}
+
+
+@needs_torch
+def test_the_model_beside_a_state_comes_before_other_files(tmp_path, capsys):
+    model = {"b": torch.ones(4), "buffer": torch.ones(4), "a": torch.ones(4)}
+    saved = {"model": model, "optimizer": state_dict([(4,)] * 2)}
+    files.write(tmp_path / "in.pt", saved)
+    words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--force")
+    words += ("--out", tmp_path / "out.npz")
+    other = torch.nn.ParameterDict({name: torch.ones(4) for name in "ab"})
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    assert convert(*words, "--params", tmp_path / "other.pt") == 0
+    assert f"the model in '{tmp_path / 'in.pt'}'" in capsys.readouterr().out
+    assert moments(tmp_path / "out.npz") == {"b": 1, "a": 2}
+    # All that the model has are more than the optimizer has: nobody listed names.
+    assert convert(*words) == 1
+    error = capsys.readouterr().err
+    assert "It has 2 parameters and the file of parameters 3" in error
+
+
+@needs_torch
+def test_a_list_of_names_has_the_order_of_the_same_library(tmp_path, capsys):
+    """The groups of the optimizer have another order than the model."""
+    model = {"b": torch.ones(4), "a": torch.ones(4)}
+    saved = {"model": model, "optimizer": state_dict([(4,)] * 2, groups=2)}
+    files.write(tmp_path / "in.pt", saved)
+    words = ("torch", tmp_path / "in.pt", "--to", "timm", "--out", tmp_path / "out.npz")
+    assert convert(*words, *listed(tmp_path, ["a", "b"])) == 0, capsys.readouterr().err
+    found = files.read(tmp_path / "out.npz")["state"]
+    assert [found[i]["exp_avg"][0] for i in range(2)] == [1, 2]
+
+
+def test_names_in_a_state_do_not_say_which_of_a_list_they_are(tmp_path, capsys):
+    files.write(tmp_path / "in.npz", state_dict([(4,)] * 2, names=["x", "y"]))
+    row = np.ones(4, np.float32)
+    words = ("torch", tmp_path / "in.npz", *given(tmp_path, {"0": row, "1": row}))
+    words += ("--to", "keras", "--out", tmp_path / "out.npz")
+    assert convert(*words, *listed(tmp_path, ["1", "0"])) == 0, capsys.readouterr().err
+    found = np.load(tmp_path / "out.npz")
+    assert [found[str(i)][0] for i in (2, 4)] == [1, 2]
+
+
+def keras_model(folder):
+    """Two layers in the order of Keras, and the moments of an optimizer."""
+    kept = [np.int32(3), np.float32(0.25), *(SQUARE * i for i in (1, 1, 2, 2))]
+    layers = [(name, "Dense", [SQUARE], True) for name in ("l1", "l2")]
+    return keras_file(folder / "run.keras", layers, kept)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_model_of_keras_does_not_have_the_order_of_pytorch(
+    is_whole, tmp_path, capsys
+):
+    run = keras_model(tmp_path)
+    saved = state_dict([(4, 4)] * 2)
+    missing = () if is_whole else ("--missing", "zeros")
+    if not is_whole:
+        del saved["state"][0]
+    files.write(tmp_path / "in.npz", saved)
+    words = ("torch", tmp_path / "in.npz", "--params", run, *missing)
+    words += ("--to", "keras", "--out", tmp_path / "out.npz")
+    assert convert(*words) == 1
+    assert "A state of torch has its parameters in an order" in capsys.readouterr().err
+    # The order of PyTorch is told, and that of Keras is known.
+    names = listed(tmp_path, ["l2/kernel", "l1/kernel"])
+    assert convert(*words, *names) == 0, capsys.readouterr().err
+    assert f"by the model in '{run}'" in capsys.readouterr().out
+    found = np.load(tmp_path / "out.npz")
+    assert [found[str(i)].flat[0] for i in (2, 4)] == [2, 1 if is_whole else 0]
+
+
+def test_a_model_of_keras_has_the_order_of_a_state_that_names_its_parameters(
+    tmp_path, capsys
+):
+    run = keras_model(tmp_path)
+    names = ["l2.kernel", "l1.kernel"]
+    files.write(tmp_path / "in.npz", state_dict([(4, 4)] * 2, names=names))
+    words = ("torch", tmp_path / "in.npz", "--params", run)
+    for target, places in (("keras", [2, 1]), ("tensorflow", [2, 1])):
+        out = ("--to", target, "--out", tmp_path / "out.npz", "--force")
+        assert convert(*words, *out) == 0, capsys.readouterr().err
+        found = np.load(tmp_path / "out.npz")
+        numbers = [found[name].flat[0] for name in found.files if found[name].ndim]
+        assert numbers[0] == places[0], target
+    assert convert(*words, "--to", "timm", "--out", tmp_path / "t.npz") == 0
+    found = files.read(tmp_path / "t.npz")["state"]
+    assert [found[i]["exp_avg"].flat[0] for i in range(2)] == [1, 2]
+
+
+@needs_torch
+def test_a_model_of_pytorch_does_not_have_the_order_of_keras(tmp_path, capsys):
+    run = keras_model(tmp_path)
+    model = torch.nn.ModuleDict(
+        {name: torch.nn.Linear(4, 4, bias=False) for name in ("l2", "l1")}
+    )
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    words = ("keras", run, "--params", tmp_path / "model.pt", "--force")
+    for target in ("torch", "optadamw"):
+        out = ("--to", target, "--out", tmp_path / "out.npz")
+        assert convert(*words, *out) == 1
+        error = capsys.readouterr().err
+        assert "A state of keras has its parameters in an order" in error
+        assert "A file 'model.keras' that model.save('model.keras') of Keras" in error
+    names = listed(tmp_path, ["l1.weight", "l2.weight"])
+    out = ("--to", "torch", "--out", tmp_path / "out.npz")
+    assert convert(*words, *out, *names) == 0, capsys.readouterr().err
+    found = files.read(tmp_path / "out.npz")["state"]
+    assert [found[i]["exp_avg"].flat[0] for i in range(2)] == [2, 1]
+    # Parameters by the names of the layers, in whatever order, are those of the file.
+    plain = written(
+        tmp_path / "p.safetensors", {f"m/l{i}/kernel": SQUARE for i in (2, 1)}
+    )
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
+    words = ("keras", run, "--params", plain, *out, "--force")
+    assert convert(*words) == 0, capsys.readouterr().err
+    assert moments(tmp_path / "out.npz") == {"m/l1/kernel": 1, "m/l2/kernel": 2}
