@@ -208,7 +208,7 @@ def test_orbax(tmp_path):
     found = interchange.from_optax(files.read(tmp_path / "state"), params, tx=tx)
     trees.assert_same_bits(found, state)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DamagedFile, match="is no whole checkpoint of Orbax"):
+    with pytest.raises(DamagedFile, match="empty' is no checkpoint of Orbax: neither"):
         files.read(tmp_path / "empty")
 
 

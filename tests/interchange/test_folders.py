@@ -1,6 +1,8 @@
 """Folders of Orbax: their items, and the parameters beside the state."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -69,6 +71,39 @@ def test_the_step_of_a_checkpoint_manager(tmp_path):
     assert set(saved) == {"params", "opt_state"}
 
 
+ON_FOUR_DEVICES = """
+import sys, jax, numpy as np, optax, orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+mesh = jax.make_mesh((4,), ("x",))
+params = jax.device_put({"w": np.arange(8.0)}, NamedSharding(mesh, P("x")))
+both = {"params": params, "opt_state": optax.adamw(1e-3).init(params), "run": "first"}
+with ocp.CheckpointManager(sys.argv[1]) as keeper:
+    keeper.save(10, args=ocp.args.PyTreeSave(both))
+"""
+
+
+def test_a_folder_that_was_saved_on_other_devices(tmp_path, capsys):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    words = [sys.executable, "-c", ON_FOUR_DEVICES, str(tmp_path / "run")]
+    subprocess.run(words, env=os.environ | flags, check=True, timeout=300)
+    found = converted(tmp_path / "run")
+    assert found is not None, capsys.readouterr().err
+    assert found["params/w"].tolist() == [*range(8)] and found["mu/w"].shape == (8,)
+    assert files.read(tmp_path / "run")["run"] == "first"
+
+
+def test_a_folder_that_was_saved_on_a_gpu(tmp_path):
+    tree = {"w": jnp.arange(3), "half": jnp.ones(2, jnp.bfloat16), "n": 3, "rate": 0.5}
+    step = folder_of(tmp_path, x=tree) / "x"
+    places = (step / "_sharding").read_text()
+    assert "cpu:0" in places
+    (step / "_sharding").write_text(places.replace("cpu:0", "cuda:0"))
+    found = files.read(step)
+    assert found["w"].tolist() == [0, 1, 2] and found["half"].dtype == jnp.bfloat16
+    assert found["n"] == 3 and found["rate"] == 0.5
+
+
 def test_several_items_are_named(tmp_path, capsys):
     step = folder_of(tmp_path / "run" / "10", opt=STATE, params=W)
     assert converted(step) is None
@@ -105,6 +140,37 @@ def test_steps_are_named_in_their_order(tmp_path):
         files.read(root)
 
 
+def test_items_at_two_depths_are_named(tmp_path, capsys):
+    """A folder of the best step may lie beside those of all steps."""
+    items = {"best": STATE, "100/default": STATE, "200/default": STATE}
+    root = folder_of(tmp_path / "run", **items)
+    assert converted(root, *params_in(tmp_path)) is None
+    error = capsys.readouterr().err
+    assert "holds 3 items of Orbax: 'best', '100/default', '200/default'." in error
+    assert is_state(converted(root, "--key", "100/default", *params_in(tmp_path)))
+
+
+@pytest.mark.parametrize("place", ["run", "run/20", "run/10/default", "array"])
+def test_a_folder_that_must_not_be_read_is_called_so(place, tmp_path, monkeypatch):
+    root = folder_of(tmp_path / "run", **{"10/default": W, "20/default": W})
+    (root / "lost+found").mkdir()  # no one but root reads it
+    array = next((root / "10" / "default" / "d").iterdir())
+    closed = array if place == "array" else tmp_path / place
+
+    def access(path, mode):
+        return Path(path) not in (closed, root / "lost+found")
+
+    monkeypatch.setattr(os, "access", access)
+    path = root / "10" / "default" if place == "array" else root
+    with pytest.raises(
+        OSError, match=r"cannot be read \(Permission denied\)\."
+    ) as told:
+        files.read(path)
+    assert str(closed) in str(told.value)
+    if place == "run/20":
+        assert files.read(root / "10")["w"].tolist() == [0, 1, 2]
+
+
 TRAINING = {"params": W, "opt_state": [STATE, {}], "step": np.int32(3)}
 
 
@@ -131,6 +197,28 @@ def test_the_parameters_in_the_item_of_the_state_come_first(key, tmp_path, capsy
     for where, words in ((folder / "10", key), (folder, f"10/{key}")):
         found = converted(where, "--key", words, "--force")
         assert found is not None and is_state(found), capsys.readouterr().err
+
+
+def test_the_parameters_are_those_of_the_step(tmp_path, capsys):
+    other = {"w": W["w"] * 7}
+    items = {"9/opt": STATE, "9/params": other, "10/opt": STATE, "10/params": W}
+    folder = folder_of(tmp_path / "run", **items)
+    found = converted(folder, "--key", "10/opt")
+    assert found is not None and is_state(found), capsys.readouterr().err
+    assert converted(folder / "10" / "opt", "--params", folder, "--force") is None
+    assert "holds 4 items of Orbax" in capsys.readouterr().err
+
+
+def test_an_item_and_an_entry_may_have_one_name(tmp_path, capsys):
+    """The only item need not be named, so its entries come first."""
+    other = STATE | {"mu": W, "nu": W}
+    tree = {"params": W, "adam": STATE, "opt_state": other}
+    only = folder_of(tmp_path / "only", adam=tree)
+    assert is_state(converted(only, "--key", "adam")), capsys.readouterr().err
+    tree = {"params": W, "adam": {"opt_state": other}, "opt_state": STATE}
+    two = folder_of(tmp_path / "two", adam=tree, params=W)
+    key = ("--key", "adam/opt_state", "--force")
+    assert is_state(converted(two, *key)), capsys.readouterr().err
 
 
 def test_a_folder_may_have_the_name_of_a_file_of_pytorch(tmp_path, capsys):

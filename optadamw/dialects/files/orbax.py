@@ -10,22 +10,54 @@ import jax
 import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, check_regular, nbytes
-from optadamw.dialects.files.orbax_items import one_item
+from optadamw.dialects.files.orbax_items import MARK, check_permitted, one_item
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, refusing
 
+MARKS = frozenset({MARK, "_CHECKPOINT_METADATA"})
+"""The files of which each checkpoint of Orbax has one."""
+
+MADE = MARKS | {
+    *("_sharding", "_strings.json", "array_metadatas", "aggregate", "checkpoint"),
+    *("commit_success.txt", "d", "manifest.ocdbt"),
+}
+"""The entries that Orbax makes in a folder, besides one for each process."""
+
+STRUCTURES = frozenset({MARK, "aggregate", "checkpoint"})
+"""The files that say what arrays a folder has; the last two are of old Orbax."""
+
+TEXTS = MARKS | {"_sharding", "_strings.json", ".zarray", "zarr.json"}
+"""The files of Orbax that are text in JSON, besides those of "array_metadatas"."""
+
 
 def read(path: Path, bounds: Bounds) -> Any:
-    """Read a whole checkpoint, or the only item in one, as nested dicts and lists."""
+    """Read a whole checkpoint, or the only item in one, as nested dicts and lists.
+
+    All arrays are read into NumPy's: those of JAX would need the devices on which the
+    checkpoint was saved.
+    """
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Reading the folder '{path}'")
     path = one_item(path)
     bounds = replace(bounds, path=path)  # of the arrays that are read, and no others
     _check_entries(path, bounds)
+    if STRUCTURES.isdisjoint(entry.name for entry in path.iterdir()):
+        raise DamagedFile(
+            f"'{path}' is no checkpoint of Orbax: neither it nor a folder in it has a "
+            f"file '{MARK}', which says what arrays there are. Name the folder of a "
+            "checkpoint, or of its steps."
+        )
     what = f"'{path}' is no whole checkpoint of Orbax"
     with refusing(what), ocp.PyTreeCheckpointer() as keeper:
-        bounds.check(_announced(keeper.metadata(path.absolute())))
+        tree = _tree(keeper.metadata(path.absolute()))
+        bounds.check(_announced(tree))
+        to_numpy, as_saved = ocp.RestoreArgs(restore_type=np.ndarray), ocp.RestoreArgs()
+        args = jax.tree.map(
+            lambda leaf: to_numpy if _is_array(leaf) else as_saved,
+            tree,
+            is_leaf=_is_array,
+        )
         try:
-            return keeper.restore(path.absolute())
+            return keeper.restore(path.absolute(), restore_args=args)
         except OSError as error:  # a part of the folder is missing
             raise ValueError(str(error)) from error
 
@@ -35,10 +67,11 @@ def _check_entries(path: Path, bounds: Bounds) -> None:
 
     Raises:
       DamagedFile: a link to what is not in the folder.
-      OSError: a pipe, a socket or a device; or a folder that cannot be read.
+      OSError: a pipe, a socket or a device; or an entry that must not be read.
       TooLarge: text that takes far more memory than the folder has bytes.
     """
     root = path.resolve()
+    check_permitted(path)
     for folder, folders, names in os.walk(path):
         for name in (*folders, *names):
             entry = Path(folder, name)
@@ -48,18 +81,28 @@ def _check_entries(path: Path, bounds: Bounds) -> None:
                     "folders that hold all of their arrays are read."
                 )
             check_regular(entry)
+            check_permitted(entry)
             if name in TEXTS or Path(folder).name == "array_metadatas":
                 bounds.check_json(entry.read_bytes() if entry.is_file() else b"")
 
 
-def _announced(metadata: Any) -> int:
-    """Return the bytes of the arrays that the metadata of a checkpoint announce."""
+def _tree(metadata: Any) -> Any:
+    """Return the tree in the metadata of a checkpoint, whose form depends on Orbax."""
     tree = getattr(metadata, "item_metadata", metadata)
-    tree = getattr(tree, "tree", tree)
+    return getattr(tree, "tree", tree)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf of the metadata is about an array or a number, and not a text."""
+    return getattr(leaf, "shape", None) is not None
+
+
+def _announced(tree: Any) -> int:
+    """Return the bytes of the arrays that the metadata of a checkpoint announce."""
     shapes = [
         (leaf.shape, np.dtype(leaf.dtype).itemsize)
-        for leaf in jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "shape"))
-        if getattr(leaf, "shape", None) is not None and leaf.dtype is not None
+        for leaf in jax.tree.leaves(tree, is_leaf=_is_array)
+        if _is_array(leaf) and leaf.dtype is not None
     ]
     return sum(nbytes(shape, itemsize) for shape, itemsize in shapes)
 
@@ -89,20 +132,6 @@ def check_replaceable(path: Path) -> None:
             f"'{(others or names)[0]}', which would be removed with all else in it. "
             "Name a new folder, or a file: .npz, .safetensors, .pt."
         )
-
-
-MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA"})
-"""The files of which each checkpoint of Orbax has one."""
-
-MADE = MARKS | {
-    *("_sharding", "_strings.json", "array_metadatas", "aggregate", "checkpoint"),
-    *("commit_success.txt", "d", "manifest.ocdbt"),
-}
-"""The entries that Orbax makes in a folder, besides one for each process."""
-
-
-TEXTS = MARKS | {"_sharding", "_strings.json", ".zarray", "zarr.json"}
-"""The files of Orbax that are text in JSON, besides those of "array_metadatas"."""
 
 
 def write(path: Path, saved: Any) -> None:

@@ -21,21 +21,41 @@ PARAMS = "params"
 UNFINISHED = ".orbax-checkpoint-tmp"
 """A part of the names of folders that Orbax has not written to their end."""
 
+OTHERS = "lost+found"
+"""The folder that a file system makes beside the steps, which only root reads."""
+
 SHOWN = 6
 """The number of items that an error names."""
 
 
 def items_in(path: Path) -> list[Path]:
-    """Return the folders with arrays: `path` itself, or those one or two deeper."""
-    if os.path.lexists(path / MARK):
+    """Return the folders with arrays: `path` itself, or those one or two deeper.
+
+    Raises:
+      OSError: a folder that must not be read, and may be an item.
+    """
+    if _is_item(path):
         return [path]
-    folders = _folders(path)
-    items = [folder for folder in folders if os.path.lexists(folder / MARK)]
-    if items:
-        return items
-    # The folder of all steps. A link such as `latest` leads to one of them again.
-    steps = [_folders(step) for step in folders if not step.is_symlink()]
-    return [i for step in steps for i in step if os.path.lexists(i / MARK)]
+    found: list[Path] = []
+    for folder in _folders(path):
+        if _is_item(folder):
+            found.append(folder)
+        elif not folder.is_symlink():  # such as `latest`, which leads to a step again
+            found += filter(_is_item, _folders(folder))
+    return found
+
+
+def check_permitted(path: Path) -> None:
+    """Refuse a file or folder that the user must not read.
+
+    Raises:
+      OSError: the permission is missing.
+    """
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise OSError(
+            f"'{path}' cannot be read (Permission denied). Ask its owner for the "
+            "permission, or name the folder of another item."
+        )
 
 
 def one_item(path: Path) -> Path:
@@ -105,12 +125,19 @@ def item_called(name: str, path: Path, beside: Path | None = None) -> Path | Non
     return _own(path, found[0]) if len(found) == 1 else None
 
 
+def _is_item(path: Path) -> bool:
+    """Whether a folder has arrays of its own."""
+    check_permitted(path)
+    return os.path.lexists(path / MARK)
+
+
 def _folders(path: Path) -> list[Path]:
     """Return the whole folders in a folder, steps in the order of their numbers."""
-    try:
-        found = [f for f in path.iterdir() if f.is_dir() and UNFINISHED not in f.name]
-    except PermissionError:  # such as `lost+found`, beside the steps
-        return []
+    found = [
+        folder
+        for folder in path.iterdir()
+        if folder.is_dir() and UNFINISHED not in folder.name and folder.name != OTHERS
+    ]
     return sorted(found, key=lambda folder: _by_number(folder.name))
 
 
