@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 
+import numpy as np
 import pytest
 
 
@@ -24,7 +25,15 @@ def _switched(kind, variables):
     return {} if kind == "EinsumDense" else {"use_bias": len(variables) > 1}
 
 
-def keras_file(path, layers, optimizer=(), inside=None, compiled=None, classes=None):
+def _put(group, name, array):
+    group[name] = array
+    if str(np.asarray(array).dtype) == "bfloat16":
+        group[name].attrs["dtype"] = "bfloat16"
+
+
+def keras_file(
+    path, layers, optimizer=(), inside=None, compiled=None, classes=None, groups=None
+):
     """A .keras file with these layers: (name, class, arrays, trainable).
 
     In the place of `trainable` may stand options of the layer.
@@ -32,20 +41,27 @@ def keras_file(path, layers, optimizer=(), inside=None, compiled=None, classes=N
     `classes` has the module and the registered name of the classes of layers.
 
     `inside` has arrays of layers in the last layer, by their paths.
+
+    `groups` has the names of the groups of the layers, which then have no other names,
+    as in Keras 3.0 to 3.5.
+
+    Arrays of bfloat16 are written as Keras does, which says so in an attribute.
     """
     h5py = pytest.importorskip("h5py", reason="h5py is not installed")
     data = io.BytesIO()
     with h5py.File(data, "w") as file:
         # HDF5 lists groups by name, in another order than that of the model.
         for i, (name, _, variables, _) in enumerate(reversed(layers)):
-            group = file.create_group(f"layers/part_{i}/vars")
-            group.attrs["name"] = name
+            told = None if groups is None else list(reversed(groups))[i]
+            group = file.create_group(f"layers/{told or f'part_{i}'}/vars")
+            if told is None:
+                group.attrs["name"] = name
             for k, array in enumerate(variables):
-                group[str(k)] = array
+                _put(group, str(k), array)
         for name, array in (inside or {}).items():
             file[f"layers/part_0/{name}"] = array
         for k, array in enumerate(optimizer):
-            file[f"optimizer/vars/{k}"] = array
+            _put(file, f"optimizer/vars/{k}", array)
     config = {
         "config": {
             "layers": [

@@ -5,6 +5,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -111,6 +112,11 @@ LAYERS = {
         *("SeparableConv1D", [ROW] * 3, {}),
         ("depthwise_kernel", "pointwise_kernel", "bias"),
     ),
+    "rms by an option": (
+        *("LayerNormalization", [ROW], {"rms_scaling": True, "scale": False}),
+        ("gamma",),
+    ),
+    "no axes of a bias": ("EinsumDense", [ROW], {"bias_axes": None}, ("kernel",)),
     "separable 2": (
         *("SeparableConv2D", [ROW] * 2, {"use_bias": False}),
         ("depthwise_kernel", "pointwise_kernel"),
@@ -130,6 +136,59 @@ def test_the_trained_variables_of_a_layer(kind, arrays, options, names, tmp_path
     found = model_in(keras_file(tmp_path / "model.keras", layers))
     assert found.order == [*(f"own/{name}" for name in names), "last/kernel"]
     assert [found.params[f"own/{n}"][0] for n in names] == [*range(1, len(names) + 1)]
+
+
+def test_groups_of_old_keras_are_those_of_classes(tmp_path, capsys):
+    """Keras 3.0 to 3.5 give them no other names, and layers may be called alike."""
+    square = np.ones((3, 3), np.float32)
+    kinds = {
+        "dense_1": ("Dense", "dense"),
+        "p_re_lu": ("Conv2D", "conv2d"),
+        "dense": ("Dense", "dense_1"),
+        "own": ("PReLU", "p_re_lu"),
+    }
+    layers, variables = [], [np.int32(3), np.float32(0.25)]
+    for i, (name, (kind, _)) in enumerate(kinds.items()):
+        layers.append((name, kind, [square * (i + 1)], True))
+        variables += [square * (i + 1)] * 2
+    groups = [group for _, group in kinds.values()]
+    path = keras_file(tmp_path / "old.keras", layers, variables, groups=groups)
+    out = tmp_path / "out.npz"
+    assert convert("keras", path, "--to", "optadamw", "--out", out) == 0, (
+        capsys.readouterr().err
+    )
+    found = np.load(out)
+    for i, name in enumerate(
+        ["dense_1/kernel", "p_re_lu/kernel", "dense/kernel", "own/alpha"]
+    ):
+        assert found[f"params/{name}"][0, 0] == found[f"mu/{name}"][0, 0] == i + 1
+
+
+def test_a_group_of_no_layer_of_the_model_is_not_guessed(tmp_path):
+    """As a layer that a subclass of Functional keeps beside those of its graph."""
+    layers = [("dense", "MyLayer", [ROW], True), ("last", "Dense", [ROW], True)]
+    groups = ["other", "dense"]
+    path = keras_file(tmp_path / "old.keras", layers, groups=groups)
+    assert model_in(path) is None
+
+
+def test_variables_of_keras_in_bfloat16(tmp_path, capsys):
+    row = np.ones(3, jnp.bfloat16)
+    layers = [("dense", "Dense", [row], True)]
+    variables = [np.int32(3), np.float32(0.25), row * 2, row * 3]
+    path = keras_file(tmp_path / "x.keras", layers, variables)
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert("keras", path, *out) == 0, capsys.readouterr().err
+    assert read_params(path)["dense/kernel"].dtype == jnp.bfloat16
+    assert np.load(tmp_path / "out.npz")["mu/dense/kernel"].tolist() == [2, 2, 2]
+    with zipfile.ZipFile(path) as archive:
+        data = io.BytesIO(archive.read("model.weights.h5"))
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    with h5py.File(data, "r+") as file:
+        del file["optimizer/vars/2"].attrs["dtype"]
+    (tmp_path / "x.h5").write_bytes(data.getvalue())
+    assert files.read(tmp_path / "x.h5")["3"].dtype == jnp.bfloat16
+    assert files.read(tmp_path / "x.h5")["2"].dtype == "V2"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +309,34 @@ def test_a_frozen_model_in_a_model_is_left_out(tmp_path, capsys):
     out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
     assert convert("keras", path, *out) == 0, capsys.readouterr().err
     assert list(read_params(path)) == ["head/kernel"]
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_a_layer_may_be_trained_in_a_frozen_model(is_trained, tmp_path, capsys):
+    """`model.trainable = False`, and then `model.layers[-1].trainable = True`."""
+    inside = {"name": "in", "trainable": is_trained}
+    frozen = {"layers": [{"class_name": "Dense", "config": inside}]}
+    path = keras_file(
+        tmp_path / "model.keras",
+        [
+            ("head", "Dense", [ROW], True),
+            ("backbone", "Functional", [], frozen | {"trainable": False}),
+        ],
+        [np.int32(3), np.float32(0.25), ROW, ROW],
+        {"layers/dense/vars/0": np.ones((3, 3), np.float32)},
+    )
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert("keras", path, *out) == (1 if is_trained else 0)
+    if is_trained:
+        told = "the variables of the layer 'backbone' ('Functional') in the file are in"
+        assert told in capsys.readouterr().err
+
+
+@needs_torch
+def test_arrays_without_elements_are_not_tied(tmp_path):
+    saved = {"a": torch.zeros(0), "b": torch.zeros(0), "c": torch.ones(2)}
+    torch.save(saved, tmp_path / "x.pt")
+    assert list(read_params(tmp_path / "x.pt")) == ["a", "b", "c"]
 
 
 @needs_torch

@@ -10,12 +10,12 @@ import numpy as np
 
 from optadamw.checkpoint.arrays import digests
 from optadamw.checkpoint.bounds import Bounds, TooLarge
-from optadamw.dialects.files import keras_config
+from optadamw.dialects.files import keras_config, keras_layers
 from optadamw.dialects.files.hdf5_nodes import DIGEST, Nodes
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief, refusing
 
-SUFFIXES = (".keras", ".h5", ".hdf5")
+SUFFIXES = (keras_config.ARCHIVE, ".h5", ".hdf5")
 """The endings of the files of Keras; the first is an archive with one of HDF5."""
 
 INSIDE = "model.weights.h5"
@@ -24,7 +24,7 @@ INSIDE = "model.weights.h5"
 
 def read(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     """Read the variables of the optimizer in a .keras, .h5 or .hdf5 file."""
-    if path.suffix.lower() != ".keras":
+    if path.suffix.lower() != keras_config.ARCHIVE:
         return _read_h5(path, path, bounds)
     with (
         refusing(f"'{path}' is no whole .keras file"),
@@ -64,10 +64,14 @@ def read_model(path: Path, bounds: Bounds) -> InFile:
     with h5py.File(source, "r") as file:
         nodes = Nodes(file, source, bounds)
         layers = nodes.group(file, "layers")
+        called = keras_layers.by_group(config)
         for name in () if layers is None else nodes.names(layers):
             group = nodes.group(layers, name)
             store = nodes.group(group, "vars")
-            layer = name if store is None else nodes.text(store, "name") or name
+            told = None if store is None else nodes.text(store, "name")
+            # Keras has the name there since 3.6. The group of no layer of the model
+            # is kept under its place, as a layer may have the name of a group.
+            layer = told or called.get(name, f"layers/{name}")
             if _has_more(nodes, group):
                 nested.add(layer)
             if store is None:

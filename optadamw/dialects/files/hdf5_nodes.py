@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax.numpy as jnp
 import numpy as np
 
 from optadamw.checkpoint.arrays import digests
@@ -224,6 +225,8 @@ class Nodes:
                 found.read(h5py.h5s.ALL, h5py.h5s.ALL, arrays[name])
             if h5py.h5a.exists(found, DIGEST.encode()):
                 kept[name] = self.text(h5py.Dataset(found), DIGEST) or ""
+            elif arrays[name].dtype == "V2" and self._is_bfloat16(found):
+                arrays[name] = arrays[name].view(jnp.bfloat16)
         sums = digests([arrays[name] for name in kept])
         for (name, wanted), sum_ in zip(kept.items(), sums, strict=True):
             if wanted != sum_:
@@ -232,3 +235,7 @@ class Nodes:
                     "altered. Use another copy."
                 )
         return arrays
+
+    def _is_bfloat16(self, found: Any) -> bool:
+        """Whether Keras wrote an array, which h5py gives as bytes, in bfloat16."""
+        return self.text(self._h5py.Dataset(found), "dtype") == "bfloat16"

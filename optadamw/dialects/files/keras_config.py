@@ -17,6 +17,9 @@ from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, brief
 from optadamw.dialects.states.variable_names import OTHERS
 
+ARCHIVE = ".keras"
+"""The ending of a whole model of Keras: a zip archive."""
+
 CONFIG = "config.json"
 """The entry of a .keras file with the configuration of the model."""
 
@@ -59,7 +62,7 @@ def named_in(path: Path, is_limited: bool = True) -> Named | None:
       DamagedFile, OSError, ValueError, zipfile.BadZipFile: the file is not whole.
     """
     bounds = Bounds(path, is_limited)
-    if path.suffix.lower() == ".keras":
+    if path.suffix.lower() == ARCHIVE:
         with zipfile.ZipFile(path) as archive:
             return in_archive(archive, bounds)
     h5py = needed("h5py", "h5py", f"Reading '{path}'")

@@ -4,7 +4,9 @@ A .keras file numbers the variables of a layer as the layer made them: those tha
 trained first, statistics after them. It does not name them.
 """
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,38 @@ class UnknownLayer(ValueError):
     """A layer whose variables are in an order that is not known; its text says why."""
 
 
+def by_group(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the layers of a model, by those of their groups in a file.
+
+    Keras calls a group by the class of its layer, from the second of a class on with a
+    number: dense, dense_1.
+
+    Raises:
+      AttributeError, KeyError, TypeError: another JSON than Keras's.
+    """
+    found: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for layer in _layers(config):
+        group = _in_snake_case(layer["class_name"])
+        number = counts[group]
+        counts[group] += 1
+        found[f"{group}_{number}" if number else group] = layer["config"].get(
+            "name", ""
+        )
+    return found
+
+
+def _layers(config: Mapping[str, Any]) -> Sequence[Any]:
+    return config.get("config", {}).get("layers", [])
+
+
+def _in_snake_case(name: str) -> str:
+    """Return the name of a class as Keras writes it in the names of groups."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
 def trained_variables(
     config: Mapping[str, Any], groups: dict[str, list[np.ndarray]], nested: set[str]
 ) -> dict[str, np.ndarray]:
@@ -62,7 +96,7 @@ def trained_variables(
     groups, nested = dict(groups), set(nested)
     found: dict[str, np.ndarray] = {}
     kinds: dict[str, str] = {}
-    for layer in config.get("config", {}).get("layers", []):
+    for layer in _layers(config):
         name, kind = layer["config"].get("name", ""), layer["class_name"]
         kinds[name] = kind
         arrays = groups.pop(name, [])
@@ -123,10 +157,13 @@ def _is_own(layer: Mapping[str, Any]) -> bool:
 
 
 def _is_frozen(layer: Mapping[str, Any]) -> bool:
-    """Whether a layer is not trained, or a model none of whose layers is."""
+    """Whether a layer is not trained; a model is not if none of its layers is.
+
+    A model that was frozen may have a layer that was made trained again.
+    """
     config = layer["config"]
     inside = config.get("layers", [])
-    if not config.get("trainable", True):
-        return True
     layers = [one for one in inside if one["class_name"] != "InputLayer"]
-    return bool(layers) and all(map(_is_frozen, layers))
+    if layers:
+        return all(map(_is_frozen, layers))
+    return not config.get("trainable", True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
-from optadamw.dialects.files import files, hdf5, keras_layers, torch
+from optadamw.dialects.files import files, hdf5, keras_config, keras_layers, torch
 from optadamw.dialects.files.packages import MissingPackage
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
@@ -63,7 +63,7 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     if is_of_pytorch:
         saved = model_of(files.read(path, is_limited))
         found, is_marked = trained(saved), hasattr(saved, "_metadata")
-    elif path.suffix.lower() == ".keras":
+    elif path.suffix.lower() == keras_config.ARCHIVE:
         try:
             found = _of_keras(path, Bounds(path, is_limited))
         except keras_layers.UnknownLayer:
