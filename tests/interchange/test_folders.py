@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from flax import nnx
 
 from optadamw.dialects.files import files, orbax_items
 from optadamw.dialects.files.refusing import DamagedFile
@@ -221,12 +223,49 @@ def test_an_item_and_an_entry_may_have_one_name(tmp_path, capsys):
     assert is_state(converted(two, *key)), capsys.readouterr().err
 
 
-def test_a_folder_may_have_the_name_of_a_file_of_pytorch(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["run.ckpt", "run.keras", "run.h5"])
+def test_a_folder_may_have_the_name_of_another_file(name, tmp_path, capsys):
     written = folder_of(tmp_path, run={"params": W, "opt_state": STATE}) / "run"
-    folder = written.rename(tmp_path / "run.ckpt")
+    folder = written.rename(tmp_path / name)
     out = ("--to", "torch", "--out", tmp_path / "out.npz", "--learning-rate", 0.1)
     assert convert("optax", folder, *out) == 0, capsys.readouterr().err
     assert "the model in" not in capsys.readouterr().out
+
+
+def test_states_of_nnx(tmp_path, capsys):
+    """Their Variables are dicts {"value": array} in a folder."""
+    model = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adamw(1e-3), wrt=nnx.Param)
+    loss, inputs = lambda model, x: model(x).sum(), jnp.arange(3.0)
+    optimizer.update(model, nnx.grad(loss)(model, inputs))
+    params, state = nnx.state(model, nnx.Param), nnx.state(optimizer)
+    items = {"model": params, "opt": state, "both": {"params": params, "opt": state}}
+    with orbax.checkpoint.StandardCheckpointer() as keeper:
+        for name, tree in items.items():
+            keeper.save(tmp_path.absolute() / name, tree)
+    mu = optimizer.opt_state[0].mu["kernel"][...]
+    words = ("--key", "opt_state", "--params", tmp_path / "model")
+    for folder, more in (("opt", words), ("both", ("--key", "opt/opt_state"))):
+        found = converted(tmp_path / folder, *more, "--force")
+        assert found is not None, capsys.readouterr().err
+        np.testing.assert_array_equal(found["mu/kernel"], mu)
+        np.testing.assert_array_equal(found["params/kernel"], model.kernel[...])
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"value": W["w"]},
+        {"value": {"value": W["w"]}, "step": np.int32(3)},
+        {"value": {"value": W["w"]}, "other": {"value": W}},
+        {"value": {"value": W["w"], "other": W["w"]}},
+    ],
+    ids=["alone", "beside", "deeper", "two"],
+)
+def test_a_key_called_value_makes_no_variable(tree, tmp_path):
+    """All arrays of an `nnx.State` have it."""
+    found = files.read(folder_of(tmp_path, x=tree) / "x")
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
 
 
 def test_the_nearest_parameters_are_those_beside_the_state(tmp_path, capsys):

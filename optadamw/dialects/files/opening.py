@@ -105,7 +105,7 @@ def open_state(
       OSError, ValueError: as `files.read`; no state under the key, or several.
     """
     saved, key = _read(Path(path), key, is_limited)
-    if Path(path).suffix.lower() in hdf5.SUFFIXES:
+    if Path(path).suffix.lower() in hdf5.SUFFIXES and not Path(path).is_dir():
         named = keras_config.named_in(Path(path), is_limited)
         saved = saved if key is None else _under(key, saved, path)
         return Opened(saved, None, keras_config.options_of(Path(path), named))

@@ -34,7 +34,7 @@ def read(path: Path, bounds: Bounds) -> Any:
     """Read a whole checkpoint, or the only item in one, as nested dicts and lists.
 
     All arrays are read into NumPy's: those of JAX would need the devices on which the
-    checkpoint was saved.
+    checkpoint was saved. The Variables of an `nnx.State` are their arrays.
     """
     ocp = needed("orbax.checkpoint", "orbax-checkpoint", f"Reading the folder '{path}'")
     path = one_item(path)
@@ -57,9 +57,11 @@ def read(path: Path, bounds: Bounds) -> Any:
             is_leaf=_is_array,
         )
         try:
-            return keeper.restore(path.absolute(), restore_args=args)
+            found = keeper.restore(path.absolute(), restore_args=args)
         except OSError as error:  # a part of the folder is missing
             raise ValueError(str(error)) from error
+    is_state = _is_of_nnx(found) and not _is_variable(found)
+    return _without_variables(found) if is_state else found
 
 
 def _check_entries(path: Path, bounds: Bounds) -> None:
@@ -95,6 +97,31 @@ def _tree(metadata: Any) -> Any:
 def _is_array(leaf: Any) -> bool:
     """Whether a leaf of the metadata is about an array or a number, and not a text."""
     return getattr(leaf, "shape", None) is not None
+
+
+def _is_of_nnx(node: Any) -> bool:
+    """Whether all arrays are in Variables of NNX, which are dicts with one key."""
+    if _is_variable(node):
+        return True
+    children = node.values() if isinstance(node, dict) else node
+    return isinstance(node, dict | list) and all(map(_is_of_nnx, children))
+
+
+def _is_variable(node: Any) -> bool:
+    return (
+        isinstance(node, dict)
+        and list(node) == ["value"]
+        and not isinstance(node["value"], dict | list)
+    )
+
+
+def _without_variables(node: Any) -> Any:
+    """Return nested containers with arrays in the place of Variables."""
+    if isinstance(node, list):
+        return [_without_variables(child) for child in node]
+    if _is_variable(node):
+        return node["value"]
+    return {key: _without_variables(child) for key, child in node.items()}
 
 
 def _announced(tree: Any) -> int:
