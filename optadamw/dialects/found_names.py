@@ -7,8 +7,8 @@ from typing import Any
 
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
-from optadamw.dialects.files import files, hdf5
-from optadamw.dialects.files.models import Model, model_in, unknown_layer
+from optadamw.dialects.files import files, hdf5, keras_config
+from optadamw.dialects.files.models import Model, model_in, why_none
 from optadamw.dialects.files.opening import params_beside, read_params
 from optadamw.dialects.orders import (
     Order,
@@ -41,21 +41,17 @@ def params_for(plan: Plan, file: Path, params: Path | None) -> Mapping[str, Any]
         if beside:
             return beside
     files.check_readable(file)
-    why, order = "the file holds no model", ""
-    if file.suffix.lower() in hdf5.SUFFIXES:
+    order = ""
+    if file.suffix.lower() in hdf5.SUFFIXES and not file.is_dir():
         files.read(file, plan.is_limited)  # says what is wrong with a damaged file
-        if file.suffix.lower() != ".keras":
-            why = "the model in such a file is not read"
-        elif unknown := unknown_layer(file, plan.is_limited):
-            why = unknown
-            order = (
-                " Their order is that of model.trainable_variables: give it by "
-                "--names. docs/guides/interchange.md lists the layers whose order is "
-                "known."
-            )
+    if file.suffix.lower() == keras_config.ARCHIVE:
+        order = (
+            " Their order is that of model.trainable_variables: give it by --names. "
+            "docs/guides/interchange.md lists the layers whose order is known."
+        )
     raise invalid(
         "--params",
-        f"given, because {why}",
+        f"given, because {why_none(file, plan.is_limited)}",
         str(file),
         "It is a file of the parameters by their names: .safetensors, .npz, .pt, or a "
         "folder of Orbax." + order,

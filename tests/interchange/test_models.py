@@ -332,6 +332,61 @@ def test_a_layer_may_be_trained_in_a_frozen_model(is_trained, tmp_path, capsys):
         assert told in capsys.readouterr().err
 
 
+UNREAD = {
+    "unknown.keras": "the variables of the layer 'own' ('MyLayer') in the file are in",
+    "own.keras": "the model in the file is of a class that does not list its layers",
+    "other.keras": "the file is no whole .keras file (",
+    "run.h5": "the model in such a file is not read",
+    "optimizer.npz": "the file holds no model",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), UNREAD.items(), ids=UNREAD)
+def test_variables_of_an_optimizer_are_no_parameters(name, why, tmp_path):
+    path = tmp_path / name
+    if name in ("unknown.keras", "own.keras"):
+        layers = [("own", "MyLayer", [ROW, ROW], True)]
+        keras_file(path, layers if name == "unknown.keras" else [], [ROW] * 4)
+    elif name == "other.keras":
+        pytest.importorskip("h5py", reason="h5py is not installed")
+        path.write_bytes(b"no archive")
+    elif name == "run.h5":
+        pytest.importorskip("h5py", reason="h5py is not installed")
+        files.write(path, {"0": np.int32(3), "1": np.float32(0.25), "2": ROW})
+    else:
+        state = {0: {"step": 3.0, "exp_avg": ROW, "exp_avg_sq": ROW}}
+        files.write(path, {"state": state, "param_groups": [{"params": [0]}]})
+    with pytest.raises(ValueError, match="is no file of the parameters of") as told:
+        read_params(path)
+    assert f"because {why}" in str(told.value)
+
+
+def test_a_model_of_a_class_without_layers_takes_params(tmp_path, capsys):
+    path = keras_file(tmp_path / "x.keras", [], [np.int32(3), np.float32(1), ROW, ROW])
+    assert convert("keras", path, "--to", "optadamw", "--out", tmp_path / "o.npz") == 1
+    told = "given, because the model in the file is of a class that does not list its"
+    assert told in capsys.readouterr().err
+
+
+@needs_torch
+def test_two_models_in_a_file_are_named(tmp_path, capsys):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    kept = {"net": model.state_dict(), "ema": model.state_dict()}
+    path = tmp_path / "x.pt"
+    torch.save(kept | {"optimizer": optimizer.state_dict()}, path)
+    words = ("torch", path, "--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert(*words) == 1
+    told = "because the file holds 2 models: 'net', 'ema'"
+    assert told in capsys.readouterr().err
+    assert convert(*words, "--params", path) == 1
+    assert told in capsys.readouterr().err
+    torch.save(kept["net"], tmp_path / "net.pt")
+    assert convert(*words, "--params", tmp_path / "net.pt") == 0
+
+
 @needs_torch
 def test_arrays_without_elements_are_not_tied(tmp_path):
     saved = {"a": torch.zeros(0), "b": torch.zeros(0), "c": torch.ones(2)}

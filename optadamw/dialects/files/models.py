@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from optadamw.base.errors import some_leaves
 from optadamw.checkpoint.bounds import Bounds, TooLarge, check_regular
 from optadamw.dialects.files import files, hdf5, keras_config, keras_layers, torch
 from optadamw.dialects.files.packages import MissingPackage
+from optadamw.dialects.files.refusing import brief
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
 
@@ -81,13 +83,18 @@ def model_of(contents: Any) -> Mapping[str, Any]:
     """
     if _is_model(contents):
         return contents
-    if not isinstance(contents, Mapping):
-        return {}
-    inside = {str(key): value for key, value in contents.items() if _is_model(value)}
+    inside = _models_in(contents)
     usual = [k for k in ("model", "state_dict", "model_state_dict") if k in inside]
     if len(inside) == 1 or usual:
         return inside[usual[0] if usual else next(iter(inside))]
     return {}
+
+
+def _models_in(contents: Any) -> dict[str, Any]:
+    """Return the state dicts of models in a mapping, by their keys."""
+    if not isinstance(contents, Mapping):
+        return {}
+    return {str(key): value for key, value in contents.items() if _is_model(value)}
 
 
 def trained(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -130,28 +137,39 @@ def _is_model(node: Any) -> bool:
     )
 
 
-def unknown_layer(path: Path, is_limited: bool = True) -> str | None:
-    """Return why the order of a layer in a .keras file is unknown; None if it is not.
+def why_none(path: Path, is_limited: bool = True) -> str:
+    """Return why `model_in` finds no model in a file, as the end of a sentence.
 
     Raises:
-      MissingPackage, TooLarge: the file cannot be read.
+      OSError, ValueError: the file cannot be read.
     """
-    try:
-        _of_keras(path, Bounds(path, is_limited))
-    except keras_layers.UnknownLayer as error:
-        return str(error)
-    return None
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix in torch.SUFFIXES:
+        names = list(_models_in(files.read(path, is_limited)))
+        if len(names) > 1:
+            return f"the file holds {len(names)} models: {some_leaves(names)}"
+    elif suffix == keras_config.ARCHIVE:
+        try:
+            model = hdf5.read_model(path, Bounds(path, is_limited))
+            keras_layers.trained_variables(*model)
+        except (TooLarge, MissingPackage):
+            raise
+        except keras_layers.UnknownLayer as error:
+            return str(error)
+        except Exception as error:  # zip, HDF5 and h5py: more kinds than can be listed
+            return f"the file is no whole .keras file ({brief(error)})"
+        if not keras_layers.by_group(model.config):
+            return "the model in the file is of a class that does not list its layers"
+    elif suffix in hdf5.SUFFIXES:
+        return "the model in such a file is not read"
+    return "the file holds no model"
 
 
 def _of_keras(path: Path, bounds: Bounds) -> dict[str, np.ndarray]:
     """Return the trained variables of the layers of a .keras file, by their names."""
     try:
-        model = hdf5.read_model(path, bounds)
-    except (TooLarge, MissingPackage):
+        return keras_layers.trained_variables(*hdf5.read_model(path, bounds))
+    except (TooLarge, MissingPackage, keras_layers.UnknownLayer):
         raise
-    except Exception:  # zip, HDF5 and h5py: more kinds than can be listed
-        return {}  # its reader says what is wrong with the file
-    try:
-        return keras_layers.trained_variables(*model)
-    except (AttributeError, KeyError, TypeError):
-        return {}  # another JSON than Keras's
+    except Exception:  # zip, HDF5, h5py, another JSON than Keras's
+        return {}  # the reader of the file says what is wrong with it

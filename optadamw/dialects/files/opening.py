@@ -18,7 +18,7 @@ from optadamw.dialects.files import (
     keras_config,
     orbax_items,
 )
-from optadamw.dialects.files.models import model_in, trained
+from optadamw.dialects.files.models import model_in, trained, why_none
 from optadamw.dialects.files.orbax_items import PARAMS
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.state_dict import is_state_dict
@@ -35,20 +35,36 @@ def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarr
     Raises:
       OSError, ValueError: a file that cannot be read, or that holds no parameters.
     """
-    check_regular(Path(path))
+    path = Path(path)
+    check_regular(path)
+    suffix = path.suffix.lower()
     model = model_in(path, is_limited)
     if model is not None:
         found = model.params
-    elif Path(path).suffix.lower() == ".npz" and _is_checkpoint(path):
+    elif path.is_dir():
+        found = trained(_flat(_params_of_folder(path, is_limited)))
+    elif suffix == ".npz" and _is_checkpoint(path):
         saved = checkpoint.load(path, is_limited=is_limited)
         found = checkpoints.params_in(saved)
-    elif Path(path).is_dir():
-        found = trained(_flat(_params_of_folder(Path(path), is_limited)))
+    elif suffix in hdf5.SUFFIXES:
+        raise _no_params(path, is_limited)
     else:
-        found = trained(_flat(files.read(path, is_limited)))
+        arrays = files.read(path, is_limited)
+        if is_state_dict(arrays) or _state_dicts(arrays):
+            raise _no_params(path, is_limited)
+        found = trained(_flat(arrays))
     if not found:
         raise ValueError(f"'{path}' holds no parameters.")
     return found
+
+
+def _no_params(path: Path, is_limited: bool) -> ValueError:
+    """Build the error for a file whose arrays are those of an optimizer."""
+    return ValueError(
+        f"'{path}' is no file of the parameters of one model, because "
+        f"{why_none(path, is_limited)}. Save them by their names: .safetensors, .npz, "
+        ".pt, or a folder of Orbax."
+    )
 
 
 def _is_checkpoint(path: str | Path) -> bool:
@@ -210,10 +226,10 @@ def _above(key: str, node: Any) -> list[dict[str, Any]]:
     return [children, *_above(rest, children[first])]
 
 
-def _state_dicts(saved: Mapping[Any, Any]) -> dict[str, Any]:
+def _state_dicts(saved: Any) -> dict[str, Any]:
     """Return the state dicts by their keys, alone or in a list as in Lightning."""
-    found = {}
-    for key, value in saved.items():
+    found: dict[str, Any] = {}
+    for key, value in saved.items() if isinstance(saved, Mapping) else ():
         if is_state_dict(value):
             found[str(key)] = value
         elif isinstance(value, list | tuple):
