@@ -165,10 +165,11 @@ def test_groups_of_old_keras_are_those_of_classes(tmp_path, capsys):
 
 
 def test_a_group_of_no_layer_of_the_model_is_not_guessed(tmp_path):
-    """As a layer that a subclass of Functional keeps beside those of its graph."""
-    layers = [("dense", "MyLayer", [ROW], True), ("last", "Dense", [ROW], True)]
-    groups = ["other", "dense"]
-    path = keras_file(tmp_path / "old.keras", layers, groups=groups)
+    """That of a Dense is "dense"; another may have the name of one."""
+    layers = [("extra", "Dense", [ROW], True)]
+    path = keras_file(tmp_path / "old.keras", layers, groups=["dense"])
+    assert list(read_params(path)) == ["extra/kernel"]
+    path = keras_file(tmp_path / "other.keras", layers, groups=["extra"])
     assert model_in(path) is None
 
 
