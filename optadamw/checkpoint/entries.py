@@ -16,7 +16,8 @@ _UNREADABLE = (
     *(EOFError, OSError, RuntimeError, ValueError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""The errors of zip files, and of NumPy's in them, that are cut or altered."""
+"""The errors of zip files, and of NumPy's in them, that are cut or altered. They come
+when an entry is read; an array of JAX is fetched afterwards."""
 
 
 def entry_of(portable: Mapping[str, Any], name: str) -> np.ndarray:
@@ -26,12 +27,13 @@ def entry_of(portable: Mapping[str, Any], name: str) -> np.ndarray:
       DamagedCheckpoint: the file behind the mapping is cut or altered.
     """
     try:
-        return np.asarray(jax.device_get(portable[name]))
+        array = portable[name]
     except _UNREADABLE as error:
         why = f"{type(error).__name__}: {error}"
         raise damaged(
             f"The entry '{name}' of the checkpoint cannot be read ({why})."
         ) from error
+    return np.asarray(jax.device_get(array))
 
 
 def checked_entry(portable: Mapping[str, Any], name: str, entry: Entry) -> np.ndarray:

@@ -8,6 +8,10 @@ from optadamw.checkpoint.damage import damaged
 
 Judge = Callable[[Any], bool]
 
+KINDS = "parameters of each kind"
+"""The key of the lists in the meaning of a State that `kinds` makes: paths by kind, by
+field. No buffer of a user's rule can have this name."""
+
 
 def check_form(record: dict[str, Any]) -> None:
     """Check the parts of a record that this version reads; later ones may have more.
@@ -81,7 +85,7 @@ PARTS: dict[str, tuple[Judge, str]] = {
 SETTINGS: dict[str, tuple[Judge, str]] = {
     "mu": (_is_text, "a text"),
     "nu_max": (_is_text, "a text"),
-    "kinds": (_all_in(dict, _all_in(dict, _texts)), "a dict of dicts of lists"),
+    KINDS: (_all_in(dict, _all_in(dict, _texts)), "a dict of dicts of lists"),
     "rules": (_texts, "a list of texts"),
     "events": (_texts, "a list of texts"),
     "blocks": (lambda value: isinstance(value, dict), "a dict"),

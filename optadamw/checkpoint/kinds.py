@@ -5,7 +5,7 @@ another process the choice may be written otherwise, or be a function of the sam
 that chooses other parameters. So a record lists the parameters of each kind.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import optax
@@ -13,18 +13,15 @@ import optax
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
+from optadamw.checkpoint.form import KINDS
 from optadamw.checkpoint.inside import transformations_in
 from optadamw.checkpoint.names import Name
 from optadamw.checkpoint.record import Meaning
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.groups import Variant
 from optadamw.rules.maximize import Maximize
-from optadamw.transforms.transformation import Transformation
 from optadamw.walk.composition import Composition
 from optadamw.walk.plan import plan_of
-
-KINDS = "kinds"
-"""The key of the lists in the meaning of a State: paths by kind, by field."""
 
 SIGN = {
     False: "the mean of the gradients",
@@ -76,7 +73,8 @@ def with_kinds(
       meanings: the meaning of each State by its scope. Of several nothing is added,
         because each has a part of the parameters.
       tx: the transformation of the States.
-      params: all parameters.
+      params: the parameters. Nothing is added if they are not those of the State: a
+        part of them, others beside them, or those around `optax.masked`.
       names: the names of the leaves of the states.
     """
     found = transformations_in(tx)
@@ -90,29 +88,35 @@ def with_kinds(
     ]
     if not fields:
         return dict(meanings)
-    leaves = flatten(params)
-    has_frozen = any(group.is_frozen for group in composition.groups)
-    if not (has_frozen and isinstance(tx, Transformation)):
-        # Inside `optax.masked` it has a part of them, and `params` may be another tree.
-        fields = [f for f in fields if all(_of(f, p) in names for p in leaves.paths)]
-        if not fields:
-            return dict(meanings)
-    groups = [row.group for row in plan_of(composition, leaves, params).rows]
+    members = _members(composition, params)
     kinds: dict[str, Any] = {}
     for field in fields:
+        own = {n for n in names if n == field or n.startswith(f"{field}/")}
+        if own != {_of(field, path) for path in members}:
+            continue
         kinds[field] = {}
-        for path, group in zip(leaves.paths, groups, strict=True):
-            if not composition.is_frozen(group):
-                kind = KIND[field](composition.variants[group])
-                kinds[field].setdefault(kind, []).append(path)
-    return {"": {**meanings[""], KINDS: kinds}}
+        for path, group in members.items():
+            kind = KIND[field](composition.variants[group])
+            kinds[field].setdefault(kind, []).append(path)
+    return {"": {**meanings[""], KINDS: kinds}} if kinds else dict(meanings)
+
+
+def _members(composition: Composition, params: PyTree) -> dict[str, int]:
+    """Return the group of each parameter that is not frozen; {} if it is not known."""
+    leaves = flatten(params)
+    try:
+        rows = plan_of(composition, leaves, params).rows
+    except Exception:  # patterns and functions of a user that expect another tree
+        return {}
+    pairs = zip(leaves.paths, (row.group for row in rows), strict=True)
+    return {path: group for path, group in pairs if not composition.is_frozen(group)}
 
 
 def kinds_are_checked(
     field: str,
     old: Meaning,
     new: Meaning,
-    paths: Mapping[str, str | None],
+    paths: Mapping[str, str],
     remedy: str,
 ) -> bool:
     """Compare the kinds of a field's numbers parameter by parameter, if they are known.
@@ -121,42 +125,39 @@ def kinds_are_checked(
       field: the field.
       old: the saved meaning.
       new: the present meaning.
-      paths: the saved path of each parameter by its present one; None: it is new.
+      paths: the saved path of each parameter whose numbers are restored, by its present
+        one.
       remedy: the remedy that the error names.
 
     Returns:
-      False if neither side lists parameters, or one side has groups without a list: it
-      is a file that was saved without the parameters.
+      False if neither side lists parameters, or one of them does not tell the kind of
+      each: a file that was saved without the parameters names groups alone.
 
     Raises:
       ValueError: a parameter has another kind than it had.
     """
     if not any(field in meaning.get(KINDS, {}) for meaning in (old, new)):
         return False
-    saved = {path for path in paths.values() if path is not None}
-    before, here = _by_path(field, old, saved), _by_path(field, new, paths)
-    if before is None or here is None:
+    before, here = _by_path(field, old, paths.values()), _by_path(field, new, paths)
+    if not (before.keys() >= set(paths.values()) and here.keys() >= paths.keys()):
         return False
     for path, was in paths.items():
-        kinds = (None if was is None else before.get(was)), here.get(path)
-        if None not in kinds and kinds[0] != kinds[1]:
+        if before[was] != here[path]:
             raise at_leaf(
                 _of(field, path),
-                f"it was saved as {kinds[0]}; here it is {kinds[1]}.",
+                f"it was saved as {before[was]}; here it is {here[path]}.",
                 remedy,
             )
     return True
 
 
-def _by_path(
-    field: str, meaning: Meaning, paths: Collection[str]
-) -> dict[str, str] | None:
-    """Return the kind of each parameter that has the field; None: it is not known."""
+def _by_path(field: str, meaning: Meaning, paths: Iterable[str]) -> dict[str, str]:
+    """Return the kind of each parameter of which it is known."""
     listed = meaning.get(KINDS, {}).get(field)
     if listed is not None:
         return {path: kind for kind, those in listed.items() for path in those}
     if field not in meaning or is_by_group(meaning[field]):
-        return None
+        return {}
     return {path: meaning[field] for path in paths}
 
 

@@ -89,12 +89,11 @@ def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
     Where there is none, the dicts that Orbax makes of States count. Beside one, a dict
     with the key "step" belongs to another transformation, or holds parameters.
     """
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, State))
-    has_state = any(isinstance(node, State) for node in nodes)
+    for is_state in (_is_state, _is_of_orbax, _is_counter):
+        nodes = jax.tree.leaves(tree, is_leaf=is_state)
+        if any(map(is_state, nodes)):
+            break
     found = []
-
-    def is_state(node: Any) -> bool:
-        return isinstance(node, State) or (not has_state and _is_of_orbax(node))
 
     def marked(node: Any) -> Any:
         if is_state(node):
@@ -112,8 +111,20 @@ class _Mark:
     """A placeholder for a State."""
 
 
+def _is_state(node: Any) -> bool:
+    return isinstance(node, State)
+
+
 def _is_of_orbax(node: Any) -> bool:
-    """Return whether `node` is the dict that Orbax makes of a State."""
+    """Return whether `node` is the dict that Orbax makes of a State with buffers."""
+    return _is_counter(node) and len(node) > 1
+
+
+def _is_counter(node: Any) -> bool:
+    """Return whether `node` is a dict of fields of a State, perhaps of a step alone.
+
+    So is the state of another transformation that counts its steps.
+    """
     if not isinstance(node, Mapping) or not set(node) <= set(State._fields):
         return False
     step: Any = node.get("step")

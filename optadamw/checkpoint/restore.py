@@ -21,7 +21,7 @@ from optadamw.checkpoint.placed import placed
 from optadamw.checkpoint.portable import Saved, meanings
 from optadamw.checkpoint.rename import Renaming, old_paths
 from optadamw.checkpoint.report import Report
-from optadamw.checkpoint.source import source_of
+from optadamw.checkpoint.source import source_of, without_counters
 from optadamw.checkpoint.window import OnPartial, check_choice
 from optadamw.store.state import State, is_custom, is_scales
 
@@ -109,6 +109,7 @@ def restore(
     target = named_state(tx.init(params), "tx.init(params)")
     if sharding is not None:
         target = placed(target, sharding)
+    source = without_counters(source, target.fields)
     _check_scopes(source, target)
     fields = _check_fields(afresh, source, target)
     # The record of a file sorts "states/10" before "states/2", and JAX the States by

@@ -1,11 +1,13 @@
 """Read a saved state from any of the forms that `restore` accepts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 
 from optadamw.base.errors import mistyped
+from optadamw.checkpoint.names import AROUND, STATES
 from optadamw.checkpoint.portable import Saved, described, opened
 from optadamw.checkpoint.record import ENTRY
 
@@ -23,6 +25,40 @@ def source_of(saved: Any) -> Saved:
             saved = opened(saved)  # refuses: the record is missing
         saved = described(saved, None, "saved")
     return saved
+
+
+def without_counters(saved: Saved, scopes: Collection[str]) -> Saved:
+    """Return a saved state of one State, if a counter beside it was taken for another.
+
+    Files of the first weeks name a dict of "step" alone, the state of another
+    transformation, as a State.
+
+    Args:
+      saved: the saved state.
+      scopes: the scopes of the new States.
+    """
+    own = [scope for scope, fields in saved.fields.items() if fields != ("step",)]
+    if set(scopes) != {""} or len(own) != 1 or len(saved.fields) == 1:
+        return saved
+    new = {scope: scope.replace(STATES, AROUND, 1) for scope in saved.fields}
+    new[own[0]] = ""
+
+    def renamed(by_name: Mapping[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, value in by_name.items():
+            scope = next((s for s in new if name.startswith(f"{s}/")), None)
+            rest = name if scope is None else new[scope] + name.removeprefix(scope)
+            found[rest.removeprefix("/")] = value
+        return found
+
+    known = saved.meaning.get(own[0])
+    return replace(
+        saved,
+        arrays=renamed(saved.arrays),
+        layouts=renamed(saved.layouts),
+        fields={"": saved.fields[own[0]]},
+        meaning={} if known is None else {"": known},
+    )
 
 
 def _looks_portable(saved: Any) -> bool:

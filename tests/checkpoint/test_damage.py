@@ -23,6 +23,7 @@ import optadamw
 from optadamw import checkpoint
 from optadamw.checkpoint import arrays as arrays_of_checkpoint
 from optadamw.checkpoint import file as file_of_checkpoint
+from optadamw.checkpoint.form import KINDS
 from optadamw.checkpoint.record import ENTRY
 from tests.support import trees
 
@@ -216,9 +217,9 @@ def test_a_record_of_another_form_is_refused(part, saved):
         {"window": 4},
         {"window": {"every": "4"}},
         {"loss_scale": {"counts": 4}},
-        {"kinds": ["mu"]},
-        {"kinds": {"mu": ["a"]}},
-        {"kinds": {"mu": {"a": "w"}}},
+        {KINDS: ["mu"]},
+        {KINDS: {"mu": ["a"]}},
+        {KINDS: {"mu": {"a": "w"}}},
     ],
 )
 def test_a_meaning_of_another_form_is_refused(odd, saved):
@@ -272,6 +273,7 @@ def test_a_symbolic_link_stays_one(tmp_path):
 WRITER = """
 import sys, jax.numpy as jnp, optadamw
 from optadamw import checkpoint
+from optadamw.checkpoint.form import KINDS
 tx = optadamw.adamw(0.1)
 params = {"w": jnp.zeros((256, 1024))}
 state = tx.init(params)

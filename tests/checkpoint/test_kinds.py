@@ -1,7 +1,8 @@
 """Groups with a sign or an AMSGrad of their own: the file lists their parameters."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FunctionType
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import pytest
 
 import optadamw
 from optadamw import checkpoint
+from optadamw.checkpoint.form import KINDS as KINDS_KEY
 from optadamw.checkpoint.record import without_addresses
+from optadamw.custom import Rule, Slot, Stage, atom, storage
 from tests.checkpoint.runs import run
 from tests.support import trees
 
@@ -133,7 +136,7 @@ def test_a_part_of_the_parameters_in_masked(option):
     tx = optax.masked(own, {"w": True, "b": True, "other": False})
     params = {"other": jnp.ones(2), **PARAMS}
     saved = checkpoint.opened(checkpoint.to_portable(tx, tx.init(params), params))
-    assert "kinds" not in saved.meaning[""]
+    assert KINDS_KEY not in saved.meaning[""]
     _, report = checkpoint.restore(tx, params, saved)
     assert report.is_whole
 
@@ -141,7 +144,7 @@ def test_a_part_of_the_parameters_in_masked(option):
 def test_a_file_of_before_has_no_lists():
     tx = adamw("maximize", "b")
     saved = checkpoint.opened(checkpoint.to_portable(tx, tx.init(PARAMS), PARAMS))
-    meaning = {k: v for k, v in saved.meaning[""].items() if k != "kinds"}
+    meaning = {k: v for k, v in saved.meaning[""].items() if k != KINDS_KEY}
     before = replace(saved, meaning={"": meaning})
     _, report = checkpoint.restore(tx, PARAMS, before)
     assert report.is_whole
@@ -158,10 +161,70 @@ def test_addresses_in_the_names_of_older_files_do_not_count():
     }
 
 
-def test_parameters_that_are_not_those_of_the_state_have_no_list():
-    tx = adamw("maximize", "b")
-    more = {"params": PARAMS, "statistics": jnp.ones(2)}
-    saved = checkpoint.opened(checkpoint.to_portable(tx, tx.init(PARAMS), more))
-    assert "kinds" not in saved.meaning[""]
+FROZEN = [("head", {"freeze": True})]
+HEADED = {**PARAMS, "head": jnp.ones(2)}
+
+
+@pytest.mark.parametrize("frozen", [[], FROZEN])
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda params: {"params": params, "statistics": jnp.ones(2)},
+        lambda params: {"b": params["b"]},
+        lambda params: {"w": params["w"]},
+        lambda params: {"w": params["w"], "b": params["b"]},
+        lambda params: {**params, "more": jnp.ones(2)},
+    ],
+    ids=["beside others", "a part", "without a group", "trained alone", "one more"],
+)
+def test_other_trees_of_parameters_have_no_list(given, frozen):
+    """They are saved, and the texts of the groups are compared."""
+    tx, other = (
+        optadamw.adamw(1e-2, groups=[*frozen, (choice, {"maximize": True})])
+        for choice in ("b", "w")
+    )
+    portable = checkpoint.to_portable(tx, tx.init(HEADED), given(HEADED))
+    assert KINDS_KEY not in checkpoint.opened(portable).meaning[""]
+    _, report = checkpoint.restore(tx, HEADED, portable)
+    assert report.is_whole
+    with pytest.raises(ValueError, match="`mu` was saved as"):
+        checkpoint.restore(other, HEADED, portable)
+
+
+@pytest.mark.parametrize("option", KINDS)
+def test_a_chain_with_a_frozen_group_has_a_list(option):
+    made, again, other = (
+        optax.chain(
+            optax.clip(1.0),
+            optadamw.adamw(1e-2, groups=[*FROZEN, (choice, {option: True})]),
+        )
+        for choice in (
+            lambda path, x: path == "b",
+            lambda path, x: x.shape == (3,),
+            lambda path, x: path == "w",
+        )
+    )
+    saved = checkpoint.to_portable(made, made.init(HEADED), HEADED)
+    _, report = checkpoint.restore(again, HEADED, saved)
+    assert report.is_whole
+    with pytest.raises(ValueError, match=f"Leaf '{KINDS[option]}/b': it was saved"):
+        checkpoint.restore(other, HEADED, saved)
+
+
+@dataclass(frozen=True)
+class Keeper(Rule):
+    stage: ClassVar[Stage] = Stage.GRADIENT
+
+    @property
+    def slots(self):
+        return (Slot("kinds", storage("dtype", None)),)
+
+    def apply(self, leaf, scalars):
+        return leaf.keeping(kinds=leaf.buffers["kinds"] + 1)
+
+
+def test_a_buffer_of_a_user_may_be_called_kinds():
+    tx = optadamw.chain(atom(Keeper()), optadamw.scale_by_learning_rate(0.1))
+    saved = checkpoint.to_portable(tx, tx.init(PARAMS), PARAMS)
     _, report = checkpoint.restore(tx, PARAMS, saved)
     assert report.is_whole

@@ -1,6 +1,7 @@
 """States beside one another, and beside states that are not of this library."""
 
 import io
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -122,3 +123,30 @@ def test_parameters_called_step_in_the_state_of_optax(params):
     saved = checkpoint.to_portable(alone, alone.init(params), params)
     _, report = checkpoint.restore(tx, params, saved)
     assert not [name for name in report.fresh if name.startswith("mu")]
+
+
+def test_a_counter_in_the_dicts_of_orbax_and_in_older_files():
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    tx = optax.chain(counting("step"), optadamw.adamw(0.1, maximize=True))
+    _, state = tx.update(params, tx.init(params), params)
+    dicts = [state[0], {k: v for k, v in state[1]._asdict().items() if v is not None}]
+    restored, report = checkpoint.restore(tx, params, dicts, made_by=tx)
+    trees.assert_same_bits(restored, state)
+    assert report.is_whole
+    saved = checkpoint.opened(checkpoint.to_portable(tx, state, params))
+
+    def older(name):
+        if name.startswith(("around/", "params/")):
+            return name.replace("around/", "states/")
+        return f"states/1/{name}"
+
+    before = replace(
+        saved,
+        arrays={older(name): array for name, array in saved.arrays.items()},
+        fields={"states/0": ("step",), "states/1": saved.fields[""]},
+        **{"meaning": {}, "layouts": {}},
+    )
+    restored, report = checkpoint.restore(tx, params, before)
+    trees.assert_same_bits(restored, state)
+    assert report.is_whole
+    trees.assert_same_bits(checkpoint.params_of(before, params), params)

@@ -76,3 +76,12 @@ def test_a_decay_is_learned_from_zero():
         return (params**2).sum()
 
     assert float(jax.grad(loss)(0.0)) < -1
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_derivative_by_an_infinite_parameter(decay):
+    params, ones = jnp.array([jnp.inf, 1.0]), jnp.ones(2)
+    tx = optadamw.adamw(0.1, weight_decay=decay)
+    state = tx.init(ones)
+    _, slope = jax.jvp(lambda p: tx.step(ones, state, p)[0], (params,), (ones,))
+    np.testing.assert_allclose(slope, (1 - 0.1 * decay) * ones)
