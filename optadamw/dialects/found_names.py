@@ -1,6 +1,6 @@
 """Names that `optadamw convert` finds in the files, and need not be told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from optadamw.dialects.files.models import Model, model_in, why_none
 from optadamw.dialects.files.opening import params_beside, read_params
 from optadamw.dialects.orders import (
     Order,
+    in_mapping,
     in_order,
-    model_for,
-    order_of_model,
+    order_of_models,
     order_of_state,
 )
 from optadamw.dialects.states.form import Form, Plan
@@ -86,8 +86,7 @@ def with_found_names(
     told = []
     named = names_in(groups_with_params(saved))
     if source is not None and needs_names and not named:
-        model = model_for(source, models)
-        found = order_of_state(source, model, saved, params, plan.transpose)
+        found = order_of_state(source, models, saved, params, plan.transpose)
         if found is not None:
             plan = replace(plan, names=found[0])
             told.append(found[1])
@@ -125,8 +124,11 @@ def _order_of_target(
     is_kept = ordered is not None and ordered.is_state_dict == target.is_state_dict
     if is_kept and is_listed:
         return None
-    model = model_for(target, models)
-    by_model = None if model is None else order_of_model(model, params)
-    own = in_order(named, params) if named and not is_listed else None
+    by_model = order_of_models(target, models, params)
+    own: Iterable[str] | None = None
+    if is_kept and isinstance(names, Mapping):
+        own = in_mapping(names, named, params)
+    if own is None and named and not is_listed:
+        own = in_order(named, params)
     by_names = None if own is None else (list(own), "the names in the saved state")
     return (by_names or by_model) if is_kept else (by_model or by_names)

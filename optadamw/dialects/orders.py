@@ -13,7 +13,7 @@ import numpy as np
 
 from optadamw.dialects.files.models import Model
 from optadamw.dialects.states.form import Form, is_chosen
-from optadamw.dialects.states.naming import matched_names
+from optadamw.dialects.states.prefixes import with_one_prefix
 from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
 
 Shape = tuple[int, ...]
@@ -21,20 +21,34 @@ Order = tuple[list[str], str]
 """Our names in an order, and what tells it."""
 
 
-def model_for(form: Form, models: Sequence[Model]) -> Model | None:
-    """Return the first model of a library; None if no other has its order."""
-    return next((m for m in models if m.is_of_pytorch == form.is_state_dict), None)
+def order_of_models(
+    form: Form,
+    models: Sequence[Model],
+    params: Mapping[str, Any],
+    shapes: Sequence[Shape | None] | None = None,
+) -> Order | None:
+    """Return the names of `params` in the order of a library's models.
 
+    Args:
+      form: the library; a model of another one has another order.
+      models: the models in the files, that beside the state first.
+      params: the parameters, by their names.
+      shapes: the shapes in the saved state, as `shapes_in` returns them; None: unknown.
 
-def order_of_model(model: Model, params: Mapping[str, Any]) -> Order | None:
-    """Return the names of `params` in the order of a model."""
-    names = in_order(model.order, params)
-    return None if names is None else (list(names), model.told)
+    Returns:
+      The order of the first model that has all parameters; None if there is none.
+    """
+    for model in models:
+        if model.is_of_pytorch == form.is_state_dict:
+            places = in_order(model.order, params)
+            if places is not None and _may_be(shapes, model, list(places.values())):
+                return list(places), model.told
+    return None
 
 
 def order_of_state(
     form: Form,
-    model: Model | None,
+    models: Sequence[Model],
     saved: Any,
     params: Mapping[str, Any],
     transpose: Sequence[str],
@@ -46,17 +60,16 @@ def order_of_state(
 
     Args:
       form: the library of the state.
-      model: the model that has the order, or None.
+      models: the models in the files.
       saved: the saved state.
       params: the parameters, by their names.
       transpose: the patterns of `--transpose`.
     """
     shapes = shapes_in(form, saved)
     is_split = len(groups_with_params(saved)) > 1
-    if model is not None and not is_split:
-        found = in_order(model.order, params)
-        if found is not None and _may_be(shapes, model, list(found.values())):
-            return list(found), model.told
+    by_model = None if is_split else order_of_models(form, models, params, shapes)
+    if by_model is not None:
+        return by_model
     names = by_shape(shapes or [], params, transpose)
     return None if names is None else (names, "their shapes, no two of which are equal")
 
@@ -95,20 +108,38 @@ def _may_be(
 
 
 def in_order(order: Sequence[str], params: Mapping[str, Any]) -> dict[str, int] | None:
-    """Return the names of `params` in an order of names that may have a prefix.
+    """Return the names of `params` in an order of names, equal but for one prefix.
 
     Returns:
       Their places in the order, which may have names besides, as a model has buffers;
       None if a parameter has no name there, or may have several.
     """
-    try:
-        places = matched_names(list(params), order)
-    except ValueError:
+    names = list(params)
+    ways = with_one_prefix(order, names) if names else []
+    if len(ways) != 1:
         return None
-    found = {i: name for name, i in zip(params, places, strict=True) if i is not None}
-    if len(found) < len(params):
+    found = {names[i]: place for place, i in enumerate(ways[0]) if i is not None}
+    is_clear = sum(i is not None for i in ways[0]) == len(found) == len(names)
+    return found if is_clear else None
+
+
+def in_mapping(
+    names: Mapping[str, Any], named: Sequence[str], params: Mapping[str, Any]
+) -> list[str] | None:
+    """Return the names of `params` in the order that a mapping to a state tells.
+
+    Args:
+      names: maps our names to the names or the positions in the saved state.
+      named: the names in the saved state, in its order.
+      params: the parameters, by their names.
+    """
+    places = {name: i for i, name in enumerate(named)}
+    found = {ours: places.get(theirs, theirs) for ours, theirs in names.items()}
+    if found.keys() != params.keys() or not all(
+        isinstance(place, int) for place in found.values()
+    ):
         return None
-    return {found[i]: i for i in sorted(found)}
+    return sorted(found, key=found.__getitem__)
 
 
 def by_shape(

@@ -239,7 +239,11 @@ def test_states_of_nnx(tmp_path, capsys):
     loss, inputs = lambda model, x: model(x).sum(), jnp.arange(3.0)
     optimizer.update(model, nnx.grad(loss)(model, inputs))
     params, state = nnx.state(model, nnx.Param), nnx.state(optimizer)
+    optax_state = optax.adamw(1e-3).init(params)
+    _, optax_state = optax.adamw(1e-3).update(params, optax_state, params)
     items = {"model": params, "opt": state, "both": {"params": params, "opt": state}}
+    items |= {"optax": {"params": params, "opt_state": optax_state}}
+    items |= {"alone": {"opt_state": optax_state}}
     with orbax.checkpoint.StandardCheckpointer() as keeper:
         for name, tree in items.items():
             keeper.save(tmp_path.absolute() / name, tree)
@@ -250,6 +254,10 @@ def test_states_of_nnx(tmp_path, capsys):
         assert found is not None, capsys.readouterr().err
         np.testing.assert_array_equal(found["mu/kernel"], mu)
         np.testing.assert_array_equal(found["params/kernel"], model.kernel[...])
+    for folder, more in (("optax", ()), ("alone", words)):
+        found = converted(tmp_path / folder, *more, "--force")
+        assert found is not None, capsys.readouterr().err
+        assert found["mu/kernel"].any()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from optadamw import interchange
-from optadamw.dialects.files import files
+from optadamw.dialects.files import files, keras_layers
 from optadamw.dialects.files.models import model_in
 from optadamw.dialects.files.opening import read_params
 from tests.interchange.files import convert, needs_torch, torch
@@ -409,3 +409,29 @@ def test_tied_weights_are_one_parameter(tmp_path, capsys):
     out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
     assert convert("torch", tmp_path / "x.pt", *out) == 0, capsys.readouterr().err
     assert list(read_params(tmp_path / "x.pt")) == ["embed.weight"]
+
+
+def test_a_frozen_model_with_an_operation_is_frozen():
+    """Operations of keras.ops have no variables, and say nothing of training."""
+
+    def layer(kind, **config):
+        return {"class_name": kind, "config": config}
+
+    dense = layer("Dense", name="dense", trainable=False)
+    for add, trainable, is_frozen in [
+        (layer("Add", name="add"), False, True),
+        (layer("Add", name="add"), True, False),
+        (layer("Dense", name="more", trainable=True), False, False),
+        (layer("Dense", name="more", trainable=False), True, True),
+    ]:
+        layers = [layer("InputLayer", name="input"), dense, add]
+        base = layer("Functional", name="base", trainable=trainable, layers=layers)
+        head = layer("Dense", name="head", trainable=True)
+        config = {"config": {"layers": [base, head]}}
+        groups = {"head": [np.ones((2, 2)), np.ones(2)]}
+        if is_frozen:
+            found = keras_layers.trained_variables(config, groups, {"base"})
+            assert list(found) == ["head/kernel", "head/bias"]
+        else:
+            with pytest.raises(keras_layers.UnknownLayer, match="layer 'base'"):
+                keras_layers.trained_variables(config, groups, {"base"})

@@ -17,10 +17,11 @@ def test_names_in_an_order():
     params = {"a/kernel": 0, "b/kernel": 0}
     for order in (["b.kernel", "a.kernel"], ["b/kernel:0", "m", "a/kernel:0"]):
         assert list(in_order(order, params)) == ["b/kernel", "a/kernel"]
-    assert in_order(["m.b.kernel", "m.a.kernel"], params) == {
-        "b/kernel": 0,
-        "a/kernel": 1,
-    }
+    for more in ([], ["m.buffer"]):
+        assert in_order(["m.b.kernel", "m.a.kernel", *more], params) == {
+            "b/kernel": 0,
+            "a/kernel": 1,
+        }
     for order in (["b.kernel", "c.kernel"], ["b.kernel"], ["b.kernel", "b/kernel"]):
         assert in_order(order, params) is None
     # Numbers are names here: those of a list say nothing of others.
@@ -140,15 +141,46 @@ def test_the_model_beside_a_state_comes_before_other_files(tmp_path, capsys):
 
 
 @needs_torch
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["net.proj", "net.out", "proj"],
+        ["gen.proj", "gen.out", "disc.proj", "disc.out"],
+        ["out", "other"],
+    ],
+    ids=["a module of the same name", "two models", "another model"],
+)
+def test_a_model_of_others_beside_a_state_tells_nothing(names, tmp_path, capsys):
+    """An equal name of one module and the ending of another were taken together."""
+    model = {name: torch.ones(4) for name in names}
+    saved = {"model": model, "optimizer": state_dict([(4,)] * 2)}
+    files.write(tmp_path / "in.pt", saved)
+    words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--force")
+    words += ("--out", tmp_path / "out.npz")
+    own = {name: np.ones(4, np.float32) for name in ("proj", "out")}
+    assert convert(*words, *given(tmp_path, own)) == 1
+    assert "Say which is which" in capsys.readouterr().err
+    kept = torch.nn.Module()
+    for name, row in own.items():
+        kept.register_parameter(name, torch.nn.Parameter(torch.tensor(row)))
+    torch.save(kept.state_dict(), tmp_path / "own.pt")
+    assert convert(*words, "--params", tmp_path / "own.pt") == 0
+    assert f"the model in '{tmp_path / 'own.pt'}'" in capsys.readouterr().out
+    assert moments(tmp_path / "out.npz") == {"proj": 1, "out": 2}
+
+
+@needs_torch
 def test_a_list_of_names_has_the_order_of_the_same_library(tmp_path, capsys):
     """The groups of the optimizer have another order than the model."""
     model = {"b": torch.ones(4), "a": torch.ones(4)}
     saved = {"model": model, "optimizer": state_dict([(4,)] * 2, groups=2)}
     files.write(tmp_path / "in.pt", saved)
     words = ("torch", tmp_path / "in.pt", "--to", "timm", "--out", tmp_path / "out.npz")
-    assert convert(*words, *listed(tmp_path, ["a", "b"])) == 0, capsys.readouterr().err
-    found = files.read(tmp_path / "out.npz")["state"]
-    assert [found[i]["exp_avg"][0] for i in range(2)] == [1, 2]
+    for names in (["a", "b"], {"a": 0, "b": 1}):
+        more = (*listed(tmp_path, names), "--force")
+        assert convert(*words, *more) == 0, capsys.readouterr().err
+        found = files.read(tmp_path / "out.npz")["state"]
+        assert [found[i]["exp_avg"][0] for i in range(2)] == [1, 2]
 
 
 def test_names_in_a_state_do_not_say_which_of_a_list_they_are(tmp_path, capsys):

@@ -162,8 +162,10 @@ def _is_frozen(layer: Mapping[str, Any]) -> bool:
     A model that was frozen may have a layer that was made trained again.
     """
     config = layer["config"]
-    inside = config.get("layers", [])
-    layers = [one for one in inside if one["class_name"] != "InputLayer"]
-    if layers:
-        return all(map(_is_frozen, layers))
-    return not config.get("trainable", True)
+    is_frozen = not config.get("trainable", True)
+    layers = [x for x in config.get("layers", []) if x["class_name"] != "InputLayer"]
+    # An operation of keras.ops has no variables, and says nothing of training.
+    told = [x for x in layers if {"trainable", "layers"} & x["config"].keys()]
+    if told:
+        return all(map(_is_frozen, told)) and (is_frozen or len(told) == len(layers))
+    return is_frozen

@@ -60,8 +60,7 @@ def read(path: Path, bounds: Bounds) -> Any:
             found = keeper.restore(path.absolute(), restore_args=args)
         except OSError as error:  # a part of the folder is missing
             raise ValueError(str(error)) from error
-    is_state = _is_of_nnx(found) and not _is_variable(found)
-    return _without_variables(found) if is_state else found
+    return _without_nnx(found)
 
 
 def _check_entries(path: Path, bounds: Bounds) -> None:
@@ -97,6 +96,24 @@ def _tree(metadata: Any) -> Any:
 def _is_array(leaf: Any) -> bool:
     """Whether a leaf of the metadata is about an array or a number, and not a text."""
     return getattr(leaf, "shape", None) is not None
+
+
+TREES = ("params", "mu", "nu", "nu_max", "acc_grads")
+"""The keys of trees of parameters in states of Optax, and beside them."""
+
+
+def _without_nnx(node: Any, key: str | None = None) -> Any:
+    """Return a checkpoint whose trees of NNX's Variables are trees of arrays.
+
+    Optax's state has them if it was made of an `nnx.State`, beside a plain `count`.
+    """
+    if _is_variable(node):
+        return node["value"] if key == "count" else node
+    if (key is None or key in TREES) and _is_of_nnx(node):
+        return _without_variables(node)
+    if isinstance(node, dict):
+        return {name: _without_nnx(one, str(name)) for name, one in node.items()}
+    return [_without_nnx(one, "") for one in node] if isinstance(node, list) else node
 
 
 def _is_of_nnx(node: Any) -> bool:
