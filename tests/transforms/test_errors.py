@@ -216,8 +216,8 @@ def test_traced_arrays_that_are_no_scalars_are_refused():
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"learning_rate": -1e-3}, "maximize"),
-        ({"learning_rate": None}, "maximize"),
+        ({"learning_rate": -1e-3}, "negate the loss"),
+        ({"learning_rate": None}, "negate the loss"),
         ({"learning_rate": np.ones(3)}, "vmap"),
         ({"learning_rate": no_argument}, "one argument, the step"),
         (RATE | {"weight_decay": None}, r"0\.0 for no decay"),
