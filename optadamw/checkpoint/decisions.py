@@ -171,12 +171,7 @@ def _decide_meaning(
     for name, remedy in (REMEDY | custom).items():
         both = name in fields and name in present and name not in decisions.fresh
         key = key_of(name)
-        kept = {
-            path: was
-            for path, was in paths.items()
-            if was is not None and str(Name(scope, name, was)) in saved.arrays
-        }
-        if both and kinds_are_checked(name, old, new, kept, remedy):
+        if both and kinds_are_checked(name, old, new, paths, saved.arrays, remedy):
             continue
         if both and old.get(key) != new.get(key):
             was, here = (m.get(key, UNSAID.get(name)) for m in (old, new))

@@ -6,7 +6,6 @@ that chooses other parameters. So a record lists the parameters of each kind.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
 
 import optax
 
@@ -15,7 +14,7 @@ from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.form import KINDS
 from optadamw.checkpoint.inside import transformations_in
-from optadamw.checkpoint.names import Name
+from optadamw.checkpoint.names import Name, is_in
 from optadamw.checkpoint.record import Meaning
 from optadamw.rules.amsgrad import Maximum
 from optadamw.rules.groups import Variant
@@ -45,20 +44,24 @@ KIND: dict[str, Callable[[Variant], str]] = {"mu": _sign, "nu_max": _maximum}
 def kinds_by_group(composition: Composition) -> dict[str, str]:
     """Describe the fields of `KIND` that there are, by group if the groups differ."""
     told = {}
-    for field in _fields(composition):
-        texts = [KIND[field](rules) for rules in composition.variants]
+    for field, kinds in _kinds(composition).items():
         names = [group.name for group in composition.groups]
-        if len(set(texts)) == 1:
-            told[field] = texts[0]
+        if len(set(kinds)) == 1:
+            told[field] = kinds[0]
         else:
-            pairs = zip(names, texts, strict=True)
-            told[field] = "; ".join(f"{name}: {text}" for name, text in pairs)
+            pairs = zip(names, kinds, strict=True)
+            told[field] = "; ".join(f"{name}: {kind}" for name, kind in pairs)
     return told
 
 
-def _fields(composition: Composition) -> list[str]:
+def _kinds(composition: Composition) -> dict[str, list[str]]:
+    """Return for each field of `KIND` that there is the kind in each group."""
     slots = {slot.name for slot in composition.slots}
-    return [field for field in KIND if field in slots]
+    return {
+        field: [kind(rules) for rules in composition.variants]
+        for field, kind in KIND.items()
+        if field in slots
+    }
 
 
 def with_kinds(
@@ -81,24 +84,21 @@ def with_kinds(
     if len(found) != 1 or set(meanings) != {""}:
         return dict(meanings)
     composition = found[0].recipe.composition
-    fields = [
-        field
-        for field in _fields(composition)
-        if len({KIND[field](rules) for rules in composition.variants}) > 1
-    ]
-    if not fields:
+    several = {
+        f: kinds for f, kinds in _kinds(composition).items() if len(set(kinds)) > 1
+    }
+    if not several:
         return dict(meanings)
     members = _members(composition, params)
-    kinds: dict[str, Any] = {}
-    for field in fields:
-        own = {n for n in names if n == field or n.startswith(f"{field}/")}
+    lists: dict[str, dict[str, list[str]]] = {}
+    for field, kinds in several.items():
+        own = {name for name in names if is_in(name, field)}
         if own != {_of(field, path) for path in members}:
             continue
-        kinds[field] = {}
+        lists[field] = {}
         for path, group in members.items():
-            kind = KIND[field](composition.variants[group])
-            kinds[field].setdefault(kind, []).append(path)
-    return {"": {**meanings[""], KINDS: kinds}} if kinds else dict(meanings)
+            lists[field].setdefault(kinds[group], []).append(path)
+    return {"": {**meanings[""], KINDS: lists}} if lists else dict(meanings)
 
 
 def _members(composition: Composition, params: PyTree) -> dict[str, int]:
@@ -116,7 +116,8 @@ def kinds_are_checked(
     field: str,
     old: Meaning,
     new: Meaning,
-    paths: Mapping[str, str],
+    paths: Mapping[str, str | None],
+    names: Collection[str],
     remedy: str,
 ) -> bool:
     """Compare the kinds of a field's numbers parameter by parameter, if they are known.
@@ -125,8 +126,8 @@ def kinds_are_checked(
       field: the field.
       old: the saved meaning.
       new: the present meaning.
-      paths: the saved path of each parameter whose numbers are restored, by its present
-        one.
+      paths: the saved path of each parameter by its present one; None: it is new.
+      names: the names of the saved leaves.
       remedy: the remedy that the error names.
 
     Returns:
@@ -138,10 +139,15 @@ def kinds_are_checked(
     """
     if not any(field in meaning.get(KINDS, {}) for meaning in (old, new)):
         return False
-    before, here = _by_path(field, old, paths.values()), _by_path(field, new, paths)
-    if not (before.keys() >= set(paths.values()) and here.keys() >= paths.keys()):
+    kept = {
+        path: was
+        for path, was in paths.items()
+        if was is not None and _of(field, was) in names
+    }
+    before, here = _by_path(field, old, kept.values()), _by_path(field, new, kept)
+    if not (before.keys() >= set(kept.values()) and here.keys() >= kept.keys()):
         return False
-    for path, was in paths.items():
+    for path, was in kept.items():
         if before[was] != here[path]:
             raise at_leaf(
                 _of(field, path),

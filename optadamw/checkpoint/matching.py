@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from optadamw.base.errors import at_leaf, near
-from optadamw.checkpoint.names import AROUND, PARAMS, Name
+from optadamw.checkpoint.names import AROUND, PARAMS, Name, is_in
 from optadamw.store.state import is_buffer
 
 
@@ -135,11 +135,7 @@ def _check_losses(
 
 def left_over(saved: Collection[str], used: Collection[str]) -> tuple[str, ...]:
     """Return the saved leaves of a state that were not used."""
-    return tuple(
-        name
-        for name in saved
-        if name not in used and name != PARAMS and not name.startswith(f"{PARAMS}/")
-    )
+    return tuple(name for name in saved if name not in used and not is_in(name, PARAMS))
 
 
 def is_around(name: Name) -> bool:

@@ -75,6 +75,11 @@ def named_state(state: PyTree, what: str = "state") -> Named:
     return Named(tuple(names), leaves.arrays, leaves.treedef, fields)
 
 
+def is_in(name: str, stem: str) -> bool:
+    """Return whether a name is `stem`, or that of a leaf below it."""
+    return name == stem or name.startswith(f"{stem}/")
+
+
 def named_params(params: PyTree) -> Named:
     """Name the leaves of a tree of parameters."""
     leaves = flatten(params)
@@ -89,7 +94,7 @@ def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
     Where there is none, the dicts that Orbax makes of States count. Beside one, a dict
     with the key "step" belongs to another transformation, or holds parameters.
     """
-    for is_state in (_is_state, _is_of_orbax, _is_counter):
+    for is_state in (_is_state, _is_of_orbax, _has_fields):
         nodes = jax.tree.leaves(tree, is_leaf=is_state)
         if any(map(is_state, nodes)):
             break
@@ -117,10 +122,10 @@ def _is_state(node: Any) -> bool:
 
 def _is_of_orbax(node: Any) -> bool:
     """Return whether `node` is the dict that Orbax makes of a State with buffers."""
-    return _is_counter(node) and len(node) > 1
+    return _has_fields(node) and len(node) > 1
 
 
-def _is_counter(node: Any) -> bool:
+def _has_fields(node: Any) -> bool:
     """Return whether `node` is a dict of fields of a State, perhaps of a step alone.
 
     So is the state of another transformation that counts its steps.

@@ -10,7 +10,7 @@ from optadamw.base.errors import at_leaf, mistyped, near
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.fitting import fitted
 from optadamw.checkpoint.matching import matched
-from optadamw.checkpoint.names import PARAMS, named_params
+from optadamw.checkpoint.names import PARAMS, is_in, named_params
 from optadamw.checkpoint.portable import Saved
 from optadamw.checkpoint.rename import Renaming, old_paths
 from optadamw.checkpoint.source import source_of
@@ -57,7 +57,7 @@ def params_of(
     """
     source = source_of(saved)
     target = named_params(like)
-    theirs = [n for n in source.arrays if n == PARAMS or n.startswith(f"{PARAMS}/")]
+    theirs = [name for name in source.arrays if is_in(name, PARAMS)]
     if not theirs:
         raise ValueError(
             "`saved` holds no parameters. Save them with checkpoint.save(path, tx, "
@@ -94,8 +94,7 @@ def _without(saved: list[str], drop: Collection[str]) -> list[str]:
         raise mistyped("drop", "a tuple of saved paths", drop)
     left = saved
     for path in drop:
-        name = f"{PARAMS}/{path}"
-        gone = {n for n in saved if n == name or n.startswith(f"{name}/")}
+        gone = {name for name in saved if is_in(name, f"{PARAMS}/{path}")}
         if not gone:
             known = [n.removeprefix(f"{PARAMS}/") for n in saved]
             raise ValueError(

@@ -22,7 +22,7 @@ from optadamw.checkpoint.inside import transformations_in
 from optadamw.checkpoint.kinds import with_kinds
 from optadamw.checkpoint.layouts import layouts_of
 from optadamw.checkpoint.meaning import meaning_of
-from optadamw.checkpoint.names import PARAMS, Name, named_params, named_state
+from optadamw.checkpoint.names import PARAMS, Name, is_in, named_params, named_state
 from optadamw.checkpoint.own_state import refuse_another
 from optadamw.checkpoint.record import (
     ENTRY,
@@ -76,15 +76,13 @@ class Saved:
             if is_scales(field)
         ]
         return frozenset(
-            name
-            for name in self.arrays
-            if any(name == stem or name.startswith(f"{stem}/") for stem in stems)
+            name for name in self.arrays if any(is_in(name, stem) for stem in stems)
         )
 
     @property
     def has_params(self) -> bool:
         """Whether parameters were saved with the state."""
-        return any(n == PARAMS or n.startswith(f"{PARAMS}/") for n in self.arrays)
+        return any(is_in(name, PARAMS) for name in self.arrays)
 
     def __repr__(self) -> str:
         steps = ", ".join(str(step) for step in dict.fromkeys(self.steps.values()))

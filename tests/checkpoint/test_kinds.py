@@ -73,12 +73,17 @@ def test_without_parameters_two_lambdas_are_two_groups(option):
         checkpoint.restore(now, PARAMS, saved)
 
 
-@pytest.mark.parametrize("option", KINDS)
-def test_other_groups_of_equal_kinds(option):
+def regrouped(option):
+    """Two transformations of equal kinds and other groups, and a state of the first."""
     own = {"bias": {option: True}}
     old = optadamw.adamw(0.1, groups=own)
     new = optadamw.adamw(0.1, groups={"kernel": {"learning_rate": 0.2}, **own})
-    params, state = run(old, 2)
+    return old, new, *run(old, 2)
+
+
+@pytest.mark.parametrize("option", KINDS)
+def test_other_groups_of_equal_kinds(option):
+    old, new, params, state = regrouped(option)
     saved = checkpoint.to_portable(old, state, params)
     restored, report = checkpoint.restore(new, params, saved)
     trees.assert_same_bits(restored, state)
@@ -89,10 +94,7 @@ def test_other_groups_of_equal_kinds(option):
 @pytest.mark.parametrize("option", KINDS)
 def test_other_groups_in_a_file_without_parameters(option):
     """The way that the error names loses nothing: a State knows no groups."""
-    own = {"bias": {option: True}}
-    old = optadamw.adamw(0.1, groups=own)
-    new = optadamw.adamw(0.1, groups={"kernel": {"learning_rate": 0.2}, **own})
-    params, state = run(old, 2)
+    old, new, params, state = regrouped(option)
     saved = checkpoint.to_portable(old, state)
     with pytest.raises(ValueError, match="restore with the groups of the file"):
         checkpoint.restore(new, params, saved)
