@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
     @property
     def told(self) -> str:
-        """What tells the order, for the report."""
+        """The words in which a report names the model."""
         return f"the model in '{self.file}'"
 
     @property

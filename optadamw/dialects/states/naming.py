@@ -86,7 +86,7 @@ def _unnamed(
     is_named = bool(theirs) and all(name is not None for name in known)
     # A file sorts the numbers of a list as text: 10 before 2.
     if is_named and (not _is_plain(paths) or set(known) == set(paths)):
-        return matched_names(paths, [name or "" for name in known], frozen)
+        return _by_name(paths, [name or "" for name in known], frozen)
     trained = [path for path in paths if path not in frozen]
     if len(trained) == len(theirs) < len(paths):
         places = {path: i for i, path in enumerate(trained)}
@@ -105,8 +105,8 @@ def _is_plain(paths: Sequence[str]) -> bool:
     return all(path.isdigit() or not path for path in paths)
 
 
-def matched_names(
-    paths: Sequence[str], known: Sequence[str], frozen: Collection[str] = ()
+def _by_name(
+    paths: Sequence[str], known: Sequence[str], frozen: Collection[str]
 ) -> list[int | None]:
     """Match equal names, apart from separators and a prefix on one side.
 
