@@ -128,8 +128,8 @@ def _drift(share: Array, chosen: Array, param: Array) -> Array:
 @_drift.defjvp
 def _drift_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (share, chosen, param), (_, d_chosen, d_param) = primals, tangents
-    # Infinity times a tangent of 0 would be NaN. Symbolic zeros would tell such tangents
-    # apart, but Pallas does not lower them for a TPU (jax 0.10 to 0.12).
+    # Infinity times a tangent of 0 would be NaN. Symbolic zeros would tell such
+    # tangents apart, but Pallas does not lower them for a TPU (jax 0.10 to 0.12).
     largest = jnp.finfo(param.dtype).max
     change = d_chosen * jnp.clip(param, -largest, largest) + chosen * d_param
     return _drift(share, chosen, param), change
