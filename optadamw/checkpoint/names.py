@@ -94,7 +94,7 @@ def _states(tree: PyTree) -> list[tuple[Keys, Any]]:
     Where there is none, the dicts that Orbax makes of States count. Beside one, a dict
     with the key "step" belongs to another transformation, or holds parameters.
     """
-    for is_state in (_is_state, _is_of_orbax, _has_fields):
+    for is_state in (_is_state, _has_all_fields, _is_of_orbax, _has_fields):
         nodes = jax.tree.leaves(tree, is_leaf=is_state)
         if any(map(is_state, nodes)):
             break
@@ -120,8 +120,13 @@ def _is_state(node: Any) -> bool:
     return isinstance(node, State)
 
 
+def _has_all_fields(node: Any) -> bool:
+    """Return whether `node` is a dict of a State that also has the fields of None."""
+    return _has_fields(node) and len(node) == len(State._fields)
+
+
 def _is_of_orbax(node: Any) -> bool:
-    """Return whether `node` is the dict that Orbax makes of a State with buffers."""
+    """Return whether `node` is a dict of a State with buffers."""
     return _has_fields(node) and len(node) > 1
 
 

@@ -105,11 +105,11 @@ def restore(
     _check_types(tx, cast, expect_step, made_by)
     check_choice(partial_window)
     source = source_of(saved)
-    _check_step(source, expect_step)
     target = named_state(tx.init(params), "tx.init(params)")
     if sharding is not None:
         target = placed(target, sharding)
     source = without_counters(source, target.fields)
+    _check_step(source, expect_step)
     _check_scopes(source, target)
     fields = _check_fields(afresh, source, target)
     # The record of a file sorts "states/10" before "states/2", and JAX the States by

@@ -1,6 +1,6 @@
 """Names that `optadamw convert` finds in the files, and need not be told."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,10 @@ from typing import Any
 from optadamw.base.errors import invalid
 from optadamw.dialects.conversion import FORMS
 from optadamw.dialects.files import files, hdf5, keras_config
-from optadamw.dialects.files.models import Model, model_in, why_none
+from optadamw.dialects.files.models import model_in, why_none
 from optadamw.dialects.files.opening import params_beside, read_params
-from optadamw.dialects.orders import (
-    Order,
-    in_mapping,
-    in_order,
-    order_of_models,
-    order_of_state,
-)
-from optadamw.dialects.states.form import Form, Plan
+from optadamw.dialects.orders import order_of_state, order_of_target
+from optadamw.dialects.states.form import Plan
 from optadamw.dialects.states.group_names import names_in
 from optadamw.dialects.states.state_dict import groups_with_params
 
@@ -80,9 +74,14 @@ def with_found_names(
     needs_more = target is not None and not target.has_names and plan.to_names is None
     if not needs_names and not needs_more:
         return plan, None
-    models = [m for f in places if f and (m := model_in(f, plan.is_limited))]
+    found_in = [m for f in places if f and (m := model_in(f, plan.is_limited))]
     is_beside = source is not None and source.is_state_dict
-    models = [m for m in models if m.is_marked or (is_beside and m.file == places[0])]
+    models = [
+        model
+        for model in found_in
+        if model.is_marked
+        or (is_beside and model.file == places[0] and not model.is_sorted)
+    ]
     told = []
     named = names_in(groups_with_params(saved))
     if source is not None and needs_names and not named:
@@ -91,44 +90,8 @@ def with_found_names(
             plan = replace(plan, names=found[0])
             told.append(found[1])
     if target is not None and needs_more:
-        found = _order_of_target(source, target, plan.names, named, models, params)
+        found = order_of_target(source, target, plan.names, named, models, params)
         if found is not None:
             plan = replace(plan, to_names=found[0])
             told.append(found[1])
     return plan, ", and in TO by ".join(told) or None
-
-
-def _order_of_target(
-    source: Form | None,
-    target: Form,
-    names: Any,
-    named: Sequence[str],
-    models: Sequence[Model],
-    params: Mapping[str, Any],
-) -> Order | None:
-    """Return the order of a state that is written, and what tells it.
-
-    A state of the same library keeps the order of FROM. That of another library has the
-    order of a model of its own, if there is one.
-
-    Args:
-      source: the library that is read; None for our own checkpoints.
-      target: the library that is written.
-      names: what `--names` gives or a file tells.
-      named: the names in the saved state.
-      models: the models in the files.
-      params: the parameters, by their names.
-    """
-    is_listed = isinstance(names, list)  # `write_state` takes this order
-    ordered = None if source is None or source.has_names else source
-    is_kept = ordered is not None and ordered.is_state_dict == target.is_state_dict
-    if is_kept and is_listed:
-        return None
-    by_model = order_of_models(target, models, params)
-    own: Iterable[str] | None = None
-    if is_kept and isinstance(names, Mapping):
-        own = in_mapping(names, named, params)
-    if own is None and named and not is_listed:
-        own = in_order(named, params)
-    by_names = None if own is None else (list(own), "the names in the saved state")
-    return (by_names or by_model) if is_kept else (by_model or by_names)

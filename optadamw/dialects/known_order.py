@@ -31,9 +31,14 @@ def check_order(
     if found and (set(found) == set(params) or not all(map(str.isdigit, params))):
         return
     file = "'model.pt' that torch.save(model.state_dict(), 'model.pt') writes"
+    maker = "model.parameters()"
     if not form.is_state_dict:
         file = "'model.keras' that model.save('model.keras') of Keras writes"
-    model = f"A file {file} has the order too: give it with `--params`."
+        maker = "model.trainable_variables"
+    model = (
+        f"A file {file} has the order of {maker}: if it is the optimizer's, give the "
+        "file with `--params`."
+    )
     count = sum(len(group["params"]) for group in groups)
     if groups and count != len(params):
         model = (

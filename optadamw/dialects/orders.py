@@ -13,7 +13,11 @@ import numpy as np
 
 from optadamw.dialects.files.models import Model
 from optadamw.dialects.states.form import Form, is_chosen
-from optadamw.dialects.states.prefixes import with_one_prefix
+from optadamw.dialects.states.prefixes import (
+    flat_name,
+    places_of,
+    with_one_prefix,
+)
 from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
 
 Shape = tuple[int, ...]
@@ -72,6 +76,46 @@ def order_of_state(
         return by_model
     names = by_shape(shapes or [], params, transpose)
     return None if names is None else (names, "their shapes, no two of which are equal")
+
+
+def order_of_target(
+    source: Form | None,
+    target: Form,
+    names: Any,
+    named: Sequence[str],
+    models: Sequence[Model],
+    params: Mapping[str, Any],
+) -> Order | None:
+    """Return the order of a state that is written, and what tells it.
+
+    A state of the same library keeps the order of FROM. That of another library has the
+    order of a model of its own, if there is one.
+
+    Args:
+      source: the library that is read; None for our own checkpoints.
+      target: the library that is written.
+      names: what `--names` gives or a file tells.
+      named: the names in the saved state.
+      models: the models in the files.
+      params: the parameters, by their names.
+    """
+    is_listed = isinstance(names, list)  # `write_state` takes this order
+    ordered = None if source is None or source.has_names else source
+    is_kept = ordered is not None and ordered.is_state_dict == target.is_state_dict
+    if is_kept and is_listed:
+        return None
+    by_model = order_of_models(target, models, params)
+    by_names: Order | None = None
+    if isinstance(names, Mapping):
+        # Names that it contradicts tell no order.
+        mapped = in_mapping(names, named, params) if ordered is not None else None
+        by_names = None if mapped is None else (mapped, "`--names`")
+    elif named and not is_listed:
+        equal = in_order(named, params)
+        by_names = (
+            None if equal is None else (list(equal), "the names in the saved state")
+        )
+    return (by_names or by_model) if is_kept else (by_model or by_names)
 
 
 def shapes_in(form: Form, saved: Any) -> list[Shape | None] | None:
@@ -133,13 +177,17 @@ def in_mapping(
       named: the names in the saved state, in its order.
       params: the parameters, by their names.
     """
-    places = {name: i for i, name in enumerate(named)}
-    found = {ours: places.get(theirs, theirs) for ours, theirs in names.items()}
-    if found.keys() != params.keys() or not all(
-        isinstance(place, int) for place in found.values()
-    ):
-        return None
-    return sorted(found, key=found.__getitem__)
+    exact, flat = places_of(named), places_of([flat_name(name) for name in named])
+    found: dict[str, int] = {}
+    for ours, theirs in names.items():
+        at = [theirs]
+        if isinstance(theirs, str):
+            at = exact.get(theirs) or flat.get(flat_name(theirs), [])
+        if len(at) != 1 or not isinstance(at[0], int):
+            return None  # one that is not there, or an error that the reader words
+        found[ours] = at[0]
+    is_whole = found.keys() == params.keys()
+    return sorted(found, key=found.__getitem__) if is_whole else None
 
 
 def by_shape(

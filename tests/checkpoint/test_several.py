@@ -133,6 +133,11 @@ def test_a_counter_in_the_dicts_of_orbax_and_in_older_files():
     restored, report = checkpoint.restore(tx, params, dicts, made_by=tx)
     trees.assert_same_bits(restored, state)
     assert report.is_whole
+    # Beside dicts of all fields, other fields of those names are none of a State.
+    dicts = [{"step": jnp.int32(4), "weight": jnp.ones(3)}, state[1]._asdict()]
+    other = optax.chain(optax.trace(0.9), optadamw.adamw(0.1, maximize=True))
+    _, report = checkpoint.restore(other, params, dicts)
+    assert "mu/w" in report.kept
     saved = checkpoint.opened(checkpoint.to_portable(tx, state, params))
 
     def older(name):
@@ -146,7 +151,9 @@ def test_a_counter_in_the_dicts_of_orbax_and_in_older_files():
         fields={"states/0": ("step",), "states/1": saved.fields[""]},
         **{"meaning": {}, "layouts": {}},
     )
-    restored, report = checkpoint.restore(tx, params, before)
-    trees.assert_same_bits(restored, state)
-    assert report.is_whole
+    ahead = {n: x + 6 if n == "states/0/step" else x for n, x in before.arrays.items()}
+    for form in (before, replace(before, arrays=ahead)):
+        restored, report = checkpoint.restore(tx, params, form, expect_step=1)
+        assert report.is_whole
+    trees.assert_same_bits(restored[1], state[1])
     trees.assert_same_bits(checkpoint.params_of(before, params), params)

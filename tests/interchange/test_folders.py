@@ -261,6 +261,33 @@ def test_states_of_nnx(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: tx,
+        lambda tx: optax.apply_if_finite(tx, 3),
+        lambda tx: optax.MultiSteps(tx, 2),
+        lambda tx: optax.inject_hyperparams(optax.adamw)(0.25),
+    ],
+    ids=["alone", "apply_if_finite", "MultiSteps", "inject_hyperparams"],
+)
+def test_a_state_of_nnx_beside_plain_numbers(around, tmp_path, capsys):
+    """The counts and rates of wrappers are Variables too."""
+    model = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, around(optax.adamw(1e-3)), wrt=nnx.Param)
+    grads = nnx.grad(lambda model, x: model(x).sum())(model, jnp.arange(3.0))
+    for _ in range(2):
+        optimizer.update(model, grads)
+    saved = {"params": nnx.state(model, nnx.Param), "epoch": 3}
+    saved["opt_state"] = nnx.state(optimizer)["opt_state"]
+    with orbax.checkpoint.StandardCheckpointer() as keeper:
+        keeper.save(tmp_path.absolute() / "run", saved)
+    found = converted(tmp_path / "run")
+    assert found is not None, capsys.readouterr().err
+    assert found["mu/kernel"].any()
+    np.testing.assert_array_equal(found["params/kernel"], model.kernel[...])
+
+
+@pytest.mark.parametrize(
     "tree",
     [
         {"value": W["w"]},

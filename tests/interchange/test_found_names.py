@@ -139,7 +139,7 @@ def test_two_parameters_of_one_shape_are_not_guessed(tmp_path, capsys):
     )
     error = capsys.readouterr().err
     assert status == 1 and error.count("\n") == 1
-    assert "`--names FILE.json`" in error and "give it with `--params`" in error
+    assert "`--names FILE.json`" in error and "give the file with `--params`" in error
     assert not (tmp_path / "out.npz").exists()
 
 

@@ -414,17 +414,20 @@ def test_tied_weights_are_one_parameter(tmp_path, capsys):
 def test_a_frozen_model_with_an_operation_is_frozen():
     """Operations of keras.ops have no variables, and say nothing of training."""
 
-    def layer(kind, **config):
-        return {"class_name": kind, "config": config}
+    def layer(kind, module="keras.layers", **config):
+        return {"class_name": kind, "module": module, "config": config}
 
     dense = layer("Dense", name="dense", trainable=False)
-    for add, trainable, is_frozen in [
-        (layer("Add", name="add"), False, True),
-        (layer("Add", name="add"), True, False),
+    add = layer("Add", "keras.src.ops.numpy", name="add")
+    own = layer("Own", "package", name="own", units=2)
+    for more, trainable, is_frozen in [
+        (add, False, True),
+        (add, True, False),
+        (own, False, False),
         (layer("Dense", name="more", trainable=True), False, False),
         (layer("Dense", name="more", trainable=False), True, True),
     ]:
-        layers = [layer("InputLayer", name="input"), dense, add]
+        layers = [layer("InputLayer", name="input"), dense, more]
         base = layer("Functional", name="base", trainable=trainable, layers=layers)
         head = layer("Dense", name="head", trainable=True)
         config = {"config": {"layers": [base, head]}}
@@ -435,3 +438,23 @@ def test_a_frozen_model_with_an_operation_is_frozen():
         else:
             with pytest.raises(keras_layers.UnknownLayer, match="layer 'base'"):
                 keras_layers.trained_variables(config, groups, {"base"})
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_a_wrapper_is_trained_if_the_layer_in_it_is(is_trained):
+    """Keras passes `trainable` on when it is set, and not when a wrapper is made."""
+
+    def layer(kind, **config):
+        return {"class_name": kind, "module": "keras.layers", "config": config}
+
+    dense = layer("Dense", name="dense", trainable=is_trained)
+    wrapper = layer("TimeDistributed", name="each", trainable=False, layer=dense)
+    head = layer("Dense", name="head", trainable=True)
+    config = {"config": {"layers": [wrapper, head]}}
+    groups = {"head": [np.ones((2, 2)), np.ones(2)]}
+    if is_trained:
+        with pytest.raises(keras_layers.UnknownLayer, match="layer 'each'"):
+            keras_layers.trained_variables(config, groups, {"each"})
+    else:
+        found = keras_layers.trained_variables(config, groups, {"each"})
+        assert list(found) == ["head/kernel", "head/bias"]

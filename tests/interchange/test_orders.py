@@ -88,7 +88,7 @@ def test_the_kernels_of_an_autoencoder_do_not_change_places(tmp_path, capsys):
 @needs_torch
 def test_the_order_of_a_model_of_other_shapes_is_not_taken(tmp_path, capsys):
     """A parameter without a state has no shape there, and the others have theirs."""
-    tensors = {"a": torch.ones(3), "b": torch.ones(2)}
+    tensors = {"b": torch.ones(3), "a": torch.ones(2)}
     words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--missing", "zeros")
     words += ("--out", tmp_path / "out.npz", "--force")
     for shape, status in (((2,), 1), ((3,), 0)):
@@ -97,7 +97,7 @@ def test_the_order_of_a_model_of_other_shapes_is_not_taken(tmp_path, capsys):
         files.write(tmp_path / "in.pt", {"model": tensors, "optimizer": saved})
         assert convert(*words) == status
     assert "by the model in" in capsys.readouterr().out
-    assert moments(tmp_path / "out.npz") == {"a": 1, "b": 0}
+    assert moments(tmp_path / "out.npz") == {"b": 1, "a": 0}
 
 
 @needs_torch
@@ -120,6 +120,25 @@ def test_arrays_in_a_file_of_pytorch_may_be_in_any_order(tmp_path, capsys):
     words = ("torch", tmp_path / "alone.pt", *out, "--params", tmp_path / "model.pt")
     assert convert(*words) == 0, capsys.readouterr().err
     assert moments(tmp_path / "out.npz") == {"b.weight": 1, "a.weight": 2}
+
+
+@needs_torch
+def test_a_sorted_model_beside_a_state_tells_no_order(tmp_path, capsys):
+    """`safetensors.torch.load_file` sorts the names, dtype by dtype."""
+    model = {name: torch.ones(4) for name in "bac"}
+    by_name = dict(sorted(model.items()))
+    by_dtype = {"b": model["b"], "a": model["a"].bfloat16(), "c": model["c"].bfloat16()}
+    words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--force")
+    words += ("--out", tmp_path / "out.npz")
+    for beside, status in ((model, 0), (by_name, 1), (by_dtype, 1)):
+        saved = {"model": beside, "optimizer": state_dict([(4,)] * 3)}
+        files.write(tmp_path / "in.pt", saved)
+        assert convert(*words) == status
+    assert "torch.save(model.state_dict()," in capsys.readouterr().err
+    saved = torch.load(tmp_path / "in.pt", weights_only=True)
+    saved["model"] = torch.nn.ParameterDict(by_name).state_dict()
+    torch.save(saved, tmp_path / "in.pt")
+    assert convert(*words) == 0, capsys.readouterr().err
 
 
 @needs_torch
@@ -181,6 +200,39 @@ def test_a_list_of_names_has_the_order_of_the_same_library(tmp_path, capsys):
         assert convert(*words, *more) == 0, capsys.readouterr().err
         found = files.read(tmp_path / "out.npz")["state"]
         assert [found[i]["exp_avg"][0] for i in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("named", "names", "order"),
+    [
+        (["n.a", "n.b"], {"a": "n.b", "b": "n.a"}, "ba"),
+        (["n.a", "n.b"], {"a": "n/b", "b": "n/a"}, "ba"),
+        (["fc.w", "fc.v"], {"a": "fc.w", "b": "fc/v"}, "ab"),
+        (["n.a", "n.b"], {"b": 0, "a": 1}, "ba"),
+        (None, {"b": 0, "a": 1}, "ba"),
+    ],
+    ids=["other names", "other separators", "new names", "places", "no names"],
+)
+def test_a_mapping_tells_the_order_of_the_target(named, names, order, tmp_path, capsys):
+    """Also where names that are equal say something else."""
+    row = np.ones(4, np.float32)
+    files.write(tmp_path / "in.npz", state_dict([(4,)] * 2, names=named))
+    words = ("torch", tmp_path / "in.npz", *given(tmp_path, {"a": row, "b": row}))
+    words += (*listed(tmp_path, names), "--force")
+    for target in ("timm", "keras"):
+        out = ("--to", target, "--out", tmp_path / "out.npz")
+        assert convert(*words, *out) == 0, capsys.readouterr().err
+        assert "and in TO by" not in capsys.readouterr().out
+        if target == "timm":
+            found = files.read(tmp_path / "out.npz")["state"]
+            first = [found[i]["exp_avg"][0] for i in range(2)]
+        else:
+            found = np.load(tmp_path / "out.npz")
+            first = [found[str(i)][0] for i in (2, 4)]
+        assert first == [1, 2], target
+    out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
+    assert convert(*words, *out) == 0, capsys.readouterr().err
+    assert "".join(sorted("ab", key=moments(tmp_path / "out.npz").get)) == order
 
 
 def test_names_in_a_state_do_not_say_which_of_a_list_they_are(tmp_path, capsys):

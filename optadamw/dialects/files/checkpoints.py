@@ -13,7 +13,14 @@ from optadamw.base.errors import invalid, some_leaves
 from optadamw.checkpoint import zipped
 from optadamw.checkpoint.arrays import plain
 from optadamw.checkpoint.kinds import SIGN
-from optadamw.checkpoint.names import AROUND, PARAMS, named_params, named_state
+from optadamw.checkpoint.names import (
+    AROUND,
+    PARAMS,
+    Name,
+    is_in,
+    named_params,
+    named_state,
+)
 from optadamw.checkpoint.portable import Gathered, Saved, record_of
 from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
@@ -84,7 +91,9 @@ def loaded(
         elif name in TREES or name not in State._fields:
             # None for the leaves that are not in 8 bits, or lack a buffer of `custom`,
             # or a residual: parameters of float32 have none.
-            arrays = {path: saved.arrays.get(_name(name, path)) for path in params}
+            arrays = {
+                path: saved.arrays.get(str(Name("", name, path))) for path in params
+            }
             fields[name] = arrays
         elif name in saved.arrays:
             fields[name] = jnp.asarray(saved.arrays[name])
@@ -163,8 +172,8 @@ def _frozen(saved: checkpoint.Saved, params: Mapping[str, Any]) -> set[str]:
     return {
         path
         for path in params
-        if _name(PARAMS, path) in saved.arrays
-        and not any(_name(name, path) in saved.arrays for name in BUFFERS)
+        if str(Name(PARAMS, "", path)) in saved.arrays
+        and not any(str(Name("", name, path)) in saved.arrays for name in BUFFERS)
     }
 
 
@@ -195,12 +204,8 @@ def _below(saved: checkpoint.Saved, field: str) -> dict[str, np.ndarray]:
     return {
         name.removeprefix(field).removeprefix("/"): array
         for name, array in saved.arrays.items()
-        if name == field or name.startswith(f"{field}/")
+        if is_in(name, field)
     }
-
-
-def _name(field: str, path: str) -> str:
-    return f"{field}/{path}" if path else field
 
 
 def stored(

@@ -42,6 +42,9 @@ STATISTICS = {"BatchNormalization": (2,), "Normalization": (2, 3)}
 """The numbers of variables that may follow and are not trained: a mean and a variance,
 in Normalization also a count."""
 
+INNER = ("layer", "backward_layer")
+"""The options of a wrapper, as TimeDistributed or Bidirectional, that are layers."""
+
 
 class UnknownLayer(ValueError):
     """A layer whose variables are in an order that is not known; its text says why."""
@@ -163,9 +166,19 @@ def _is_frozen(layer: Mapping[str, Any]) -> bool:
     """
     config = layer["config"]
     is_frozen = not config.get("trainable", True)
-    layers = [x for x in config.get("layers", []) if x["class_name"] != "InputLayer"]
+    wrapped = [config[name] for name in INNER if isinstance(config.get(name), dict)]
+    layers = [
+        inner
+        for inner in (*config.get("layers", []), *wrapped)
+        if inner["class_name"] != "InputLayer"
+    ]
     # An operation of keras.ops has no variables, and says nothing of training.
-    told = [x for x in layers if {"trainable", "layers"} & x["config"].keys()]
+    told = [layer for layer in layers if not _is_operation(layer)]
     if told:
         return all(map(_is_frozen, told)) and (is_frozen or len(told) == len(layers))
     return is_frozen
+
+
+def _is_operation(layer: Mapping[str, Any]) -> bool:
+    """Whether what Keras lists among layers is a function of keras.ops."""
+    return str(layer.get("module")).startswith(("keras.ops.", "keras.src.ops."))

@@ -39,6 +39,11 @@ class Model(NamedTuple):
 
     A mapping of arrays in a .pt file may have been sorted, as the leaves of a tree of
     JAX are, unless it has the `_metadata` that PyTorch's `state_dict()` adds."""
+    is_sorted: bool
+    """Whether the names of each dtype are in the order of the alphabet.
+
+    `safetensors.torch.load_file` returns tensors by the size of their dtype and then by
+    their names."""
 
     @property
     def told(self) -> str:
@@ -61,10 +66,12 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     check_regular(path)
     if path.is_dir():
         return None  # Orbax has the parameters in no order of an optimizer
-    is_of_pytorch, is_marked = path.suffix.lower() in torch.SUFFIXES, True
+    is_of_pytorch = path.suffix.lower() in torch.SUFFIXES
+    is_marked, is_sorted = True, False
     if is_of_pytorch:
         saved = model_of(files.read(path, is_limited))
         found, is_marked = trained(saved), hasattr(saved, "_metadata")
+        is_sorted = _is_sorted(saved)
     elif path.suffix.lower() == keras_config.ARCHIVE:
         try:
             found = _of_keras(path, Bounds(path, is_limited))
@@ -72,7 +79,14 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
             return None
     else:
         return None
-    return Model(found, path, is_of_pytorch, is_marked) if found else None
+    return Model(found, path, is_of_pytorch, is_marked, is_sorted) if found else None
+
+
+def _is_sorted(arrays: Mapping[str, Any]) -> bool:
+    names: dict[Any, list[str]] = {}
+    for name, array in arrays.items():
+        names.setdefault(getattr(array, "dtype", None), []).append(name)
+    return all(part == sorted(part) for part in names.values())
 
 
 def model_of(contents: Any) -> Mapping[str, Any]:

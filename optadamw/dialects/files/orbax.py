@@ -98,22 +98,36 @@ def _is_array(leaf: Any) -> bool:
     return getattr(leaf, "shape", None) is not None
 
 
-TREES = ("params", "mu", "nu", "nu_max", "acc_grads")
-"""The keys of trees of parameters in states of Optax, and beside them."""
-
-
-def _without_nnx(node: Any, key: str | None = None) -> Any:
+def _without_nnx(found: Any) -> Any:
     """Return a checkpoint whose trees of NNX's Variables are trees of arrays.
 
-    Optax's state has them if it was made of an `nnx.State`, beside a plain `count`.
+    The numbers of a state of Optax that NNX made, as a `count`, are Variables too, and
+    beside it may be what is none, as an epoch.
     """
-    if _is_variable(node):
-        return node["value"] if key == "count" else node
-    if (key is None or key in TREES) and _is_of_nnx(node):
+    if _has_moments_of_nnx(found):
+        return _without_variables(found)
+    return found if _is_variable(found) else _without_trees(found)
+
+
+def _has_moments_of_nnx(node: Any) -> bool:
+    """Whether a tree has first moments in Variables of NNX."""
+    if isinstance(node, list):
+        return any(map(_has_moments_of_nnx, node))
+    if not isinstance(node, dict):
+        return False
+    moments = node.get("mu")
+    is_tree = bool(moments) and not _is_variable(moments)
+    below = (child for key, child in node.items() if key != "mu")
+    return (is_tree and _is_of_nnx(moments)) or any(map(_has_moments_of_nnx, below))
+
+
+def _without_trees(node: Any, key: str | None = None) -> Any:
+    """Return containers with arrays in the place of whole trees of Variables."""
+    if key in (None, "params") and not _is_variable(node) and _is_of_nnx(node):
         return _without_variables(node)
     if isinstance(node, dict):
-        return {name: _without_nnx(one, str(name)) for name, one in node.items()}
-    return [_without_nnx(one, "") for one in node] if isinstance(node, list) else node
+        return {name: _without_trees(one, str(name)) for name, one in node.items()}
+    return [_without_trees(one, "") for one in node] if isinstance(node, list) else node
 
 
 def _is_of_nnx(node: Any) -> bool:
@@ -138,7 +152,9 @@ def _without_variables(node: Any) -> Any:
         return [_without_variables(child) for child in node]
     if _is_variable(node):
         return node["value"]
-    return {key: _without_variables(child) for key, child in node.items()}
+    if isinstance(node, dict):
+        return {key: _without_variables(child) for key, child in node.items()}
+    return node
 
 
 def _announced(tree: Any) -> int:
