@@ -1,5 +1,6 @@
 """The arrays in a mapping, which may be a file that is read array by array."""
 
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy as np
 from optadamw.checkpoint.arrays import dtype_named, plain_dtype
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.record import Entry
+from optadamw.checkpoint.zipped import NAMES
 
 _UNREADABLE = (
     *(EOFError, OSError, RuntimeError, ValueError),
@@ -36,8 +38,32 @@ def entry_of(portable: Mapping[str, Any], name: str) -> np.ndarray:
     return np.asarray(jax.device_get(array))
 
 
-def checked_entry(portable: Mapping[str, Any], name: str, entry: Entry) -> np.ndarray:
+def renamed_in(portable: Mapping[str, Any]) -> dict[str, str]:
+    """Return the entries of arrays whose names no file can hold, by these names.
+
+    Raises:
+      DamagedCheckpoint: the list of them is altered.
+    """
+    if NAMES not in portable:
+        return {}
+    text = entry_of(portable, NAMES)
+    try:
+        names = json.loads(text.astype(np.uint8).tobytes())
+        return {str(name): str(entry) for entry, name in names.items()}
+    except (ValueError, AttributeError) as error:
+        raise damaged(f"The entry '{NAMES}' of the checkpoint is altered.") from error
+
+
+def checked_entry(
+    portable: Mapping[str, Any], name: str, entry: Entry, place: str
+) -> np.ndarray:
     """Return an array whose dtype and shape are those of its record.
+
+    Args:
+      portable: the mapping.
+      name: the name of the array.
+      entry: its record.
+      place: the key of the array in the mapping.
 
     Raises:
       DamagedCheckpoint: it is missing, cannot be read, or has another dtype or shape.
@@ -45,9 +71,9 @@ def checked_entry(portable: Mapping[str, Any], name: str, entry: Entry) -> np.nd
     dtype = plain_dtype(dtype_named(entry.dtype))
     if 0 in entry.shape:
         return np.zeros(entry.shape, dtype)
-    if name not in portable:
+    if place not in portable:
         raise damaged(f"The checkpoint has no entry '{name}', which its record lists.")
-    array = entry_of(portable, name)
+    array = entry_of(portable, place)
     if array.dtype != dtype or array.shape != entry.shape:
         hint = "JAX narrows 64 bits without jax_enable_x64. "
         raise damaged(

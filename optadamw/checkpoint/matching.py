@@ -40,7 +40,9 @@ def matched(
             path = _old_around(name, old, was, saved)
         source = None if path is None else str(name._replace(path=path))
         if source is not None and source not in saved:
-            if path != name.path:
+            # A parameter that was frozen was saved without buffers.
+            was_frozen = str(Name(PARAMS, "", path or "")) in saved
+            if path != name.path and not was_frozen:
                 raise at_leaf(
                     str(name),
                     f"`rename` takes it from '{source}', which was not saved.",

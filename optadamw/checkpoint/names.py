@@ -16,7 +16,7 @@ import numpy as np
 
 from optadamw.base.tree import Keys, flatten
 from optadamw.base.types import PyTree
-from optadamw.store.state import State, refuse_swapped
+from optadamw.store.state import State, Swapped, refuse_swapped, swapped_state
 
 AROUND, STATES, PARAMS = "around", "states", "params"
 
@@ -67,6 +67,8 @@ def named_state(state: PyTree, what: str = "state") -> Named:
             f"`{what}` holds no State of this library; got {type(state).__name__}. "
             "Pass what tx.init or a step returned, or what was saved of it."
         )
+    if any(keys[-1:] == Swapped._fields for keys, _ in found):
+        raise swapped_state()
     alone = len(found) == 1
     scopes = {keys: "" if alone else "/".join((STATES, *keys)) for keys, _ in found}
     names = [_name(keys, scopes) for keys in leaves.keys]

@@ -68,7 +68,9 @@ def params_of(
     found = matched(target.names, theirs, {}, old)
     pairs = zip(target.names, found, strict=True)
     missing = [str(n) for n, s in pairs if s is None and old[n.path] is not None]
-    surplus = [n for n in theirs if n not in found]
+    # One that `rename` calls new takes the place of the saved one of its path.
+    gone = {str(n) for n in target.names if old[n.path] is None}
+    surplus = [n for n in theirs if n not in found and n not in gone]
     if missing or surplus:
         which = f"'{missing[0]}' was not saved" if missing else ""
         which = which or f"'{surplus[0]}' was saved and is no parameter of `like`"

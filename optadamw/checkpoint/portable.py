@@ -17,7 +17,7 @@ from optadamw.checkpoint.arrays import (
     plain,
 )
 from optadamw.checkpoint.damage import damaged
-from optadamw.checkpoint.entries import checked_entry, entry_of
+from optadamw.checkpoint.entries import checked_entry, entry_of, renamed_in
 from optadamw.checkpoint.inside import transformations_in
 from optadamw.checkpoint.kinds import with_kinds
 from optadamw.checkpoint.layouts import layouts_of
@@ -31,6 +31,7 @@ from optadamw.checkpoint.record import (
     Record,
     unpacked,
 )
+from optadamw.checkpoint.zipped import NAMES
 from optadamw.store.state import is_scales
 
 
@@ -204,9 +205,13 @@ def opened(portable: Mapping[str, Any]) -> Saved:
             f"The checkpoint has no entry '{ENTRY}', which to_portable makes."
         )
     record = unpacked(entry_of(portable, ENTRY))
+    renamed = renamed_in(portable)
+    places = {name: renamed.get(name, name) for name in record.entries}
     arrays = {
-        name: checked_entry(portable, name, e) for name, e in record.entries.items()
+        name: checked_entry(portable, name, entry, places[name])
+        for name, entry in record.entries.items()
     }
+    own = {ENTRY, NAMES, *places.values()}
     expected = [entry.sha256 for entry in record.entries.values()]
     for name, found, wanted in zip(
         arrays, digests(list(arrays.values())), expected, strict=True
@@ -221,7 +226,7 @@ def opened(portable: Mapping[str, Any]) -> Saved:
         fields=record.fields,
         meaning=record.meaning,
         library=record.library,
-        others=tuple(n for n in portable if n not in arrays and n != ENTRY),
+        others=tuple(name for name in portable if name not in own),
         layouts=record.layouts,
     )
 

@@ -11,8 +11,16 @@ Renaming = Mapping[str, str | None] | Callable[[str], str | None] | None
 _FORMS = "a mapping from new paths to old ones, or a function of the new path"
 
 
-def old_paths(rename: Renaming, paths: Iterable[str]) -> dict[str, str | None]:
+def old_paths(
+    rename: Renaming, paths: Iterable[str], frozen: Iterable[str] = ()
+) -> dict[str, str | None]:
     """Return the saved path of each present path.
+
+    Args:
+      rename: as `restore` takes it.
+      paths: the present paths.
+      frozen: more paths that `rename` may have: of parameters without buffers. Default:
+        there are none.
 
     Raises:
       TypeError: `rename`, or a path in it, has a type that is not allowed.
@@ -22,7 +30,7 @@ def old_paths(rename: Renaming, paths: Iterable[str]) -> dict[str, str | None]:
     if rename is None:
         return {path: path for path in present}
     if isinstance(rename, Mapping):
-        _check_keys(rename, present)
+        _check_keys(rename, [*dict.fromkeys((*present, *frozen))])
         return {path: _mapped(rename, path) for path in present}
     if not callable(rename):
         raise mistyped("rename", _FORMS, rename)

@@ -10,6 +10,7 @@ import optax
 
 from optadamw.base.errors import invalid, mistyped, no_transformation
 from optadamw.base.hyperparameters import switch
+from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
 from optadamw.checkpoint.blocks import Form, scales_beside
 from optadamw.checkpoint.decisions import decided
@@ -119,7 +120,8 @@ def restore(
         source = replace(source, meaning=meanings(made_by, steps))
     # Scales are restored together with their codes.
     names = [name for name in target.names if not is_scales(name.field)]
-    old = old_paths(rename, (name.path for name in names if is_renamable(name)))
+    paths = (name.path for name in names if is_renamable(name))
+    old = old_paths(rename, paths, flatten(params).paths)
     own = tx if inner is None else inner
     new = with_kinds(meanings(own, steps), own, params, {*map(str, names)})
     decisions = {

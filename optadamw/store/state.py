@@ -72,9 +72,13 @@ class State(NamedTuple):
 
 
 class Swapped(NamedTuple):
-    """A state that holds parameters in place of their average; `step` refuses it."""
+    """A state that holds parameters in place of their average; `step` refuses it.
 
-    state: State
+    The name of the field tells it from a State also where Orbax or Flax made a dict of
+    it.
+    """
+
+    swapped: State
 
 
 export.register_namedtuple_serialization(State, serialized_name="optadamw.State")
@@ -210,10 +214,15 @@ def refuse_swapped(tree: PyTree) -> None:
     """Raise a ValueError for a state that holds a `Swapped`."""
     nodes = jax.tree_util.tree_leaves(tree, is_leaf=_is_state)
     if any(isinstance(node, Swapped) for node in nodes):
-        raise ValueError(
-            "`state` is a Swapped, in which the average and the parameters have "
-            "changed places. Change them back with swap_ema first."
-        )
+        raise swapped_state()
+
+
+def swapped_state() -> ValueError:
+    """Return the error for a state that holds a `Swapped`."""
+    return ValueError(
+        "`state` is a Swapped, in which the average and the parameters have changed "
+        "places. Change them back with swap_ema first."
+    )
 
 
 def _is_state(node: object) -> bool:

@@ -98,7 +98,7 @@ def swap_ema(state: State | Swapped, params: PyTree) -> tuple[PyTree, Any]:
       >>> params, state = optadamw.swap_ema(swapped, averaged)
     """
     if isinstance(state, Swapped):
-        original = state.state
+        original = state.swapped
         held, kept = _exchanged(original.ema, params)
         return held, original._replace(ema=kept)
     if not isinstance(state, State):

@@ -35,15 +35,29 @@ def _there_and_back(names: tuple[str, ...], path: Any) -> None:
     state = TX.init(params)._replace(step=jnp.int32(7), nu=params)
     checkpoint.save(path, TX, state, params)
     saved = checkpoint.load(path)
-    restored, report = checkpoint.restore(TX, params, saved)
-    assert report.is_whole
-    trees.assert_same_bits(restored, state)
+    with np.load(path) as file:
+        for form in (saved, file):
+            restored, report = checkpoint.restore(TX, params, form)
+            assert report.is_whole
+            trees.assert_same_bits(restored, state)
+        assert checkpoint.opened(file).others == ()
     trees.assert_same_bits(checkpoint.params_of(saved, params), params)
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_names_that_a_zip_file_cannot_hold(kind, tmp_path):
     _there_and_back(NAMES[kind], tmp_path / "state.npz")
+
+
+def test_an_altered_list_of_such_names_is_damage(tmp_path):
+    params = {"a\\b": jnp.ones(3)}
+    checkpoint.save(tmp_path / "state.npz", TX, TX.init(params), params)
+    with np.load(tmp_path / "state.npz") as file:
+        found = dict(file)
+    for text in (b"[1]", b"{", b'{"other": "mu/a"}'):
+        found["optadamw.names"] = np.frombuffer(text, np.uint8)
+        with pytest.raises(checkpoint.DamagedCheckpoint, match="entry '"):
+            checkpoint.restore(TX, params, found)
 
 
 @settings(

@@ -144,6 +144,35 @@ def test_a_new_head_is_taken_from_like_and_an_old_one_left_behind():
         checkpoint.params_of(_saved(OLD), shapes, rename={"head": None}, drop=("out",))
 
 
+def test_a_new_head_takes_the_place_of_the_saved_one():
+    like = OLD | {"out": jnp.full((9,), 7.0)}
+    found = checkpoint.params_of(_saved(OLD), like, rename={"out": None})
+    trees.assert_same_bits(found["out"], like["out"])
+    # Another parameter may have the saved one.
+    like = {"enc": OLD["enc"], "out": jnp.full((9,), 7.0), "old": OLD["out"]}
+    rename = {"out": None, "old": "out"}
+    found = checkpoint.params_of(_saved(OLD), like, rename=rename)
+    trees.assert_same_bits(found["old"], checkpoint.params_of(_saved(OLD), OLD)["out"])
+
+
+@pytest.mark.parametrize("thaws", [False, True])
+def test_a_frozen_subtree_is_renamed(thaws):
+    """It has no buffers, and is named all the same."""
+    frozen = adamw(groups={"enc/*": {"freeze": True}})
+    _, state = frozen.step(OLD, frozen.init(OLD), OLD)
+    saved = checkpoint.to_portable(frozen, state, OLD)
+    tx = adamw() if thaws else adamw(groups={"stem/*": {"freeze": True}})
+    rename = {"stem": "enc"}
+    restored, report = checkpoint.restore(tx, NEW, saved, rename=rename)
+    trees.assert_same_bits(restored.mu["out"], state.mu["out"])
+    assert ("mu/stem/kernel" in report.fresh) == thaws
+    trees.assert_same_bits(checkpoint.params_of(saved, NEW, rename=rename), NEW)
+    with pytest.raises(ValueError, match="neither a parameter nor a subtree"):
+        checkpoint.restore(tx, NEW, saved, rename={"stemm": "enc"})
+    with pytest.raises(ValueError, match=r"'mu/encoder/.*', which was not saved"):
+        checkpoint.restore(adamw(), NEW, saved, rename={"stem": "encoder"})
+
+
 @pytest.mark.parametrize(
     ("drop", "error", "words"),
     [

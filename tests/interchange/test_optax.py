@@ -199,3 +199,36 @@ def test_states_with_numbers_of_their_own_start_afresh():
     into = optax.chain(optax.adamw(lambda step: 1e-3), optax.ema(0.9))
     adam, average = interchange.to_optax(state, params, tx=tx, into=into)
     assert int(adam[0].count) == int(adam[2].count) == 3 and int(average.count) == 0
+
+
+@pytest.mark.parametrize("is_window", [False, True])
+def test_other_names_and_shapes(is_window):
+    """The trees of the new state are those of a model that names and turns them so."""
+    options = {"accumulate_steps": 2} if is_window else {}
+    tx = optadamw.adamw(1e-3, **options)
+    params = {"a": jnp.arange(6.0).reshape(3, 2), "b": jnp.arange(2.0)}
+    state = tx.init(params)
+    for _ in range(3):
+        _, state = tx.step(params, state, params)
+    into = optax.adamw(1e-3)
+    if is_window:
+        into = optax.MultiSteps(into, 2).gradient_transformation()
+
+    def turned(path, x):
+        return x.T
+
+    options = {"tx": tx, "into": into, "layout": turned}
+    for names, there in (
+        (None, {"a": params["a"].T, "b": params["b"]}),
+        (
+            {"a": "fc/kernel", "b": "fc/bias"},
+            {"fc": {"kernel": params["a"].T, "bias": params["b"]}},
+        ),
+    ):
+        saved = interchange.to_optax(state, params, names=names, **options)
+        trees.assert_same_types(saved, into.init(there))
+        back = interchange.from_optax(
+            *(saved, params), tx=tx, layout=turned, names=names
+        )
+        trees.assert_same_bits(back, state)
+        into.update(there, saved, there)

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization
 
 import optadamw
+from optadamw import checkpoint
 from tests.support import trees
 
 TX = optadamw.adamw(0.1, ema_decay=0.5, skip_nonfinite=True, accumulate_steps=2)
@@ -54,6 +56,19 @@ def test_no_step_is_taken_in_between(method):
     )
     with pytest.raises(TypeError, match=r"`state` must be the State.* got Swapped"):
         getattr(TX, method)(*arguments)
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_swapped_state_is_not_restored_from_nested_dicts(is_inside):
+    """Flax, and Orbax without a target, make dicts of a state."""
+    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    saved = serialization.to_state_dict(swapped)
+    saved = {"0": saved, "1": {}} if is_inside else saved
+    with pytest.raises(ValueError, match="is a Swapped, in which the average"):
+        checkpoint.restore(TX, averaged, saved)
+    saved = serialization.to_state_dict(optadamw.swap_ema(swapped, averaged)[1])
+    restored, _ = checkpoint.restore(TX, PARAMS, saved)
+    trees.assert_same_bits(restored, STATE)
 
 
 def test_the_average_is_not_sought_where_the_parameters_are():

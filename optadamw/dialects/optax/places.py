@@ -4,12 +4,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf
 from optadamw.base.tree import flatten
 from optadamw.checkpoint.fitting import fitted
 from optadamw.dialects.optax.records import fields_of
+from optadamw.dialects.states.arrays import to_numpy, widened
 from optadamw.dialects.states.leaving import Departure
 from optadamw.dialects.states.nesting import nested
 
@@ -31,6 +33,24 @@ def check_places(
             "does not accumulate. Wrap it in optax.MultiSteps, or lose the window with "
             "drop=('accumulator',)."
         )
+
+
+def params_there(leaving: Departure) -> Any:
+    """Return the parameters by the names and in the shapes that `into` has.
+
+    With a mapping in `names` they are nested dicts by its names.
+    """
+    is_named = any(place.name is not None for place in leaving.places)
+    if leaving.layout is None and not is_named:
+        return leaving.params
+    leaves = flatten(leaving.params)
+    arrays = [
+        jnp.asarray(leaving.turned(path, widened(to_numpy(path, leaf))), leaf.dtype)
+        for path, leaf in zip(leaves.paths, leaves.arrays, strict=True)
+    ]
+    if not is_named:
+        return leaves.treedef.unflatten(arrays)
+    return nested({str(name): arrays[leaf or 0] for leaf, name in leaving.places})
 
 
 def filled(leaving: Departure, field: str, like: Any) -> Any:

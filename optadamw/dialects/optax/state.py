@@ -231,8 +231,8 @@ def to_optax(
 
     Args:
       params: The parameters; shapes will not do, as Optax initializes its state.
-      names: A mapping from paths of `params` to those of `into.init(params)`. None
-        (default) takes them as equal.
+      names: A mapping from all paths of `params` to other paths, by which the trees of
+        the new state are nested dicts. None (default) keeps the trees of `params`.
       into: The transformation of Optax: `adamw`, `amsgrad`, a chain with one of them,
         in `MultiSteps(...).gradient_transformation()` or `inject_hyperparams`. None
         (default) takes `optax.adamw` with a constant rate, or `optax.amsgrad` if the
@@ -259,7 +259,7 @@ def to_optax(
         into = optax.amsgrad(0.0) if leaving.has("nu_max") else optax.adamw(0.0)
     if not callable(getattr(into, "init", None)):
         raise mistyped("into", "a transformation of Optax", into)
-    made = into.init(params)
+    made = into.init(places.params_there(leaving))
     record = _only("into", made)
     adam, windows = record.fields, windows_in(made)
     kept = [one.path for one in foreign_in(made, record) if not one.encloses]
