@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optadamw.base.errors import at_leaf
+from optadamw.checkpoint.names import PARAMS, is_in
 
 KINDS = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_)
 
@@ -27,12 +28,13 @@ def fitted(name: str, array: np.ndarray, like: Any, *, cast: bool) -> Any:
 def _check_fits(name: str, array: np.ndarray, like: Any, *, cast: bool) -> None:
     """Refuse another shape, and another dtype unless `cast`."""
     if array.shape != np.shape(like):
+        by_field = "" if is_in(name, PARAMS) else " or afresh=('its field',)"
         raise at_leaf(
             name,
             f"it was saved with shape {array.shape}, and here it has {np.shape(like)}.",
             "Restore into parameters of the shape they had, name the saved leaf that "
             "is meant with rename={'its/path': 'saved/path'}, or start it afresh with "
-            "rename={'its/path': None} or afresh=('its field',).",
+            f"rename={{'its/path': None}}{by_field}.",
         )
     wanted = dtype_of(like)
     if array.dtype == wanted:

@@ -54,7 +54,9 @@ def read_params(path: str | Path, is_limited: bool = True) -> dict[str, np.ndarr
             raise _no_params(path, is_limited)
         found = trained(_flat(arrays))
     if not found:
-        raise ValueError(f"'{path}' holds no parameters.")
+        raise ValueError(
+            f"'{path}' holds no parameters. Give a file of them with `--params`."
+        )
     return found
 
 
