@@ -17,6 +17,7 @@ class Clock(NamedTuple):
     Attributes:
       step: number of finished optimizer steps, int32; the argument of every schedule.
       number: number of the step that is being taken, int32, from 1 on.
+      time: `number` in `dtype`: the t of the papers.
       dtype: dtype in which scalars are formed: float64 if x64 is enabled, else float32.
       held: the adjustable numbers of the state by name, float32; None (default): each
         has its first value.
@@ -37,5 +38,5 @@ class Clock(NamedTuple):
 
     @property
     def time(self) -> Array:
-        """`number` cast to `dtype`: the t of the papers."""
+        """Return `number` cast to `dtype`."""
         return self.number.astype(self.dtype)

@@ -109,14 +109,17 @@ def _sqrt_jvp(primals, tangents):
     return root, slope * dx
 
 
-def one_minus_power(beta: float | Array, exponent: Array) -> Array:
+def one_minus_power(beta: float | Array, exponent: Array | float) -> Array:
     """`1 - beta**exponent` for a scalar beta in [0, 1), accurate near beta = 1.
 
     Computed directly in float32, the result is wrong by 1.3e-5 at beta = 0.999,
     exponent = 1, and by 9 % at 0.9999999. Computed as `-expm1(exponent * log(beta))`,
     with the logarithm of a plain number taken in host doubles, it is wrong by 4e-7 at
-    most.
+    most. An exponent of integers counts as one of JAX's default floating dtype.
     """
+    exponent = jnp.asarray(exponent)
+    if not jnp.issubdtype(exponent.dtype, jnp.floating):
+        exponent = exponent.astype(jnp.result_type(float))
     dtype = exponent.dtype
     if not isinstance(beta, float):
         return _one_minus_power(beta, exponent)

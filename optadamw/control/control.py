@@ -199,6 +199,8 @@ class Control:
         guard = self.effective_guard
         by_gradient = self.accumulation is not None and (guard is None or guard.drops)
         good = self._good_gradient(arrival, bad) if by_gradient else go
+        if by_gradient and arrival.dropped is not None:
+            good = good & ~arrival.dropped  # nobody knows how one of weight 0 was
         run = event(events, "consecutive")
         run = jnp.where(bad, saturating_increment(run), jnp.where(good, 0, run))
         if guard is None or guard.max_consecutive is None:

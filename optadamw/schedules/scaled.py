@@ -6,6 +6,7 @@ from typing import Any
 
 from optadamw.base.adjustable import Adjustable
 from optadamw.base.equality import hash_of, same
+from optadamw.base.horizon import horizon_of
 from optadamw.base.types import ScalarOrSchedule
 
 
@@ -19,6 +20,11 @@ class Scaled:
     def __call__(self, step: Any) -> Any:
         """The value after `step` finished optimizer steps."""
         return self.schedule(step) * self.factor
+
+    @property
+    def horizon(self) -> int | None:
+        """The step at which the schedule ends; None without an end."""
+        return horizon_of(self.schedule)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Scaled):

@@ -239,17 +239,25 @@ def _listed(option: Option) -> str:
 def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
     """An atom, or a wrapper around `inner`, with its arguments from the options."""
     arguments: dict[str, Any] = {}
+    several: Mapping[str, Any] = {}
     for option in part.options:
         value = _python(values[option.name])
         if option.argument == SEVERAL:
-            arguments |= {} if value is True else value
+            several = {} if value is True else value
         elif option.argument != SWITCH and (value is not None or option.is_needed):
             value = option.words[value] if option.words else value
             if isinstance(value, Adjustable):
                 value = value.named(option.name)
             arguments[option.argument] = value
+    for name, value in several.items():
+        if arguments.get(name, value) != value:
+            raise ValueError(
+                f"`{name}` is {arguments[name]!r}, and {value!r} in the mapping of "
+                f"`{next(o.name for o in part.options if o.argument == SEVERAL)}`. "
+                "Give it once."
+            )
     with reworded(lambda message: renamed(message, part.names)):
-        tx = part.make(*inner, **arguments)
+        tx = part.make(*inner, **{**arguments, **several})
     return _with_names(tx, part.names)
 
 

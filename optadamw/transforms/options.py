@@ -285,7 +285,6 @@ WRAPPERS = (
         (
             ON_BAD_MICRO_STEP,
             Option("max_consecutive", "max_consecutive"),
-            # Last, so that the mapping counts more than the options above.
             Option("skip_spikes", SEVERAL, asks=True),
         ),
         fields={"on_bad": "on_bad_micro_step"},

@@ -43,8 +43,8 @@ def param_groups(
 
     Raises:
       TypeError: a transformation is not from this library.
-      ValueError: at construction, the chains have different parts; at `init`, a group
-        has no parameter.
+      ValueError: at construction, the chains have different parts; at `init`, a pattern
+        matches no parameter, or all of a group are in an earlier one.
 
     Example:
       >>> import jax.numpy as jnp, optadamw

@@ -83,8 +83,8 @@ def plan_of(composition: Composition, leaves: Leaves, tree: PyTree) -> Plan:
       tree: the tree itself, for masks that are functions of it.
 
     Raises:
-      ValueError: a pattern matches no parameter, a group has no parameter, or a leaf
-        cannot have the store that is chosen for it.
+      ValueError: a pattern matches no parameter, all parameters of a group are in an
+        earlier one, or a leaf cannot have the store that is chosen for it.
     """
     count = len(leaves.paths)
     tables = []
@@ -178,7 +178,7 @@ def _members(groups: Sequence[Group], leaves: Leaves, tree: PyTree) -> list[int]
     """Return for each leaf the number of the first group that chooses it.
 
     Raises:
-      ValueError: a group has no parameter, so that its numbers would have no effect.
+      ValueError: all parameters of a group are in an earlier one.
     """
     count = len(leaves.paths)
     if not groups:

@@ -131,6 +131,13 @@ def _on_choices(
                 f"with paths such as '{leaves.paths[0]}'; describe(tx, params) lists "
                 "them all."
             )
+    used = {row.group for row in plan.rows}
+    for number, group in enumerate(composition.groups[:-1]):
+        if number not in used and not isinstance(group.where, Predicate | OfTree):
+            yield (
+                f"`{group.name}` chooses none of the {len(leaves.paths)} "
+                "parameters, so its options have no effect. Leave the group out."
+            )
 
 
 def _on_decay(composition: Composition) -> Iterator[str]:

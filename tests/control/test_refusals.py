@@ -385,3 +385,14 @@ def test_there_must_be_one_state_to_read():
     refused(ValueError, text, optadamw.stats_of, optax.adam(1.0).init(PARAMS))
     text = "`state` holds 2 states of optadamw"
     refused(ValueError, text, optadamw.stats_of, (STATE, STATE))
+
+
+def test_a_micro_batch_of_weight_zero_ends_no_row_of_bad_ones():
+    params = jnp.ones(2)
+    tx = optadamw.adamw(0.1, accumulate_steps=2, skip_nonfinite=True, max_consecutive=3)
+    state, found = tx.init(params), []
+    for weight in (1.0, 1.0, 0.0, 1.0):
+        params, state = tx.step(params * jnp.nan, state, params, weight=weight)
+        stats = optadamw.stats_of(state)
+        found.append((int(stats.consecutive), bool(stats.stalled)))
+    assert found == [(1, False), (2, False), (2, False), (3, True)]

@@ -37,17 +37,23 @@ def test_param_groups(case):
     assert differ(found["norm"]["bias"], plain["norm"]["bias"])
 
 
+def betas(case, b1, b2):
+    """Both betas in a group: optimi ignores `betas` there."""
+    return {"beta1": b1, "beta2": b2} if case == "optimi" else {"betas": (b1, b2)}
+
+
 @pytest.mark.parametrize("case", GROUPED)
 def test_betas_and_an_array_of_one_element_in_a_group(case):
     call = GROUPED[case]
-    group = {"params": "*/bias", "betas": (0.5, 0.75), "lr": jnp.full(1, 0.5)}
+    own = betas(case, 0.5, 0.75)
+    group = {"params": "*/bias", "lr": jnp.full(1, 0.5), **own}
     found, _ = trained(call([group]))
     expected, _ = trained(call(betas=(0.5, 0.75), lr=0.5))
     for layer in ("dense", "norm"):
         np.testing.assert_allclose(
             found[layer]["bias"], expected[layer]["bias"], rtol=1e-6
         )
-    single, _ = trained(call([{"params": "*/bias", "betas": (0.5, 0.75)}]))
+    single, _ = trained(call([{"params": "*/bias", **own}]))
     assert differ(single["norm"]["bias"], trained(call())[0]["norm"]["bias"])
 
 
@@ -79,12 +85,23 @@ def test_switches_in_a_group_of_torch(option):
         (0.1, TypeError, "params"),  # the rate in the place of the parameters
         ([{"params": "*/bias", "lr": -1.0}], ValueError, "bias.*>= 0; got -1.0"),
         ([{"params": "*/bias", "betas": 0.9}], TypeError, "betas"),
-        ([{"params": "*/bias", "betas": (1.5, 0.9)}], ValueError, r"\[0, 1\)"),
     ],
 )
 def test_bad_param_groups(case, params, error, text):
     with pytest.raises(error, match=text):
         GROUPED[case](params)
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_bad_betas_in_a_group(case):
+    with pytest.raises(ValueError, match=r"\[0, 1\)"):
+        GROUPED[case]([{"params": "*/bias", **betas(case, 1.5, 0.9)}])
+
+
+def test_betas_in_a_group_of_optimi_are_refused():
+    """optimi accepts them there, and steps with those outside the group."""
+    with pytest.raises(TypeError, match=r"params\[0\]` has the option 'betas', which"):
+        optimi.AdamW([{"params": "*/bias", "betas": (0.5, 0.75)}], lr=0.1)
 
 
 @pytest.mark.filterwarnings("error")

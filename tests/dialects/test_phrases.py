@@ -34,6 +34,8 @@ KERAS: list[dict[str, Any]] = [
     {"use_ema": True, "ema_overwrite_frequency": -1},
     {"use_ema": True, "ema_overwrite_frequency": 2.5},
     {"gradient_accumulation_steps": 1},
+    {"name": 5},
+    {"name": "a/b"},
 ]
 
 
@@ -112,6 +114,18 @@ SAID = {
         lambda: r_keras3.optimizer_adam_w(weight_decay=None),
         ValueError,
         "Argument `weight_decay` must be a float. Received: weight_decay=None. ",
+    ),
+    "keras name": (
+        lambda: keras.AdamW(name=5),
+        ValueError,
+        "Argument `name` must be a string and cannot contain character `/`. Received: "
+        "name=5. ",
+    ),
+    "keras name of a scaler": (
+        lambda: keras.LossScaleOptimizer(keras.AdamW(), name="a/b"),
+        ValueError,
+        "Argument `name` must be a string and cannot contain character `/`. Received: "
+        "name=a/b. ",
     ),
     "keras unknown": (
         lambda: keras.AdamW(momentum=0.9),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import optadamw
 from optadamw import adamw, describe, stats_of
 from optadamw.schedules import (
     constant_schedule,
@@ -128,6 +129,18 @@ def test_a_group_with_a_schedule_of_its_own_has_a_line_of_its_own():
     tx = adamw(linear_schedule(0.1, 0.0, 9), groups=groups)
     text = describe(tx, {"a": np.ones(2), "b": np.ones(2)})
     assert "ends after 5 steps" in text and "ends after 9 steps" in text
+
+
+def test_a_schedule_that_is_scaled_ends_as_the_whole_does():
+    wide, base = {"m": jnp.ones((8, 8))}, {"m": jnp.ones((4, 4))}
+    schedule = linear_schedule(1.0, 0.5, 3)
+    layers = optadamw.layerwise_decay({**wide, "a": wide}, schedule, ["a/*", "m"], 0.5)
+    for groups in (optadamw.mup(wide, base, schedule), layers):
+        assert {options["learning_rate"].horizon for _, options in groups} == {3}
+    tx = adamw(0.1, groups=optadamw.mup(wide, base, schedule))
+    assert "ends after 3 steps; it stays at 0.25" in describe(tx, wide)
+    constant = optadamw.mup(wide, base, lambda step: 0.1)[0][1]["learning_rate"]
+    assert constant.horizon is None
 
 
 def test_knowing_the_end_leaves_equality_alone():

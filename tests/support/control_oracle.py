@@ -201,7 +201,9 @@ def call(
     scale = 1.0 if state.loss_scale is None else state.loss_scale
     norm = _norm(grads)  # as they come, before the loss scale is divided out
     verdicts = {}
-    if control.policy and loss is not None:
+    # Of a micro-batch of weight 0, as of padding alone, nothing is judged.
+    is_judged = not control.accumulates or weight is None or weight > 0
+    if control.policy and loss is not None and is_judged:
         verdicts["loss"] = _judge(control, state, "loss", loss, abs(loss) < math.inf)
     bad = any(v.bad for v in verdicts.values())
 
@@ -214,7 +216,7 @@ def call(
         flags = {"bad": not go, "good": go, "brought": go, "due": True, "go": go}
         return Call(_ruled(control, state, verdicts, **flags), go)
 
-    if control.policy in ("drop", "wait"):
+    if control.policy in ("drop", "wait") and is_judged:
         ok = _is_summable(grads, norm, norm / scale, bool(control.loss_scale))
         verdict = _judge(control, state, "grad_norm", norm / scale, ok)
         verdicts["grad_norm"], bad = verdict, bad or verdict.bad
@@ -288,7 +290,7 @@ def _closed(
         verdict = _judge(control, state, "grad_norm", mean, ok)
         verdicts["grad_norm"], go = verdict, not verdict.bad
         bad = bool(bad) or verdict.bad
-    good = go if control.policy == "abort" else bad is False
+    good = go if control.policy == "abort" else bad is False and not dropped
     bad = bool(bad) or (due and state.weight > 0 and not go)
     brought = arrived and not bad
     flags = {"bad": bad, "good": good, "brought": brought, "due": due, "go": go}

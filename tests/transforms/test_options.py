@@ -206,6 +206,19 @@ def test_a_guard_has_two_options_that_ask_for_it():
         optadamw.adamw(0.1, max_consecutive=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"max_consecutive": 4}, "max_consecutive"),
+        ({"accumulate_steps": 2, "on_bad_micro_step": "wait"}, "on_bad_micro_step"),
+    ],
+)
+def test_a_mapping_that_contradicts_an_option_is_refused(options, name):
+    spikes = {"max_consecutive": 2, "on_bad_micro_step": "drop"}
+    with pytest.raises(ValueError, match=f"^`{name}` is .* in the mapping of `skip_sp"):
+        optadamw.adamw(0.1, skip_spikes=spikes, **options)
+
+
 def test_words_are_listed():
     with pytest.raises(ValueError, match="must be True, False, None, 'raw' or 'corr"):
         optadamw.adamw(0.1, amsgrad="Raw")

@@ -178,7 +178,7 @@ PAIRS = (
     Pair({"skip_nonfinite": True}, skip_nonfinite(PLAIN)),
     Pair({"skip_spikes": True, "skip_nonfinite": True}, skip_spikes(PLAIN)),
     Pair(
-        {"skip_spikes": {"sigmas": 3.0, "max_consecutive": 9}, "max_consecutive": 2},
+        {"skip_spikes": {"sigmas": 3.0, "max_consecutive": 9}, "max_consecutive": 9},
         skip_spikes(PLAIN, sigmas=3.0, max_consecutive=9),
     ),
     Pair({"stats": True}, with_stats(PLAIN)),

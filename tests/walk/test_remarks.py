@@ -211,6 +211,18 @@ def test_a_function_that_chooses_nothing_is_named(case):
 
 
 @pytest.mark.parametrize(
+    "choice",
+    [False, {"kernel": False, "bias": False}, ("!kernel", "!bias"), ("k*", "!k*")],
+    ids=str,
+)
+def test_a_group_of_no_parameter_is_named(choice):
+    tx = adamw(0.1, groups=[("bias", {"b1": 0.5}), (choice, {"b2": 0.5})])
+    (text,) = warned(tx, FULL)
+    assert text.startswith("`groups[") and "chooses none of the 2 parameters" in text
+    assert warned(tx, {}) == []
+
+
+@pytest.mark.parametrize(
     ("mask", "params"),
     [
         (False, FULL),

@@ -26,7 +26,17 @@ KERAS_2 = {
 }
 """The words of Keras 2.14."""
 
+NAME = {
+    "name": Phrase(
+        "Argument `name` must be a string and cannot contain character `/`. Received: "
+        "name={value}",
+        of=_KINDS,
+    )
+}
+"""The words of Keras 3.15 for all of its optimizers."""
+
 KERAS_3 = {
+    **NAME,
     "learning_rate": Phrase(_RATE, of=(TypeError,)),
     "weight_decay": Phrase(
         "Argument `weight_decay` must be a float. Received: weight_decay={value}",

@@ -94,7 +94,10 @@ def relative_decay(
 
 
 def grouped(
-    params: Any, names: Mapping[str, str], unchanging: Collection[str]
+    params: Any,
+    names: Mapping[str, str],
+    unchanging: Collection[str],
+    has_betas: bool = True,
 ) -> dict[str, Any]:
     """Turn PyTorch's param groups into the `groups` of `adamw`.
 
@@ -102,6 +105,7 @@ def grouped(
       params: None, or a list of dicts with "params" and options.
       names: the option of `adamw` for each option of a group.
       unchanging: options that a group may repeat and that have no effect.
+      has_betas: whether a group may have both betas as one option (default).
 
     Raises:
       TypeError: an option that no group has.
@@ -110,6 +114,11 @@ def grouped(
     def translated(where: str, own: Mapping[str, Any]) -> dict[str, Any]:
         options: dict[str, Any] = {}
         for name, value in own.items():
+            if name == "betas" and not has_betas:
+                raise TypeError(
+                    f"`{where}` has the option 'betas', which has no effect in a group "
+                    "there: groups have 'beta1' and 'beta2'. Give those."
+                )
             if name == "betas":
                 options |= b1_and_b2(value)
             elif name == "lr":

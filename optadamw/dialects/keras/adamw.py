@@ -11,7 +11,7 @@ from optadamw.dialects.calls.callables import AtMicroSteps, FirstCopy, InWindows
 from optadamw.dialects.calls.checks import flags, label, refuse_unknown, whole
 from optadamw.dialects.calls.every_call import EveryCall, at_every_call
 from optadamw.dialects.calls.keras_arguments import average, clips, decay, rate
-from optadamw.dialects.calls.keras_phrases import KERAS_3
+from optadamw.dialects.calls.keras_phrases import KERAS_3, NAME
 from optadamw.dialects.calls.selections import decaying, leaving_out
 from optadamw.transforms.average import finalize
 from optadamw.transforms.ema_params import ema_params
@@ -150,7 +150,7 @@ def _at_every_call(averaged: dict[str, Any], every: int) -> Transformation:
     )
 
 
-@call("keras")
+@call("keras", phrases=NAME)
 def LossScaleOptimizer(
     inner_optimizer: Transformation,
     initial_scale: float = 2.0**15,

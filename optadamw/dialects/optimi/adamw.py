@@ -64,6 +64,8 @@ def AdamW(
       - All parameters have one count of steps. A parameter that gets its first gradient
         late starts at that count, as in optimi.
       - The betas and eps are those of a float32 step.
+      - `betas` in a param group are refused; optimi ignores them, and reads `beta1` and
+        `beta2`.
 
     Args:
       weight_decay: Weight decay, multiplied by the learning rate, or by `lr / max_lr`
@@ -113,7 +115,7 @@ def AdamW(
         weight_decay=weight_decay,
         **options,
         **b1_and_b2(betas),
-        **grouped(params, names, ("foreach", "triton")),
+        **grouped(params, names, ("foreach", "triton"), has_betas=False),
     )
 
 
