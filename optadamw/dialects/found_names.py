@@ -80,7 +80,7 @@ def with_found_names(
         model
         for model in found_in
         if model.is_marked
-        or (is_beside and model.file == places[0] and not model.is_sorted)
+        or (is_beside and model.file == places[0] and model.is_as_made)
     ]
     told = []
     named = names_in(groups_with_params(saved))

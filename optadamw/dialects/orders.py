@@ -106,15 +106,15 @@ def order_of_target(
         return None
     by_model = order_of_models(target, models, params)
     by_names: Order | None = None
+    mapped: Mapping[str, int] | None = {}
     if isinstance(names, Mapping):
-        # Names that it contradicts tell no order.
-        mapped = in_mapping(names, named, params) if ordered is not None else None
-        by_names = None if mapped is None else (mapped, "`--names`")
-    elif named and not is_listed:
+        mapped = None if ordered is None else in_mapping(names, named)
+    if mapped and mapped.keys() == params.keys():
+        by_names = sorted(mapped, key=mapped.__getitem__), "`--names`"
+    elif named and not is_listed and mapped is not None:
         equal = in_order(named, params)
-        by_names = (
-            None if equal is None else (list(equal), "the names in the saved state")
-        )
+        if equal is not None and mapped.items() <= equal.items():
+            by_names = list(equal), "the names in the saved state"
     return (by_names or by_model) if is_kept else (by_model or by_names)
 
 
@@ -167,15 +167,15 @@ def in_order(order: Sequence[str], params: Mapping[str, Any]) -> dict[str, int] 
     return found if is_clear else None
 
 
-def in_mapping(
-    names: Mapping[str, Any], named: Sequence[str], params: Mapping[str, Any]
-) -> list[str] | None:
-    """Return the names of `params` in the order that a mapping to a state tells.
+def in_mapping(names: Mapping[str, Any], named: Sequence[str]) -> dict[str, int] | None:
+    """Return the places in a saved state that a mapping to it gives to our names.
 
     Args:
-      names: maps our names to the names or the positions in the saved state.
+      names: maps our names to the names or the positions in the saved state, or None.
       named: the names in the saved state, in its order.
-      params: the parameters, by their names.
+
+    Returns:
+      None if it has what is not there, for which the reader has the words.
     """
     exact, flat = places_of(named), places_of([flat_name(name) for name in named])
     found: dict[str, int] = {}
@@ -183,11 +183,11 @@ def in_mapping(
         at = [theirs]
         if isinstance(theirs, str):
             at = exact.get(theirs) or flat.get(flat_name(theirs), [])
-        if len(at) != 1 or not isinstance(at[0], int):
-            return None  # one that is not there, or an error that the reader words
-        found[ours] = at[0]
-    is_whole = found.keys() == params.keys()
-    return sorted(found, key=found.__getitem__) if is_whole else None
+        if len(at) != 1 or not isinstance(at[0], int | None):
+            return None
+        if at[0] is not None:
+            found[ours] = at[0]
+    return found
 
 
 def by_shape(

@@ -303,6 +303,26 @@ def test_a_key_called_value_makes_no_variable(tree, tmp_path):
     assert jax.tree.structure(found) == jax.tree.structure(tree)
 
 
+def test_a_parameter_called_mu_is_no_moment(tmp_path, capsys):
+    params = {"mu": np.full((3, 2), 7.0, np.float32), "w": W["w"]}
+    state = STATE | {"mu": params, "nu": params}
+    folder = folder_of(tmp_path, run={"params": params, "opt_state": state}) / "run"
+    found = converted(folder)
+    assert found is not None, capsys.readouterr().err
+    np.testing.assert_array_equal(found["mu/mu"], params["mu"])
+
+
+def test_plain_parameters_beside_a_state_of_nnx_keep_their_names(tmp_path, capsys):
+    """Only a tree all of whose leaves are called "value" is one of Variables."""
+    params = {"temp": {"value": W["w"]}, "w": W["w"]}
+    tree = jax.tree.map(lambda x: {"value": x}, params)
+    state = {"count": {"value": np.int32(2)}, "mu": tree, "nu": tree}
+    saved = {"params": params, "opt_state": state, "epoch": 3}
+    found = converted(folder_of(tmp_path, run=saved) / "run")
+    assert found is not None, capsys.readouterr().err
+    assert {"params/temp/value", "mu/temp/value", "mu/w"} <= set(found)
+
+
 def test_the_nearest_parameters_are_those_beside_the_state(tmp_path, capsys):
     other = {"w": W["w"] * 7}
     saved = {"params": other, "train": {"params": W, "adam": STATE}, "opt_state": STATE}

@@ -419,9 +419,11 @@ def test_a_frozen_model_with_an_operation_is_frozen():
 
     dense = layer("Dense", name="dense", trainable=False)
     add = layer("Add", "keras.src.ops.numpy", name="add")
+    relu = layer("ReLU", "keras.src.activations.activations", name="relu")
     own = layer("Own", "package", name="own", units=2)
     for more, trainable, is_frozen in [
         (add, False, True),
+        (relu, False, True),
         (add, True, False),
         (own, False, False),
         (layer("Dense", name="more", trainable=True), False, False),
@@ -441,14 +443,17 @@ def test_a_frozen_model_with_an_operation_is_frozen():
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
-def test_a_wrapper_is_trained_if_the_layer_in_it_is(is_trained):
+@pytest.mark.parametrize(
+    ("kind", "option"), [("TimeDistributed", "layer"), ("RNN", "cell")]
+)
+def test_a_wrapper_is_trained_if_the_layer_in_it_is(kind, option, is_trained):
     """Keras passes `trainable` on when it is set, and not when a wrapper is made."""
 
     def layer(kind, **config):
         return {"class_name": kind, "module": "keras.layers", "config": config}
 
     dense = layer("Dense", name="dense", trainable=is_trained)
-    wrapper = layer("TimeDistributed", name="each", trainable=False, layer=dense)
+    wrapper = layer(kind, name="each", trainable=False, **{option: dense})
     head = layer("Dense", name="head", trainable=True)
     config = {"config": {"layers": [wrapper, head]}}
     groups = {"head": [np.ones((2, 2)), np.ones(2)]}
@@ -458,3 +463,13 @@ def test_a_wrapper_is_trained_if_the_layer_in_it_is(is_trained):
     else:
         found = keras_layers.trained_variables(config, groups, {"each"})
         assert list(found) == ["head/kernel", "head/bias"]
+
+
+def test_an_option_of_a_users_layer_that_is_called_layer_is_none():
+    config = {"name": "own", "trainable": False, "layer": {"size": 3}, "cell": None}
+    own = {"class_name": "Own", "module": "package", "config": config}
+    dense = {"class_name": "Dense", "config": {"name": "head", "trainable": True}}
+    layers = {"config": {"layers": [own, dense]}}
+    groups = {"own": [np.ones(2)], "head": [np.ones((2, 2)), np.ones(2)]}
+    found = keras_layers.trained_variables(layers, groups, set())
+    assert list(found) == ["head/kernel", "head/bias"]

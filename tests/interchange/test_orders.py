@@ -88,7 +88,7 @@ def test_the_kernels_of_an_autoencoder_do_not_change_places(tmp_path, capsys):
 @needs_torch
 def test_the_order_of_a_model_of_other_shapes_is_not_taken(tmp_path, capsys):
     """A parameter without a state has no shape there, and the others have theirs."""
-    tensors = {"b": torch.ones(3), "a": torch.ones(2)}
+    tensors = {"a.weight": torch.ones(3), "a.bias": torch.ones(2)}
     words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--missing", "zeros")
     words += ("--out", tmp_path / "out.npz", "--force")
     for shape, status in (((2,), 1), ((3,), 0)):
@@ -97,7 +97,7 @@ def test_the_order_of_a_model_of_other_shapes_is_not_taken(tmp_path, capsys):
         files.write(tmp_path / "in.pt", {"model": tensors, "optimizer": saved})
         assert convert(*words) == status
     assert "by the model in" in capsys.readouterr().out
-    assert moments(tmp_path / "out.npz") == {"b": 1, "a": 0}
+    assert moments(tmp_path / "out.npz") == {"a.weight": 1, "a.bias": 0}
 
 
 @needs_torch
@@ -122,41 +122,56 @@ def test_arrays_in_a_file_of_pytorch_may_be_in_any_order(tmp_path, capsys):
     assert moments(tmp_path / "out.npz") == {"b.weight": 1, "a.weight": 2}
 
 
+def marked(names):
+    """The `state_dict()` of a model with these names, which marks their order."""
+    found = torch.nn.Module().state_dict()
+    found.update({name: torch.ones(4) for name in names})
+    return found
+
+
+MADE = ["b.weight", "b.bias", "a.weight"]
+UNKNOWN = {
+    "sorted": sorted(MADE),
+    "two files": ["b.bias", "b.weight", "a.weight"],
+    "by dtype": ["a.weight", "b.weight", "extra.weight", "b.bias"],
+    "no bias": ["b.weight", "a.weight", "c.weight"],
+}
+
+
 @needs_torch
-def test_a_sorted_model_beside_a_state_tells_no_order(tmp_path, capsys):
-    """`safetensors.torch.load_file` sorts the names, dtype by dtype."""
-    model = {name: torch.ones(4) for name in "bac"}
-    by_name = dict(sorted(model.items()))
-    by_dtype = {"b": model["b"], "a": model["a"].bfloat16(), "c": model["c"].bfloat16()}
+@pytest.mark.parametrize("case", ["made", *UNKNOWN])
+def test_a_model_beside_a_state_may_have_been_sorted(case, tmp_path, capsys):
+    """`safetensors.torch.load_file` sorts the names, file by file, dtype by dtype."""
+    names = UNKNOWN.get(case, MADE)
+    state = state_dict([(4,)] * len(names))
+    saved = {"model": {name: torch.ones(4) for name in names}, "optimizer": state}
+    files.write(tmp_path / "in.pt", saved)
     words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--force")
     words += ("--out", tmp_path / "out.npz")
-    for beside, status in ((model, 0), (by_name, 1), (by_dtype, 1)):
-        saved = {"model": beside, "optimizer": state_dict([(4,)] * 3)}
-        files.write(tmp_path / "in.pt", saved)
-        assert convert(*words) == status
-    assert "torch.save(model.state_dict()," in capsys.readouterr().err
+    assert convert(*words) == (case != "made")
+    if case != "made":
+        assert "torch.save(model.state_dict()," in capsys.readouterr().err
     saved = torch.load(tmp_path / "in.pt", weights_only=True)
-    saved["model"] = torch.nn.ParameterDict(by_name).state_dict()
-    torch.save(saved, tmp_path / "in.pt")
+    torch.save(saved | {"model": marked(names)}, tmp_path / "in.pt")
     assert convert(*words) == 0, capsys.readouterr().err
+    assert moments(tmp_path / "out.npz") == {n: i for i, n in enumerate(names, 1)}
 
 
 @needs_torch
 def test_the_model_beside_a_state_comes_before_other_files(tmp_path, capsys):
-    model = {"b": torch.ones(4), "buffer": torch.ones(4), "a": torch.ones(4)}
-    saved = {"model": model, "optimizer": state_dict([(4,)] * 2)}
+    model = {name: torch.ones(4) for name in (*MADE, "buffer")}
+    saved = {"model": model, "optimizer": state_dict([(4,)] * 3)}
     files.write(tmp_path / "in.pt", saved)
     words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--force")
     words += ("--out", tmp_path / "out.npz")
-    other = torch.nn.ParameterDict({name: torch.ones(4) for name in "ab"})
-    torch.save(other.state_dict(), tmp_path / "other.pt")
+    torch.save(marked(sorted(MADE)), tmp_path / "other.pt")
     assert convert(*words, "--params", tmp_path / "other.pt") == 0
     assert f"the model in '{tmp_path / 'in.pt'}'" in capsys.readouterr().out
-    assert moments(tmp_path / "out.npz") == {"b": 1, "a": 2}
+    assert moments(tmp_path / "out.npz") == {n: i for i, n in enumerate(MADE, 1)}
     # All that the model has are more than the optimizer has: nobody listed names.
     assert convert(*words) == 1
     error = capsys.readouterr().err
-    assert "It has 2 parameters and the file of parameters 3" in error
+    assert "It has 3 parameters and the file of parameters 4" in error
 
 
 @needs_torch
@@ -233,6 +248,19 @@ def test_a_mapping_tells_the_order_of_the_target(named, names, order, tmp_path, 
     out = ("--to", "optadamw", "--out", tmp_path / "out.npz")
     assert convert(*words, *out) == 0, capsys.readouterr().err
     assert "".join(sorted("ab", key=moments(tmp_path / "out.npz").get)) == order
+
+
+@pytest.mark.parametrize("names", [{"a": "a"}, {"a": "a", "b": None}], ids=str)
+def test_a_mapping_may_leave_out_what_has_no_state(names, tmp_path, capsys):
+    saved = state_dict([(4,)] * 2, names=["b", "a"])
+    del saved["state"][0]
+    files.write(tmp_path / "in.npz", saved)
+    row = np.ones(4, np.float32)
+    words = ("torch", tmp_path / "in.npz", *given(tmp_path, {"a": row, "b": row}))
+    words += (*listed(tmp_path, names), "--missing", "zeros", "--force")
+    assert convert(*words, "--to", "timm", "--out", tmp_path / "out.npz") == 0
+    found = files.read(tmp_path / "out.npz")["state"]
+    assert [found[i]["exp_avg"][0] for i in range(2)] == [0, 2]
 
 
 def test_names_in_a_state_do_not_say_which_of_a_list_they_are(tmp_path, capsys):

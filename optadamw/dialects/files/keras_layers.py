@@ -42,8 +42,8 @@ STATISTICS = {"BatchNormalization": (2,), "Normalization": (2, 3)}
 """The numbers of variables that may follow and are not trained: a mean and a variance,
 in Normalization also a count."""
 
-INNER = ("layer", "backward_layer")
-"""The options of a wrapper, as TimeDistributed or Bidirectional, that are layers."""
+INNER = ("layer", "backward_layer", "cell")
+"""The options of TimeDistributed, Bidirectional and RNN that are layers."""
 
 
 class UnknownLayer(ValueError):
@@ -166,19 +166,27 @@ def _is_frozen(layer: Mapping[str, Any]) -> bool:
     """
     config = layer["config"]
     is_frozen = not config.get("trainable", True)
-    wrapped = [config[name] for name in INNER if isinstance(config.get(name), dict)]
-    layers = [
-        inner
-        for inner in (*config.get("layers", []), *wrapped)
-        if inner["class_name"] != "InputLayer"
+    inner = [
+        *config.get("layers", []),
+        *config.get("cells", []),
+        *(config[name] for name in INNER if _is_layer(config.get(name))),
     ]
-    # An operation of keras.ops has no variables, and says nothing of training.
+    layers = [layer for layer in inner if layer["class_name"] != "InputLayer"]
+    # An operation has no variables, and says nothing of training.
     told = [layer for layer in layers if not _is_operation(layer)]
     if told:
         return all(map(_is_frozen, told)) and (is_frozen or len(told) == len(layers))
     return is_frozen
 
 
+def _is_layer(value: Any) -> bool:
+    return isinstance(value, dict) and {"class_name", "config"} <= value.keys()
+
+
 def _is_operation(layer: Mapping[str, Any]) -> bool:
-    """Whether what Keras lists among layers is a function of keras.ops."""
-    return str(layer.get("module")).startswith(("keras.ops.", "keras.src.ops."))
+    """Whether what Keras lists among layers is a function, as of keras.ops.
+
+    Keras writes the public module of its layers, and "trainable".
+    """
+    is_inside = str(layer.get("module")).startswith(("keras.ops.", "keras.src."))
+    return is_inside and "trainable" not in layer["config"]

@@ -7,7 +7,7 @@ files of arrays keep no order.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,9 @@ _BUFFER = re.compile(
 """Entries of a PyTorch model that no optimizer trains."""
 
 
+_BIAS = re.compile(r"(^|[./_])bias$")
+
+
 class Model(NamedTuple):
     """The parameters of a model by their names, in the order of its optimizer."""
 
@@ -39,11 +42,11 @@ class Model(NamedTuple):
 
     A mapping of arrays in a .pt file may have been sorted, as the leaves of a tree of
     JAX are, unless it has the `_metadata` that PyTorch's `state_dict()` adds."""
-    is_sorted: bool
-    """Whether the names of each dtype are in the order of the alphabet.
+    is_as_made: bool
+    """Whether each bias is just behind its weight, and there is one.
 
-    `safetensors.torch.load_file` returns tensors by the size of their dtype and then by
-    their names."""
+    So modules of PyTorch make them. Names that were sorted, as those of
+    `safetensors.torch.load_file` are dtype by dtype, have the bias first, or apart."""
 
     @property
     def told(self) -> str:
@@ -67,11 +70,11 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     if path.is_dir():
         return None  # Orbax has the parameters in no order of an optimizer
     is_of_pytorch = path.suffix.lower() in torch.SUFFIXES
-    is_marked, is_sorted = True, False
+    is_marked = is_as_made = True
     if is_of_pytorch:
         saved = model_of(files.read(path, is_limited))
         found, is_marked = trained(saved), hasattr(saved, "_metadata")
-        is_sorted = _is_sorted(saved)
+        is_as_made = _is_as_made(list(found))
     elif path.suffix.lower() == keras_config.ARCHIVE:
         try:
             found = _of_keras(path, Bounds(path, is_limited))
@@ -79,14 +82,14 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
             return None
     else:
         return None
-    return Model(found, path, is_of_pytorch, is_marked, is_sorted) if found else None
+    return Model(found, path, is_of_pytorch, is_marked, is_as_made) if found else None
 
 
-def _is_sorted(arrays: Mapping[str, Any]) -> bool:
-    names: dict[Any, list[str]] = {}
-    for name, array in arrays.items():
-        names.setdefault(getattr(array, "dtype", None), []).append(name)
-    return all(part == sorted(part) for part in names.values())
+def _is_as_made(names: Sequence[str]) -> bool:
+    places = {name: i for i, name in enumerate(names)}
+    weights = {n: n.removesuffix("bias") + "weight" for n in names if _BIAS.search(n)}
+    pairs = [(places[w], places[b]) for b, w in weights.items() if w in places]
+    return bool(pairs) and all(weight + 1 == bias for weight, bias in pairs)
 
 
 def model_of(contents: Any) -> Mapping[str, Any]:

@@ -98,15 +98,23 @@ def _is_array(leaf: Any) -> bool:
     return getattr(leaf, "shape", None) is not None
 
 
-def _without_nnx(found: Any) -> Any:
+def _without_nnx(node: Any, key: str | None = None, is_in_state: bool = False) -> Any:
     """Return a checkpoint whose trees of NNX's Variables are trees of arrays.
 
     The numbers of a state of Optax that NNX made, as a `count`, are Variables too, and
     beside it may be what is none, as an epoch.
     """
-    if _has_moments_of_nnx(found):
-        return _without_variables(found)
-    return found if _is_variable(found) else _without_trees(found)
+    is_params = key == "params"
+    if _is_variable(node):
+        return node["value"] if is_in_state and not is_params else node
+    if (is_in_state or is_params or key is None) and _is_of_nnx(node):
+        return _without_variables(node)
+    inside = _has_moments_of_nnx(node)
+    if isinstance(node, dict):
+        return {k: _without_nnx(child, str(k), inside) for k, child in node.items()}
+    if isinstance(node, list):
+        return [_without_nnx(child, "", inside) for child in node]
+    return node
 
 
 def _has_moments_of_nnx(node: Any) -> bool:
@@ -116,18 +124,10 @@ def _has_moments_of_nnx(node: Any) -> bool:
     if not isinstance(node, dict):
         return False
     moments = node.get("mu")
-    is_tree = bool(moments) and not _is_variable(moments)
-    below = (child for key, child in node.items() if key != "mu")
-    return (is_tree and _is_of_nnx(moments)) or any(map(_has_moments_of_nnx, below))
-
-
-def _without_trees(node: Any, key: str | None = None) -> Any:
-    """Return containers with arrays in the place of whole trees of Variables."""
-    if key in (None, "params") and not _is_variable(node) and _is_of_nnx(node):
-        return _without_variables(node)
-    if isinstance(node, dict):
-        return {name: _without_trees(one, str(name)) for name, one in node.items()}
-    return [_without_trees(one, "") for one in node] if isinstance(node, list) else node
+    is_tree = isinstance(moments, dict | list) and not _is_variable(moments)
+    if is_tree and moments and _is_of_nnx(moments):
+        return True
+    return any(map(_has_moments_of_nnx, node.values()))
 
 
 def _is_of_nnx(node: Any) -> bool:
