@@ -141,8 +141,10 @@ def _opposed(leaf: Leaf, param: Array) -> Array:
     Chen et al., arXiv 2510.12402v2, Algorithm 1: the decay is multiplied by the
     indicator of u x >= 0, with u the direction and x the parameter.
     """
-    # Signs, not the product, which underflows: 1e-25 * 1e-25 is 0 in float32.
-    opposed = jnp.sign(leaf.numerator) * jnp.sign(param) < 0
+    # Not the product, which underflows: 1e-25 * 1e-25 is 0 in float32. Nor `sign`, of
+    # which Pallas asks the kind of the TPU: a step could not be exported from a CPU.
+    direction = leaf.numerator
+    opposed = ((direction < 0) & (param > 0)) | ((direction > 0) & (param < 0))
     if leaf.denominator is None:
         return opposed
     # A direction over a denominator of zero is zero (`numerics.quotient`).

@@ -118,8 +118,9 @@ def test_which_platforms_have_a_kernel_by_default(options, tpu, gpu):
     assert not has_kernel(tx)  # JAX's default platform is a CPU here
 
 
-def test_a_step_lowers_to_a_kernel_for_a_tpu_and_to_none_for_a_cpu():
-    tx = optadamw.with_pallas(adamw())
+@pytest.mark.parametrize("cautious", [None, True])
+def test_a_step_lowers_to_a_kernel_for_a_tpu_and_to_none_for_a_cpu(cautious):
+    tx = optadamw.with_pallas(adamw(cautious_weight_decay=cautious))
     params = {"w": jax.ShapeDtypeStruct((64, 128), jnp.float32)}
     args = params, jax.eval_shape(tx.init, params), params
     for platform, has in (("tpu", True), ("cpu", False)):
