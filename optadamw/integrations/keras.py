@@ -94,7 +94,13 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
                 "keras is imported."
             )
         if not isinstance(tx, Transformation):
-            raise mistyped("tx", "a transformation of optadamw", tx)
+            raise mistyped(
+                "tx",
+                "a transformation of optadamw",
+                tx,
+                "A chain of Optax, or a call with bug_compatible=True and an average, "
+                "has a state of several parts: use it in a loop of your own.",
+            )
         rate_of(tx)
         super().__init__(learning_rate=_unused, name=name)
         self._kept = kept = Kept(tx, plain_rate(tx))
