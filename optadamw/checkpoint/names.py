@@ -67,7 +67,8 @@ def named_state(state: PyTree, what: str = "state") -> Named:
             f"`{what}` holds no State of this library; got {type(state).__name__}. "
             "Pass what tx.init or a step returned, or what was saved of it."
         )
-    if any(keys[-1:] == Swapped._fields for keys, _ in found):
+    dicts = [keys for keys, node in found if not isinstance(node, State)]
+    if any(keys[-1:] == Swapped._fields for keys in dicts):
         raise swapped_state()
     alone = len(found) == 1
     scopes = {keys: "" if alone else "/".join((STATES, *keys)) for keys, _ in found}

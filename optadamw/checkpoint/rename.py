@@ -30,8 +30,10 @@ def old_paths(
     if rename is None:
         return {path: path for path in present}
     if isinstance(rename, Mapping):
-        _check_keys(rename, [*dict.fromkeys((*present, *frozen))])
-        return {path: _mapped(rename, path) for path in present}
+        # Trees of Optax around the State have the frozen parameters too.
+        every = [*dict.fromkeys((*present, *frozen))]
+        _check_keys(rename, every)
+        return {path: _mapped(rename, path) for path in every}
     if not callable(rename):
         raise mistyped("rename", _FORMS, rename)
     return {path: _text(rename(path)) for path in present}

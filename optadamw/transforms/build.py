@@ -250,7 +250,8 @@ def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
                 value = value.named(option.name)
             arguments[option.argument] = value
     for name, value in several.items():
-        if arguments.get(name, value) != value:
+        is_plain = isinstance(arguments.get(name), int | str)
+        if is_plain and isinstance(value, int | str) and arguments[name] != value:
             raise ValueError(
                 f"`{name}` is {arguments[name]!r}, and {value!r} in the mapping of "
                 f"`{next(o.name for o in part.options if o.argument == SEVERAL)}`. "

@@ -27,7 +27,7 @@ def _late(usual, bad, at=70_000):
         ),
         ("ema_decay", {"ema_decay": _late(0.99, 1.5)}, r"in \[0, 1\]"),
         (
-            "clip_norm",
+            "limit",
             {"clip_norm": optadamw.adjustable(1.0, name="limit") * _late(1.0, 0.0)},
             "finite and > 0",
         ),

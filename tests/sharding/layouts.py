@@ -285,7 +285,7 @@ def test_an_average_that_is_swapped_in_lies_as_the_parameters():
     state = jax.jit(tx.init, out_shardings=layout)(params)
     averaged, swapped = optadamw.swap_ema(state, params)
     optadamw.check_sharding(averaged, params)
-    optadamw.check_sharding(swapped.state, layout)
+    optadamw.check_sharding(swapped.swapped, layout)
     back, again = optadamw.swap_ema(swapped, averaged)
     optadamw.check_sharding((back, again), (params, layout))
     trees.assert_same_bits((back, again), (params, state))
@@ -298,7 +298,7 @@ def test_an_average_is_swapped_under_jit_on_explicit_axes():
     state = jax.jit(tx.init, out_shardings=layout)(params)
     averaged, swapped = jax.jit(optadamw.swap_ema)(state, params)
     optadamw.check_sharding(averaged, params)
-    optadamw.check_sharding(swapped.state, layout)
+    optadamw.check_sharding(swapped.swapped, layout)
 
 
 # --- Restoring anywhere --------------------------------------------------------------

@@ -38,9 +38,12 @@ def check_places(
 def params_there(leaving: Departure) -> Any:
     """Return the parameters by the names and in the shapes that `into` has.
 
-    With a mapping in `names` they are nested dicts by its names.
+    With other names in `names` they are nested dicts by these, or lists for 0, 1, 2.
     """
-    is_named = any(place.name is not None for place in leaving.places)
+    is_named = any(
+        name is not None and name != leaving.paths[leaf or 0]
+        for leaf, name in leaving.places
+    )
     if leaving.layout is None and not is_named:
         return leaving.params
     leaves = flatten(leaving.params)
