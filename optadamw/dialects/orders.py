@@ -13,11 +13,7 @@ import numpy as np
 
 from optadamw.dialects.files.models import Model
 from optadamw.dialects.states.form import Form, is_chosen
-from optadamw.dialects.states.prefixes import (
-    flat_name,
-    places_of,
-    with_one_prefix,
-)
+from optadamw.dialects.states.prefixes import places_called, with_one_prefix
 from optadamw.dialects.states.state_dict import groups_with_params, is_state_dict
 
 Shape = tuple[int, ...]
@@ -177,12 +173,10 @@ def in_mapping(names: Mapping[str, Any], named: Sequence[str]) -> dict[str, int]
     Returns:
       None if it has what is not there, for which the reader has the words.
     """
-    exact, flat = places_of(named), places_of([flat_name(name) for name in named])
+    places = places_called(named)
     found: dict[str, int] = {}
     for ours, theirs in names.items():
-        at = [theirs]
-        if isinstance(theirs, str):
-            at = exact.get(theirs) or flat.get(flat_name(theirs), [])
+        at = places(theirs) if isinstance(theirs, str) else [theirs]
         if len(at) != 1 or not isinstance(at[0], int | None):
             return None
         if at[0] is not None:

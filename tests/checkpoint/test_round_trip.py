@@ -22,7 +22,8 @@ from optadamw import checkpoint
 from tests.checkpoint import worker
 from tests.support import lane, trajectories, trees
 from tests.support.compilations import Compilations
-from tests.support.transformations import ROWS, over
+from tests.support.over import over
+from tests.support.transformations import ROWS
 
 each_row = over(ROWS)
 ROOT = Path(__file__).parents[2]

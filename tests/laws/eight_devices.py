@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 import optadamw
 from optadamw.store.state import SCALARS
 from tests.support import trees
+from tests.support.over import over
 from tests.support.trajectories import assert_agree
-from tests.support.transformations import CUSTOM, EVERYTHING, ROWS, Row, over
+from tests.support.transformations import CUSTOM, EVERYTHING, ROWS, Row
 
 KINDS = {
     "kernel": (jnp.float32, (8, 6)),

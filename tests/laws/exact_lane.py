@@ -13,8 +13,9 @@ import pytest
 import optadamw
 from tests.leaf import test_pallas
 from tests.support import trajectories, trees
+from tests.support.over import over
 from tests.support.trajectories import narrow, stack
-from tests.support.transformations import ROWS, over
+from tests.support.transformations import ROWS
 
 each_row = over(ROWS)
 

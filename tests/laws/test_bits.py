@@ -19,8 +19,9 @@ import optadamw
 from optadamw.native.kernel import why_not_default
 from tests.support import contracted, trajectories, trees
 from tests.support.compilations import Compilations
+from tests.support.over import over
 from tests.support.trajectories import STEPS, assert_agree, narrow, stack
-from tests.support.transformations import EVERYTHING, ROWS, WIDE, Row, over
+from tests.support.transformations import EVERYTHING, ROWS, WIDE, Row
 
 each_row = over(ROWS)
 REPRESENTATIVE = [r for r in ROWS if r in EVERYTHING or r.name == "adamw-plain"]

@@ -11,7 +11,8 @@ import pytest
 import optadamw
 from tests.support import trajectories
 from tests.support.compilations import Compilations
-from tests.support.transformations import EVERYTHING, WIDE, Row, over
+from tests.support.over import over
+from tests.support.transformations import EVERYTHING, WIDE, Row
 
 each_row = over(WIDE)
 everything = over(EVERYTHING)

@@ -12,7 +12,8 @@ import pytest
 import optadamw
 from optadamw.store.state import state_replacing
 from tests.support import trees
-from tests.support.transformations import EVERYTHING, WIDE, Row, over
+from tests.support.over import over
+from tests.support.transformations import EVERYTHING, WIDE, Row
 
 each_row = over(WIDE)
 everything = over(EVERYTHING)

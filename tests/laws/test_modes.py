@@ -12,7 +12,8 @@ import pytest
 
 import optadamw
 from tests.support import lane, trajectories, trees
-from tests.support.transformations import EVERYTHING, NUMBERS, ROWS, WIDE, Row, over
+from tests.support.over import over
+from tests.support.transformations import EVERYTHING, NUMBERS, ROWS, WIDE, Row
 
 each_row = over(ROWS)
 everything = over(EVERYTHING)

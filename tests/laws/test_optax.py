@@ -20,14 +20,8 @@ from optadamw.store.state import SCALARS
 from tests.support import trajectories, trees
 from tests.support.compilations import Compilations
 from tests.support.hyperparameters import cooling
-from tests.support.transformations import (
-    ADAMW,
-    EVERYTHING,
-    NUMBERS,
-    ROWS,
-    WIDE,
-    over,
-)
+from tests.support.over import over
+from tests.support.transformations import ADAMW, EVERYTHING, NUMBERS, ROWS, WIDE
 
 each_row = over(ROWS)
 everything = over(EVERYTHING)

@@ -11,14 +11,8 @@ import optadamw
 from tests.support import trajectories, trees
 from tests.support.compilations import Compilations
 from tests.support.hyperparameters import cooling
-from tests.support.transformations import (
-    EVERYTHING,
-    NUMBERS,
-    ROWS,
-    SCHEDULES,
-    WIDE,
-    over,
-)
+from tests.support.over import over
+from tests.support.transformations import EVERYTHING, NUMBERS, ROWS, SCHEDULES, WIDE
 
 each_row = over(ROWS)
 everything = over(EVERYTHING)

@@ -16,7 +16,8 @@ from tests.support.compilations import Compilations
 from tests.support.hyperparameters import cooling
 from tests.support.lookahead import lookahead
 from tests.support.momentum import scale_by_momentum
-from tests.support.transformations import ROWS, is_kernel, over, with_arrays
+from tests.support.over import over
+from tests.support.transformations import ROWS, is_kernel, with_arrays
 
 each_row = over(ROWS)
 PLAIN = [row for row in ROWS if row.is_plain]

@@ -13,7 +13,8 @@ import optadamw
 from tests.native import running
 from tests.support import trajectories, trees
 from tests.support.contracted import CONTRACTED, assert_within_an_ulp
-from tests.support.transformations import ROWS, over
+from tests.support.over import over
+from tests.support.transformations import ROWS
 
 pytestmark = running.needs_compiler
 

@@ -13,7 +13,8 @@ from optadamw.leaf.program import Program
 from optadamw.reports.cpu_pass import reasons_for_xla
 from tests.native import running
 from tests.support import trajectories, trees
-from tests.support.transformations import ROWS, over
+from tests.support.over import over
+from tests.support.transformations import ROWS
 
 pytestmark = running.needs_compiler
 

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 import optadamw
 from tests.support import trees
-from tests.support.transformations import ROWS, Row, over
+from tests.support.over import over
+from tests.support.transformations import ROWS, Row
 
 KINDS = {
     "kernel": (jnp.float32, (64, 1000)),

@@ -4,12 +4,11 @@ A row is added here and nowhere else. What a row is exempt from is a fact about 
 stands here as data, with the reason at the field that holds it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-import pytest
 
 import optadamw
 from optadamw import (
@@ -478,29 +477,3 @@ CUSTOM = (
 ROWS = (*ATOMS, *SCHEDULE_FREE, *ADAMW, *EVERYTHING, *CONTROLLED, *STORED, *CUSTOM)
 WIDE = tuple(row for row in ROWS if not row.is_narrow)
 """Those that move a tree of float32 alone; of the others `test_commit` has more."""
-NO_FAULTS: Mapping[str, str] = {}
-
-
-def over(
-    rows: Iterable[Row],
-    faults: Mapping[str, str] = NO_FAULTS,
-    *,
-    is_strict: bool = True,
-) -> Any:
-    """Parametrize a test over rows.
-
-    Args:
-      rows: rows of this table.
-      faults: for the names of rows that are known to break the law, the reason. A
-        fault that is gone fails the test, so that it is struck off.
-      is_strict: False for faults that some processors do not have.
-    """
-    marked = {
-        name: pytest.mark.xfail(strict=is_strict, reason=reason)
-        for name, reason in faults.items()
-    }
-    params = [
-        pytest.param(row, id=row.name, marks=marked.pop(row.name, ())) for row in rows
-    ]
-    assert not marked, f"no such rows: {list(marked)}"
-    return pytest.mark.parametrize("row", params)

@@ -6,14 +6,14 @@ names, or `params` has none, being a plain list or tuple.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from optadamw.base.errors import invalid, mistyped, near, some_leaves
 from optadamw.dialects.states.prefixes import (
     by_ending,
     flat_name,
-    places_of,
+    places_called,
     with_one_prefix,
 )
 
@@ -189,14 +189,13 @@ def _mapped(
     names: Mapping[str, Any], paths: Sequence[str], theirs: Sequence[Theirs]
 ) -> list[int | None]:
     known = [one.name for one in theirs]
-    exact = places_of(known)
-    plain = places_of([None if name is None else flat_name(name) for name in known])
+    places = places_called(known)
     chosen: dict[str, int] = {}
     legal = dict.fromkeys(paths)
     for path, value in names.items():
         check_path(path, legal)
         if value is not None:
-            chosen[path] = _place(path, value, known, exact, plain)
+            chosen[path] = _place(path, value, known, places)
     for place, count in Counter(chosen.values()).items():
         if count > 1:
             both = [path for path, at in chosen.items() if at == place]
@@ -211,8 +210,7 @@ def _place(
     path: str,
     value: Any,
     known: Sequence[str | None],
-    exact: Mapping[str | None, list[int]],
-    plain: Mapping[str | None, list[int]],
+    places: Callable[[str], list[int]],
 ) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise mistyped(f"names[{path!r}]", "a name, an index or None", value)
@@ -220,7 +218,7 @@ def _place(
         if not 0 <= value < len(known):
             raise invalid(f"names[{path!r}]", f"an index below {len(known)}", value)
         return value
-    same = exact.get(value) or plain.get(flat_name(value), [])
+    same = places(value)
     if len(same) != 1:
         named = [name for name in known if name is not None]
         hint = f"Near it: {near(value, named)}." if named else "Give its index."

@@ -154,3 +154,10 @@ def places_of(names: Sequence[str | None]) -> dict[str | None, list[int]]:
     for i, name in enumerate(names):
         places.setdefault(name, []).append(i)
     return places
+
+
+def places_called(known: Sequence[str | None]) -> Callable[[str], list[int]]:
+    """Return a function from a name to its positions: exact, else of its flat name."""
+    exact = places_of(known)
+    flat = places_of([None if name is None else flat_name(name) for name in known])
+    return lambda name: exact.get(name) or flat.get(flat_name(name), [])
