@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.lanes import COLLECTED, is_short
+from tests.lanes import COLLECTED, is_in, is_short
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWN_CACHE = CACHE not in os.environ
@@ -150,6 +150,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     lanes = ["short", "long", "all"]
     told = "which tests to run, see tests/lanes.py (default: short)"
     parser.addoption("--lane", choices=lanes, default="short", help=told)
+    told = "1/3: each third test of the lane, from the first on (default: all)"
+    parser.addoption("--part", default="1/1", help=told)
 
 
 def pytest_collection_modifyitems(
@@ -158,9 +160,11 @@ def pytest_collection_modifyitems(
     config.stash[COLLECTED] = list(items)
     lane = config.option.lane
     # Whoever names a test wants it.
-    if lane == "all" or config.option.keyword or _names_tests(config):
+    if config.option.keyword or _names_tests(config):
         return
-    chosen = [short == (lane == "short") for short in is_short(items)]
+    chosen = [lane == "all" or short == (lane == "short") for short in is_short(items)]
+    places = iter(is_in(config.option.part, sum(chosen)))
+    chosen = [yes and next(places) for yes in chosen]
     out = [item for item, yes in zip(items, chosen, strict=True) if not yes]
     items[:] = [item for item, yes in zip(items, chosen, strict=True) if yes]
     config.hook.pytest_deselected(items=out)

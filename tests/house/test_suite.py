@@ -53,11 +53,26 @@ def test_two_lanes_are_all_tests(request):
     """Every row of the table has its test, and the short lane has most of the tests."""
     if items := _all_tests(request):
         found = {lanes.key(item) for item in items}
-        table = {name for name in lanes.ONE_IN if "/test_" in name}
+        table = {
+            (file, function)
+            for file, functions in lanes.SHARES.items()
+            for function in functions
+            if "/test_" in file
+        }
         assert table <= found
         short = sum(lanes.is_short(items))
         assert len(items) * 0.5 < short < len(items)
-    assert all(share == 0 or share >= 2 for share in lanes.ONE_IN.values())
+    shares = [n for functions in lanes.SHARES.values() for n in functions.values()]
+    assert all(share == 0 or share >= 2 for share in shares)
+
+
+def test_the_parts_of_a_lane_are_the_lane():
+    parts = [lanes.is_in(f"{n}/3", 8) for n in (1, 2, 3)]
+    assert [sum(of) for of in zip(*parts, strict=True)] == [1] * 8
+    assert lanes.is_in("1/1", 2) == [True, True]
+    for wrong in ("", "3", "0/3", "4/3", "a/b", "1/3/5", "-1/3"):
+        with pytest.raises(pytest.UsageError, match=r"--part must be as 1/3.* got"):
+            lanes.is_in(wrong, 8)
 
 
 def test_a_skip_that_is_not_listed_fails(tmp_path):

@@ -1,6 +1,6 @@
 """Trees, runs and peers for the tests of the interchange."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.nnx
@@ -54,17 +54,16 @@ class Model(flax.nnx.Module):
         self.second = flax.nnx.Linear(3, 3, rngs=rngs)
 
 
-def trees() -> dict[str, Any]:
-    """Trees of every kind that params come in."""
-    return {
-        "nested": tree(),
-        "list": normal([(2, 3), (3,), ()], jnp.float32, 1),
-        "tuple with None": (*normal([(2,), (2,)], jnp.float32, 2), None),
-        "one array": normal((5,), jnp.float32, 3),
-        "dicts in lists": {"layers": [normal({"w": (2, 2)}, jnp.float32, 4)] * 2},
-        "nnx": flax.nnx.state(Model(flax.nnx.Rngs(0)), flax.nnx.Param),
-        "bfloat16": tree(jnp.bfloat16),
-    }
+TREES: dict[str, Callable[[], Any]] = {
+    "nested": tree,
+    "list": lambda: normal([(2, 3), (3,), ()], jnp.float32, 1),
+    "tuple with None": lambda: (*normal([(2,), (2,)], jnp.float32, 2), None),
+    "one array": lambda: normal((5,), jnp.float32, 3),
+    "dicts in lists": lambda: {"layers": [normal({"w": (2, 2)}, jnp.float32, 4)] * 2},
+    "nnx": lambda: flax.nnx.state(Model(flax.nnx.Rngs(0)), flax.nnx.Param),
+    "bfloat16": lambda: tree(jnp.bfloat16),
+}
+"""Trees of every kind that params come in."""
 
 
 def gradients(params: Any, seed: int, scale: float = 1.0) -> Any:

@@ -15,8 +15,6 @@ from tests.interchange import cases, eight_devices
 from tests.interchange.saving import each_peer
 from tests.support import lane, trees
 
-TREES = cases.trees()
-
 
 def there_and_back(name: str, state: Any, params: Any, tx: Any, **options: Any) -> Any:
     peer = cases.PEERS[name]
@@ -40,9 +38,9 @@ def assert_same(name: str, found: Any, state: Any) -> None:
 
 
 @each_peer
-@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("kind", cases.TREES)
 def test_there_and_back(name, kind):
-    params, tx = TREES[kind], cases.adamw()
+    params, tx = cases.TREES[kind](), cases.adamw()
     params, state = cases.trained(tx, params, 3)
     if (name, kind) == ("mlx", "one array"):
         with pytest.raises(ValueError, match="keeps its parameters by names"):

@@ -50,7 +50,7 @@ _EVERY_LANE = {
 
 settings.register_profile(
     "commit",
-    max_examples=10 if WIDE else 15,
+    max_examples=10 if WIDE else 8,
     derandomize=True,
     database=None,
     **_EVERY_LANE,

@@ -1,6 +1,7 @@
 """The average of the parameters: swapped there and back, finalized, never confused."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,36 +16,42 @@ from tests.support import trees
 TX = optadamw.adamw(0.1, ema_decay=0.5, skip_nonfinite=True, accumulate_steps=2)
 
 
-def trained(steps: int = 2) -> Any:
+class Run(NamedTuple):
+    params: Any
+    state: Any
+
+
+@functools.cache
+def trained() -> Run:
+    """Two windows of two micro-batches."""
     params = trees.normal(trees.MIXED, 0)
     state = TX.init(params)
-    for i in range(2 * steps):
+    for i in range(4):
         params, state = TX.step(trees.normal(trees.MIXED, 1 + i), state, params)
-    return params, state
-
-
-PARAMS, STATE = trained()
+    return Run(params, state)
 
 
 def test_swapping_twice_is_as_if_nothing_happened():
-    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
-    trees.assert_same_bits(averaged, optadamw.ema_of(STATE))
+    averaged, swapped = optadamw.swap_ema(trained().state, trained().params)
+    trees.assert_same_bits(averaged, optadamw.ema_of(trained().state))
     params, state = optadamw.swap_ema(swapped, averaged)
-    trees.assert_same_bits((params, state), (PARAMS, STATE))
+    trees.assert_same_bits((params, state), (trained().params, trained().state))
 
 
 def test_swapping_copies_nothing_and_works_under_jit():
-    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
-    assert averaged["kernel"] is STATE.ema["kernel"]
-    assert optadamw.swap_ema(swapped, averaged)[0]["kernel"] is PARAMS["kernel"]
-    there = jax.jit(optadamw.swap_ema)(STATE, PARAMS)
+    averaged, swapped = optadamw.swap_ema(trained().state, trained().params)
+    assert averaged["kernel"] is trained().state.ema["kernel"]
+    assert (
+        optadamw.swap_ema(swapped, averaged)[0]["kernel"] is trained().params["kernel"]
+    )
+    there = jax.jit(optadamw.swap_ema)(trained().state, trained().params)
     back = jax.jit(optadamw.swap_ema)(there[1], there[0])
-    trees.assert_same_bits(back, (PARAMS, STATE))
+    trees.assert_same_bits(back, (trained().params, trained().state))
 
 
 @pytest.mark.parametrize("method", ["step", "update", "jit_step", "flush"])
 def test_no_step_is_taken_in_between(method):
-    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    averaged, swapped = optadamw.swap_ema(trained().state, trained().params)
     arguments = (
         (swapped, averaged)
         if method == "flush"
@@ -61,19 +68,19 @@ def test_no_step_is_taken_in_between(method):
 @pytest.mark.parametrize("is_inside", [False, True])
 def test_a_swapped_state_is_not_restored_from_nested_dicts(is_inside):
     """Flax, and Orbax without a target, make dicts of a state."""
-    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    averaged, swapped = optadamw.swap_ema(trained().state, trained().params)
     saved = serialization.to_state_dict(swapped)
     saved = {"0": saved, "1": {}} if is_inside else saved
     with pytest.raises(ValueError, match="is a Swapped, in which the average"):
         checkpoint.restore(TX, averaged, saved)
     saved = serialization.to_state_dict(optadamw.swap_ema(swapped, averaged)[1])
-    restored, _ = checkpoint.restore(TX, PARAMS, saved)
-    trees.assert_same_bits(restored, STATE)
+    restored, _ = checkpoint.restore(TX, trained().params, saved)
+    trees.assert_same_bits(restored, trained().state)
 
 
 def test_the_average_is_not_sought_where_the_parameters_are():
     """In a Swapped the field `ema` holds the trained parameters."""
-    averaged, swapped = optadamw.swap_ema(STATE, PARAMS)
+    averaged, swapped = optadamw.swap_ema(trained().state, trained().params)
     for read in (optadamw.ema_of, lambda s: optadamw.finalize(s, averaged)):
         try:
             found = read(swapped)
@@ -83,37 +90,41 @@ def test_the_average_is_not_sought_where_the_parameters_are():
 
 
 def test_finalize_is_the_average_in_the_parameters_dtypes():
-    final = optadamw.finalize(STATE, PARAMS)
-    trees.assert_same_bits(final, optadamw.ema_of(STATE, like=PARAMS))
-    trees.assert_same_types(final, PARAMS)
-    held = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(STATE) if x.size]
+    final = optadamw.finalize(trained().state, trained().params)
+    trees.assert_same_bits(
+        final, optadamw.ema_of(trained().state, like=trained().params)
+    )
+    trees.assert_same_types(final, trained().params)
+    held = [
+        x.unsafe_buffer_pointer() for x in jax.tree.leaves(trained().state) if x.size
+    ]
     mine = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(final) if x.size]
     assert not set(held) & set(mine)
 
 
 def test_finalize_refuses_before_the_first_step():
-    state = TX.init(PARAMS)
+    state = TX.init(trained().params)
     with pytest.raises(ValueError, match=r"`state\.step` is 0: no step was taken"):
-        optadamw.finalize(state, PARAMS)
+        optadamw.finalize(state, trained().params)
     # Nor do gradients that made no step count.
-    nan = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), PARAMS)
-    _, state = TX.step(nan, state, PARAMS)
+    nan = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), trained().params)
+    _, state = TX.step(nan, state, trained().params)
     with pytest.raises(ValueError, match="no step was taken"):
-        optadamw.finalize(state, PARAMS)
+        optadamw.finalize(state, trained().params)
     with pytest.raises(TypeError, match="Call finalize outside jit"):
-        jax.jit(optadamw.finalize)(STATE, PARAMS)
+        jax.jit(optadamw.finalize)(trained().state, trained().params)
 
 
 def test_what_is_not_there_is_not_swapped():
     plain = optadamw.adamw(0.1)
     with pytest.raises(ValueError, match="holds no average of the parameters"):
-        optadamw.swap_ema(plain.init(PARAMS), PARAMS)
+        optadamw.swap_ema(plain.init(trained().params), trained().params)
     with pytest.raises(ValueError, match="holds no average of the parameters"):
-        optadamw.finalize(plain.init(PARAMS), PARAMS)
+        optadamw.finalize(plain.init(trained().params), trained().params)
     with pytest.raises(TypeError, match="must be a State, or what swap_ema returned"):
-        optadamw.swap_ema((STATE,), PARAMS)
+        optadamw.swap_ema((trained().state,), trained().params)
     with pytest.raises(ValueError, match="The structure of `params`"):
-        optadamw.swap_ema(STATE, {"kernel": PARAMS["kernel"]})
+        optadamw.swap_ema(trained().state, {"kernel": trained().params["kernel"]})
 
 
 @pytest.mark.parametrize("overwrite", [None, 2])

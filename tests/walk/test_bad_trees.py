@@ -26,11 +26,16 @@ def tree(value: float, dtype: Any = jnp.float32) -> PyTree:
     """Return three named leaves of different shapes, one of them in a list."""
     return {
         "encoder": {
-            "w": jnp.full((2, 3), value, dtype),
-            "b": jnp.full(3, value, dtype),
+            "w": full((2, 3), value, dtype),
+            "b": full(3, value, dtype),
         },
-        "heads": [jnp.full((), value, dtype), jnp.full((3, 2), value, dtype)],
+        "heads": [full((), value, dtype), full((3, 2), value, dtype)],
     }
+
+
+def full(shape: Any, value: float, dtype: Any) -> jax.Array:
+    """As `jnp.full`, without a program for each shape and dtype."""
+    return jnp.asarray(np.full(shape, value, dtype))
 
 
 def with_bias(value: Any, whole: PyTree) -> PyTree:
