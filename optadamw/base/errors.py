@@ -32,7 +32,11 @@ def shown(value: object) -> str:
 
     A tree of parameters prints in thousands of characters, which would hide the rule.
     """
-    text = repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """Return a text without its middle if it is long."""
     return text if len(text) <= 300 else f"{text[:200]} ... {text[-50:]}"
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optadamw.base.errors import at_leaf
-from optadamw.base.tree import flatten, match_leaves
+from optadamw.base.errors import at_leaf, kind_at_leaf, shown
+from optadamw.base.tree import dtype_of, flatten, match_leaves
 from optadamw.base.types import PyTree
 from optadamw.store.layout import in_memory_of, laid_out_as
 from optadamw.store.state import State, Swapped, state_with
@@ -36,6 +36,7 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
     Raises:
       ValueError: `state` has no average, or more than one; `like` has another
         structure.
+      TypeError: a leaf of `like` is no array.
 
     Example:
       >>> import jax.numpy as jnp, optadamw
@@ -48,6 +49,13 @@ def ema_of(state: PyTree, like: PyTree | None = None) -> PyTree:
         return average
     leaves = flatten(average, keep_none=True)
     likes = match_leaves(like, leaves, "`like`")
+    for path, p in zip(leaves.paths, likes, strict=True):
+        if dtype_of(p) is None or isinstance(p, bool | int | float | complex):
+            raise kind_at_leaf(
+                path,
+                f"`like` must have an array; got {shown(p)}.",
+                "Pass the parameters, or jax.eval_shape of them.",
+            )
     pairs = zip(leaves.arrays, likes, strict=True)
     made = [p if e is None else _placed_as(e, p).astype(p.dtype) for e, p in pairs]
     return leaves.treedef.unflatten(made)

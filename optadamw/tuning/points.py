@@ -74,9 +74,9 @@ def random_points(
       For each name an array of `count` numbers, float64. It is the `points` of `sweep`.
 
     Raises:
-      TypeError, ValueError: `count` is no whole number of at least 1, no range is
-        given, or a range is no `(low, high, scale)` with low < high, and low > 0 for
-        "log".
+      TypeError, ValueError: `count` is no whole number of at least 1, `seed` none of
+        at least 0, no range is given, or a range is no `(low, high, scale)` with
+        low < high, and low > 0 for "log".
 
     Example:
       >>> import optadamw
@@ -84,9 +84,8 @@ def random_points(
       >>> points["learning_rate"].shape
       (8,)
     """
-    count = whole_number("count", count, "a whole number of points")
-    if count < 1:
-        raise invalid("count", "at least 1", count)
+    count = whole_number("count", count, "a whole number of points, at least 1", 1)
+    seed = whole_number("seed", seed, "a whole number of at least 0", least=0)
     if not ranges:
         raise ValueError("`random_points` needs the range of at least one name.")
     for name, given in ranges.items():
@@ -127,6 +126,9 @@ def numbers(name: str, given: Any) -> np.ndarray:
     """Return given numbers as an array with one axis."""
     if isinstance(given, str) or not hasattr(given, "__iter__") or np.ndim(given) == 0:
         raise mistyped(name, "a list of numbers", given, STRUCTURE)
+    if getattr(given, "ndim", 1) > 1:
+        rule = f"an array with one axis; its shape is {given.shape}"
+        raise invalid(name, rule, given, "Pass its ravel().")
     values = [x.item() if hasattr(x, "item") else x for x in given]
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):

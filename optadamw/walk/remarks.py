@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
+from optadamw.base.errors import shortened
 from optadamw.base.hyperparameters import Constant
 from optadamw.base.masks import OfTree, Predicate, Selector
 from optadamw.base.numerics import is_narrow, is_tiny
@@ -135,8 +136,9 @@ def _on_choices(
     for number, group in enumerate(composition.groups[:-1]):
         if number not in used and not isinstance(group.where, Predicate | OfTree):
             yield (
-                f"`{group.name}` chooses none of the {len(leaves.paths)} "
-                "parameters, so its options have no effect. Leave the group out."
+                f"`{shortened(group.name)}` chooses none of the "
+                f"{len(leaves.paths)} parameters, so its options have no effect. "
+                "Leave the group out."
             )
 
 

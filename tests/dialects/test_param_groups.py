@@ -102,6 +102,9 @@ def test_betas_in_a_group_of_optimi_are_refused():
     """optimi accepts them there, and steps with those outside the group."""
     with pytest.raises(TypeError, match=r"params\[0\]` has the option 'betas', which"):
         optimi.AdamW([{"params": "*/bias", "betas": (0.5, 0.75)}], lr=0.1)
+    with pytest.raises(TypeError, match="Near it") as error:
+        optimi.AdamW([{"params": "*/bias", "beta": 0.5}], lr=0.1)
+    assert "'beta1'" in str(error.value) and "'betas'" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("error")

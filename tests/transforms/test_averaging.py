@@ -182,3 +182,12 @@ def test_an_average_begins_late_as_a_copy(first):
             expected = new if expected is None else 0.9 * expected + 0.1 * new
             found = optadamw.ema_of(state)["w"]
             np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_like_has_arrays():
+    params = {"w": jnp.ones(2), "b": jnp.ones(())}
+    state = TX.init(params)
+    shapes = jax.eval_shape(lambda: params)
+    trees.assert_same_types(optadamw.ema_of(state, like=shapes), params)
+    with pytest.raises(TypeError, match=r"Leaf 'b': `like` must have an array; got 1"):
+        optadamw.ema_of(state, like=params | {"b": 1.0})

@@ -371,6 +371,21 @@ REFUSED = {
         TypeError,
         "whole",
     ),
+    "two seeds": (
+        lambda: optadamw.random_points(3, seed=(1, 2), a=(0, 1, "linear")),
+        TypeError,
+        r"`seed` must be a whole number of at least 0; got \(1, 2\) of type tuple",
+    ),
+    "a negative seed": (
+        lambda: optadamw.random_points(3, seed=-1, a=(0, 1, "linear")),
+        ValueError,
+        "`seed` must be a whole number of at least 0; got -1",
+    ),
+    "a grid of two axes": (
+        lambda: optadamw.grid_points(a=np.ones((2, 3))),
+        ValueError,
+        r"(?s)`a` must be an array with one axis; its shape is \(2, 3\).* ravel",
+    ),
     "no range": (lambda: optadamw.random_points(3), ValueError, "at least one name"),
     "an empty grid": (lambda: optadamw.grid_points(), ValueError, "at least one name"),
 }

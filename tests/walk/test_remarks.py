@@ -222,6 +222,13 @@ def test_a_group_of_no_parameter_is_named(choice):
     assert warned(tx, {}) == []
 
 
+def test_a_long_choice_is_shortened():
+    many = {f"layer{i}": jnp.ones(3) for i in range(200)}
+    tx = adamw(0.1, groups=[(dict.fromkeys(many, False), {"b2": 0.5})])
+    (text,) = warned(tx, many)
+    assert len(text) < 500 and " ... " in text and "Leave the group out" in text
+
+
 @pytest.mark.parametrize(
     ("mask", "params"),
     [

@@ -126,7 +126,8 @@ def grouped(
             elif name in names:
                 options[names[name]] = value
             elif name not in unchanging:
-                legal = ["lr", "betas", *names, *unchanging]
+                both = ["betas"] if has_betas else []
+                legal = ["lr", *both, *names, *unchanging]
                 raise TypeError(
                     f"`{where}` has the option {name!r}, which no group has. Near it: "
                     f"{near(name, legal)}."
