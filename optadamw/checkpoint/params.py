@@ -12,7 +12,7 @@ from optadamw.checkpoint.fitting import fitted
 from optadamw.checkpoint.matching import matched
 from optadamw.checkpoint.names import PARAMS, is_in, named_params
 from optadamw.checkpoint.portable import Saved
-from optadamw.checkpoint.rename import Renaming, old_paths
+from optadamw.checkpoint.rename import Renaming, is_replaced, old_paths
 from optadamw.checkpoint.source import source_of
 
 
@@ -31,8 +31,9 @@ def params_of(
       like: parameters, or their shapes (`jax.ShapeDtypeStruct`), which give structure,
         dtypes and shardings of the result.
       rename: maps paths of `like` to the saved paths, as in `restore`. A parameter that
-        is mapped to None, such as a new head, is taken from `like`. None (default): the
-        paths are the same.
+        or subtree that is mapped to None, such as a new head, is taken from `like`, and
+        what was saved under its path is left behind. None (default): the paths are the
+        same.
       cast: whether a parameter may be converted to another dtype of its kind, such as
         float32 to bfloat16. Default: False, which refuses another dtype.
       drop: saved parameters to leave behind, by their saved paths or those of a subtree
@@ -68,9 +69,11 @@ def params_of(
     found = matched(target.names, theirs, {}, old)
     pairs = zip(target.names, found, strict=True)
     missing = [str(n) for n, s in pairs if s is None and old[n.path] is not None]
-    # One that `rename` calls new takes the place of the saved one of its path.
-    gone = {str(n) for n in target.names if old[n.path] is None}
-    surplus = [n for n in theirs if n not in found and n not in gone]
+    surplus = [
+        n
+        for n in theirs
+        if n not in found and not is_replaced(n.removeprefix(f"{PARAMS}/"), rename, old)
+    ]
     if missing or surplus:
         which = f"'{missing[0]}' was not saved" if missing else ""
         which = which or f"'{surplus[0]}' was saved and is no parameter of `like`"

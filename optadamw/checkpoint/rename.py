@@ -12,7 +12,11 @@ _FORMS = "a mapping from new paths to old ones, or a function of the new path"
 
 
 def old_paths(
-    rename: Renaming, paths: Iterable[str], frozen: Iterable[str] = ()
+    rename: Renaming,
+    paths: Iterable[str],
+    frozen: Iterable[str] = (),
+    *,
+    has_trees: bool = False,
 ) -> dict[str, str | None]:
     """Return the saved path of each present path.
 
@@ -21,6 +25,8 @@ def old_paths(
       paths: the present paths.
       frozen: more paths that `rename` may have: of parameters without buffers. Default:
         there are none.
+      has_trees: whether trees of Optax around the State may have these, so that a
+        function is asked for them too. Default: False.
 
     Raises:
       TypeError: `rename`, or a path in it, has a type that is not allowed.
@@ -29,14 +35,28 @@ def old_paths(
     present = list(dict.fromkeys(paths))
     if rename is None:
         return {path: path for path in present}
+    every = [*dict.fromkeys((*present, *frozen))]
     if isinstance(rename, Mapping):
-        # Trees of Optax around the State have the frozen parameters too.
-        every = [*dict.fromkeys((*present, *frozen))]
         _check_keys(rename, every)
         return {path: _mapped(rename, path) for path in every}
     if not callable(rename):
         raise mistyped("rename", _FORMS, rename)
-    return {path: _text(rename(path)) for path in present}
+    asked = every if has_trees else present
+    return {path: _text(rename(path)) for path in asked}
+
+
+def is_replaced(path: str, rename: Renaming, old: Mapping[str, str | None]) -> bool:
+    """Return whether new parameters take the place of a saved path.
+
+    Args:
+      path: a saved path.
+      rename: as `params_of` takes it.
+      old: the saved path of each present one, see `old_paths`.
+    """
+    chosen = rename if isinstance(rename, Mapping) else old
+    cuts = [i for i, char in enumerate(path) if char == "/"]
+    parents = (path[:cut] for cut in (*cuts, len(path)))
+    return any(parent in chosen and chosen[parent] is None for parent in parents)
 
 
 def _mapped(rename: Mapping[str, str | None], path: str) -> str | None:

@@ -16,7 +16,7 @@ from optadamw.checkpoint.blocks import Form, scales_beside
 from optadamw.checkpoint.decisions import decided
 from optadamw.checkpoint.draft import Draft
 from optadamw.checkpoint.kinds import with_kinds
-from optadamw.checkpoint.matching import is_renamable, matched
+from optadamw.checkpoint.matching import is_around, is_renamable, matched
 from optadamw.checkpoint.names import Named, named_state
 from optadamw.checkpoint.placed import placed
 from optadamw.checkpoint.portable import Saved, meanings
@@ -121,7 +121,8 @@ def restore(
     # Scales are restored together with their codes.
     names = [name for name in target.names if not is_scales(name.field)]
     paths = (name.path for name in names if is_renamable(name))
-    old = old_paths(rename, paths, flatten(params).paths)
+    has_trees = any(map(is_around, names))
+    old = old_paths(rename, paths, flatten(params).paths, has_trees=has_trees)
     own = tx if inner is None else inner
     new = with_kinds(meanings(own, steps), own, params, {*map(str, names)})
     decisions = {

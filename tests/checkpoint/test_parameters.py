@@ -148,6 +148,12 @@ def test_a_new_head_takes_the_place_of_the_saved_one():
     like = OLD | {"out": jnp.full((9,), 7.0)}
     found = checkpoint.params_of(_saved(OLD), like, rename={"out": None})
     trees.assert_same_bits(found["out"], like["out"])
+    # A subtree with other parameters.
+    like = {"enc": {"deep": jnp.ones(2)}, "out": OLD["out"]}
+    found = checkpoint.params_of(_saved(OLD), like, rename={"enc": None})
+    trees.assert_same_bits(found["enc"], like["enc"])
+    with pytest.raises(ValueError, match=r"drop=\('enc/bias',\)"):
+        checkpoint.params_of(_saved(OLD), like, rename={"enc/deep": None})
     # Another parameter may have the saved one.
     like = {"enc": OLD["enc"], "out": jnp.full((9,), 7.0), "old": OLD["out"]}
     rename = {"out": None, "old": "out"}
@@ -171,6 +177,21 @@ def test_a_frozen_subtree_is_renamed(thaws):
         checkpoint.restore(tx, NEW, saved, rename={"stemm": "enc"})
     with pytest.raises(ValueError, match=r"'mu/encoder/.*', which was not saved"):
         checkpoint.restore(adamw(), NEW, saved, rename={"stem": "encoder"})
+
+
+@pytest.mark.parametrize(
+    "rename", [{"stem": "enc"}, lambda path: path.replace("stem", "enc")]
+)
+def test_a_frozen_parameter_is_renamed_in_the_trees_of_optax(rename):
+    def tx(name):
+        inner = adamw(groups={f"{name}/*": {"freeze": True}})
+        return optax.MultiSteps(inner, 3).gradient_transformation()
+
+    state = tx("enc").update(OLD, tx("enc").init(OLD), OLD)[1]
+    saved = checkpoint.to_portable(tx("enc"), state)
+    found, report = checkpoint.restore(tx("stem"), NEW, saved, rename=rename)
+    assert report.is_whole
+    trees.assert_same_bits(found.acc_grads["stem"], state.acc_grads["enc"])
 
 
 @pytest.mark.parametrize(
