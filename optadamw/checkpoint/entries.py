@@ -1,6 +1,5 @@
 """The arrays in a mapping, which may be a file that is read array by array."""
 
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 from optadamw.checkpoint.arrays import dtype_named, plain_dtype
 from optadamw.checkpoint.damage import damaged
 from optadamw.checkpoint.record import Entry
-from optadamw.checkpoint.zipped import NAMES
+from optadamw.checkpoint.zipped import NAMES, names_by_entry
 
 _UNREADABLE = (
     *(EOFError, OSError, RuntimeError, ValueError),
@@ -48,9 +47,8 @@ def renamed_in(portable: Mapping[str, Any]) -> dict[str, str]:
         return {}
     text = entry_of(portable, NAMES)
     try:
-        names = json.loads(text.astype(np.uint8).tobytes())
-        return {str(name): str(entry) for entry, name in names.items()}
-    except (ValueError, AttributeError) as error:
+        return {name: entry for entry, name in names_by_entry(text).items()}
+    except ValueError as error:
         raise damaged(f"The entry '{NAMES}' of the checkpoint is altered.") from error
 
 

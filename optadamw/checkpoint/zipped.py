@@ -158,12 +158,30 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 def _named(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if NAMES not in found:
         return dict(found)
-    renamed = json.loads(found[NAMES].astype(np.uint8).tobytes())
+    renamed = names_by_entry(found[NAMES])
     return {
         renamed.get(entry, entry): array
         for entry, array in found.items()
         if entry != NAMES
     }
+
+
+def names_by_entry(array: np.ndarray) -> dict[str, str]:
+    """Read the entry `NAMES`: the name of the array in each entry that it lists.
+
+    Raises:
+      ValueError: it is no such list.
+    """
+    why = f"the entry '{NAMES}' is altered"
+    try:
+        found = json.loads(array.astype(np.uint8).tobytes())
+    except (TypeError, RecursionError) as error:
+        raise ValueError(why) from error
+    if not isinstance(found, dict) or not all(
+        isinstance(n, str) for n in found.values()
+    ):
+        raise ValueError(why)
+    return found
 
 
 def _is_plain(name: str) -> bool:

@@ -54,10 +54,14 @@ def test_an_altered_list_of_such_names_is_damage(tmp_path):
     checkpoint.save(tmp_path / "state.npz", TX, TX.init(params), params)
     with np.load(tmp_path / "state.npz") as file:
         found = dict(file)
-    for text in (b"[1]", b"{", b'{"other": "mu/a"}'):
+    texts = (b"[1]", b"{", b'{"other": "mu/a"}', b'{"optadamw.entry.0": 5}')
+    for text in (*texts, b"[" * 100_000, b'{"optadamw.entry.0": []}'):
         found["optadamw.names"] = np.frombuffer(text, np.uint8)
         with pytest.raises(checkpoint.DamagedCheckpoint, match="entry '"):
             checkpoint.restore(TX, params, found)
+        np.savez(tmp_path / "altered.npz", **found)
+        with pytest.raises(checkpoint.DamagedCheckpoint):
+            checkpoint.load(tmp_path / "altered.npz")
 
 
 @settings(
