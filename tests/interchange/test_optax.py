@@ -1,5 +1,6 @@
 """Optax's saved states."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -232,3 +233,24 @@ def test_other_names_and_shapes(is_window):
         )
         trees.assert_same_bits(back, state)
         into.update(there, saved, there)
+
+
+def test_other_names_of_shapes_and_of_float64():
+    """Parameters that are not turned are given to `into.init` as they are."""
+    tx = optadamw.adamw(1e-3)
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    state, names = tx.init(params), {"a": "fc/kernel", "b": "fc/bias"}
+    expected = interchange.to_optax(state, params, tx=tx, names=names)
+    shapes = jax.eval_shape(lambda: params)
+    found = interchange.to_optax(state, shapes, tx=tx, names=names)
+    trees.assert_same_bits(found, expected)
+    wide = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for layout in (None, lambda path, x: x):
+            found = interchange.to_optax(
+                *(state, wide), tx=tx, names=names, layout=layout
+            )
+            trees.assert_same_bits(found, expected)
+    with pytest.raises(TypeError, match=r"Leaf 'a': .*shape alone.*Pass the param"):
+        interchange.to_optax(state, shapes, tx=tx, layout=lambda path, x: x.T)

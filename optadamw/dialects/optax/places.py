@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optadamw.base.errors import at_leaf
+from optadamw.base.errors import at_leaf, kind_at_leaf
 from optadamw.base.tree import flatten
 from optadamw.checkpoint.fitting import fitted
 from optadamw.dialects.optax.records import fields_of
@@ -47,13 +47,24 @@ def params_there(leaving: Departure) -> Any:
     if leaving.layout is None and not is_named:
         return leaving.params
     leaves = flatten(leaving.params)
-    arrays = [
-        jnp.asarray(leaving.turned(path, widened(to_numpy(path, leaf))), leaf.dtype)
-        for path, leaf in zip(leaves.paths, leaves.arrays, strict=True)
-    ]
+    arrays = leaves.arrays
+    if leaving.layout is not None:
+        pairs = zip(leaves.paths, arrays, strict=True)
+        arrays = tuple(_turned(leaving, path, leaf) for path, leaf in pairs)
     if not is_named:
         return leaves.treedef.unflatten(arrays)
     return nested({str(name): arrays[leaf or 0] for leaf, name in leaving.places})
+
+
+def _turned(leaving: Departure, path: str, leaf: Any) -> jax.Array:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise kind_at_leaf(
+            path,
+            "`params` has its shape alone, and `layout` turns arrays.",
+            "Pass the parameters.",
+        )
+    array = leaving.turned(path, widened(to_numpy(path, leaf)))
+    return jnp.asarray(array, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def filled(leaving: Departure, field: str, like: Any) -> Any:
