@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optadamw.base.errors import mistyped, near
@@ -29,6 +29,9 @@ class Patterns:
     """
 
     patterns: tuple[str | re.Pattern[str] | Excluded, ...]
+    argument: str | None = field(default=None, compare=False)
+    """The name in errors of patterns that were given to another library's call. None
+    (default): that of the option."""
 
     def resolve(self, name: str, leaves: Leaves, tree: PyTree) -> tuple[bool, ...]:
         included = [self._hits(p, leaves.paths) for p in self.patterns if not _out(p)]
@@ -44,8 +47,9 @@ class Patterns:
                 while not isinstance(text, str):
                     text = text.pattern
                 raise ValueError(
-                    f"`{name}`: the pattern {text!r} matches no parameter. Paths near "
-                    f"it: {near(text, leaves.paths)}.{_hint(pattern, leaves.paths)}"
+                    f"`{self.argument or name}`: the pattern {text!r} matches no "
+                    f"parameter. Paths near it: {near(text, leaves.paths)}."
+                    f"{_hint(pattern, leaves.paths)}"
                 )
         count = len(leaves.paths)
         return tuple(

@@ -63,7 +63,8 @@ def test_a_second_exclusion_replaces_the_first(call, exclude):
 @pytest.mark.parametrize("choice", [{"var_names": ["moon"]}, {"var_list": ["bias"]}])
 def test_an_exclusion_without_a_match_names_near_paths(call, exclude, choice):
     tx = exclude(call(0.1, 0.5), **choice)
-    with pytest.raises(ValueError, match=r"matches no parameter. Paths near.*/"):
+    words = rf"`{next(iter(choice))}`: .* matches no parameter. Paths near.*/"
+    with pytest.raises(ValueError, match=words):
         tx.init(PARAMS)
 
 
@@ -132,7 +133,8 @@ def test_the_list_of_addons_goes_before_its_exclusion():
         {"decay_var_list": ["moon"]},
         {"exclude_from_weight_decay": ["moon"]},
     ):
-        with pytest.raises(ValueError, match="matches no parameter"):
+        words = rf"`{next(iter(choice))}`: .* matches no parameter"
+        with pytest.raises(ValueError, match=words):
             call(**choice).init(PARAMS)
 
 

@@ -74,7 +74,9 @@ def leaving_out(paths: Any, expressions: Any, *, last: bool = False) -> Selector
         return Predicate(LastNameMatchesNone(names("var_names", expressions)))
     else:
         expressions = searched("var_names", expressions)
-    return Patterns(tuple(Excluded(p) for p in (*exact, *expressions)))
+    chosen = tuple(Excluded(p) for p in (*exact, *expressions))
+    given = [name for name, p in (("var_list", exact), ("var_names", expressions)) if p]
+    return Patterns(chosen, " or ".join(given))
 
 
 def decaying(tx: Transformation, where: Selector) -> Transformation:

@@ -133,10 +133,11 @@ def _is_default(rate: Any) -> bool:
 
 def _mask(only: Any, but: Any) -> Any:
     if only is not None:
-        return Patterns(exactly(names("decay_var_list", only)))
+        name = "decay_var_list"
+        return Patterns(exactly(names(name, only)), name)
     if but is not None:
-        expressions = searched("exclude_from_weight_decay", but)
-        return Patterns(tuple(Excluded(expression) for expression in expressions))
+        name = "exclude_from_weight_decay"
+        return Patterns(tuple(map(Excluded, searched(name, but))), name)
     return None
 
 
