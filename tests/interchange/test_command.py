@@ -242,7 +242,11 @@ def test_what_the_command_refuses(tmp_path, capsys):
         assert error.startswith("optadamw convert: error: ") and text in error
     (tmp_path / "state.dat").write_bytes(b"mine")
     assert convert("torch", tmp_path / "state.dat", "--to", "mlx", *out) == 1
-    assert "a name that ends in .pt, .pth, .ckpt" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "state.dat' must be a folder, or have a name that ends in .pt" in error
+    (tmp_path / "state.pt").write_bytes(b"mine")
+    assert convert("optadamw", tmp_path / "state.pt", "--to", "mlx", *shared, *out) == 1
+    assert "give that library in the place of optadamw" in capsys.readouterr().err
     assert (tmp_path / "there.npz").read_bytes() == b"mine"
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(SystemExit) as stop:

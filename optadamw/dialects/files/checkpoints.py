@@ -26,6 +26,7 @@ from optadamw.checkpoint.record import ENTRY
 from optadamw.checkpoint.replacing import replacing
 from optadamw.control.counters import EVENTS
 from optadamw.control.loss_scale import LARGEST, SMALLEST, Counts
+from optadamw.dialects.files import hdf5, torch
 from optadamw.dialects.states.arrays import to_numpy
 from optadamw.dialects.states.peer import Maximum
 from optadamw.store.state import (
@@ -36,6 +37,9 @@ from optadamw.store.state import (
     scales_of,
     state_of,
 )
+
+OTHERS = (*torch.SUFFIXES, *hdf5.SUFFIXES, ".safetensors")
+"""The endings of other libraries' files; `checkpoint.save` takes any name."""
 
 
 class Bare(NamedTuple):
@@ -74,7 +78,15 @@ def loaded(
       ValueError: the file holds several States, or buffers of other parameters, or
         states of Optax that are not dropped, or nothing of a name in `drop`.
     """
-    saved = checkpoint.load(path, is_limited=is_limited)
+    try:
+        saved = checkpoint.load(path, is_limited=is_limited)
+    except checkpoint.DamagedCheckpoint as error:
+        if Path(path).suffix.lower() in OTHERS:
+            raise checkpoint.DamagedCheckpoint(
+                f"{error} If it is the file of another library, as its name says, give "
+                "that library in the place of optadamw."
+            ) from error
+        raise
     if list(saved.fields) != [""]:
         raise ValueError(
             f"'{os.fspath(path)}' holds {len(saved.fields)} States; one can be "

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from optadamw.base.errors import invalid
 from optadamw.checkpoint.bounds import Bounds, check_regular
 from optadamw.checkpoint.path import path_of
 from optadamw.checkpoint.replacing import replacing
@@ -97,8 +96,9 @@ def _is_folder(path: Path) -> bool:
 def _by_suffix(path: Path, table: Mapping[str, Callable[..., Any]]) -> Any:
     known = table.get(path.suffix.lower())
     if known is None:
-        raise invalid(
-            "path", f"a name that ends in {', '.join(table)}, or a folder", str(path)
+        raise ValueError(
+            f"'{path}' must be a folder, or have a name that ends in "
+            f"{', '.join(table)}."
         )
     return known
 

@@ -17,7 +17,9 @@ class DamagedFile(ValueError):
 def brief(error: Exception) -> str:
     """Return the first line of another package's error, without codes of a terminal."""
     first = next(iter(str(error).splitlines()), type(error).__name__)
-    return _CODE.sub("", first).strip()
+    told = _CODE.sub("", first).strip()
+    # A number alone, as the key of a KeyError, says nothing.
+    return f"{type(error).__name__}: {told}" if told.isdigit() else told
 
 
 @contextmanager
