@@ -54,3 +54,17 @@ def test_shardings_are_those_of_init(abstract, accumulates):
         cases.gradients(params, 0), interchange.from_torch(saved, given, tx=tx), params
     )[1]
     assert jax.tree.structure(stepped) == jax.tree.structure(wanted)
+
+
+def test_other_names_for_optax_keep_the_shardings():
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    params = {
+        name: jax.device_put(x, NamedSharding(mesh, SPECS[name]))
+        for name, x in cases.normal(SHAPES, jnp.float32, 0).items()
+    }
+    tx = cases.adamw()
+    names = {name: f"layer/{name}" for name in SHAPES}
+    saved = interchange.to_optax(tx.init(params), params, tx=tx, names=names)
+    for name, x in params.items():
+        found = saved[0].mu["layer"][name].sharding
+        assert found.is_equivalent_to(x.sharding, x.ndim)

@@ -229,6 +229,9 @@ def test_files_of_pytorch(tmp_path):
         (tmp_path / "y.pt").write_bytes(data)
         with pytest.raises(DamagedFile, match="weights_only=True"):
             files.read(tmp_path / "y.pt")
+    (tmp_path / "y.pt").write_bytes(b"hello")
+    with pytest.raises(DamagedFile, match=r"\(KeyError: 101\)"):
+        files.read(tmp_path / "y.pt")
     torch.save({"x": object()}, tmp_path / "z.pt")
     with pytest.raises(DamagedFile, match="weights_only=True") as caught:
         files.read(tmp_path / "z.pt")
