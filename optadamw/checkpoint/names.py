@@ -68,7 +68,7 @@ def named_state(state: PyTree, what: str = "state") -> Named:
             "Pass what tx.init or a step returned, or what was saved of it."
         )
     dicts = [keys for keys, node in found if not isinstance(node, State)]
-    if any(keys[-1:] == Swapped._fields for keys in dicts):
+    if any(_is_swapped(keys, leaves.keys) for keys in dicts):
         raise swapped_state()
     alone = len(found) == 1
     scopes = {keys: "" if alone else "/".join((STATES, *keys)) for keys, _ in found}
@@ -76,6 +76,13 @@ def named_state(state: PyTree, what: str = "state") -> Named:
     _check_distinct(names)
     fields = {scopes[keys]: _fields(node) for keys, node in found}
     return Named(tuple(names), leaves.arrays, leaves.treedef, fields)
+
+
+def _is_swapped(keys: Keys, leaves: Sequence[Keys]) -> bool:
+    """Return whether a dict of a State is the one field of a dict of a `Swapped`."""
+    *parent, last = keys if keys else ("",)
+    beside = [k for k in leaves if [*k[: len(parent)]] == parent]
+    return last in Swapped._fields and all(k[: len(keys)] == keys for k in beside)
 
 
 def is_in(name: str, stem: str) -> bool:

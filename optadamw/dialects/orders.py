@@ -171,7 +171,8 @@ def in_mapping(names: Mapping[str, Any], named: Sequence[str]) -> dict[str, int]
       named: the names in the saved state, in its order.
 
     Returns:
-      None if it has what is not there, for which the reader has the words.
+      None if a name or position in `names` is not in the saved state: the error is
+      raised where the state is read.
     """
     places = places_called(named)
     found: dict[str, int] = {}

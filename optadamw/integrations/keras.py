@@ -23,6 +23,15 @@ from optadamw.transforms.transformation import Transformation
 from optadamw.transforms.with_loss_scale import scale_loss
 
 
+def _no_transformation(tx: Any) -> TypeError:
+    remedy = (
+        "A chain of Optax, or a call of Keras with bug_compatible=True, an average and "
+        "accumulation, has a state of several parts: use it in a loop of your own."
+    )
+    remedy = remedy if hasattr(tx, "update") else ""
+    return mistyped("tx", "a transformation of optadamw", tx, remedy)
+
+
 @keras.saving.register_keras_serializable(package="optadamw")
 class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optimizer):
     """A Keras optimizer that takes the step of a transformation of this library.
@@ -94,13 +103,7 @@ class Optimizer(WithAverage, WithFields, WithOptionsInTx, keras.optimizers.Optim
                 "keras is imported."
             )
         if not isinstance(tx, Transformation):
-            raise mistyped(
-                "tx",
-                "a transformation of optadamw",
-                tx,
-                "A chain of Optax, or a call with bug_compatible=True and an average, "
-                "has a state of several parts: use it in a loop of your own.",
-            )
+            raise _no_transformation(tx)
         rate_of(tx)
         super().__init__(learning_rate=_unused, name=name)
         self._kept = kept = Kept(tx, plain_rate(tx))

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 
+import jax
 import numpy as np
 
 from optadamw.base.adjustable import Adjustable
@@ -250,8 +251,7 @@ def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
                 value = value.named(option.name)
             arguments[option.argument] = value
     for name, value in several.items():
-        is_plain = isinstance(arguments.get(name), int | str)
-        if is_plain and isinstance(value, int | str) and arguments[name] != value:
+        if name in arguments and not _agree(arguments[name], value):
             raise ValueError(
                 f"`{name}` is {arguments[name]!r}, and {value!r} in the mapping of "
                 f"`{next(o.name for o in part.options if o.argument == SEVERAL)}`. "
@@ -260,6 +260,13 @@ def _made(part: Part, values: Values, *inner: Transformation) -> Transformation:
     with reworded(lambda message: renamed(message, part.names)):
         tx = part.make(*inner, **{**arguments, **several})
     return _with_names(tx, part.names)
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two values of an option are one; what is traced cannot be compared."""
+    if isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
+        return one is other
+    return one is other or bool(np.all(one == other))
 
 
 def _with_names(tx: Transformation, names: Mapping[str, str]) -> Transformation:

@@ -157,3 +157,13 @@ def test_a_counter_in_the_dicts_of_orbax_and_in_older_files():
         assert report.is_whole
     trees.assert_same_bits(restored[1], state[1])
     trees.assert_same_bits(checkpoint.params_of(before, params), params)
+
+
+def test_a_part_of_a_chain_may_be_called_swapped():
+    """A `Swapped`, in the nested dicts of Orbax, has one field of this name."""
+    tx = optax.named_chain(("swapped", DOWN), ("main", UP))
+    state = tx.init(PARAMS)
+    dicts = {name: part._asdict() for name, part in state.items()}
+    assert checkpoint.restore(tx, PARAMS, dicts, made_by=tx)[1].is_whole
+    with pytest.raises(ValueError, match="is a Swapped"):
+        checkpoint.restore(DOWN, PARAMS, {"swapped": dicts["swapped"]}, made_by=DOWN)

@@ -13,6 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import optadamw
@@ -428,6 +429,8 @@ def test_variables_of_one_path_are_told_apart():
     ("arguments", "error", "match"),
     [
         ((keras.optimizers.AdamW(),), TypeError, "a transformation of optadamw"),
+        ((1e-3,), TypeError, r"got 0.001 of type float\.$"),
+        ((optax.adamw(0.1),), TypeError, "state of several parts: use it in a loop"),
         ((optadamw.scale_by_adam(),), ValueError, "has no learning rate"),
         (
             (adamw(schedules.constant_schedule(0.1)), 0.1),

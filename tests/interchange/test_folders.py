@@ -323,6 +323,18 @@ def test_plain_parameters_beside_a_state_of_nnx_keep_their_names(tmp_path, capsy
     assert {"params/temp/value", "mu/temp/value", "mu/w"} <= set(found)
 
 
+def test_a_model_of_nnx_with_an_array_that_is_no_variable(tmp_path, capsys):
+    """The names of the moments tell those of the parameters."""
+    tree = {"lin": {"w": {"value": W["w"]}}}
+    state = {"count": {"value": np.int32(2)}, "mu": tree, "nu": tree}
+    params = tree | {"places": np.arange(4)}
+    found = converted(
+        folder_of(tmp_path, x={"params": params, "opt_state": state}) / "x"
+    )
+    assert found is not None, capsys.readouterr().err
+    assert {"params/lin/w", "mu/lin/w"} <= set(found)
+
+
 def test_the_nearest_parameters_are_those_beside_the_state(tmp_path, capsys):
     other = {"w": W["w"] * 7}
     saved = {"params": other, "train": {"params": W, "adam": STATE}, "opt_state": STATE}

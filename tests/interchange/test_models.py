@@ -424,7 +424,7 @@ def test_a_frozen_model_with_an_operation_is_frozen():
     for more, trainable, is_frozen in [
         (add, False, True),
         (relu, False, True),
-        (add, True, False),
+        (add, True, True),
         (own, False, False),
         (layer("Dense", name="more", trainable=True), False, False),
         (layer("Dense", name="more", trainable=False), True, True),
@@ -465,8 +465,17 @@ def test_a_wrapper_is_trained_if_the_layer_in_it_is(kind, option, is_trained):
         assert list(found) == ["head/kernel", "head/bias"]
 
 
-def test_an_option_of_a_users_layer_that_is_called_layer_is_none():
-    config = {"name": "own", "trainable": False, "layer": {"size": 3}, "cell": None}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer": {"size": 3}, "cell": None},
+        {"layers": 2, "cells": [1, 2]},
+        {"layers": None, "cells": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_an_option_of_a_users_layer_that_is_called_layer_is_none(options):
+    config = {"name": "own", "trainable": False} | options
     own = {"class_name": "Own", "module": "package", "config": config}
     dense = {"class_name": "Dense", "config": {"name": "head", "trainable": True}}
     layers = {"config": {"layers": [own, dense]}}

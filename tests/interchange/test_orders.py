@@ -135,6 +135,8 @@ UNKNOWN = {
     "two files": ["b.bias", "b.weight", "a.weight"],
     "by dtype": ["a.weight", "b.weight", "extra.weight", "b.bias"],
     "no bias": ["b.weight", "a.weight", "c.weight"],
+    "a part": ["k.weight", "q.weight", "head.weight", "head.bias"],
+    "a bias of another weight": ["a.weight", "head.bias", "l.weight", "l.bias"],
 }
 
 
@@ -159,7 +161,7 @@ def test_a_model_beside_a_state_may_have_been_sorted(case, tmp_path, capsys):
 
 @needs_torch
 def test_the_model_beside_a_state_comes_before_other_files(tmp_path, capsys):
-    model = {name: torch.ones(4) for name in (*MADE, "buffer")}
+    model = {name: torch.ones(4) for name in MADE} | {"buffer": torch.ones(2)}
     saved = {"model": model, "optimizer": state_dict([(4,)] * 3)}
     files.write(tmp_path / "in.pt", saved)
     words = ("torch", tmp_path / "in.pt", "--to", "optadamw", "--force")

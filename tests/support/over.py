@@ -19,7 +19,7 @@ def over(
     """Parametrize a test over rows.
 
     Args:
-      rows: rows of this table.
+      rows: rows of the table in `tests/support/transformations.py`.
       faults: for the names of rows that are known to break the law, the reason. A
         fault that is gone fails the test, so that it is struck off.
       is_strict: False for faults that some processors do not have.

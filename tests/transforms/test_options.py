@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -210,6 +211,10 @@ def test_a_guard_has_two_options_that_ask_for_it():
     ("options", "name"),
     [
         ({"max_consecutive": 4}, "max_consecutive"),
+        ({"max_consecutive": np.int64(4)}, "max_consecutive"),
+        ({"max_consecutive": 4.0}, "max_consecutive"),
+        ({"max_consecutive": jnp.int32(4)}, "max_consecutive"),
+        ({"max_consecutive": optadamw.adjustable(4)}, "max_consecutive"),
         ({"accumulate_steps": 2, "on_bad_micro_step": "wait"}, "on_bad_micro_step"),
     ],
 )
@@ -217,6 +222,12 @@ def test_a_mapping_that_contradicts_an_option_is_refused(options, name):
     spikes = {"max_consecutive": 2, "on_bad_micro_step": "drop"}
     with pytest.raises(ValueError, match=f"^`{name}` is .* in the mapping of `skip_sp"):
         optadamw.adamw(0.1, skip_spikes=spikes, **options)
+
+
+@pytest.mark.parametrize("given", [2, 2.0, np.int64(2), jnp.int32(2)], ids=repr)
+def test_a_mapping_may_repeat_an_option(given):
+    tx = optadamw.adamw(0.1, skip_spikes={"max_consecutive": given}, max_consecutive=2)
+    assert tx.init(PARAMS) is not None
 
 
 def test_words_are_listed():

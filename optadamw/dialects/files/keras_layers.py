@@ -7,6 +7,7 @@ trained first, statistics after them. It does not name them.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ in Normalization also a count."""
 
 INNER = ("layer", "backward_layer", "cell")
 """The options of TimeDistributed, Bidirectional and RNN that are layers."""
+
+LISTS = ("layers", "cells")
+"""The options of models and of StackedRNNCells that are lists of layers. A layer of a
+user may have other values under these names."""
 
 
 class UnknownLayer(ValueError):
@@ -166,17 +171,17 @@ def _is_frozen(layer: Mapping[str, Any]) -> bool:
     """
     config = layer["config"]
     is_frozen = not config.get("trainable", True)
+    listed = [config.get(name) for name in LISTS]
     inner = [
-        *config.get("layers", []),
-        *config.get("cells", []),
-        *(config[name] for name in INNER if _is_layer(config.get(name))),
+        *chain.from_iterable(one for one in listed if isinstance(one, list)),
+        *(config.get(name) for name in INNER),
     ]
-    layers = [layer for layer in inner if layer["class_name"] != "InputLayer"]
+    layers = [
+        one for one in inner if _is_layer(one) and one["class_name"] != "InputLayer"
+    ]
     # An operation has no variables, and says nothing of training.
-    told = [layer for layer in layers if not _is_operation(layer)]
-    if told:
-        return all(map(_is_frozen, told)) and (is_frozen or len(told) == len(layers))
-    return is_frozen
+    told = [one for one in layers if not _is_operation(one)]
+    return all(map(_is_frozen, told)) if told else is_frozen
 
 
 def _is_layer(value: Any) -> bool:

@@ -7,7 +7,8 @@ files of arrays keep no order.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ _BUFFER = re.compile(
 )
 """Entries of a PyTorch model that no optimizer trains."""
 
-
 _BIAS = re.compile(r"(^|[./_])bias$")
+"""The bias of a module of PyTorch, which makes it just behind its weight."""
 
 
 class Model(NamedTuple):
@@ -43,10 +44,10 @@ class Model(NamedTuple):
     A mapping of arrays in a .pt file may have been sorted, as the leaves of a tree of
     JAX are, unless it has the `_metadata` that PyTorch's `state_dict()` adds."""
     is_as_made: bool
-    """Whether each bias is just behind its weight, and there is one.
+    """Whether biases just behind their weights show the order of PyTorch's modules.
 
-    So modules of PyTorch make them. Names that were sorted, as those of
-    `safetensors.torch.load_file` are dtype by dtype, have the bias first, or apart."""
+    Names that were sorted, as those of `safetensors.torch.load_file` are dtype by
+    dtype, have the bias first, or apart."""
 
     @property
     def told(self) -> str:
@@ -74,7 +75,7 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     if is_of_pytorch:
         saved = model_of(files.read(path, is_limited))
         found, is_marked = trained(saved), hasattr(saved, "_metadata")
-        is_as_made = _is_as_made(list(found))
+        is_as_made = _is_as_made(found)
     elif path.suffix.lower() == keras_config.ARCHIVE:
         try:
             found = _of_keras(path, Bounds(path, is_limited))
@@ -85,11 +86,33 @@ def model_in(path: str | Path, is_limited: bool = True) -> Model | None:
     return Model(found, path, is_of_pytorch, is_marked, is_as_made) if found else None
 
 
-def _is_as_made(names: Sequence[str]) -> bool:
-    places = {name: i for i, name in enumerate(names)}
-    weights = {n: n.removesuffix("bias") + "weight" for n in names if _BIAS.search(n)}
-    pairs = [(places[w], places[b]) for b, w in weights.items() if w in places]
-    return bool(pairs) and all(weight + 1 == bias for weight, bias in pairs)
+def _is_as_made(arrays: Mapping[str, Any]) -> bool:
+    """Return whether pairs of a weight and its bias show the order of all arrays.
+
+    Arrays between two pairs may have been sorted all the same, as those of one file
+    beside a head that was added: they must have different shapes.
+    """
+    names = list(arrays)
+    shapes = Counter(np.shape(array) for array in arrays.values())
+    is_paired = False
+    between: list[tuple[int, ...]] = []
+    place = 0
+    while place < len(names):
+        name, after = names[place], names[place + 1 : place + 2]
+        shape = np.shape(arrays[name])
+        if after and _BIAS.search(after[0]) and _weight_of(after[0]) == name:
+            is_paired, between, place = True, [], place + 2
+            continue
+        # A bias alone, or before its weight.
+        if shape in between or (_BIAS.search(name) and shapes[shape] > 1):
+            return False
+        between.append(shape)
+        place += 1
+    return is_paired
+
+
+def _weight_of(bias: str) -> str:
+    return bias.removesuffix("bias") + "weight"
 
 
 def model_of(contents: Any) -> Mapping[str, Any]:

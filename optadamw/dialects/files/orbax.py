@@ -11,6 +11,7 @@ import numpy as np
 
 from optadamw.checkpoint.bounds import Bounds, check_regular, nbytes
 from optadamw.dialects.files.orbax_items import MARK, check_permitted, one_item
+from optadamw.dialects.files.orbax_nnx import without_nnx
 from optadamw.dialects.files.packages import needed
 from optadamw.dialects.files.refusing import DamagedFile, refusing
 
@@ -60,7 +61,7 @@ def read(path: Path, bounds: Bounds) -> Any:
             found = keeper.restore(path.absolute(), restore_args=args)
         except OSError as error:  # a part of the folder is missing
             raise ValueError(str(error)) from error
-    return _without_nnx(found)
+    return without_nnx(found)
 
 
 def _check_entries(path: Path, bounds: Bounds) -> None:
@@ -96,65 +97,6 @@ def _tree(metadata: Any) -> Any:
 def _is_array(leaf: Any) -> bool:
     """Whether a leaf of the metadata is about an array or a number, and not a text."""
     return getattr(leaf, "shape", None) is not None
-
-
-def _without_nnx(node: Any, key: str | None = None, is_in_state: bool = False) -> Any:
-    """Return a checkpoint whose trees of NNX's Variables are trees of arrays.
-
-    The numbers of a state of Optax that NNX made, as a `count`, are Variables too, and
-    beside it may be what is none, as an epoch.
-    """
-    is_params = key == "params"
-    if _is_variable(node):
-        return node["value"] if is_in_state and not is_params else node
-    if (is_in_state or is_params or key is None) and _is_of_nnx(node):
-        return _without_variables(node)
-    inside = _has_moments_of_nnx(node)
-    if isinstance(node, dict):
-        return {k: _without_nnx(child, str(k), inside) for k, child in node.items()}
-    if isinstance(node, list):
-        return [_without_nnx(child, "", inside) for child in node]
-    return node
-
-
-def _has_moments_of_nnx(node: Any) -> bool:
-    """Whether a tree has first moments in Variables of NNX."""
-    if isinstance(node, list):
-        return any(map(_has_moments_of_nnx, node))
-    if not isinstance(node, dict):
-        return False
-    moments = node.get("mu")
-    is_tree = isinstance(moments, dict | list) and not _is_variable(moments)
-    if is_tree and moments and _is_of_nnx(moments):
-        return True
-    return any(map(_has_moments_of_nnx, node.values()))
-
-
-def _is_of_nnx(node: Any) -> bool:
-    """Whether all arrays are in Variables of NNX, which are dicts with one key."""
-    if _is_variable(node):
-        return True
-    children = node.values() if isinstance(node, dict) else node
-    return isinstance(node, dict | list) and all(map(_is_of_nnx, children))
-
-
-def _is_variable(node: Any) -> bool:
-    return (
-        isinstance(node, dict)
-        and list(node) == ["value"]
-        and not isinstance(node["value"], dict | list)
-    )
-
-
-def _without_variables(node: Any) -> Any:
-    """Return nested containers with arrays in the place of Variables."""
-    if isinstance(node, list):
-        return [_without_variables(child) for child in node]
-    if _is_variable(node):
-        return node["value"]
-    if isinstance(node, dict):
-        return {key: _without_variables(child) for key, child in node.items()}
-    return node
 
 
 def _announced(tree: Any) -> int:

@@ -232,8 +232,8 @@ def to_optax(
     Args:
       params: The parameters; shapes will not do, as Optax initializes its state.
       names: A mapping from all paths of `params` to other paths, by which the trees of
-        the new state are nested dicts, or lists for the keys 0, 1, 2. None (default)
-        keeps the trees of `params`.
+        the new state are nested dicts, or lists for the keys 0, 1, 2. None (default),
+        or names that are all equal to the paths, keep the trees of `params`.
       into: The transformation of Optax: `adamw`, `amsgrad`, a chain with one of them,
         in `MultiSteps(...).gradient_transformation()` or `inject_hyperparams`. None
         (default) takes `optax.adamw` with a constant rate, or `optax.amsgrad` if the
