@@ -23,7 +23,14 @@ def checked_leaf(rule: Rule, method: str, before: Leaf, after: Any) -> Leaf:
             "`return leaf._replace(...)`, `return leaf.keeping(...)` or, if nothing "
             "changes, `return leaf`."
         )
-    wanted, found = before.numerator, after.numerator
+    wanted = before.numerator
+    numbers: dict[str, Any] = {
+        name: jnp.asarray(value, wanted.dtype)
+        for name in ("numerator", "denominator")
+        if isinstance(value := getattr(after, name), int | float | complex)
+    }
+    after = after._replace(**numbers) if numbers else after
+    found = after.numerator
     if jnp.shape(found) != wanted.shape or jnp.result_type(found) != wanted.dtype:
         raise ValueError(
             f"`{call}` must return a numerator of the parameter's shape, "

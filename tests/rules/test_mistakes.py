@@ -236,6 +236,14 @@ def test_what_apply_returns_is_a_leaf_of_the_same_kind(made, error, message):
     assert "`be_good: apply`" in str(raised.value)
 
 
+@pytest.mark.parametrize("number", [1, 1.0, 2.0])
+def test_a_denominator_may_be_a_number(number):
+    found, _ = took_a_step(Returns(lambda leaf: leaf._replace(denominator=number)))
+    array = jnp.float32(number)
+    wanted, _ = took_a_step(Returns(lambda leaf: leaf._replace(denominator=array)))
+    trees.assert_same_bits(found, wanted)
+
+
 @dataclass(frozen=True)
 class Writes(Keeps):
     """A rule with one slot, which its `apply` treats as a function says."""
