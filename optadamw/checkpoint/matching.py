@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from optadamw.base.errors import at_leaf, near
-from optadamw.checkpoint.names import AROUND, PARAMS, Name, is_in
+from optadamw.checkpoint.names import AROUND, PARAMS, Name, is_in, parents
 from optadamw.store.state import is_buffer
 
 
@@ -95,8 +95,7 @@ def _check_form(name: str, saved: Collection[str], by_name: Sequence[str]) -> No
     """
     place = bisect_left(by_name, f"{name}/")
     others = [n for n in by_name[place : place + 1] if n.startswith(f"{name}/")]
-    cuts = [i for i, char in enumerate(name) if char == "/"]
-    others += [name[:cut] for cut in cuts if name[:cut] in saved]
+    others += [parent for parent in reversed(parents(name)) if parent in saved]
     if others:
         raise at_leaf(
             name,

@@ -80,14 +80,21 @@ def named_state(state: PyTree, what: str = "state") -> Named:
 
 def _is_swapped(keys: Keys, leaves: Sequence[Keys]) -> bool:
     """Return whether a dict of a State is the one field of a dict of a `Swapped`."""
-    *parent, last = keys if keys else ("",)
-    beside = [k for k in leaves if [*k[: len(parent)]] == parent]
-    return last in Swapped._fields and all(k[: len(keys)] == keys for k in beside)
+    if keys[-1:] != Swapped._fields:
+        return False
+    parent = keys[:-1]
+    return all(k[: len(keys)] == keys for k in leaves if k[: len(parent)] == parent)
 
 
 def is_in(name: str, stem: str) -> bool:
     """Return whether a name is `stem`, or that of a leaf below it."""
     return name == stem or name.startswith(f"{stem}/")
+
+
+def parents(path: str) -> list[str]:
+    """Return the paths of the subtrees that a path lies in, the nearest first."""
+    cuts = [i for i, char in enumerate(path) if char == "/"]
+    return [path[:cut] for cut in reversed(cuts)]
 
 
 def named_params(params: PyTree) -> Named:

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
 from optadamw.base.errors import mistyped, near
+from optadamw.checkpoint.names import parents
 
 Renaming = Mapping[str, str | None] | Callable[[str], str | None] | None
 """Maps the present path of a parameter to its saved path; None: it starts afresh."""
@@ -54,19 +55,16 @@ def is_replaced(path: str, rename: Renaming, old: Mapping[str, str | None]) -> b
       old: the saved path of each present one, see `old_paths`.
     """
     chosen = rename if isinstance(rename, Mapping) else old
-    cuts = [i for i, char in enumerate(path) if char == "/"]
-    parents = (path[:cut] for cut in (*cuts, len(path)))
-    return any(parent in chosen and chosen[parent] is None for parent in parents)
+    around = (path, *parents(path))
+    return any(one in chosen and chosen[one] is None for one in around)
 
 
 def _mapped(rename: Mapping[str, str | None], path: str) -> str | None:
     """Translate a path by the longest key that is the path or one of its parents."""
-    parts = path.split("/")
-    for length in range(len(parts), 0, -1):
-        key = "/".join(parts[:length])
+    for key in (path, *parents(path)):
         if key in rename:
             old = _text(rename[key])
-            return None if old is None else "/".join([old, *parts[length:]])
+            return None if old is None else old + path[len(key) :]
     return path
 
 

@@ -23,19 +23,13 @@ TX = optadamw.adamw(0.1, clip_global_norm=1.0)
 
 
 def tree(value: float, dtype: Any = jnp.float32) -> PyTree:
-    """Return three named leaves of different shapes, one of them in a list."""
-    return {
-        "encoder": {
-            "w": full((2, 3), value, dtype),
-            "b": full(3, value, dtype),
-        },
-        "heads": [full((), value, dtype), full((3, 2), value, dtype)],
-    }
-
-
-def full(shape: Any, value: float, dtype: Any) -> jax.Array:
-    """As `jnp.full`, without a program for each shape and dtype."""
-    return jnp.asarray(np.full(shape, value, dtype))
+    """Return four leaves of different shapes, two of them in a list."""
+    # From NumPy: `jnp.full` compiles a program for each shape and dtype.
+    whole, row, scalar, table = (
+        jnp.asarray(np.full(shape, value, dtype))
+        for shape in ((2, 3), (3,), (), (3, 2))
+    )
+    return {"encoder": {"w": whole, "b": row}, "heads": [scalar, table]}
 
 
 def with_bias(value: Any, whole: PyTree) -> PyTree:

@@ -6,6 +6,7 @@ the order of `model.parameters()`. A .keras file has its layers in the order of
 files of arrays keep no order.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -92,23 +93,25 @@ def _is_as_made(arrays: Mapping[str, Any]) -> bool:
     Arrays between two pairs may have been sorted all the same, as those of one file
     beside a head that was added: they must have different shapes.
     """
-    names = list(arrays)
+    pairs = [
+        pair
+        for pair in itertools.pairwise(arrays)
+        if _BIAS.search(pair[1]) and pair[0] == _weight_of(pair[1])
+    ]
+    paired = {name for pair in pairs for name in pair}
     shapes = Counter(np.shape(array) for array in arrays.values())
-    is_paired = False
-    between: list[tuple[int, ...]] = []
-    place = 0
-    while place < len(names):
-        name, after = names[place], names[place + 1 : place + 2]
-        shape = np.shape(arrays[name])
-        if after and _BIAS.search(after[0]) and _weight_of(after[0]) == name:
-            is_paired, between, place = True, [], place + 2
+    between: set[tuple[int, ...]] = set()
+    for name, array in arrays.items():
+        shape = np.shape(array)
+        if name in paired:
+            between = set()
             continue
         # A bias alone, or before its weight.
-        if shape in between or (_BIAS.search(name) and shapes[shape] > 1):
+        is_bias = _BIAS.search(name) and shapes[shape] > 1
+        if shape in between or is_bias:
             return False
-        between.append(shape)
-        place += 1
-    return is_paired
+        between.add(shape)
+    return bool(pairs)
 
 
 def _weight_of(bias: str) -> str:
