@@ -17,7 +17,7 @@ from optadamw.checkpoint.blocks import (
     with_axis_of,
 )
 from optadamw.checkpoint.decisions import Decisions
-from optadamw.checkpoint.fitting import dtype_of, fitted
+from optadamw.checkpoint.fitting import native_dtype, fitted
 from optadamw.checkpoint.layouts import layout_of
 from optadamw.checkpoint.matching import is_around, left_over
 from optadamw.checkpoint.names import Name
@@ -79,8 +79,8 @@ class Draft:
         if taken != own:
             self.renamed.append((own, taken))
         is_known = any(name_ == own for name_, _, _ in self.casts[-1:])
-        if array.dtype != dtype_of(like) and not is_known:
-            self.casts.append((own, str(array.dtype), str(dtype_of(like))))
+        if array.dtype != native_dtype(like) and not is_known:
+            self.casts.append((own, str(array.dtype), str(native_dtype(like))))
         placed = fitted(own, array, like, cast=self.cast)
         was, now = self.source.layouts.get(taken), layout_of(placed)
         if was is not None and now is not None and was != now:
@@ -109,7 +109,7 @@ class Draft:
         """Whether a saved leaf is an empty accumulator of another dtype."""
         if name.field != "accumulator" or self.decisions[name.scope].filled:
             return False
-        return self.source.arrays[taken].dtype != dtype_of(like)
+        return self.source.arrays[taken].dtype != native_dtype(like)
 
     def _counters(self, name: Name, array: np.ndarray, like: Any) -> np.ndarray:
         has_history = "history" not in self.decisions[name.scope].fresh
@@ -124,7 +124,7 @@ class Draft:
     def _note_fresh(self, name: Name, like: Any) -> None:
         step = max(self.source.steps.values())
         is_counter = (
-            jnp.issubdtype(dtype_of(like), jnp.integer) and np.shape(like) == ()
+            jnp.issubdtype(native_dtype(like), jnp.integer) and np.shape(like) == ()
         )
         if is_around(name) and is_counter and step:
             value = int(jax.device_get(like))

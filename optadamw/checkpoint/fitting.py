@@ -19,7 +19,7 @@ def fitted(name: str, array: np.ndarray, like: Any, *, cast: bool) -> Any:
       ValueError: the shape or dtype does not fit; the message names the leaf.
     """
     _check_fits(name, array, like, cast=cast)
-    dtype = dtype_of(like)
+    dtype = native_dtype(like)
     if array.dtype != dtype:
         array = _cast(name, array, dtype)
     return _placed(array, like)
@@ -36,7 +36,7 @@ def _check_fits(name: str, array: np.ndarray, like: Any, *, cast: bool) -> None:
             "is meant with rename={'its/path': 'saved/path'}, or start it afresh with "
             f"rename={{'its/path': None}}{by_field}.",
         )
-    wanted = dtype_of(like)
+    wanted = native_dtype(like)
     if array.dtype == wanted:
         return
     if _kind(array.dtype) != _kind(wanted):
@@ -77,7 +77,7 @@ def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return array.astype(dtype)
 
 
-def dtype_of(like: Any) -> np.dtype:
+def native_dtype(like: Any) -> np.dtype:
     """Return the dtype of an array or a Python number, in this machine's byte order."""
     dtype = getattr(like, "dtype", None)
     if dtype is None:

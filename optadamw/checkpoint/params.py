@@ -59,7 +59,7 @@ def params_of(
     source = source_of(saved)
     target = named_params(like)
     theirs = [name for name in source.arrays if is_in(name, PARAMS)]
-    if not theirs:
+    if not theirs and target.names:
         raise ValueError(
             "`saved` holds no parameters. Save them with checkpoint.save(path, tx, "
             "state, params)."

@@ -95,23 +95,37 @@ def order_of_target(
       models: the models in the files.
       params: the parameters, by their names.
     """
-    is_listed = isinstance(names, list)  # `write_state` takes this order
     ordered = None if source is None or source.has_names else source
     is_kept = ordered is not None and ordered.is_state_dict == target.is_state_dict
-    if is_kept and is_listed:
-        return None
+    if is_kept and isinstance(names, list):
+        return None  # `write_state` takes this order
     by_model = order_of_models(target, models, params)
-    by_names: Order | None = None
-    mapped: Mapping[str, int] | None = {}
-    if isinstance(names, Mapping):
-        mapped = None if ordered is None else in_mapping(names, named)
-    if mapped and mapped.keys() == params.keys():
-        by_names = sorted(mapped, key=mapped.__getitem__), "`--names`"
-    elif named and not is_listed and mapped is not None:
-        equal = in_order(named, params)
-        if equal is not None and mapped.items() <= equal.items():
-            by_names = list(equal), "the names in the saved state"
+    tells_no_order = isinstance(names, Mapping) and ordered is None
+    by_names = None if tells_no_order else _order_of_names(names, named, params)
     return (by_names or by_model) if is_kept else (by_model or by_names)
+
+
+def _order_of_names(
+    names: Any, named: Sequence[str], params: Mapping[str, Any]
+) -> Order | None:
+    """Return the order that names give to a state that has an order.
+
+    Args:
+      names: a mapping to the saved state; a list, which gives no other order; or None.
+      named: the names in the saved state.
+      params: the parameters, by their names.
+    """
+    if isinstance(names, list):
+        return None
+    places = in_mapping(names or {}, named)
+    if places is None:
+        return None
+    if places and places.keys() == params.keys():
+        return sorted(places, key=places.__getitem__), "`--names`"
+    equal = in_order(named, params) if named else None
+    if equal is None or not places.items() <= equal.items():
+        return None
+    return list(equal), "the names in the saved state"
 
 
 def shapes_in(form: Form, saved: Any) -> list[Shape | None] | None:

@@ -217,6 +217,11 @@ def test_parameters_that_were_not_saved_are_refused():
         checkpoint.params_of(checkpoint.to_portable(TX, TX.init(OLD)), OLD)
 
 
+def test_a_tree_without_leaves_has_no_parameters_to_save():
+    saved = checkpoint.to_portable(TX, TX.init({}), {})
+    assert checkpoint.params_of(saved, {}) == {}
+
+
 def test_a_parameter_is_renamed_in_the_trees_of_optax_too():
     """Optax accumulates gradients in a tree of the parameters, by their names."""
     tx = optax.MultiSteps(adamw(), 3).gradient_transformation()

@@ -6,6 +6,7 @@ import inspect
 import os
 import pkgutil
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,10 @@ def _blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_snippets_run(page, capsys):
     namespace: dict[str, object] = {"__name__": "snippet"}
-    for block in _blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), namespace)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Parameter .* is rounded to nearest")
+        for block in _blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=_name)
