@@ -17,7 +17,7 @@ from optadamw.checkpoint.blocks import (
     with_axis_of,
 )
 from optadamw.checkpoint.decisions import Decisions
-from optadamw.checkpoint.fitting import native_dtype, fitted
+from optadamw.checkpoint.fitting import fitted, native_dtype
 from optadamw.checkpoint.layouts import layout_of
 from optadamw.checkpoint.matching import is_around, left_over
 from optadamw.checkpoint.names import Name
