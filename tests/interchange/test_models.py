@@ -337,6 +337,7 @@ UNREAD = {
     "unknown.keras": "the variables of the layer 'own' ('MyLayer') in the file are in",
     "own.keras": "the model in the file is of a class that does not list its layers",
     "other.keras": "the file is no whole .keras file (",
+    "form.keras": "the file is no whole .keras file (a part of it has",
     "run.h5": "the model in such a file is not read",
     "optimizer.npz": "the file holds no model",
 }
@@ -348,6 +349,8 @@ def test_variables_of_an_optimizer_are_no_parameters(name, why, tmp_path):
     if name in ("unknown.keras", "own.keras"):
         layers = [("own", "MyLayer", [ROW, ROW], True)]
         keras_file(path, layers if name == "unknown.keras" else [], [ROW] * 4)
+    elif name == "form.keras":
+        keras_file(path, [("own", "Dense", [ROW], {"name": ["own"]})])
     elif name == "other.keras":
         pytest.importorskip("h5py", reason="h5py is not installed")
         path.write_bytes(b"no archive")

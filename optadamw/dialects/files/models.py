@@ -31,6 +31,8 @@ _BUFFER = re.compile(
 _BIAS = re.compile(r"(^|[./_])bias$")
 """The bias of a module of PyTorch, which makes it just behind its weight."""
 
+_FORM = "a part of it has another form than Keras writes"
+
 
 class Model(NamedTuple):
     """The parameters of a model by their names, in the order of its optimizer."""
@@ -199,6 +201,8 @@ def why_none(path: Path, is_limited: bool = True) -> str:
             raise
         except keras_layers.UnknownLayer as error:
             return str(error)
+        except (AttributeError, IndexError, TypeError):  # JSON of another form
+            return f"the file is no whole .keras file ({_FORM})"
         except Exception as error:  # zip, HDF5 and h5py: more kinds than can be listed
             return f"the file is no whole .keras file ({brief(error)})"
         if not keras_layers.by_group(model.config):

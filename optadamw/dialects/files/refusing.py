@@ -14,14 +14,8 @@ class DamagedFile(ValueError):
     """A file that is cut short, altered, or of another format than its name says."""
 
 
-_OF_TYPES = (AttributeError, TypeError)
-"""Errors whose words name types of Python, of which the owner of a file knows none."""
-
-
 def brief(error: Exception) -> str:
     """Return the first line of another package's error, without codes of a terminal."""
-    if isinstance(error, _OF_TYPES):
-        return "a part of its contents has another form than in such files"
     first = next(iter(str(error).splitlines()), type(error).__name__)
     told = _CODE.sub("", first).strip()
     # A number alone, as the key of a KeyError, says nothing.
