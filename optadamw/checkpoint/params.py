@@ -72,12 +72,12 @@ def params_of(
     surplus = [
         n
         for n in theirs
-        if n not in found and not is_replaced(n.removeprefix(f"{PARAMS}/"), rename, old)
+        if n not in found and not is_replaced(_path_of(n), rename, old)
     ]
     if missing or surplus:
         which = f"'{missing[0]}' was not saved" if missing else ""
         which = which or f"'{surplus[0]}' was saved and is no parameter of `like`"
-        path = (missing or surplus)[0].removeprefix(f"{PARAMS}/")
+        path = _path_of((missing or surplus)[0])
         ways = f"that it is new, rename={{{path!r}: None}}"
         ways = ways if missing else f"leave it behind with drop=({path!r},)"
         raise ValueError(
@@ -93,15 +93,20 @@ def params_of(
     return target.unflatten(leaves)
 
 
+def _path_of(name: str) -> str:
+    """Return the path of a parameter, which is "" for one that is the whole tree."""
+    return name.removeprefix(PARAMS).removeprefix("/")
+
+
 def _without(saved: list[str], drop: Collection[str]) -> list[str]:
     """Return the saved names without those that `drop` names, or whose subtree."""
     if isinstance(drop, str) or not isinstance(drop, Collection):
         raise mistyped("drop", "a tuple of saved paths", drop)
     left = saved
     for path in drop:
-        gone = {name for name in saved if is_in(name, f"{PARAMS}/{path}")}
+        gone = {name for name in saved if is_in(_path_of(name), str(path))}
         if not gone:
-            known = [n.removeprefix(f"{PARAMS}/") for n in saved]
+            known = [_path_of(n) for n in saved]
             raise ValueError(
                 f"`drop` has '{path}', which is no saved parameter and no subtree of "
                 f"them. Near it: {near(str(path), known)}."

@@ -161,6 +161,25 @@ def test_a_new_head_takes_the_place_of_the_saved_one():
     trees.assert_same_bits(found["old"], checkpoint.params_of(_saved(OLD), OLD)["out"])
 
 
+@pytest.mark.parametrize(
+    "rename", [{"": None}, lambda path: None], ids=["dict", "function"]
+)
+def test_a_parameter_that_is_the_whole_tree_may_be_new(rename):
+    saved = _saved(jnp.ones(3))
+    found = checkpoint.params_of(saved, jnp.zeros(2), rename=rename)
+    trees.assert_same_bits(found, jnp.zeros(2))
+
+
+def test_a_parameter_that_is_the_whole_tree_is_dropped():
+    new = {"w": jnp.zeros(2)}
+    with pytest.raises(ValueError, match=r"drop=\('',\)"):
+        checkpoint.params_of(_saved(jnp.ones(3)), new, rename={"w": None})
+    found = checkpoint.params_of(
+        _saved(jnp.ones(3)), new, rename={"w": None}, drop=("",)
+    )
+    trees.assert_same_bits(found, new)
+
+
 @pytest.mark.parametrize("thaws", [False, True])
 def test_a_frozen_subtree_is_renamed(thaws):
     """It has no buffers, and is named all the same."""
