@@ -32,7 +32,10 @@ def shown(value: object) -> str:
 
     A tree of parameters prints in thousands of characters, which would hide the rule.
     """
-    return shortened(repr(value))
+    try:
+        return shortened(repr(value))
+    except Exception:  # an int of more than 4300 digits, or a class with a bad __repr__
+        return "a value that Python cannot print"
 
 
 def shortened(text: str) -> str:

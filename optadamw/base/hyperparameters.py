@@ -20,7 +20,7 @@ from optadamw.base.adjustable import Adjustable
 from optadamw.base.clock import Clock as Clock
 from optadamw.base.dynamic import Dynamic as Dynamic
 from optadamw.base.equality import hash_of, same
-from optadamw.base.errors import invalid, mistyped
+from optadamw.base.errors import invalid, mistyped, shown
 from optadamw.base.held import Held as Held
 from optadamw.base.horizon import horizon_of
 from optadamw.base.interval import Interval
@@ -91,7 +91,7 @@ def real_scalar(name: str, value: Any, by: str = "") -> Array:
         jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     )
     if not (number or real):
-        raise TypeError(f"{rule}; got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{rule}; got {shown(value)} of type {type(value).__name__}.")
     if np.shape(value) != ():
         raise ValueError(f"{rule}; got an array of shape {np.shape(value)}.")
     return jnp.asarray(fitting(value))

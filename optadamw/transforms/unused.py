@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from optadamw.base.errors import reworded
+from optadamw.base.errors import reworded, shown
 from optadamw.transforms.build import Values, is_asked, pairs_of
 from optadamw.transforms.options import ATOMS, SEVERAL, WRAPPERS, Option, Part
 
@@ -80,6 +80,6 @@ def _unused(name: str, value: Any, askers: Sequence[Option]) -> ValueError:
     missing = " or ".join(f"`{asker.name}`" for asker in askers)
     remedies = " or ".join(asker.remedy for asker in askers)
     return ValueError(
-        f"`{name}` has no effect without {missing}; got {name}={value!r}. Give "
-        f"{remedies}, or leave it out."
+        f"`{name}` has no effect without {missing}; got {name}={shown(value)}. "
+        f"Give {remedies}, or leave it out."
     )

@@ -128,6 +128,12 @@ BAD_OPTIONS = [
     # Accumulation.
     (ValueError, "`accumulate_steps` must be ", {"accumulate_steps": 2**40}),
     (ValueError, "`accumulate_steps` must be ", {"accumulate_steps": 10**400}),
+    (
+        ValueError,
+        "`accumulate_steps` must be ",
+        {"accumulate_steps": 10**5000},
+    ),
+    (ValueError, "`max_consecutive` has no effect", {"max_consecutive": 10**5000}),
     (ValueError, "`accumulate_steps` must be ", {"accumulate_steps": float("inf")}),
     (
         ValueError,
