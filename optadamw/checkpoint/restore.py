@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from optadamw.base.errors import invalid, mistyped, no_transformation
+from optadamw.base.errors import invalid, mistyped, no_transformation, shown
 from optadamw.base.hyperparameters import switch
 from optadamw.base.tree import flatten
 from optadamw.base.types import PyTree
@@ -205,8 +205,8 @@ def _check_step(source: Saved, expected: int | None) -> None:
         if expected is not None and step != expected:
             where = f" of the State at '{scope}'" if scope else ""
             raise ValueError(
-                f"`expect_step` is {expected}, and the saved state{where} has taken "
-                f"{step} steps. Pass the checkpoint of step {expected}, or leave "
+                f"`expect_step` is {shown(expected)}, and the saved state{where} has "
+                f"taken {step} steps. Pass the checkpoint of that step, or leave "
                 "`expect_step` out."
             )
 

@@ -128,7 +128,7 @@ def dense(name: str, dtype: DTypeLike | None) -> Dense:
     rule = "a floating dtype such as 'bfloat16' or 'float32', or None"
     try:
         parsed = jnp.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise mistyped(name, rule, dtype) from error
     if is_complex(parsed):
         # Optax takes the complex dtype; here a store names the dtype of the parts.

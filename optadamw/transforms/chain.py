@@ -102,7 +102,7 @@ def _update_dtype(dtype: DTypeLike | None) -> np.dtype | None:
         return None
     try:
         parsed = jnp.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         parsed = None
     if parsed is None or not jnp.issubdtype(parsed, jnp.floating):
         raise mistyped("update_dtype", "a floating dtype, or None", dtype)

@@ -65,6 +65,8 @@ def by_schedule(step):
             TypeError,
             "`nu_dtype` must be a floating dtype",
         ),
+        ({"mu_dtype": 10**5000}, TypeError, "`mu_dtype` must be a floating dtype"),
+        ({"update_dtype": 10**5000}, TypeError, "`update_dtype` must be a floating"),
         ({"mu_dtype": int}, TypeError, "`mu_dtype` must be a floating dtype"),
         ({"mu_dtype": type(blockwise())}, TypeError, "`mu_dtype` must be"),
         ({"nu_dtype": type(stochastic())}, TypeError, "`nu_dtype` must be"),
