@@ -65,8 +65,6 @@ def by_schedule(step):
             TypeError,
             "`nu_dtype` must be a floating dtype",
         ),
-        ({"mu_dtype": 10**5000}, TypeError, "`mu_dtype` must be a floating dtype"),
-        ({"update_dtype": 10**5000}, TypeError, "`update_dtype` must be a floating"),
         ({"mu_dtype": int}, TypeError, "`mu_dtype` must be a floating dtype"),
         ({"mu_dtype": type(blockwise())}, TypeError, "`mu_dtype` must be"),
         ({"nu_dtype": type(stochastic())}, TypeError, "`nu_dtype` must be"),
@@ -401,3 +399,9 @@ def test_blocks_are_a_tree():
     blocks = encoded(jnp.ones((2, 32)), 8, None, signed=True)
     assert isinstance(blocks, Blocks)
     assert blocks.block == 8
+
+
+@pytest.mark.parametrize("name", ["mu_dtype", "update_dtype"])
+def test_an_integer_that_python_cannot_print_is_no_dtype(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be a floating dtype.*cannot"):
+        optadamw.adamw(0.1, **{name: 10**5000})
